@@ -1,0 +1,90 @@
+"""Networks: F(c_in x, c_noise, labels), with parameters as plain nested dicts.
+
+flax is used here and nowhere else. A network knows nothing of noise levels, losses
+or devices.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from jcm.errors import JcmError
+from jcm.models import ncsnpp
+
+Params = dict[str, Any]
+
+_ARCHITECTURES = {"ncsnpp": (ncsnpp.Architecture, ncsnpp.NCSNpp)}
+
+
+class Network:
+    """A network as two pure functions: `init(key)` and `network(params, x, ...)`."""
+
+    def __init__(self, module: type[nnx.Module], arch: Any):
+        """Builds the graph by shapes alone; no parameter is allocated.
+
+        Args:
+          module: class called with (arch, rngs).
+          arch: the sizes, a frozen dataclass.
+        """
+        self.arch = arch
+        self._module = module
+        abstract = nnx.eval_shape(lambda: module(arch, nnx.Rngs(0)))
+        self._graphdef, _ = nnx.split(abstract)
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Random parameters: a nested dict of float32 arrays, repeatable by key."""
+        module = self._module(self.arch, nnx.Rngs(key))
+        return nnx.to_pure_dict(nnx.state(module, nnx.Param))
+
+    def __call__(
+        self,
+        params: Params,
+        x: Float[Array, "b h w c"],
+        c_noise: Float[Array, " b"],
+        labels: Int[Array, " b"] | None = None,
+        dropout_keys: Key[Array, " b"] | None = None,
+    ) -> Float[Array, "b h w c"]:
+        """F(x, c_noise, labels) in float32; dropout only where keys are given."""
+        model = nnx.merge(self._graphdef, params)
+        return model(x, c_noise, labels, dropout_keys)
+
+
+def create(
+    config: Mapping[str, Any], *, image_size: int, image_channels: int, num_classes: int
+) -> Network:
+    """The network that a config describes.
+
+    Args:
+      config: `name` and the fields of that architecture.
+      image_size: height and width of the images.
+      image_channels: 1 or 3.
+      num_classes: 0 for an unconditional network.
+
+    Raises:
+      JcmError: for an unknown name, or sizes that do not fit together.
+    """
+    config = dict(config)
+    name = config.pop("name")
+    if name not in _ARCHITECTURES:
+        raise JcmError(
+            f"config.model.name={name!r} is unknown: use one of "
+            f"{', '.join(sorted(_ARCHITECTURES))}"
+        )
+    architecture, module = _ARCHITECTURES[name]
+    arch = architecture(
+        image_size=image_size,
+        image_channels=image_channels,
+        num_classes=num_classes,
+        **config,
+    )
+    arch.check()
+    return Network(module, arch)
+
+
+def count(params: Params) -> int:
+    """The number of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,326 @@
+"""NCSN++ (Song et al. 2021), the network of consistency models on CIFAR-10.
+
+The variant is the one of Song et al. 2023: BigGAN residual blocks, FIR resampling,
+residual input pyramid, Fourier time embedding, no output pyramid. A label embedding
+is added to the time embedding where there are classes.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jcm.errors import JcmError
+from jcm.models import fir
+
+DropoutKeys = Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Sizes of an NCSN++; names as in the original configs.
+
+    Attributes:
+      image_size: height and width; divisible by 2^(levels - 1).
+      image_channels: 3 for colour, 1 for grey.
+      num_classes: 0 for an unconditional network.
+      nf: channels at full resolution before `ch_mult`.
+      ch_mult: channel multiplier of each level; the first is full resolution.
+      num_res_blocks: residual blocks of each level.
+      attn_resolutions: image sizes that get self-attention.
+      fourier_scale: standard deviation of the random time frequencies.
+      fir_kernel: taps of the resampling filter, before normalisation.
+      dropout: rate inside the residual blocks.
+      dtype: of the computation; parameters and time embedding stay float32.
+      remat: recompute each residual block in the backward pass to save memory.
+    """
+
+    image_size: int
+    image_channels: int
+    num_classes: int
+    nf: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: int
+    attn_resolutions: tuple[int, ...]
+    fourier_scale: float
+    fir_kernel: tuple[float, ...]
+    dropout: float
+    dtype: str
+    remat: bool
+
+    def check(self) -> None:
+        """Raises JcmError where the sizes do not fit together."""
+        halvings = 2 ** (len(self.ch_mult) - 1)
+        if self.image_size % halvings:
+            raise JcmError(
+                f"config.model.ch_mult={self.ch_mult} has {len(self.ch_mult)} levels, "
+                f"but config.data.image_size={self.image_size} does not divide by "
+                f"{halvings}: use fewer levels or another image size"
+            )
+        unknown = set(self.attn_resolutions) - set(sizes(self))
+        if unknown:
+            raise JcmError(
+                f"config.model.attn_resolutions={self.attn_resolutions}: the network "
+                f"works at {sizes(self)} only"
+            )
+        if self.nf % 4 or self.nf * min(self.ch_mult) < 4:
+            raise JcmError(f"config.model.nf={self.nf} must be a multiple of 4")
+
+
+def _init(scale: float) -> nnx.Initializer:
+    """Uniform fan-average initialiser; a scale of 0 is a very small one."""
+    return nnx.initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
+
+
+def _conv(
+    c_in: int, c_out: int, size: int, arch: Architecture, rngs: nnx.Rngs, scale=1.0
+) -> nnx.Conv:
+    return nnx.Conv(
+        c_in,
+        c_out,
+        (size, size),
+        dtype=jnp.dtype(arch.dtype),
+        kernel_init=_init(scale),
+        rngs=rngs,
+    )
+
+
+def _norm(channels: int, arch: Architecture, rngs: nnx.Rngs) -> nnx.GroupNorm:
+    return nnx.GroupNorm(
+        channels,
+        num_groups=min(channels // 4, 32),
+        epsilon=1e-6,
+        dtype=jnp.dtype(arch.dtype),
+        rngs=rngs,
+    )
+
+
+class TimeEmbedding(nnx.Module):
+    """Fourier features of c_noise, plus the label, through two dense layers."""
+
+    def __init__(self, arch: Architecture, rngs: nnx.Rngs):
+        width = 4 * arch.nf
+        dense = {"kernel_init": _init(1.0), "rngs": rngs}
+        self.frequencies = nnx.Param(
+            arch.fourier_scale * jax.random.normal(rngs.params(), (arch.nf,))
+        )
+        self.dense0 = nnx.Linear(2 * arch.nf, width, **dense)
+        self.dense1 = nnx.Linear(width, width, **dense)
+        if arch.num_classes:
+            self.label = nnx.Embed(
+                arch.num_classes,
+                width,
+                embedding_init=nnx.initializers.normal(1 / math.sqrt(width)),
+                rngs=rngs,
+            )
+
+    def __call__(
+        self, c_noise: Float[Array, " b"], labels: Int[Array, " b"] | None
+    ) -> Float[Array, "b e"]:
+        # Always float32: frequencies of +-50 on c_noise of +-1.6 are lost in bf16.
+        frequencies = jax.lax.stop_gradient(self.frequencies[...])
+        angles = c_noise[:, None] * frequencies * 2 * jnp.pi
+        embedding = self.dense0(
+            jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+        )
+        if labels is not None:
+            embedding = embedding + self.label(labels)
+        return self.dense1(nnx.swish(embedding))
+
+
+class ResBlock(nnx.Module):
+    """BigGAN residual block, optionally halving or doubling the resolution."""
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        arch: Architecture,
+        rngs: nnx.Rngs,
+        *,
+        resample: str = "",
+        index: int,
+    ):
+        self.resample, self.index, self.arch = resample, index, arch
+        self.norm0 = _norm(c_in, arch, rngs)
+        self.conv0 = _conv(c_in, c_out, 3, arch, rngs)
+        self.time = nnx.Linear(
+            4 * arch.nf,
+            c_out,
+            dtype=jnp.dtype(arch.dtype),
+            kernel_init=_init(1.0),
+            rngs=rngs,
+        )
+        self.norm1 = _norm(c_out, arch, rngs)
+        self.conv1 = _conv(c_out, c_out, 3, arch, rngs, scale=0.0)
+        if c_in != c_out or resample:
+            self.shortcut = _conv(c_in, c_out, 1, arch, rngs)
+
+    def __call__(self, x: Array, embedding: Array, dropout_keys: DropoutKeys) -> Array:
+        h = nnx.swish(self.norm0(x))
+        if self.resample:
+            change = fir.upsample if self.resample == "up" else fir.downsample
+            h, x = (change(v, self.arch.fir_kernel) for v in (h, x))
+        h = self.conv0(h) + self.time(nnx.swish(embedding))[:, None, None, :]
+        h = nnx.swish(self.norm1(h))
+        h = self.conv1(_dropout(h, self.arch.dropout, dropout_keys, self.index))
+        if hasattr(self, "shortcut"):
+            x = self.shortcut(x)
+        return (x + h) / math.sqrt(2)
+
+
+def _dropout(x: Array, rate: float, keys: DropoutKeys, index: int) -> Array:
+    """Dropout with one counted key per example: the same mask on any device."""
+    if keys is None or rate == 0:
+        return x
+
+    def one(key: Array, image: Array) -> Array:
+        keep = jax.random.bernoulli(
+            jax.random.fold_in(key, index), 1 - rate, image.shape
+        )
+        return jnp.where(keep, image / (1 - rate), 0)
+
+    return jax.vmap(one)(keys, x)
+
+
+class Attention(nnx.Module):
+    """Single-head self-attention over all pixels, with a residual connection."""
+
+    def __init__(self, channels: int, arch: Architecture, rngs: nnx.Rngs):
+        dtype = jnp.dtype(arch.dtype)
+        self.norm = _norm(channels, arch, rngs)
+        for name, scale in (("query", 0.1), ("key", 0.1), ("value", 0.1), ("out", 0.0)):
+            dense = nnx.Linear(
+                channels, channels, dtype=dtype, kernel_init=_init(scale), rngs=rngs
+            )
+            setattr(self, name, dense)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        batch, height, width, channels = x.shape
+        tokens = self.norm(x).reshape(batch, height * width, 1, channels)
+        mixed = jax.nn.dot_product_attention(
+            self.query(tokens), self.key(tokens), self.value(tokens)
+        )
+        return (x + self.out(mixed).reshape(x.shape)) / math.sqrt(2)
+
+
+class NCSNpp(nnx.Module):
+    """The U-Net F(x_in, c_noise, labels).
+
+    The names of the blocks tell resolution and role (`res16_block0`, `res16_down`).
+    """
+
+    def __init__(self, arch: Architecture, rngs: nnx.Rngs):
+        self.arch = arch
+        levels = sizes(arch)
+        widths = [arch.nf * mult for mult in arch.ch_mult]
+        blocks = 0
+
+        def block(c_in: int, c_out: int, resample: str = "") -> ResBlock:
+            nonlocal blocks
+            blocks += 1
+            return ResBlock(c_in, c_out, arch, rngs, resample=resample, index=blocks)
+
+        self.embed = TimeEmbedding(arch, rngs)
+        self.conv_in = _conv(arch.image_channels, arch.nf, 3, arch, rngs)
+        self.down, self.up = nnx.Dict(), nnx.Dict()
+        channels, skips = arch.nf, [arch.nf]
+        pyramid = arch.image_channels
+        for level, (size, width) in enumerate(zip(levels, widths, strict=True)):
+            for i in range(arch.num_res_blocks):
+                self.down[f"res{size}_block{i}"] = block(channels, width)
+                channels = width
+                if size in arch.attn_resolutions:
+                    self.down[f"res{size}_attn{i}"] = Attention(channels, arch, rngs)
+                skips.append(channels)
+            if level < len(levels) - 1:
+                self.down[f"res{size}_down"] = block(channels, channels, "down")
+                conv = _conv(pyramid, channels, 3, arch, rngs)
+                self.down[f"res{size}_pyramid"] = conv
+                pyramid = channels
+                skips.append(channels)
+
+        self.middle = nnx.Dict(
+            block0=block(channels, channels),
+            attn=Attention(channels, arch, rngs),
+            block1=block(channels, channels),
+        )
+        for level, size in reversed(list(enumerate(levels))):
+            for i in range(arch.num_res_blocks + 1):
+                joined = channels + skips.pop()
+                channels = widths[level]
+                self.up[f"res{size}_block{i}"] = block(joined, channels)
+            if size in arch.attn_resolutions:
+                self.up[f"res{size}_attn"] = Attention(channels, arch, rngs)
+            if level:
+                self.up[f"res{size}_up"] = block(channels, channels, "up")
+        self.norm_out = _norm(channels, arch, rngs)
+        self.conv_out = _conv(channels, arch.image_channels, 3, arch, rngs, scale=0.0)
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        c_noise: Float[Array, " b"],
+        labels: Int[Array, " b"] | None = None,
+        dropout_keys: DropoutKeys = None,
+    ) -> Float[Array, "b h w c"]:
+        """Evaluates the network.
+
+        Args:
+          x: scaled noisy images.
+          c_noise: time input, ln(sigma) / 4.
+          labels: class of each image; None exactly when there are no classes.
+          dropout_keys: a key for each image, or None to leave dropout out.
+
+        Returns:
+          The raw output, in float32.
+        """
+        arch = self.arch
+        embedding = self.embed(c_noise, labels)
+        call = nnx.remat(ResBlock.__call__) if arch.remat else ResBlock.__call__
+
+        def run(block: ResBlock, h: Array) -> Array:
+            return call(block, h, embedding, dropout_keys)
+
+        pyramid = x.astype(arch.dtype)
+        h = self.conv_in(pyramid)
+        skips = [h]
+        for size in sizes(arch):
+            for i in range(arch.num_res_blocks):
+                h = run(self.down[f"res{size}_block{i}"], h)
+                if size in arch.attn_resolutions:
+                    h = self.down[f"res{size}_attn{i}"](h)
+                skips.append(h)
+            if size != sizes(arch)[-1]:
+                h = run(self.down[f"res{size}_down"], h)
+                pyramid = _conv_downsample(
+                    self.down[f"res{size}_pyramid"], pyramid, arch
+                )
+                pyramid = h = (pyramid + h) / math.sqrt(2)
+                skips.append(h)
+        h = run(self.middle["block0"], h)
+        h = run(self.middle["block1"], self.middle["attn"](h))
+        for size in reversed(sizes(arch)):
+            for i in range(arch.num_res_blocks + 1):
+                joined = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = run(self.up[f"res{size}_block{i}"], joined)
+            if size in arch.attn_resolutions:
+                h = self.up[f"res{size}_attn"](h)
+            if size != arch.image_size:
+                h = run(self.up[f"res{size}_up"], h)
+        return self.conv_out(nnx.swish(self.norm_out(h))).astype(jnp.float32)
+
+
+def sizes(arch: Architecture) -> list[int]:
+    """Image size at each level, descending."""
+    return [arch.image_size // 2**level for level in range(len(arch.ch_mult))]
+
+
+def _conv_downsample(conv: nnx.Conv, x: Array, arch: Architecture) -> Array:
+    """Halves the input pyramid with the weights of `conv`."""
+    kernel, bias = (v[...].astype(arch.dtype) for v in (conv.kernel, conv.bias))
+    return fir.conv_downsample(x, kernel, arch.fir_kernel) + bias
