@@ -1,1 +1,200 @@
-"""Placeholder, being written."""
+"""The base that every config differs from, and what a config must satisfy."""
+
+import pathlib
+import runpy
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jcm.errors import JcmError
+
+# In a wheel the configs are inside the package, in a clone beside it.
+_PACKAGE = pathlib.Path(__file__).parent
+_SHIPPED = next(
+    (p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir()),
+    _PACKAGE,
+)
+
+
+def base() -> ConfigDict:
+    """Every field that exists, with the settings of CD on CIFAR-10."""
+    config = ConfigDict()
+    config.method = "cd"  # a name in jcm.losses: edm, cd, ct
+    config.seed = 0
+    # For cd: a workdir to load, or a config to train first in WORKDIR/teacher.
+    config.teacher = ""
+
+    config.data = data = ConfigDict()
+    data.name = "cifar10"  # cifar10, digits, image_folder
+    data.path = ""  # folder of pictures, or the archive of cifar10
+    data.dir = ""  # prepared data sets; "" is $JCM_DATA or ~/.cache/jcm/data
+    data.image_size = 32
+    data.channels = 3
+    data.flip = True  # random horizontal flips
+    data.skip_broken = False  # pictures that cannot be read: skip, or stop
+    data.cache_mib = 1024  # a decoded set of at most this size is kept in memory
+    data.workers = 1  # threads that make batches ahead of time; 0: none
+
+    config.noise = noise = ConfigDict()
+    noise.sigma_data = 0.5
+    noise.sigma_min = 0.002
+    noise.sigma_max = 80.0
+    noise.rho = 7.0
+
+    config.model = model = ConfigDict()
+    model.name = "ncsnpp"
+    model.class_conditional = False
+    model.nf = 128
+    model.ch_mult = (2, 2, 2)
+    model.num_res_blocks = 4
+    model.attn_resolutions = (16,)
+    model.fourier_scale = 16.0
+    model.fir_kernel = (1.0, 3.0, 3.0, 1.0)
+    model.dropout = 0.0
+    model.dtype = "float32"  # of the computation; bfloat16 on accelerators
+    model.remat = False
+
+    config.loss = loss = ConfigDict()
+    loss.metric = "lpips"  # l1, l2, linf, pseudo_huber, lpips
+    loss.huber_c = 0.03
+    loss.weighting = "uniform"  # uniform, snr, snrp1, truncated_snr
+    loss.solver = "heun"  # of the teacher: heun, euler
+    loss.stop_gradient = True
+    loss.scales = "fixed"  # fixed: num_scales, target_ema; adaptive: the other three
+    loss.num_scales = 18
+    loss.target_ema = 0.0  # 0: the target is the student itself
+    loss.start_scales = 2
+    loss.end_scales = 150
+    loss.start_ema = 0.9
+    loss.p_mean = -1.2  # of ln sigma, for edm
+    loss.p_std = 1.2
+
+    config.optim = optim = ConfigDict()
+    optim.name = "radam"  # radam, adam
+    optim.learning_rate = 4e-4
+    optim.b1 = 0.9
+    optim.b2 = 0.999
+    optim.eps = 1e-8
+    optim.warmup_kimg = 0.0  # thousand images
+    optim.grad_clip = 0.0  # largest global norm; 0: none
+
+    config.train = train = ConfigDict()
+    train.batch_size = 512  # over all devices and processes
+    train.num_steps = 800_000
+    train.accumulate = 1  # micro-batches per step
+    train.ema_rates = (0.9999,)  # for sampling; the first is the default
+    train.log_every = 100  # steps
+    train.sample_every = 10_000  # a grid of samples; 0: none
+    train.checkpoint_every = 10_000
+    train.keep_checkpoints = 2
+
+    config.mesh = mesh = ConfigDict()
+    mesh.fsdp = 1  # devices that share one copy of the parameters
+    mesh.fsdp_min_mib = 4.0  # smaller tensors are replicated
+
+    config.sample = sample = ConfigDict()
+    # Consistency models: noise levels of n steps; one step is the first alone.
+    sample.sigmas = (80.0, 0.5853)
+    sample.steps = 18  # diffusion models: points of the grid
+    sample.solver = "heun"  # diffusion models: heun, euler
+    sample.num_images = 64
+    sample.batch_size = 64  # over the local devices
+    sample.labels = ()  # classes, cycled; (): every class in turn
+    sample.ema = ""  # which weights: a rate of train.ema_rates, "params"; "": first
+
+    config.eval = ConfigDict()
+    config.eval.scores = ()  # names in jcm.metrics
+    config.eval.num_images = 1000
+    config.eval.seeds = (0,)
+    return config
+
+
+def smoke(config: ConfigDict) -> None:
+    """Shrinks any config to seconds on a CPU; in place."""
+    config.model.nf = 8
+    config.model.ch_mult = (1, 2)
+    config.model.num_res_blocks = 1
+    config.model.attn_resolutions = (config.data.image_size // 2,)
+    config.loss.metric = "l2"  # no weights needed
+    config.train.batch_size = 16
+    config.train.num_steps = 8
+    config.train.log_every = 2
+    config.train.sample_every = 4
+    config.train.checkpoint_every = 4
+    config.sample.num_images = 16
+    config.sample.batch_size = 16
+    config.eval.num_images = 100
+    config.eval.seeds = (0,)
+    if is_file(config.teacher) and ":" not in config.teacher:
+        config.teacher += ":smoke"
+
+
+def from_dict(fields: dict[str, Any]) -> ConfigDict:
+    """A config from what `to_dict` gave, also after a way through JSON.
+
+    Raises:
+      KeyError, TypeError: where a field is unknown or of another type.
+    """
+    config = base()
+    with config.ignore_type():
+        _update(config, fields)
+    return config
+
+
+def _update(config: ConfigDict, fields: dict[str, Any]) -> None:
+    for name, value in fields.items():
+        if name not in config:
+            raise KeyError(f"unknown field {name}")
+        if isinstance(config[name], ConfigDict):
+            _update(config[name], value)
+        else:  # JSON has lists for tuples
+            config[name] = tuple(value) if isinstance(value, list) else value
+
+
+def is_file(spec: str) -> bool:
+    """Whether a text names a config file, with or without a mode."""
+    return spec.partition(":")[0].endswith(".py")
+
+
+def find(path: str) -> pathlib.Path:
+    """A config file: as given, or among those that come with the package.
+
+    Raises:
+      JcmError: where there is none.
+    """
+    for candidate in (pathlib.Path(path), _SHIPPED / pathlib.Path(path).name):
+        if candidate.is_file():
+            return candidate
+    known = ", ".join(sorted(p.stem for p in _SHIPPED.glob("[a-z]*.py")))
+    raise JcmError(f"there is no config {path}: name a file, or one of {known}")
+
+
+def load(spec: str) -> ConfigDict:
+    """The config of a file, `path/to/file.py` or `path/to/file.py:smoke`.
+
+    Raises:
+      JcmError: where the file is missing or does not give a config.
+    """
+    path, _, mode = spec.partition(":")
+    file = find(path)
+    module = runpy.run_path(str(file))
+    if "get_config" not in module:
+        raise JcmError(f"{file} has no get_config(mode): it is not a config")
+    return module["get_config"](mode)
+
+
+def finish(config: ConfigDict, mode: str) -> ConfigDict:
+    """What every config ends with: applies its mode and locks the fields.
+
+    Args:
+      config: complete.
+      mode: "" as it is, "smoke" shrunk to seconds.
+
+    Raises:
+      JcmError: for another mode.
+    """
+    if mode not in ("", "smoke"):
+        raise JcmError(f"config mode {mode!r} is unknown: write nothing, or :smoke")
+    if mode == "smoke":
+        smoke(config)
+    return config.lock()

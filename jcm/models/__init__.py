@@ -4,7 +4,6 @@ flax is used here and nowhere else. A network knows nothing of noise levels, los
 or devices.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 

@@ -7,7 +7,6 @@ is added to the time embedding where there are classes.
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from jcm.errors import JcmError
 from jcm.models import fir
+from jcm.models.layers import GroupNorm, dropout, initializer
 
 DropoutKeys = Array | None
 
@@ -71,11 +71,6 @@ class Architecture:
             raise JcmError(f"config.model.nf={self.nf} must be a multiple of 4")
 
 
-def _init(scale: float) -> nnx.Initializer:
-    """Uniform fan-average initialiser; a scale of 0 is a very small one."""
-    return nnx.initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
-
-
 def _conv(
     c_in: int, c_out: int, size: int, arch: Architecture, rngs: nnx.Rngs, scale=1.0
 ) -> nnx.Conv:
@@ -84,17 +79,17 @@ def _conv(
         c_out,
         (size, size),
         dtype=jnp.dtype(arch.dtype),
-        kernel_init=_init(scale),
+        kernel_init=initializer(scale),
         rngs=rngs,
     )
 
 
-def _norm(channels: int, arch: Architecture, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    return nnx.GroupNorm(
+def _norm(channels: int, arch: Architecture, rngs: nnx.Rngs) -> GroupNorm:
+    return GroupNorm(
         channels,
-        num_groups=min(channels // 4, 32),
+        groups=min(channels // 4, 32),
         epsilon=1e-6,
-        dtype=jnp.dtype(arch.dtype),
+        dtype=arch.dtype,
         rngs=rngs,
     )
 
@@ -104,7 +99,7 @@ class TimeEmbedding(nnx.Module):
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs):
         width = 4 * arch.nf
-        dense = {"kernel_init": _init(1.0), "rngs": rngs}
+        dense = {"kernel_init": initializer(1.0), "rngs": rngs}
         self.frequencies = nnx.Param(
             arch.fourier_scale * jax.random.normal(rngs.params(), (arch.nf,))
         )
@@ -152,7 +147,7 @@ class ResBlock(nnx.Module):
             4 * arch.nf,
             c_out,
             dtype=jnp.dtype(arch.dtype),
-            kernel_init=_init(1.0),
+            kernel_init=initializer(1.0),
             rngs=rngs,
         )
         self.norm1 = _norm(c_out, arch, rngs)
@@ -167,24 +162,10 @@ class ResBlock(nnx.Module):
             h, x = (change(v, self.arch.fir_kernel) for v in (h, x))
         h = self.conv0(h) + self.time(nnx.swish(embedding))[:, None, None, :]
         h = nnx.swish(self.norm1(h))
-        h = self.conv1(_dropout(h, self.arch.dropout, dropout_keys, self.index))
+        h = self.conv1(dropout(h, self.arch.dropout, dropout_keys, self.index))
         if hasattr(self, "shortcut"):
             x = self.shortcut(x)
         return (x + h) / math.sqrt(2)
-
-
-def _dropout(x: Array, rate: float, keys: DropoutKeys, index: int) -> Array:
-    """Dropout with one counted key per example: the same mask on any device."""
-    if keys is None or rate == 0:
-        return x
-
-    def one(key: Array, image: Array) -> Array:
-        keep = jax.random.bernoulli(
-            jax.random.fold_in(key, index), 1 - rate, image.shape
-        )
-        return jnp.where(keep, image / (1 - rate), 0)
-
-    return jax.vmap(one)(keys, x)
 
 
 class Attention(nnx.Module):
@@ -195,7 +176,11 @@ class Attention(nnx.Module):
         self.norm = _norm(channels, arch, rngs)
         for name, scale in (("query", 0.1), ("key", 0.1), ("value", 0.1), ("out", 0.0)):
             dense = nnx.Linear(
-                channels, channels, dtype=dtype, kernel_init=_init(scale), rngs=rngs
+                channels,
+                channels,
+                dtype=dtype,
+                kernel_init=initializer(scale),
+                rngs=rngs,
             )
             setattr(self, name, dense)
 

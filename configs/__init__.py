@@ -1,0 +1,1 @@
+"""The configs: each the differences from `jcm.config.base`."""

@@ -1,0 +1,139 @@
+"""Checkpoints of a run: orbax, asynchronous, one item per part of the state.
+
+The parts are items of their own so that a sampler can read the averaged weights
+without touching the optimiser. A step's folder appears under its name only when all
+of it is written.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any, Self
+
+import grain
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jcm.errors import JcmError
+from jcm.state import State
+
+_DATA = "data"
+# The step is the name of the checkpoint.
+_PARTS = tuple(f.name for f in dataclasses.fields(State) if f.name != "step")
+
+
+class Checkpoints:
+    """The checkpoints of one workdir."""
+
+    def __init__(self, workdir: str | os.PathLike, keep: int | None = None):
+        """Opens them; the folder is made at the first save.
+
+        Args:
+          workdir: of the run.
+          keep: how many of the newest to keep; None for all.
+        """
+        self._folder = pathlib.Path(workdir).absolute() / "checkpoints"
+        # Orbax tells much of its own at this level of detail.
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=keep is not None, enable_async_checkpointing=True
+        )
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    @property
+    def latest_step(self) -> int | None:
+        """Number of the newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, state: State, data: grain.DatasetIterator) -> None:
+        """Begins to write the state and the position in the data.
+
+        Raises:
+          JcmError: where this or the save before could not be written.
+        """
+        step = int(state.step)
+        items = {
+            name: ocp.args.StandardSave(part)
+            for name in _PARTS
+            if (part := getattr(state, name)) is not None
+        }
+        items[_DATA] = grain.checkpoint.CheckpointSave(data)
+        with self._explained(f"cannot save step {step}"):
+            self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def restore(self, template: State, data: grain.DatasetIterator) -> State:
+        """The newest state, and `data` put where it was then.
+
+        Args:
+          template: shapes, types and placement of every part.
+          data: the iterator to move.
+
+        Raises:
+          JcmError: where the checkpoint is damaged or belongs to another network.
+        """
+        items = {
+            name: ocp.args.StandardRestore(part)
+            for name in _PARTS
+            if (part := getattr(template, name)) is not None
+        }
+        items[_DATA] = grain.checkpoint.CheckpointRestore(data)
+        parts = self._restore(items)
+        step = jax.device_put(np.int32(self.latest_step), template.step.sharding)
+        return State(step=step, **{name: parts.get(name) for name in _PARTS})
+
+    def restore_part(self, name: str, template: Any) -> Any:
+        """One part of the newest state: `params`, `ema_params`, `target_params`.
+
+        Raises:
+          JcmError: where the checkpoint has no such part or is damaged.
+        """
+        return self._restore({name: ocp.args.StandardRestore(template)})[name]
+
+    def wait(self) -> None:
+        """Returns when everything is on disk.
+
+        Raises:
+          JcmError: where it could not be written.
+        """
+        with self._explained("cannot finish saving"):
+            self._manager.wait_until_finished()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        """Waits also after an error: what was begun is then whole on disk."""
+        try:
+            self.wait()
+        except JcmError:
+            if kind is None:  # an error under way has the first word
+                raise
+        finally:
+            self._manager.close()
+
+    def _restore(self, items: dict[str, Any]) -> Any:
+        step = self.latest_step
+        if step is None:
+            raise JcmError(
+                f"there is no checkpoint in {self._folder}: train first, or name the "
+                "workdir of a run"
+            )
+        path = self._folder / str(step)
+        remedy = "it is damaged or of another network: move this folder away"
+        with self._explained(f"cannot read {path}: {remedy}"):
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """Turns whatever orbax raises into one line."""
+        try:
+            yield
+        except Exception as error:
+            kept = self.latest_step
+            good = f"; step {kept} in {self._folder} is whole" if kept else ""
+            reason = str(error).strip().split("\n")[0][:200]
+            raise JcmError(
+                f"{what} ({type(error).__name__}: {reason}){good}"
+            ) from error

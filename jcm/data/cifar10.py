@@ -1,0 +1,118 @@
+"""CIFAR-10 (Krizhevsky 2009) from its published Python archive."""
+
+import pathlib
+import pickle
+import tarfile
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import UInt8
+
+from jcm.data import builder, download
+from jcm.errors import JcmError
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+MD5 = "c58f30108f718f92721af3b95e74349a"
+REMEDY = f"download {URL} and pass --config.data.path=<that file>"
+
+SPLITS = {
+    "train": tuple(f"data_batch_{i}" for i in range(1, 6)),
+    "test": ("test_batch",),
+}
+
+
+class Cifar10(builder.PictureBuilder, skip_registration=True):
+    """60,000 pictures of 32x32x3 in 10 classes; splits train and test.
+
+    `config.data.path` may name the archive or the folder extracted from it, which is
+    taken as it is; without it the archive is downloaded and its hash checked.
+    """
+
+    image_shape = (32, 32, 3)
+    class_names = tuple(
+        "airplane automobile bird cat deer dog frog horse ship truck".split()
+    )
+
+    @classmethod
+    def settings(cls, config_data) -> tfds.core.BuilderConfig | None:
+        """The archive or folder as it is now; None for the download."""
+        if not config_data.path:
+            return None
+        path = pathlib.Path(config_data.path).expanduser().resolve()
+        if not path.exists():
+            raise JcmError(f"config.data.path={path} does not exist: {REMEDY}")
+        stat = path.stat()
+        key = builder.settings_key(str(path), stat.st_size, stat.st_mtime_ns)
+        return tfds.core.BuilderConfig(name=key, description=str(path))
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+        if self.builder_config:
+            path = pathlib.Path(self.builder_config.description)
+        else:
+            folder = pathlib.Path(self.data_dir_root) / "downloads"
+            path = download.fetch(URL, MD5, folder, REMEDY)
+        return {
+            split: self._generate_examples(split, _pictures(path, names))
+            for split, names in SPLITS.items()
+        }
+
+
+def _pictures(
+    path: pathlib.Path, names: tuple[str, ...]
+) -> Iterator[tuple[UInt8[np.ndarray, "32 32 3"], int]]:
+    for name in names:
+        try:
+            images, labels = _batch(path, name)
+        # Foreign bytes under an unpickler can fail in any way, with one remedy.
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__} {error}".split())
+            raise JcmError(
+                f"{path} is not a whole CIFAR-10 Python archive "
+                f"({name}: {reason}): {REMEDY}"
+            ) from error
+        yield from zip(images, labels, strict=True)
+
+
+def _batch(
+    path: pathlib.Path, name: str
+) -> tuple[UInt8[np.ndarray, "n 32 32 3"], list[int]]:
+    if path.is_dir():
+        (found,) = path.rglob(name)
+        with found.open("rb") as file:
+            batch = DataUnpickler(file, encoding="bytes").load()
+    else:
+        with tarfile.open(path) as archive:
+            # Members are read up to the wanted one only: the archive is compressed.
+            member = next((m for m in archive if m.name.endswith("/" + name)), None)
+            if member is None:
+                raise KeyError(f"no {name} in the archive")
+            file = archive.extractfile(member)
+            batch = DataUnpickler(file, encoding="bytes").load()
+    data, labels = batch[b"data"], [int(label) for label in batch[b"labels"]]
+    if data.dtype != np.uint8 or not set(labels) <= set(range(10)):
+        raise ValueError(f"{data.dtype} pixels, labels up to {max(labels)}")
+    images = data.reshape(len(labels), 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), labels
+
+
+class DataUnpickler(pickle.Unpickler):
+    """Reads plain containers and numpy arrays; a file can make it call nothing else.
+
+    Numpy's constructors are looked up by name here and never imported on the file's
+    word; `_codecs.encode` is how Python 3 writes bytes for Python 2.
+    """
+
+    _ALLOWED = {
+        ("numpy", "dtype"): np.dtype,
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+        ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+        ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
+    }
+
+    def find_class(self, module: str, name: str):
+        """Resolves the few names allowed; whatever else a file asks for is refused."""
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"refusing to load {module}.{name}")
+        return self._ALLOWED[module, name]

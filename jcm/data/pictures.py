@@ -1,0 +1,45 @@
+"""One picture file of any kind -> one small square of pixels."""
+
+import pathlib
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
+
+
+def read(
+    path: pathlib.Path, size: int, channels: int
+) -> UInt8[np.ndarray, "size size channels"]:
+    """Reads a picture upright, on white, cut to its central square, resized.
+
+    Of an animation the first frame. Shrinking is by Pillow's box filter, as for the
+    published ImageNet-64; a picture smaller than `size` is enlarged bicubically.
+
+    Args:
+      path: a file that Pillow can decode.
+      size: height and width of the result.
+      channels: 3 for colour (grey is repeated), 1 for grey (luma of ITU-R 601).
+
+    Raises:
+      Exception: whatever Pillow raises for a broken file; the kinds are many.
+    """
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+    if image.mode.startswith("I"):
+        # 16 bits of grey, which Pillow would clip to 8 rather than scale.
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    image = image.convert("RGB" if channels == 3 else "L")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.resize(
+        (size, size),
+        Image.Resampling.BOX if side >= size else Image.Resampling.BICUBIC,
+        box=(left, top, left + side, top + side),
+    )
+    return np.asarray(image).reshape(size, size, channels)

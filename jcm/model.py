@@ -1,0 +1,161 @@
+"""A trained model in Python: `jcm.load`, `model.denoise`, `model.sample`."""
+
+import functools
+import os
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+from ml_collections import ConfigDict
+
+from jcm import build, losses, precond, workdir
+from jcm import config as config_lib
+from jcm.checkpoints import Checkpoints
+from jcm.denoiser import Denoiser
+from jcm.errors import JcmError
+from jcm.models import Params
+from jcm.sampling import Sampler, Schedule, ode_schedule
+
+
+class Model:
+    """A denoiser or consistency function with its weights.
+
+    Attributes:
+      denoiser: D or f as a pure function of parameters.
+      params: the weights.
+      config: of the run that made them.
+      class_names: what the labels 0, 1, ... mean; empty for an unconditional model.
+      kind: "edm" or "consistency".
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        params: Params,
+        config: ConfigDict,
+        class_names: Sequence[str] = (),
+    ):
+        """Puts the parts together; see `load`."""
+        conditional = denoiser.network.arch.num_classes > 0
+        self.denoiser, self.params, self.config = denoiser, params, config
+        self.class_names = tuple(class_names) if conditional else ()
+        consistency = isinstance(denoiser.precond, precond.Consistency)
+        self.kind = "consistency" if consistency else "edm"
+        self._denoise = jax.jit(denoiser)
+
+    @functools.cached_property
+    def sampler(self) -> Sampler:
+        """The compiled sampler over this process's devices."""
+        return Sampler(self.denoiser, batch_size=self.config.sample.batch_size)
+
+    def denoise(
+        self,
+        x: Float[Array, "b h w c"],
+        sigma: Float[Array, " b"],
+        labels: Int[Array, " b"] | None = None,
+    ) -> Float[Array, "b h w c"]:
+        """D(x, sigma) or f(x, sigma): the clean images behind noisy ones.
+
+        Args:
+          x: x0 + sigma z, with x0 in [-1, 1].
+          sigma: noise level of each image.
+          labels: class of each image, for a class-conditional model.
+        """
+        x, sigma = jnp.asarray(x, jnp.float32), jnp.asarray(sigma, jnp.float32)
+        return self._denoise(self.params, x, sigma, labels)
+
+    def sample(
+        self,
+        key: Key[Array, ""] | int,
+        count: int,
+        *,
+        sigmas: Sequence[float] | None = None,
+        steps: int | None = None,
+        solver: str | None = None,
+        labels: Sequence[int] | None = None,
+    ) -> Float[np.ndarray, "n h w c"]:
+        """Makes images.
+
+        Args:
+          key: a JAX key or an integer seed; image i of a key is always the same.
+          count: how many.
+          sigmas: consistency models: noise levels of the steps, descending, any
+            values; (80.0,) is one step. By default those of the config.
+          steps: diffusion models: points of the noise grid.
+          solver: diffusion models: "heun" or "euler".
+          labels: class of each image, or fewer to be repeated in turn; by default
+            every class in turn.
+
+        Returns:
+          Images in [-1, 1]. `jcm.to_uint8` makes pixels of them.
+
+        Raises:
+          JcmError: for noise levels or labels that do not fit the model.
+        """
+        key = jax.random.key(key) if isinstance(key, int) else key
+        schedule = build.sampling_schedules(self.config, self.denoiser)[-1]
+        if self.kind == "consistency":
+            if steps is not None or solver is not None:
+                raise JcmError(
+                    "steps and solver are for diffusion models: a consistency model"
+                    " takes sigmas, one for each step"
+                )
+            if sigmas is not None:
+                schedule = Schedule(tuple(float(sigma) for sigma in sigmas))
+        else:
+            if sigmas is not None:
+                raise JcmError("a diffusion model takes steps and solver, not sigmas")
+            sample = self.config.sample
+            schedule = ode_schedule(
+                build.grid(self.config), steps or sample.steps, solver or sample.solver
+            )
+        noise = self.config.noise
+        schedule.check(noise.sigma_min, noise.sigma_max)
+        if labels is None:
+            labels = build.sample_labels(self.config, self.denoiser, count)
+        else:
+            labels = [labels[i % len(labels)] for i in range(count)]
+        made = self.sampler(self.params, key, range(count), schedule, labels)
+        return np.clip(made, -1.0, 1.0)
+
+
+def load(path: str | os.PathLike, *, ema: str = "") -> Model:
+    """Opens the model of a workdir.
+
+    Args:
+      path: workdir of a run, with at least one checkpoint.
+      ema: which weights: a rate of `config.train.ema_rates` such as "0.9999",
+        "params" for the weights themselves, "target_params" for the target; by
+        default what the run's config says.
+
+    Raises:
+      JcmError: where there is no run, no checkpoint or no such weights.
+    """
+    record = workdir.read(path)
+    config = record.config
+    network = build.network(config, len(record.class_names))
+    denoiser = losses.create(config, network).model
+    checkpoints = Checkpoints(path)
+    template = jax.eval_shape(network.init, jax.random.key(0))
+    rates = [str(rate) for rate in config.train.ema_rates]
+    ema = ema or config.sample.ema or (rates[0] if rates else "params")
+    if ema in ("params", "target_params"):
+        params = checkpoints.restore_part(ema, template)
+    elif ema in rates:
+        averages = dict.fromkeys(rates, template)
+        params = checkpoints.restore_part("ema_params", averages)[ema]
+    else:
+        raise JcmError(
+            f"ema={ema!r}: {path} has the weights params"
+            + "".join(f", {rate}" for rate in rates)
+        )
+    return Model(denoiser, params, config, record.class_names)
+
+
+def teacher_place(config: ConfigDict, workdir: str | os.PathLike) -> str | None:
+    """Where the teacher of a run lies; None where the config names none."""
+    if config_lib.is_file(config.teacher):
+        return os.path.join(workdir, "teacher")
+    return config.teacher or None

@@ -1,0 +1,126 @@
+"""How fast a run goes and how long it still takes: a bar, or lines in the log."""
+
+import collections
+import contextlib
+import datetime
+import sys
+import time
+from collections.abc import Iterator
+
+import tqdm
+from absl import logging
+
+# The speed is that of the last marks, taken at least so many seconds apart.
+_MARKS = 16
+_MARK_SECONDS = 2.0
+
+
+class Progress:
+    """Reports progress on a bar if stderr is a terminal, else in the log.
+
+    Time starts to count when this is made and stands still in `pause`.
+
+    Args:
+        total_steps: The step at which the run is done.
+        start_step: The step it starts from, not 0 after a resume.
+        batch_size: Images per step, over all processes.
+        unit: What a step is called.
+        log_seconds: Least time between two lines in the log.
+        enabled: False reports nothing, in all processes of a run but the first.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        start_step: int = 0,
+        batch_size: int = 1,
+        unit: str = "step",
+        *,
+        log_seconds: float = 10.0,
+        enabled: bool = True,
+    ):
+        self._total_steps = total_steps
+        self._batch_size = batch_size
+        self._unit = unit
+        self._log_seconds = log_seconds
+        self._enabled = enabled
+        self._paused = 0.0
+        self._marks = collections.deque([(self._time(), start_step)], maxlen=_MARKS)
+        self._last_line = time.monotonic()
+        self._bar = None
+        if enabled and sys.stderr.isatty():
+            self._bar = tqdm.tqdm(
+                total=total_steps,
+                initial=start_step,
+                # tqdm's own speed would count the pauses.
+                bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {desc}",
+                dynamic_ncols=True,
+            )
+
+    def update(self, step: int, loss: float | None = None) -> dict[str, float]:
+        """Says that `step` steps are done; cheap enough to be called after each.
+
+        Returns:
+            steps_per_sec, images_per_sec and eta_secs, as long as a step was done
+            since the start, and kimg, the thousands of images seen.
+        """
+        now = self._time()
+        first_time, first_step = self._marks[0]
+        numbers = {"kimg": step * self._batch_size / 1000}
+        if step > first_step and now > first_time:
+            speed = (step - first_step) / (now - first_time)
+            numbers["steps_per_sec"] = speed
+            numbers["images_per_sec"] = speed * self._batch_size
+            numbers["eta_secs"] = (self._total_steps - step) / speed
+        if now - self._marks[-1][0] >= _MARK_SECONDS:
+            self._marks.append((now, step))
+        self._report(step, numbers, loss)
+        return numbers
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Within, time does not count as training: for evaluations and the like."""
+        start = time.monotonic()
+        if self._bar is not None:
+            self._bar.clear()  # leaves the terminal's line to what is reported within
+        try:
+            yield
+        finally:
+            self._paused += time.monotonic() - start
+
+    def close(self) -> None:
+        """Ends the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _time(self) -> float:
+        return time.monotonic() - self._paused
+
+    def _report(self, step: int, numbers: dict[str, float], loss: float | None) -> None:
+        if self._bar is not None:
+            self._bar.set_description_str(self._text(numbers, loss), refresh=False)
+            self._bar.update(step - self._bar.n)
+            return
+        due = time.monotonic() - self._last_line >= self._log_seconds
+        if self._enabled and (due or step == self._total_steps):
+            self._last_line = time.monotonic()
+            done = f"{self._unit} {step}/{self._total_steps}"
+            logging.info("%s  %s", done, self._text(numbers, loss))
+
+    def _text(self, numbers: dict[str, float], loss: float | None) -> str:
+        parts = []
+        if loss is not None:
+            parts.append(f"loss {loss:.4g}")
+        parts.append(f"{numbers['kimg']:.1f} kimg")
+        if "steps_per_sec" in numbers:
+            eta = datetime.timedelta(seconds=round(numbers["eta_secs"]))
+            parts += [
+                f"{_short(numbers['steps_per_sec'])} {self._unit}s/s",
+                f"{_short(numbers['images_per_sec'])} images/s",
+                f"{eta} left",
+            ]
+        return "  ".join(parts)
+
+
+def _short(number: float) -> str:
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"

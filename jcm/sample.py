@@ -1,0 +1,47 @@
+"""Sampling from a workdir into files."""
+
+import os
+import pathlib
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from jcm import build, grids, model
+from jcm import images as images_lib
+from jcm import workdir as workdir_lib
+
+
+def sample(config: ConfigDict, workdir: str | os.PathLike) -> None:
+    """Makes `config.sample.num_images` images by all of `config.sample.sigmas`.
+
+    Writes WORKDIR/samples/seed_S.npz with `arr_0` (uint8, n h w c) and, for a
+    class-conditional model, `arr_1` (labels), and a grid seed_S.png of up to 256.
+
+    Args:
+      config: what it says of sampling counts.
+      workdir: of the run whose newest checkpoint is sampled.
+
+    Raises:
+      JcmError: where there is no checkpoint, or labels or noise levels do not fit.
+    """
+    trained = model.load(workdir, ema=config.sample.ema)
+    count = config.sample.num_images
+    schedule = build.sampling_schedules(config, trained.denoiser)[-1]
+    labels = build.sample_labels(config, trained.denoiser, count)
+    key = jax.random.key(config.seed)
+    made = trained.sampler.all_processes(trained.params, key, count, schedule, labels)
+    pixels = images_lib.to_uint8(made)
+    if jax.process_index() == 0:
+        stem = pathlib.Path(workdir) / "samples" / f"seed_{config.seed}"
+        arrays = [pixels] if labels is None else [pixels, np.asarray(labels, np.int32)]
+        with (
+            workdir_lib.replacing(stem.with_suffix(".npz")) as path,
+            path.open("wb") as file,
+        ):
+            np.savez(file, *arrays)
+        grids.save_png(stem.with_suffix(".png"), grids.grid(pixels[:256]))
+        logging.info(
+            "wrote %s.npz and .png: %d images, %s", stem, count, schedule.title
+        )

@@ -1,0 +1,325 @@
+"""Samplers: consistency models in any number of steps, diffusion models by ODE.
+
+A step is one compiled function of traced noise levels, called in a loop on the host:
+every list of noise levels, of any length, runs the same program. Each image has a
+key of its own, so an image does not depend on the batch it is made in.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, Key
+
+from jcm import ode, schedules
+from jcm.denoiser import Denoiser
+from jcm.errors import JcmError
+from jcm.models import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The noise levels a sampler visits, and how it goes from one to the next.
+
+    Attributes:
+      sigmas: descending, the first is where the noise starts. An ODE solver may end
+        with 0.
+      solver: "consistency", or an ODE solver: "heun", "euler".
+    """
+
+    sigmas: tuple[float, ...]
+    solver: str = "consistency"
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations for one image."""
+        if self.solver == "consistency":
+            return len(self.sigmas)
+        steps = len(self.sigmas) - 1
+        return 2 * steps - (self.sigmas[-1] == 0) if self.solver == "heun" else steps
+
+    @property
+    def title(self) -> str:
+        """For captions and tables."""
+        if self.solver == "consistency":
+            return f"{self.nfe} step" + "s" * (self.nfe > 1)
+        return f"{self.solver.capitalize()}, {self.nfe} evaluations"
+
+    def check(self, sigma_min: float, sigma_max: float) -> None:
+        """Raises JcmError unless the levels descend within the model's range."""
+        levels = self.sigmas
+        if self.solver != "consistency":
+            ode.check_solver(self.solver, "solver")
+            levels = levels[:-1] if levels and levels[-1] == 0 else levels
+        if not levels:
+            raise JcmError(f"sigmas={self.sigmas}: at least one noise level is needed")
+        if any(a <= b for a, b in zip(levels, levels[1:], strict=False)):
+            raise JcmError(f"sigmas={self.sigmas} must descend")
+        if levels[0] > sigma_max or levels[-1] < sigma_min:
+            raise JcmError(
+                f"sigmas={self.sigmas} must lie within the model's noise levels,"
+                f" {sigma_min} to {sigma_max}"
+            )
+
+
+def ode_schedule(grid: schedules.KarrasGrid, steps: int, solver: str) -> Schedule:
+    """The EDM sampler: `steps` levels of the rho-grid, then 0.
+
+    The last step is Euler's to 0, so Heun needs 2 steps - 1 evaluations.
+    """
+    return Schedule((*grid.sigmas(steps), 0.0), solver)
+
+
+def consistency_step(
+    model: Denoiser,
+    params: Params,
+    x: Float[Array, "b h w c"],
+    sigma: Float[Array, ""],
+    sigma_next: Float[Array, ""],
+    noise: Float[Array, "b h w c"],
+    labels: Int[Array, " b"] | None,
+) -> Float[Array, "b h w c"]:
+    """One round of multistep sampling (Song et al. 2023, Algorithm 1).
+
+    Jumps to clean images, clips them to [-1, 1] and puts noise back on.
+
+    Args:
+      model: f.
+      params: its parameters.
+      x: images at noise level sigma.
+      sigma: where they are.
+      sigma_next: where they shall be; at sigma_min the clean images come back as
+        they are.
+      noise: standard normal.
+      labels: classes, or None.
+    """
+    x0 = model(params, x, jnp.full(x.shape[0], sigma), labels)
+    x0 = jnp.clip(x0, -1.0, 1.0)
+    variance = sigma_next**2 - model.precond.sigma_min**2
+    return x0 + jnp.sqrt(jnp.maximum(variance, 0.0)) * noise
+
+
+def ode_step(
+    model: Denoiser,
+    params: Params,
+    x: Float[Array, "b h w c"],
+    sigma: Float[Array, ""],
+    sigma_next: Float[Array, ""],
+    labels: Int[Array, " b"] | None,
+    *,
+    solver: str,
+) -> Float[Array, "b h w c"]:
+    """One step of the diffusion model's ODE; see `ode.step`."""
+    levels = (jnp.full(x.shape[0], level) for level in (sigma, sigma_next))
+    return ode.step(
+        lambda point, level: model(params, point, level, labels),
+        x,
+        *levels,
+        solver=solver,
+    )
+
+
+class Sampler:
+    """Compiled samplers of one model on this process's devices.
+
+    By default `jax.pmap` puts a full copy of the parameters on every local device,
+    and processes do not talk to each other. With a `sharding` the same functions run
+    under `jax.jit` on a global batch, for parameters that are sharded themselves;
+    then all processes must call together, with equally many images.
+    """
+
+    def __init__(
+        self,
+        model: Denoiser,
+        *,
+        batch_size: int = 64,
+        sharding: NamedSharding | None = None,
+    ):
+        """Compiles nothing yet.
+
+        Args:
+          model: f or D.
+          batch_size: images at a time over this process's devices; rounded up to a
+            multiple of them.
+          sharding: how to split a global batch; None for pmap.
+        """
+        self.model = model
+        self._sharding = sharding
+        self._devices = jax.local_device_count()
+        local = Mesh(np.asarray(jax.local_devices()), ("local",))
+        self._everywhere = NamedSharding(local, PartitionSpec())
+        self._batch_size = -(-batch_size // self._devices) * self._devices
+        self._start = self._parallel(self._start_fn, replicated=(1,))
+        self._steps = {
+            "consistency": self._parallel(self._consistency_fn, replicated=(0, 3, 4, 5))
+        }
+        for solver in ode.SOLVERS:
+            self._steps[solver] = self._parallel(
+                functools.partial(self._ode_fn, solver=solver), replicated=(0, 3, 4, 5)
+            )
+
+    def __call__(
+        self,
+        params: Params,
+        key: Key[Array, ""],
+        indices: Sequence[int],
+        schedule: Schedule,
+        labels: Sequence[int] | None = None,
+    ) -> Float[np.ndarray, "n h w c"]:
+        """Makes the images with the given numbers.
+
+        Args:
+          params: of the model.
+          key: seed of the whole collection of images.
+          indices: number of each image in it; the same number is the same image.
+          schedule: noise levels and solver.
+          labels: class of each image; None for an unconditional model.
+
+        Returns:
+          Images in about [-1, 1]; `images.to_uint8` clips and rounds.
+
+        Raises:
+          JcmError: for labels where the model has no classes, and the reverse.
+        """
+        indices = np.asarray(indices, np.uint32)
+        if self._sharding is None:
+            # Once here, or every step would copy them to every device.
+            params = jax.device_put(_local(params), self._everywhere)
+        labels = self._check_labels(labels, len(indices))
+        made = []
+        for start in range(0, len(indices), self._batch_size):
+            chunk = slice(start, start + self._batch_size)
+            size = len(indices[chunk])
+            padding = (0, self._batch_size - size)
+            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(
+                np.pad(indices[chunk], padding)
+            )
+            classes = None if labels is None else np.pad(labels[chunk], padding)
+            made.append(self._one_batch(params, keys, schedule, classes)[:size])
+        return np.concatenate(made)
+
+    def all_processes(
+        self,
+        params: Params,
+        key: Key[Array, ""],
+        count: int,
+        schedule: Schedule,
+        labels: Sequence[int] | None = None,
+    ) -> Float[np.ndarray, "n h w c"]:
+        """Images 0 to count - 1, made by all processes together, each its share.
+
+        Every process must call; every process gets all images. See `__call__`.
+        """
+        processes = jax.process_count()
+        # Equal shares, as collective calls need; the surplus is thrown away.
+        share = -(-count // processes)
+        indices = (jax.process_index() * share + np.arange(share)) % max(count, 1)
+        mine = None if labels is None else [labels[i] for i in indices]
+        made = self(params, key, indices, schedule, mine)
+        if processes > 1:
+            made = multihost_utils.process_allgather(made, tiled=True)
+        return np.asarray(made)[:count]
+
+    def _one_batch(
+        self, params: Params, keys: Array, schedule: Schedule, labels: Array | None
+    ) -> np.ndarray:
+        """A full batch, noise to images."""
+        keys, labels = self._split(jax.random.key_data(keys)), self._split(labels)
+        sigmas = [np.float32(sigma) for sigma in schedule.sigmas]
+        x = self._start(keys, sigmas[0])
+        if schedule.solver == "consistency":
+            ends = [*sigmas[1:], np.float32(self.model.precond.sigma_min)]
+            pairs = list(zip(sigmas, ends, strict=True))
+        else:
+            pairs = list(zip(sigmas, sigmas[1:], strict=False))
+        for i, (sigma, sigma_next) in enumerate(pairs, start=1):
+            # A slope at noise level 0 does not exist: the last step is Euler's.
+            solver = "euler" if sigma_next == 0 else schedule.solver
+            x = self._steps[solver](
+                params, x, keys, np.uint32(i), sigma, sigma_next, labels
+            )
+        return self._join(x)
+
+    def _start_fn(self, keys: Array, sigma: Array) -> Array:
+        return sigma * self._noise(keys, 0)
+
+    def _consistency_fn(self, params, x, keys, i, sigma, sigma_next, labels) -> Array:
+        noise = self._noise(keys, i)
+        return consistency_step(self.model, params, x, sigma, sigma_next, noise, labels)
+
+    def _ode_fn(self, params, x, keys, i, sigma, sigma_next, labels, *, solver):
+        del keys, i
+        return ode_step(self.model, params, x, sigma, sigma_next, labels, solver=solver)
+
+    def _noise(self, keys: Array, draw: Array | int) -> Array:
+        """Noise number `draw` of each image."""
+        arch = self.model.network.arch
+        shape = (arch.image_size, arch.image_size, arch.image_channels)
+
+        def one(data: Array) -> Array:
+            key = jax.random.fold_in(jax.random.wrap_key_data(data), draw)
+            return jax.random.normal(key, shape)
+
+        return jax.vmap(one)(keys)
+
+    def _parallel(self, fn: Callable, replicated: tuple[int, ...]) -> Callable:
+        """`fn` over the devices; arguments numbered `replicated` go to all alike."""
+        if self._sharding is not None:
+            return jax.jit(fn)
+        arguments = 2 if fn == self._start_fn else 7
+        axes = tuple(None if i in replicated else 0 for i in range(arguments))
+        return jax.pmap(fn, in_axes=axes)
+
+    def _split(self, batch: Array | None) -> Array | None:
+        """This process's batch, spread over the devices."""
+        if batch is None:
+            return None
+        if self._sharding is not None:
+            return jax.make_array_from_process_local_data(
+                self._sharding, np.asarray(batch)
+            )
+        return batch.reshape(self._devices, -1, *batch.shape[1:])
+
+    def _join(self, x: Array) -> np.ndarray:
+        """This process's images, in order."""
+        if self._sharding is None:
+            return np.asarray(x).reshape(-1, *x.shape[2:])
+        shards = {
+            shard.index[0].start or 0: shard.data for shard in x.addressable_shards
+        }
+        return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+
+    def _check_labels(
+        self, labels: Sequence[int] | None, count: int
+    ) -> Int[np.ndarray, " n"] | None:
+        """Labels as an array, if they fit the model."""
+        classes = self.model.network.arch.num_classes
+        if labels is None and not classes:
+            return None
+        if not classes:
+            raise JcmError("labels were given, but the model has no classes: drop them")
+        if labels is None:
+            raise JcmError(f"labels are needed: the model has {classes} classes")
+        labels = np.asarray(labels, np.int32)
+        if len(labels) != count or labels.min() < 0 or labels.max() >= classes:
+            raise JcmError(
+                f"labels must be {count} numbers from 0 to {classes - 1}, got {labels}"
+            )
+        return labels
+
+
+def _local(params: Params) -> Params:
+    """This process's copy of parameters that every process holds in full."""
+    return jax.tree.map(
+        lambda leaf: (
+            leaf
+            if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+            else leaf.addressable_data(0)
+        ),
+        params,
+    )

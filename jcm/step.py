@@ -1,0 +1,136 @@
+"""The training step: one pure function, the same for every method."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from absl import logging
+from jaxtyping import Array, Int, Key, UInt8
+
+from jcm import images, sharding
+from jcm.losses import Batch, Frozen, Method
+from jcm.models import Params
+from jcm.state import State, ema
+
+Metrics = dict[str, Array]
+TrainStep = Callable[[State, Params | None, dict[str, Array]], tuple[State, Metrics]]
+
+
+def example_keys(seed_key: Key[Array, ""], step: Int[Array, ""], count: int) -> Array:
+    """One key per example of the global batch, counted by step and place."""
+    step_key = jax.random.fold_in(seed_key, step)
+    return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(jnp.arange(count))
+
+
+def make_train_step(
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed_key: Key[Array, ""],
+    accumulate: int = 1,
+) -> TrainStep:
+    """The step (state, teacher_params, batch) -> (state, metrics), to be jitted.
+
+    Args:
+      method: its loss and curriculum.
+      optimizer: turns gradients into updates.
+      seed_key: of the whole run; the step number is folded in.
+      accumulate: micro-batches whose gradients are averaged; must divide the batch.
+        The result is the same up to rounding.
+
+    Returns:
+      The function. `batch` has `image` (uint8, b h w c) and `label` (int32, b).
+    """
+    classes = method.model.network.arch.num_classes
+
+    def mean_loss(params: Params, frozen: Frozen, batch: Batch, step: Array) -> Array:
+        return jnp.mean(method.loss(params, frozen, batch, step))
+
+    def gradients(params: Params, frozen: Frozen, batch: Batch, step: Array) -> Any:
+        return jax.value_and_grad(mean_loss)(params, frozen, batch, step)
+
+    def accumulated(params: Params, frozen: Frozen, batch: Batch, step: Array) -> Any:
+        def micro_batches(x: Array) -> Array:
+            # Strided, so that each device keeps an equal part of each micro-batch.
+            return jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0)
+
+        def add(total: Any, part: Batch) -> tuple[Any, None]:
+            return jax.tree.map(
+                jnp.add, total, gradients(params, frozen, part, step)
+            ), None
+
+        zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
+        total, _ = jax.lax.scan(add, zero, jax.tree.map(micro_batches, batch))
+        return jax.tree.map(lambda x: x / accumulate, total)
+
+    def train_step(
+        state: State,
+        teacher_params: Params | None,
+        batch: dict[str, UInt8[Array, "..."]],
+    ) -> tuple[State, Metrics]:
+        examples = Batch(
+            images=images.to_float(batch["image"]),
+            labels=batch["label"] if classes else None,
+            keys=example_keys(seed_key, state.step, batch["image"].shape[0]),
+        )
+        frozen = Frozen(target=state.target_params, teacher=teacher_params)
+        compute = gradients if accumulate == 1 else accumulated
+        loss, grads = compute(state.params, frozen, examples, state.step)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        curriculum = method.curriculum(state.step)  # of the step being taken
+        target_params = state.target_params
+        if method.keeps_target:
+            target_params = ema(target_params, params, curriculum["target_ema"])
+        new_state = State(
+            step=state.step + 1,
+            params=params,
+            target_params=target_params,
+            ema_params={
+                rate: ema(average, params, float(rate))
+                for rate, average in state.ema_params.items()
+            },
+            opt_state=opt_state,
+        )
+        metrics = {
+            "loss": loss,
+            "grad_norm": optax.global_norm(grads),
+            "update_norm": optax.global_norm(updates),
+            "param_norm": optax.global_norm(params),
+            **curriculum,
+        }
+        return new_state, metrics
+
+    return train_step
+
+
+def compile_step(
+    train_step: TrainStep, state: Any, teacher_params: Any, batch: Any
+) -> Callable[..., tuple[State, Metrics]]:
+    """Compiles the step for these shapes and logs what it costs.
+
+    Args:
+      train_step: from `make_train_step`.
+      state: shapes and placement; the step takes over the buffers.
+      teacher_params: shapes and placement, or None.
+      batch: shapes and placement.
+    """
+    placement = jax.tree.map(lambda leaf: leaf.sharding, state)
+    jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(placement, None))
+    started = time.monotonic()
+    compiled = jitted.lower(state, teacher_params, batch).compile()
+    flops = (compiled.cost_analysis() or {}).get("flops", math.nan)
+    memory = compiled.memory_analysis()
+    logging.info(
+        "compiled the training step in %.0f s: %.1f GFLOP a step, %.0f MiB of state and"
+        " %.0f MiB of working memory on each device",
+        time.monotonic() - started,
+        flops / 1e9,
+        sharding.bytes_per_device(state, placement) / 2**20,
+        memory.temp_size_in_bytes / 2**20 if memory else math.nan,
+    )
+    return compiled

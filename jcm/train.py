@@ -1,0 +1,265 @@
+"""Training, top to bottom: set up, then sample, save, step, log in a loop."""
+
+import contextlib
+import functools
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from clu.parameter_overview import get_parameter_overview
+from ml_collections import ConfigDict
+
+from jcm import build, data, grids, losses, model, optim, sharding, writers
+from jcm import config as config_lib
+from jcm import images as images_lib
+from jcm import state as state_lib
+from jcm import workdir as workdir_lib
+from jcm.checkpoints import Checkpoints
+from jcm.denoiser import Denoiser
+from jcm.errors import JcmError
+from jcm.models import Params
+from jcm.progress import Progress
+from jcm.sampling import Sampler
+from jcm.state import State
+from jcm.step import compile_step, make_train_step
+from jcm.train_log import TrainLog
+
+
+def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
+    """Trains a model, or goes on where an earlier call stopped.
+
+    Writes checkpoints, metrics and sample grids into `workdir`. Returns at once where
+    the run is done already.
+
+    Args:
+      config: the whole config.
+      workdir: the run's folder, on storage that all processes share.
+
+    Raises:
+      JcmError: for what the user can mend, and for a loss that is not finite.
+    """
+    workdir = pathlib.Path(workdir)
+    total = config.train.num_steps
+    dataset = data.load(config.data)
+    mesh = sharding.make_mesh(config.mesh.fsdp)
+    local_batch_size = split_batch(config, mesh.size)
+    network = build.network(config, len(dataset.class_names))
+    method = losses.create(config, network)
+    optimizer = optim.create(config.optim, config.train.batch_size)
+    record = workdir_lib.Record(config, dataset.class_names, dataset.fingerprint)
+    workdir_lib.claim(workdir, record)
+    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    shapes = jax.eval_shape(network.init, init_key)
+    new_state = functools.partial(
+        state_lib.create,
+        optimizer=optimizer,
+        keeps_target=method.keeps_target,
+        ema_rates=config.train.ema_rates,
+    )
+    place = functools.partial(
+        sharding.shard_tree, mesh, min_bytes=config.mesh.fsdp_min_mib * 2**20
+    )
+    template = with_placement(jax.eval_shape(new_state, shapes), place)
+    teacher_params, teacher_template = None, None
+    is_main = jax.process_index() == 0
+
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(
+            Checkpoints(workdir, keep=config.train.keep_checkpoints)
+        )
+        if (checkpoints.latest_step or 0) >= total:
+            logging.info("%s is done: %d steps", workdir, checkpoints.latest_step)
+            return
+        logging.info("\n%s", get_parameter_overview(shapes, include_stats=False))
+        if method.needs_teacher:
+            teacher_template = with_placement(shapes, place)
+            teacher_params = jax.device_put(
+                teacher_weights(config, workdir, shapes), place(shapes)
+            )
+        batches = data.batches(
+            dataset,
+            local_batch_size,
+            seed=config.seed,
+            flip=config.data.flip,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            workers=config.data.workers,
+        )
+        if checkpoints.latest_step is None:
+            params = teacher_params or jax.jit(network.init)(init_key)
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
+            state = jax.jit(new_state, out_shardings=shardings)(params)
+        else:
+            state = checkpoints.restore(template, batches)
+            logging.info("going on from step %d", state.step)
+        start = int(state.step)
+
+        batch_place = sharding.batch(mesh)
+        to_devices = functools.partial(
+            jax.make_array_from_process_local_data, batch_place
+        )
+        train_step = compile_step(
+            make_train_step(
+                method, optimizer, seed_key=step_key, accumulate=config.train.accumulate
+            ),
+            template,
+            teacher_template,
+            batch_shapes(config, batch_place),
+        )
+        writer = stack.enter_context(
+            contextlib.closing(
+                writers.create(workdir, resume_step=start, enabled=is_main)
+            )
+        )
+        writer.write_texts(start, {"config": f"```\n{config}\n```"})
+        progress = stack.enter_context(
+            contextlib.closing(
+                Progress(total, start, config.train.batch_size, enabled=is_main)
+            )
+        )
+        log = TrainLog(writer, progress, config.train.log_every)
+        show = SampleGrids(config, workdir, method.model, mesh, writer)
+
+        # This order makes resuming exact: what is saved is the state between steps.
+        for step in range(start, total + 1):
+            last = step == total
+            if step > start and (last or due(step, config.train.sample_every)):
+                log.settle()
+                with progress.pause():
+                    show.write(state)
+            if step > start and (last or due(step, config.train.checkpoint_every)):
+                log.settle()  # raises before anything that is not finite is saved
+                with progress.pause():
+                    checkpoints.save(state, batches)
+            if last:
+                break
+            batch = jax.tree.map(to_devices, next(batches))
+            state, metrics = train_step(state, teacher_params, batch)
+            log.add(step + 1, metrics)
+
+
+def split_batch(config: ConfigDict, devices: int) -> int:
+    """This process's share of a batch.
+
+    Raises:
+      JcmError: where the batch cannot be split evenly.
+    """
+    batch_size, accumulate = config.train.batch_size, config.train.accumulate
+    if batch_size % (devices * accumulate):
+        raise JcmError(
+            f"config.train.batch_size={batch_size} must be a multiple of devices x "
+            f"accumulate = {devices} x {accumulate}"
+        )
+    return batch_size // jax.process_count()
+
+
+def with_placement(shapes: Any, place: Callable[[Any], Any]) -> Any:
+    """Shapes with the placement that `place` gives them."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
+        shapes,
+        place(shapes),
+    )
+
+
+def batch_shapes(
+    config: ConfigDict, place: jax.sharding.NamedSharding
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """A global batch as shapes."""
+    count, size = config.train.batch_size, config.data.image_size
+    shape = (count, size, size, config.data.channels)
+    return {
+        "image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=place),
+        "label": jax.ShapeDtypeStruct((count,), jnp.int32, sharding=place),
+    }
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something done `every` so many steps is due; 0 is never."""
+    return every > 0 and step % every == 0
+
+
+def teacher_weights(
+    config: ConfigDict, workdir: pathlib.Path, shapes: Params
+) -> Params:
+    """The weights to distil: loaded, or trained first in WORKDIR/teacher.
+
+    A config that is trained takes data, noise levels, network (but for its dropout),
+    mesh and seed from the student's, so that the two fit together.
+
+    Raises:
+      JcmError: where no teacher is named, or it has another network.
+    """
+    source = config.teacher
+    if not source:
+        raise JcmError(
+            f"config.method={config.method!r} needs a teacher: set --config.teacher to"
+            " the workdir of a diffusion model, or to a config to train first"
+        )
+    if config_lib.is_file(source):
+        teacher_config = config_lib.load(source)
+        with teacher_config.unlocked():
+            dropout = teacher_config.model.dropout
+            for field in ("data", "noise", "model", "mesh"):
+                teacher_config[field] = config[field].copy_and_resolve_references()
+            teacher_config.model.dropout = dropout
+            teacher_config.seed = config.seed
+        source = model.teacher_place(config, workdir)
+        logging.info("training the teacher, %s, in %s", config.teacher, source)
+        train(teacher_config, source)
+    teacher = model.load(source)
+    if teacher.kind != "edm":
+        raise JcmError(f"config.teacher={source} is no diffusion model: name another")
+    ours, theirs = (
+        jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (shapes, teacher.params)
+    )
+    if ours != theirs:
+        raise JcmError(
+            f"config.teacher={source} has another network than config.model: use the"
+            " teacher's settings"
+        )
+    return teacher.params
+
+
+class SampleGrids:
+    """Pictures of a model as it learns, from the same noise every time."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: pathlib.Path,
+        denoiser: Denoiser,
+        mesh: jax.sharding.Mesh,
+        writer: writers.MetricWriter,
+    ):
+        """Compiles nothing yet; see `write`."""
+        self._config, self._folder, self._writer = config, workdir / "samples", writer
+        # Parameters that one device cannot hold are sampled where they are.
+        place = sharding.batch(mesh) if config.mesh.fsdp > 1 else None
+        self._sampler = Sampler(
+            denoiser, batch_size=config.sample.batch_size, sharding=place
+        )
+        self._schedule = build.sampling_schedules(config, denoiser)[-1]
+        self._labels = build.sample_labels(config, denoiser, config.sample.num_images)
+
+    def write(self, state: State) -> None:
+        """Samples with the first average and writes a grid to file and TensorBoard."""
+        params = next(iter(state.ema_params.values()), state.params)
+        made = self._sampler.all_processes(
+            params,
+            jax.random.key(self._config.seed),
+            self._config.sample.num_images,
+            self._schedule,
+            self._labels,
+        )
+        if jax.process_index() == 0:
+            step = int(state.step)
+            pixels = images_lib.to_uint8(made)
+            grids.save_png(self._folder / f"step_{step:08d}.png", grids.grid(pixels))
+            self._writer.write_images(step, {"samples": pixels})

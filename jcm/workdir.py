@@ -1,0 +1,164 @@
+"""A run's folder: what it was made with, and where its parts lie.
+
+run.json        the resolved config, class names and fingerprint of the data
+checkpoints/    one folder per saved step
+metrics.jsonl, events.*    numbers and pictures over time
+samples/        grids of samples
+teacher/        the teacher's own workdir, where it was trained on the way
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jcm import config as config_lib
+from jcm.errors import JcmError
+
+# What may differ between two starts of one run: it changes what is shown or where,
+# and never the numbers of the training.
+_FREE = (
+    "teacher",  # its weights are in the checkpoint's history; its place may move
+    "data.path",
+    "data.dir",
+    "data.cache_mib",
+    "data.workers",
+    "data.skip_broken",
+    "train.log_every",
+    "train.sample_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "mesh",
+    "sample",
+    "eval",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a run was made with.
+
+    Attributes:
+      config: all settings.
+      class_names: of the data set.
+      data_fingerprint: of the data set's content.
+    """
+
+    config: ConfigDict
+    class_names: tuple[str, ...]
+    data_fingerprint: str
+
+
+def read(workdir: str | os.PathLike) -> Record:
+    """The record of a run.
+
+    Raises:
+      JcmError: where there is none, or it cannot be read.
+    """
+    path = pathlib.Path(workdir) / "run.json"
+    try:
+        fields = json.loads(path.read_text())
+        config = config_lib.from_dict(fields["config"])
+        names, fingerprint = fields["class_names"], fields["data_fingerprint"]
+    except FileNotFoundError as error:
+        raise JcmError(
+            f"{workdir} is not the workdir of a run: there is no run.json in it"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise JcmError(
+            f"{path} cannot be read ({error}): restore it, or use another workdir"
+        ) from error
+    return Record(config, tuple(names), fingerprint)
+
+
+def claim(workdir: str | os.PathLike, record: Record) -> None:
+    """Writes the record of a new run, or makes sure that it is the same run.
+
+    Raises:
+      JcmError: where the folder holds a run with other settings or other data; names
+        the first that differs. Nothing is changed then.
+    """
+    workdir = pathlib.Path(workdir)
+    path = workdir / "run.json"
+    if path.exists():
+        before = read(workdir)
+        _refuse_other_settings(workdir, before, record)
+    elif (workdir / "checkpoints").exists():
+        raise JcmError(
+            f"{workdir} has checkpoints but no run.json: it was written by another "
+            "program; use another --workdir"
+        )
+    fields = {
+        "config": record.config.to_dict(),
+        "class_names": record.class_names,
+        "data_fingerprint": record.data_fingerprint,
+    }
+    write_text(path, json.dumps(fields, indent=2) + "\n")
+
+
+def _refuse_other_settings(workdir: pathlib.Path, old: Record, new: Record) -> None:
+    before, now = (_flatten(record.config.to_dict()) for record in (old, new))
+    for key in sorted(before.keys() | now.keys()):
+        free = any(key == name or key.startswith(f"{name}.") for name in _FREE)
+        if before.get(key) != now.get(key) and not free and not _longer(key, new):
+            raise JcmError(
+                f"{workdir} holds a run with config.{key}={before.get(key)!r}, and not "
+                f"{now.get(key)!r}: use another --workdir, or the same setting"
+            )
+    if old.data_fingerprint != new.data_fingerprint:
+        raise JcmError(
+            f"{workdir} holds a run on other data (fingerprint {old.data_fingerprint}, "
+            f"now {new.data_fingerprint}): use another --workdir"
+        )
+
+
+def _longer(key: str, record: Record) -> bool:
+    """Whether this is the length of a run that does not plan by it."""
+    return key == "train.num_steps" and record.config.loss.scales != "adaptive"
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        # JSON has no tuples.
+        return {prefix[:-1]: list(tree) if isinstance(tree, tuple) else tree}
+    flat = {}
+    for name, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{name}.")
+    return flat
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file that appears whole or not at all.
+
+    Raises:
+      JcmError: where it cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary name beside `path`, renamed to it when the block is done.
+
+    Raises:
+      JcmError: where the file cannot be written; what was there before is kept.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise JcmError(
+            f"cannot write {path} ({error.strerror or error}): make room, or use another"
+            " --workdir"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
