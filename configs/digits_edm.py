@@ -1,4 +1,4 @@
-"""EDM diffusion model on scikit-learn's handwritten digits: the teacher of digits_cd."""
+"""EDM diffusion model on handwritten digits (8x8): the teacher of digits_cd."""
 
 from jcm import config as config_lib
 

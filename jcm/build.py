@@ -78,7 +78,7 @@ def sample_labels(config: Any, model: Denoiser, count: int) -> list[int] | None:
         return None
     if any(not 0 <= label < classes for label in asked):
         raise JcmError(
-            f"config.sample.labels={asked}: the model has the classes 0 to {classes - 1}"
+            f"config.sample.labels={asked}: the classes are 0 to {classes - 1}"
         )
     asked = asked or tuple(range(classes))
     return [asked[i % len(asked)] for i in range(count)]

@@ -5,14 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+AnyArray = Array | np.ndarray
 
-def to_float(images: UInt8[Array, "*b h w c"]) -> Float[Array, "*b h w c"]:
+
+def to_float(images: UInt8[AnyArray, "*b h w c"]) -> Float[AnyArray, "*b h w c"]:
     """Maps 0..255 linearly onto [-1, 1]; runs on the device or on the host."""
     xp = jnp if isinstance(images, jax.Array) else np
     return images.astype(xp.float32) / 127.5 - 1.0
 
 
-def to_uint8(images: Float[Array, "*b h w c"]) -> UInt8[Array, "*b h w c"]:
+def to_uint8(images: Float[AnyArray, "*b h w c"]) -> UInt8[AnyArray, "*b h w c"]:
     """Clips to [-1, 1] and rounds to the nearest of 0..255 (ties to even).
 
     The exact inverse of `to_float`. The original code truncates instead, which

@@ -87,18 +87,16 @@ class AdaptiveScales:
         The steps at which N grows are found in float64 beforehand: the square root
         in float32 gets a few of them wrong by one.
         """
-        intervals = jnp.searchsorted(self._growth_steps(), step, side="right")
-        intervals = intervals + self._intervals(0)
+        all_intervals = self._intervals(np.arange(self.total_steps + 1))
+        # Every step at which N is larger than the step before, once per unit.
+        growth = np.repeat(np.arange(1, self.total_steps + 1), np.diff(all_intervals))
+        grown = jnp.searchsorted(jnp.asarray(growth), step, side="right")
+        intervals = int(all_intervals[0]) + grown
         target_ema = jnp.exp(self.start_scales * math.log(self.start_ema) / intervals)
         return intervals + 1, target_ema
 
-    def _intervals(self, step: np.ndarray | int) -> np.ndarray:
+    def _intervals(self, step: Int[np.ndarray, " k"]) -> Int[np.ndarray, " k"]:
         """N(k) - 1 in float64."""
         s0, s1, total = self.start_scales, self.end_scales, self.total_steps
         scales = np.sqrt(step / total * ((s1 + 1) ** 2 - s0**2) + s0**2)
         return np.maximum(np.ceil(scales - 1), 1).astype(np.int32)
-
-    def _growth_steps(self) -> np.ndarray:
-        """Every step at which N is larger than the step before, once per unit."""
-        intervals = self._intervals(np.arange(self.total_steps + 1))
-        return np.repeat(np.arange(1, self.total_steps + 1), np.diff(intervals))

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jcm.models import Params
 
@@ -18,7 +18,8 @@ class State:
     """A training run after `step` steps.
 
     Attributes:
-      step: number of optimiser steps done.
+      step: number of optimiser steps done, an int32 scalar. Like all other leaves it
+        is a shape or a placement in a tree of shapes or placements.
       params: the student.
       target_params: EMA target of consistency losses; None where the method keeps
         none.
@@ -26,7 +27,7 @@ class State:
       opt_state: of the optimiser.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: Params
     target_params: Params | None
     ema_params: dict[str, Params]

@@ -156,8 +156,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     except OSError as error:
         raise JcmError(
-            f"cannot write {path} ({error.strerror or error}): make room, or use another"
-            " --workdir"
+            f"cannot write {path} ({error.strerror or error}): make room, or use"
+            " another --workdir"
         ) from error
     finally:
         with contextlib.suppress(OSError):

@@ -4,7 +4,7 @@ A method is a pure function of parameters, images and keys, and a few facts abou
 itself. Each lives in a file of its own in this folder.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Float, Int, Key
@@ -44,6 +44,7 @@ class Frozen(NamedTuple):
     teacher: Params | None = None
 
 
+@runtime_checkable
 class Method(Protocol):
     """A training method.
 

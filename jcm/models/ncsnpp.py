@@ -67,6 +67,10 @@ class Architecture:
                 f"config.model.attn_resolutions={self.attn_resolutions}: the network "
                 f"works at {sizes(self)} only"
             )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise JcmError(
+                f"config.model.dtype={self.dtype!r}: use float32 or bfloat16"
+            )
         if self.nf % 4 or self.nf * min(self.ch_mult) < 4:
             raise JcmError(f"config.model.nf={self.nf} must be a multiple of 4")
 

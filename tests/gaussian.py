@@ -1,0 +1,46 @@
+"""Gaussian data, where denoiser, trajectories and consistency function are known.
+
+For x0 ~ N(mean, std^2) the marginal at sigma is N(mean, std^2 + sigma^2), and the ODE
+keeps (x - mean) / sqrt(std^2 + sigma^2) constant.
+"""
+
+import dataclasses
+
+import golden
+import jax.numpy as jnp
+
+from jcm import denoiser
+from jcm.models import Network
+from jcm.precond import EDM, Consistency
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoiser(denoiser.Denoiser):
+    """E[x0 | x] in closed form; the network only tells the size of an image."""
+
+    network: Network = golden.network()
+    precond: EDM = EDM()
+    mean: float = 0.3
+    std: float = 0.5
+
+    def __call__(self, params, x, sigma, labels=None, dropout_keys=None):
+        sigma = sigma.reshape(-1, *(1,) * (x.ndim - 1))
+        variance = self.std**2 + sigma**2
+        return (self.std**2 * x + sigma**2 * self.mean) / variance
+
+
+@dataclasses.dataclass(frozen=True)
+class ConsistencyFunction(Denoiser):
+    """The end of the trajectory through (x, sigma), at sigma_min."""
+
+    precond: EDM = Consistency()
+
+    def __call__(self, params, x, sigma, labels=None, dropout_keys=None):
+        return trajectory(self, x, sigma, self.precond.sigma_min)
+
+
+def trajectory(data: Denoiser, x, sigma, sigma_end):
+    """Where the trajectory through (x, sigma) is at sigma_end."""
+    sigma = jnp.reshape(sigma, (-1, *(1,) * (x.ndim - 1)))
+    ratio = (data.std**2 + sigma_end**2) / (data.std**2 + sigma**2)
+    return data.mean + (x - data.mean) * jnp.sqrt(ratio)

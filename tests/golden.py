@@ -1,0 +1,98 @@
+"""Numbers of the original code: ../shared/golden, or the excerpt in tests/data."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jcm import models
+from jcm.pretrained import openai_jcm
+
+_HERE = pathlib.Path(__file__).parent
+_FOLDERS = (_HERE.parent.parent / "shared" / "golden", _HERE / "data")
+
+# The small network that the numbers were made with ("cfg1").
+CONFIG = {
+    "name": "ncsnpp",
+    "nf": 16,
+    "ch_mult": (1, 2),
+    "num_res_blocks": 1,
+    "attn_resolutions": (8,),
+    "fourier_scale": 16.0,
+    "fir_kernel": (1.0, 3.0, 3.0, 1.0),
+    "dropout": 0.0,
+    "dtype": "float32",
+    "remat": False,
+}
+
+
+def path(name: str) -> pathlib.Path:
+    """The file, or a skipped test where only the excerpt is at hand."""
+    for folder in _FOLDERS:
+        if (folder / name).exists():
+            return folder / name
+    pytest.skip(f"golden file {name} is not here")
+
+
+@functools.cache
+def arrays(name: str) -> dict[str, np.ndarray | jax.Array]:
+    """All arrays of one file."""
+    with np.load(path(name)) as file:
+        return {key: _to_jax(file[key]) for key in file.files}
+
+
+def _to_jax(array: np.ndarray) -> np.ndarray | jax.Array:
+    """Our functions take JAX arrays, which have no 64 bits here."""
+    return jnp.asarray(array) if array.dtype.itemsize == 4 else array
+
+
+def cases(name: str) -> dict[str, dict[str, np.ndarray]]:
+    """Arrays grouped by the first part of their names."""
+    grouped = {}
+    for key, value in arrays(name).items():
+        case, _, rest = key.partition("/")
+        grouped.setdefault(case, {})[rest] = value
+    return grouped
+
+
+@functools.cache
+def network(**changes) -> models.Network:
+    """The small network, with some settings changed."""
+    return models.create(
+        CONFIG | changes, image_size=16, image_channels=3, num_classes=0
+    )
+
+
+def from_original(flat: dict[str, np.ndarray | jax.Array]) -> models.Params:
+    """Parameters by original path -> our tree."""
+    template = jax.eval_shape(network().init, jax.random.key(0))
+    flat = {name: np.asarray(array) for name, array in flat.items()}
+    return openai_jcm.params_from_original(flat, network().arch, template)
+
+
+@functools.cache
+def params(role: str) -> models.Params:
+    """`params`, `params_ema` or `target_params` of the small network."""
+    for name in ("A_cfg1_params.npz", "A_cfg1_params_ema.npz"):
+        with_role = {
+            key.removeprefix(f"{role}/"): value
+            for key, value in (arrays(name) if _exists(name) else {}).items()
+            if key.startswith(f"{role}/")
+        }
+        if with_role:
+            return jax.tree.map(jnp.asarray, from_original(with_role))
+    pytest.skip(f"golden parameters {role} are not here")
+
+
+def _exists(name: str) -> bool:
+    return any((folder / name).exists() for folder in _FOLDERS)
+
+
+def relative(ours, theirs) -> float:
+    """Largest difference over the largest magnitude."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())

@@ -1,0 +1,45 @@
+"""FIR resampling against the original's numbers."""
+
+import golden
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jcm.models import fir
+
+_KERNELS = {
+    "k1331": (1, 3, 3, 1),
+    "kbox": (1, 1),
+    "k121": (1, 2, 1),
+    "kasym": (1, 2, 3, 4),
+}
+_OPERATIONS = {
+    "upsample_2d": lambda x, w, k: fir.upsample(x, k),
+    "downsample_2d": lambda x, w, k: fir.downsample(x, k),
+    "conv_downsample_2d": fir.conv_downsample,
+    "upsample_conv_2d": fir.conv_upsample,
+}
+
+
+@pytest.mark.parametrize("operation", _OPERATIONS)
+@pytest.mark.parametrize("kernel", _KERNELS)
+@pytest.mark.parametrize("image", ["x8", "x6x10", "ones"])
+def test_equals_the_original(image, kernel, operation):
+    data = golden.arrays("E_fir.npz")
+    expected = data.get(f"{image}/{kernel}/gain1/{operation}")
+    if expected is None:
+        pytest.skip("not among the stored cases")
+    x = jnp.asarray(data[image])
+    weight = jnp.asarray(data[f"w{x.shape[-1]}"])
+    ours = _OPERATIONS[operation](x, weight, _KERNELS[kernel])
+    assert golden.relative(ours, expected) < 1e-6
+
+
+def test_down_after_up_keeps_a_constant_inside():
+    x = jnp.ones((1, 8, 8, 2))
+    up = fir.upsample(x, (1, 3, 3, 1))
+    np.testing.assert_allclose(up[:, 2:-2, 2:-2], 1, rtol=1e-6)
+    # Borders are padded with zeros, so the edge loses a quarter per axis.
+    np.testing.assert_allclose(up[0, 0, 8], 0.75, rtol=1e-6)
+    down = fir.downsample(up, (1, 3, 3, 1))
+    np.testing.assert_allclose(down[:, 2:-2, 2:-2], 1, rtol=1e-6)

@@ -1,0 +1,121 @@
+"""The network against the original's numbers, and its switches."""
+
+import functools
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jcm import models, precond
+from jcm.errors import JcmError
+
+
+@functools.cache
+def _jitted(**changes):
+    return jax.jit(golden.network(**changes))
+
+
+@pytest.fixture(scope="module")
+def forward():
+    return golden.arrays("A_cfg1_forward.npz")
+
+
+def test_raw_output_equals_the_original(forward):
+    params = golden.params("params_ema")
+    raw = _jitted()(params, forward["net_x"], forward["net_cond"])
+    assert golden.relative(raw, forward["raw"]) < 1e-4
+    assert golden.relative(raw, forward["raw_f64"]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [(precond.EDM(), "denoiser"), (precond.Consistency(), "distiller")],
+)
+def test_preconditioned_output_equals_the_original(forward, kind, expected):
+    network = functools.partial(_jitted(), golden.params("params_ema"))
+    ours = kind(network, forward["x"], forward["t"])
+    for sample in range(len(ours)):  # each noise level has a scale of its own
+        assert golden.relative(ours[sample], forward[expected][sample]) < 1e-4
+
+
+def test_published_networks_have_their_number_of_parameters():
+    changes = {"nf": 128, "ch_mult": (2, 2, 2), "num_res_blocks": 4}
+    network = models.create(
+        golden.CONFIG | changes | {"attn_resolutions": (16,)},
+        image_size=32,
+        image_channels=3,
+        num_classes=0,
+    )
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    assert models.count(shapes) == 56_395_651
+
+
+def test_recomputation_changes_no_gradient(forward):
+    params = golden.params("params_ema")
+
+    def gradient(**changes):
+        network = golden.network(**changes)
+
+        def loss(params):
+            return jnp.sum(network(params, forward["net_x"], forward["net_cond"]) ** 2)
+
+        return jax.jit(jax.grad(loss))(params)
+
+    plain, recomputed = gradient(), gradient(remat=True)
+    norm = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain))
+    for a, b in zip(*map(jax.tree.leaves, (plain, recomputed)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * norm)
+
+
+def test_bfloat16_stays_near_and_returns_float32(forward):
+    params = golden.params("params_ema")
+    raw = _jitted(dtype="bfloat16")(params, forward["net_x"], forward["net_cond"])
+    assert raw.dtype == jnp.float32
+    error = golden.relative(raw, forward["raw"])
+    assert 1e-4 < error < 0.1
+
+
+def test_dropout_depends_on_the_image_and_not_on_the_batch(forward):
+    params = golden.params("params_ema")
+    network = _jitted(dropout=0.5)
+    x, c_noise = jnp.asarray(forward["net_x"]), jnp.asarray(forward["net_cond"])
+    keys = jax.random.split(jax.random.key(0), len(x))
+    whole = network(params, x, c_noise, None, keys)
+    turned = network(params, x[::-1], c_noise[::-1], None, keys[::-1])
+    np.testing.assert_allclose(whole, turned[::-1], rtol=1e-4, atol=1e-4)
+    other = network(params, x, c_noise, None, keys[::-1])
+    assert golden.relative(other, whole) > 0.01
+    without = network(params, x, c_noise)
+    assert golden.relative(without, forward["raw"]) < 1e-4
+
+
+def test_labels_matter_and_only_where_there_are_classes():
+    network = models.create(
+        golden.CONFIG, image_size=16, image_channels=3, num_classes=10
+    )
+    # Fresh blocks pass on next to nothing of the embedding, hence the shift.
+    params = jax.tree.map(lambda p: p + 0.1, network.init(jax.random.key(0)))
+    x = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    run = functools.partial(jax.jit(network), params, x, jnp.zeros(2))
+    a, b = run(jnp.array([3, 3])), run(jnp.array([3, 4]))
+    np.testing.assert_array_equal(a[0], b[0])
+    assert golden.relative(a[1], b[1]) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ch_mult": (1, 2, 2, 2, 2, 2)}, "image_size=16"),
+        ({"attn_resolutions": (5,)}, "attn_resolutions"),
+        ({"nf": 6}, "nf=6"),
+        ({"name": "unknown"}, "config.model.name"),
+        ({"dtype": "float8"}, "dtype"),
+    ],
+)
+def test_impossible_sizes_are_refused(changes, message):
+    with pytest.raises(JcmError, match=message):
+        models.create(
+            golden.CONFIG | changes, image_size=16, image_channels=3, num_classes=0
+        )

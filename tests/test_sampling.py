@@ -1,0 +1,182 @@
+"""Samplers against closed forms and the original's numbers, and their invariances."""
+
+import functools
+import itertools
+
+import gaussian
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jcm import ode, precond, sampling, sharding
+from jcm.denoiser import Denoiser
+from jcm.errors import JcmError
+from jcm.sampling import Sampler, Schedule, ode_schedule
+from jcm.schedules import KarrasGrid
+
+_GRID = KarrasGrid().sigmas(18)
+
+
+@functools.cache
+def _step(kind, solver=None):
+    """A compiled step of the small network."""
+    model = Denoiser(golden.network(), kind)
+    if solver is None:
+        return jax.jit(functools.partial(sampling.consistency_step, model))
+    return jax.jit(functools.partial(sampling.ode_step, model, solver=solver))
+
+
+# --- the original's numbers
+
+
+def test_one_step_equals_the_original():
+    case = golden.cases("D_samplers_editing.npz")["onestep"]
+    model = jax.jit(Denoiser(golden.network(), precond.Consistency()))
+    ours = model(golden.params("params_ema"), case["x_T"], jnp.full(4, 80.0))
+    assert golden.relative(ours, case["sample"]) < 1e-4
+
+
+def test_multistep_equals_the_original():
+    case = golden.cases("D_samplers_editing.npz")["multistep_2"]
+    params, step = golden.params("params_ema"), _step(precond.Consistency())
+    x = case["x_T"]
+    sigmas = [_GRID[i] for i in case["ts"]]
+    for i, noise in enumerate(case["noise"]):
+        levels = np.float32(sigmas[i]), np.float32(sigmas[i + 1])
+        x = step(params, x, *levels, noise, None)
+    assert golden.relative(x, case["sample"]) < 1e-4
+
+
+@pytest.mark.parametrize("solver", ["heun", "euler"])
+def test_ode_sampler_equals_the_original(solver):
+    case = golden.cases("D_samplers_editing.npz")[f"{solver}_denoise1"]
+    params, x = golden.params("params_ema"), case["x_T"]
+    sigmas = ode_schedule(KarrasGrid(), 18, solver).sigmas
+    np.testing.assert_allclose(sigmas, case["timesteps"], rtol=1e-4)
+    for sigma, sigma_next in itertools.pairwise(sigmas):
+        step = _step(precond.EDM(), "euler" if sigma_next == 0 else solver)
+        x = step(params, x, np.float32(sigma), np.float32(sigma_next), None)
+    assert golden.relative(x, case["sample"]) < 1e-4
+
+
+# --- closed forms
+
+
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2)])
+def test_solver_converges_at_its_order(solver, order):
+    data = gaussian.Denoiser()
+    x = 80 * jax.random.normal(jax.random.key(0), (8, 4, 4, 1))
+    exact = gaussian.trajectory(data, x, 80.0, 0.002)
+    with jax.enable_x64(True):
+        errors = []
+        for steps in (64, 128):
+            sigmas = KarrasGrid().sigmas(steps + 1)
+            y = jnp.asarray(np.asarray(x), jnp.float64)
+            for a, b in itertools.pairwise(sigmas):
+                levels = jnp.full(8, a, jnp.float64), jnp.full(8, b, jnp.float64)
+                y = ode.step(functools.partial(data, {}), y, *levels, solver=solver)
+            errors.append(float(np.abs(np.asarray(y) - np.asarray(exact)).max()))
+    assert abs(np.log2(errors[0] / errors[1]) - order) < 0.25, errors
+
+
+@pytest.mark.parametrize("sigmas", [(80.0,), (80.0, 0.8), (80.0, 3.0, 0.2)])
+def test_exact_consistency_function_gives_the_data_in_any_number_of_steps(sigmas):
+    made = Sampler(gaussian.ConsistencyFunction(std=0.1), batch_size=64)(
+        {}, jax.random.key(0), range(64), Schedule(sigmas)
+    )
+    np.testing.assert_allclose(made.mean(), 0.3, atol=0.01)
+    np.testing.assert_allclose(made.std(), 0.1, rtol=0.03)
+
+
+def test_ode_sampler_gives_the_data():
+    schedule = ode_schedule(KarrasGrid(), 40, "heun")
+    made = Sampler(gaussian.Denoiser(std=0.1), batch_size=64)(
+        {}, jax.random.key(0), range(64), schedule
+    )
+    np.testing.assert_allclose(made.mean(), 0.3, atol=0.01)
+    np.testing.assert_allclose(made.std(), 0.1, rtol=0.05)
+
+
+# --- invariances
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Denoiser(golden.network(), precond.Consistency())
+
+
+@pytest.fixture(scope="module")
+def reference(model):
+    """Ten images, sixteen at a time over the eight devices by pmap."""
+    sampler = Sampler(model, batch_size=16)
+    return sampler(_params(), jax.random.key(3), range(10), Schedule((80.0, 0.5)))
+
+
+def _params():
+    return golden.params("params_ema")
+
+
+def test_images_do_not_depend_on_the_batch(model, reference):
+    sampler = Sampler(model, batch_size=8)
+    key, schedule = jax.random.key(3), Schedule((80.0, 0.5))
+    made = sampler(_params(), key, range(10), schedule)
+    np.testing.assert_allclose(made, reference, atol=2e-5)
+    some = sampler(_params(), key, [7, 2], schedule)
+    np.testing.assert_allclose(some, reference[[7, 2]], atol=2e-5)
+    assert np.abs(reference[2] - reference[7]).max() > 0.1
+
+
+def test_pmap_equals_jit_with_sharded_parameters(model, reference):
+    mesh = sharding.make_mesh(fsdp=4)
+    params = jax.device_put(_params(), sharding.shard_tree(mesh, _params(), 0))
+    assert not jax.tree.leaves(params)[-1].sharding.is_fully_replicated
+    sampler = Sampler(model, batch_size=16, sharding=sharding.batch(mesh))
+    made = sampler(params, jax.random.key(3), range(10), Schedule((80.0, 0.5)))
+    np.testing.assert_allclose(made, reference, atol=2e-5)
+
+
+def test_images_do_not_depend_on_the_number_of_devices(model, reference):
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    sampler = Sampler(model, batch_size=10, sharding=sharding.batch(mesh))
+    made = sampler(_params(), jax.random.key(3), range(10), Schedule((80.0, 0.5)))
+    np.testing.assert_allclose(made, reference, atol=2e-5)
+
+
+def test_another_key_gives_other_images(model, reference):
+    sampler = Sampler(model, batch_size=16)
+    made = sampler(_params(), jax.random.key(4), range(10), Schedule((80.0, 0.5)))
+    assert np.abs(made - reference).max() > 0.1
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (Schedule(()), "at least one"),
+        (Schedule((0.8, 80.0)), "descend"),
+        (Schedule((80.0, 80.0)), "descend"),
+        (Schedule((90.0,)), "0.002 to 80"),
+        (Schedule((80.0, 0.001)), "0.002 to 80"),
+        (Schedule((80.0, 0.0)), "0.002 to 80"),
+        (Schedule((80.0, 1.0), "rk4"), "unknown"),
+    ],
+)
+def test_impossible_schedules_are_refused(schedule, message):
+    with pytest.raises(JcmError, match=message):
+        schedule.check(0.002, 80.0)
+
+
+def test_evaluations_are_counted():
+    assert Schedule((80.0,)).nfe == 1
+    assert Schedule((80.0, 0.8)).nfe == 2
+    assert ode_schedule(KarrasGrid(), 18, "heun").nfe == 35
+    assert ode_schedule(KarrasGrid(), 18, "euler").nfe == 18
+
+
+def test_labels_of_an_unconditional_model_are_refused(model):
+    with pytest.raises(JcmError, match="no classes"):
+        Sampler(model)(_params(), jax.random.key(0), [0], Schedule((80.0,)), [1])

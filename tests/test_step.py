@@ -1,0 +1,234 @@
+"""The training step: the original's ten steps, sharding, accumulation."""
+
+import dataclasses
+import functools
+
+import flax.serialization
+import golden
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+
+from jcm import optim, precond, sharding, state
+from jcm.denoiser import Denoiser
+from jcm.losses import Batch, Frozen, distances
+from jcm.losses.consistency import Consistency
+from jcm.schedules import FixedScales, KarrasGrid
+from jcm.step import make_train_step
+
+_RADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "warmup_kimg": 0.0, "grad_clip": 0.0}
+
+
+def _optimizer(name="radam", learning_rate=4e-4, **changes):
+    config = _RADAM | {"name": name, "learning_rate": learning_rate} | changes
+    return optim.create(ml_collections.ConfigDict(config), 4)
+
+
+def _method(**changes):
+    settings = {
+        "model": Denoiser(golden.network(), precond.Consistency()),
+        "teacher": Denoiser(golden.network(), precond.EDM()),
+        "grid": KarrasGrid(),
+        "scales": FixedScales(18, 0.0),
+        "distance": distances.l2,
+    }
+    return settings | changes
+
+
+@dataclasses.dataclass(frozen=True)
+class _Replay(Consistency):
+    """Takes images, noise and indices of each step from a list."""
+
+    draws: dict[str, jax.Array] | None = None
+
+    def loss(self, params, frozen, batch, step):
+        images, noise, index = (self.draws[k][step] for k in ("x", "z", "indices"))
+        batch = batch._replace(images=images)
+        return self.loss_at(params, frozen, batch, index, 18, noise)
+
+
+def _norm(tree):
+    leaves = (np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree))
+    return np.sqrt(sum(np.sum(leaf**2) for leaf in leaves))
+
+
+def test_ten_steps_of_distillation_equal_the_original():
+    stored = golden.cases("B_train_steps.npz")["cd"]
+    steps = [f"step{i}" for i in range(10)]
+    draws = {
+        key: jnp.stack([stored[f"{step}/{key}"] for step in steps])
+        for key in ("x", "z", "indices")
+    }
+    method = _Replay(**_method(), draws=draws)
+    optimizer = _optimizer()
+    run = state.create(
+        golden.params("params"), optimizer, keeps_target=False, ema_rates=(0.9999,)
+    )
+    # The original's average was elsewhere than its parameters when it began.
+    run = dataclasses.replace(run, ema_params={"0.9999": golden.params("params_ema")})
+    train_step = jax.jit(make_train_step(method, optimizer, seed_key=jax.random.key(0)))
+    teacher = golden.params("params_ema")
+    batch = {
+        "image": jnp.zeros((4, 16, 16, 3), jnp.uint8),
+        "label": jnp.zeros(4, jnp.int32),
+    }
+    for step in steps:
+        run, metrics = train_step(run, teacher, batch)
+        moments = run.opt_state[1]
+        measured = {
+            "loss": metrics["loss"],
+            "params_norm": _norm(run.params),
+            "params_ema_norm": _norm(run.ema_params["0.9999"]),
+            "mu_norm": _norm(moments.mu),
+            "nu_norm": _norm(moments.nu),
+        }
+        for name, value in measured.items():
+            expected = stored[f"{step}/{name}"]
+            np.testing.assert_allclose(value, expected, rtol=1e-4, err_msg=name)
+        assert moments.count == stored[f"{step}/count"]
+
+    file = golden.path("checkpoints_steps_cd") / "checkpoint_1"
+    final = flax.serialization.msgpack_restore(file.read_bytes())
+    for name, ours in {
+        "params": run.params,
+        "params_ema": run.ema_params["0.9999"],
+        "mu": run.opt_state[1].mu,
+        "nu": run.opt_state[1].nu,
+    }.items():
+        tree = final[name] if name in final else final["opt_state"]["0"][name]
+        flat = flax.traverse_util.flatten_dict(tree, sep="/")
+        theirs = golden.from_original(flat)
+        scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(theirs))
+        for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4 * scale, rtol=1e-3)
+
+
+# --- invariances, on one small problem with a target and dropout
+
+
+@functools.cache
+def _problem():
+    network = golden.network(dropout=0.2, ch_mult=(1, 1), attn_resolutions=())
+    method = Consistency(
+        **_method(
+            model=Denoiser(network, precond.Consistency()),
+            teacher=None,
+            scales=FixedScales(18, 0.5),
+        )
+    )
+    params = jax.tree.map(lambda p: p + 0.01, network.init(jax.random.key(0)))
+    images = jax.random.randint(jax.random.key(1), (16, 16, 16, 3), 0, 256)
+    batch = {"image": images.astype(jnp.uint8), "label": jnp.zeros(16, jnp.int32)}
+    return method, params, batch
+
+
+def _two_steps(mesh, min_bytes=0.0, **options):
+    method, params, batch = _problem()
+    optimizer = optax.sgd(0.1)  # adaptive ones turn rounding of 0 into a step
+    run = state.create(params, optimizer, keeps_target=True, ema_rates=(0.9, 0.5))
+    placement = sharding.shard_tree(mesh, run, min_bytes)
+    run = jax.device_put(run, placement)
+    batch = jax.device_put(batch, sharding.batch(mesh))
+    train_step = jax.jit(
+        make_train_step(method, optimizer, seed_key=jax.random.key(2), **options),
+        out_shardings=(placement, None),
+    )
+    for _ in range(2):
+        run, metrics = train_step(run, None, batch)
+    return run, metrics
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return _two_steps(sharding.make_mesh(devices=jax.devices()[:1]))
+
+
+def _assert_equal(one, other):
+    np.testing.assert_allclose(one[1]["loss"], other[1]["loss"], rtol=1e-5)
+    np.testing.assert_allclose(one[1]["grad_norm"], other[1]["grad_norm"], rtol=1e-4)
+    for a, b in zip(*map(jax.tree.leaves, (one[0], other[0])), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=2e-5)
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_eight_devices_equal_one(one_device, fsdp):
+    run, metrics = _two_steps(sharding.make_mesh(fsdp=fsdp))
+    _assert_equal(one_device, (run, metrics))
+    kernel = run.ema_params["0.9"]["conv_in"]["kernel"]
+    assert kernel.sharding.is_fully_replicated == (fsdp == 1)
+
+
+def test_micro_batches_equal_the_batch(one_device):
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    _assert_equal(one_device, _two_steps(mesh, accumulate=4))
+
+
+def test_averages_follow_at_their_rates():
+    new, old = {"w": jnp.full(3, 2.0)}, {"w": jnp.zeros(3)}
+    np.testing.assert_allclose(state.ema(old, new, 0.75)["w"], 0.5)
+    np.testing.assert_array_equal(state.ema(old, new, 0.0)["w"], new["w"])
+
+
+# --- optimisers
+
+
+def test_warm_up_is_linear_in_images():
+    optimizer = _optimizer("adam", 1.0, warmup_kimg=0.04, eps=1e-30)  # ten steps of 4
+    params = {"w": jnp.ones(2)}
+    opt_state = optimizer.init(params)
+    sizes = []
+    for _ in range(12):
+        updates, opt_state = optimizer.update(params, opt_state, params)
+        sizes.append(-float(updates["w"][0]))
+    # Adam's step is of unit length on a constant gradient.
+    np.testing.assert_allclose(sizes, [*np.arange(10) / 10, 1, 1], atol=1e-3)
+
+
+def test_long_gradients_are_clipped():
+    gradient = {"w": jnp.array([30.0, 40.0])}
+    clipped, whole = (_optimizer("adam", 1.0, grad_clip=clip) for clip in (1.0, 0.0))
+    moments = [
+        optimizer.update(gradient, optimizer.init(gradient), gradient)[1][1].mu["w"]
+        for optimizer in (clipped, whole)
+    ]
+    np.testing.assert_allclose(moments[0], 0.1 * np.array([0.6, 0.8]), rtol=1e-5)
+    np.testing.assert_allclose(moments[1], 0.1 * np.array([30, 40]), rtol=1e-5)
+
+
+# --- placement
+
+
+def test_largest_axis_that_divides_is_split_over_fsdp():
+    mesh = sharding.make_mesh(fsdp=4)
+    shapes = {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32)
+        for name, shape in {
+            "kernel": (3, 3, 64, 128),
+            "odd": (3, 3, 5, 7),
+            "small": (8,),
+            "scalar": (),
+        }.items()
+    }
+    placed = sharding.shard_tree(mesh, shapes, min_bytes=100)
+    assert placed["kernel"].spec == PartitionSpec(None, None, None, "fsdp")
+    for name in ("odd", "small", "scalar"):
+        assert placed[name].is_fully_replicated
+    per_device = sharding.bytes_per_device(shapes, placed)
+    assert per_device == 4 * (3 * 3 * 64 * 32 + 3 * 3 * 5 * 7 + 8 + 1)
+
+
+def test_examples_have_their_own_keys():
+    method, _, _ = _problem()
+    keys = jax.random.split(jax.random.key(0), 4)
+    batch = Batch(jnp.zeros((4, 2, 2, 1)), None, keys)
+    noise = batch.normal(1)
+    one = Batch(jnp.zeros((1, 2, 2, 1)), None, keys[2:3]).normal(1)
+    np.testing.assert_array_equal(noise[2:3], one)
+    assert np.unique(np.asarray(noise)).size == noise.size
+    assert np.abs(np.asarray(noise - batch.normal(2))).min() > 0
+    assert Frozen() == (None, None)
+    assert method.keeps_target
