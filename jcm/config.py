@@ -109,6 +109,35 @@ def base() -> ConfigDict:
     return config
 
 
+def digits(config: ConfigDict) -> None:
+    """What the three digits configs share: data, a small network, often looked at."""
+    config.data.name = "digits"
+    config.data.image_size = 8
+    config.data.channels = 1
+    config.data.flip = False  # a mirrored digit is no digit
+    config.model.nf = 32
+    config.model.ch_mult = (1, 1)
+    config.model.num_res_blocks = 1
+    config.model.attn_resolutions = ()
+    config.train.batch_size = 64
+    config.train.log_every = 50
+    config.train.sample_every = 500
+    config.train.checkpoint_every = 500
+    config.eval.scores = ("classifier",)
+
+
+def folder(config: ConfigDict) -> None:
+    """What the three folder configs share: a network for 32x32 on a small machine."""
+    config.data.name = "image_folder"
+    config.data.image_size = 32
+    config.model.nf = 64
+    config.model.num_res_blocks = 2
+    config.train.batch_size = 64
+    config.train.log_every = 50
+    config.train.sample_every = 1000
+    config.train.checkpoint_every = 1000
+
+
 def smoke(config: ConfigDict) -> None:
     """Shrinks any config to seconds on a CPU; in place."""
     config.model.nf = 8

@@ -1,4 +1,8 @@
-"""The command line: python -m jcm.main --config=FILE[:smoke] [--workdir=DIR] ..."""
+"""Trains, evaluates and samples consistency models.
+
+python -m jcm.main --config=FILE[:smoke] [--workdir=DIR] [--mode=train]
+                   [--config.path.to.field=VALUE ...]
+"""
 
 import logging as std_logging
 import pathlib
@@ -18,9 +22,6 @@ from jcm.train import train
 
 _MODES = ("train", "evaluate", "sample", "config")
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A config file, FILE.py or FILE.py:smoke; see configs/."
-)
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run. By default runs/NAME-OF-THE-CONFIG."
 )
@@ -57,29 +58,40 @@ def main(argv: Sequence[str]) -> None:
 
 def _config_and_workdir() -> tuple[config_lib.ConfigDict, pathlib.Path]:
     """What the flags name; each stands in for the other where it can."""
-    if _CONFIG.value is not None:
-        name = pathlib.Path(flags.FLAGS["config"].config_filename).stem
-        mode = flags.FLAGS["config"].config_filename.partition(":")[2]
-        default = pathlib.Path("runs") / "_".join(filter(None, (name, mode)))
-        return _CONFIG.value, pathlib.Path(_WORKDIR.value or default)
-    if _WORKDIR.value is not None and _MODE.value != "train":
-        return workdir_lib.read(_WORKDIR.value).config, pathlib.Path(_WORKDIR.value)
+    workdir = _WORKDIR.value
+    if "config" in flags.FLAGS:
+        return flags.FLAGS.config, pathlib.Path(workdir)
+    if workdir is not None and _MODE.value != "train":
+        return workdir_lib.read(workdir).config, pathlib.Path(workdir)
     raise JcmError("name a config, such as --config=configs/digits_cd.py")
 
 
-def _parse(argv: Sequence[str]) -> Sequence[str]:
-    """Reads the flags; a config that is not a file here comes from the package."""
-    argv = list(argv)
-    for i, argument in enumerate(argv):
-        flag, _, spec = argument.partition("=")
-        if flag in ("--config", "-config") and spec:
-            path, _, mode = spec.partition(":")
-            argv[i] = f"{flag}={config_lib.find(path)}" + (f":{mode}" if mode else "")
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Reads the flags; `--config=FILE` first, since it defines --config.FIELD."""
+    rest = []
+    spec = None
+    arguments = iter(argv)
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config"):
+            spec = value if equals else next(arguments, "")
+        else:
+            rest.append(argument)
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).strip("'\"").replace("\\n", " ").split())
-        raise JcmError(f"{reason}; --mode=config prints all settings") from error
+        if spec is not None:
+            config = config_lib.load(spec)
+            # Without --config itself, whose value it would not expect.
+            config_flags.DEFINE_config_dict("config", config, sys_argv=rest)
+            name = pathlib.Path(spec.replace(".py:", "_").removesuffix(".py")).name
+            flags.set_default(_WORKDIR, str(pathlib.Path("runs") / name))
+        return flags.FLAGS(rest)
+    except (AttributeError, KeyError) as error:
+        reason = " ".join(str(error.args[0]).replace("\\n", " ").split())
+        raise JcmError(
+            f"a --config flag names an unknown field, {reason}; --mode=config prints all"
+        ) from error
+    except (flags.Error, TypeError, ValueError) as error:
+        raise JcmError(" ".join(str(error).split())) from error
 
 
 def _only_ours(record: std_logging.LogRecord) -> bool:

@@ -167,7 +167,7 @@ class Sampler:
         self,
         params: Params,
         key: Key[Array, ""],
-        indices: Sequence[int],
+        indices: Sequence[int] | Int[np.ndarray, " n"],
         schedule: Schedule,
         labels: Sequence[int] | None = None,
     ) -> Float[np.ndarray, "n h w c"]:

@@ -18,19 +18,21 @@ class State:
     """A training run after `step` steps.
 
     Attributes:
-      step: number of optimiser steps done, an int32 scalar. Like all other leaves it
-        is a shape or a placement in a tree of shapes or placements.
-      params: the student.
-      target_params: EMA target of consistency losses; None where the method keeps
-        none.
-      ema_params: EMAs for sampling, by their rate written as a string.
+      step: Int[Array, ""], number of optimiser steps done.
+      params: Params of the student.
+      target_params: Params of the consistency losses' EMA target; None where the
+        method keeps none.
+      ema_params: dict[str, Params], EMAs for sampling by their rate as a string.
       opt_state: of the optimiser.
+
+    The types are those of a state of arrays; the same tree also holds shapes or
+    placements, so they are not declared.
     """
 
     step: Any
-    params: Params
-    target_params: Params | None
-    ema_params: dict[str, Params]
+    params: Any
+    target_params: Any
+    ema_params: Any
     opt_state: Any
 
 

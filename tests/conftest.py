@@ -5,6 +5,7 @@ import typing
 
 import beartype
 import jaxtyping
+import pytest
 
 # Not forced, so that the tests can be run on an accelerator as well.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -25,3 +26,49 @@ check_types = beartype.beartype(
 )
 # From here on each annotated shape and type in jcm is checked when it is used.
 jaxtyping.install_import_hook("jcm", "conftest.check_types")
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """Where the tests prepare their data sets, once."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def tiny(data_dir):
+    """A function from the name of a shipped config to its smallest run."""
+    from jcm import config as config_lib
+
+    def get(name, **changes):
+        config = config_lib.load(f"configs/{name}.py:smoke")
+        with config.unlocked():
+            config.data.dir = str(data_dir)
+            config.eval.scores = ()
+            config.model.num_res_blocks = 0
+            config.model.attn_resolutions = ()
+            config.sample.steps = 3
+            config.update_from_flattened_dict(changes)
+        return config
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def teacher(tiny, tmp_path_factory):
+    """The workdir of a trained diffusion model on the digits."""
+    from jcm.train import train
+
+    workdir = tmp_path_factory.mktemp("teacher") / "run"
+    train(tiny("digits_edm"), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def student(tiny, teacher, tmp_path_factory):
+    """The workdir of a model distilled from `teacher`, and its config."""
+    from jcm.train import train
+
+    workdir = tmp_path_factory.mktemp("student") / "run"
+    config = tiny("digits_cd", teacher=str(teacher))
+    train(config, workdir)
+    return config, workdir

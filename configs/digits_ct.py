@@ -1,0 +1,21 @@
+"""Consistency training on handwritten digits (8x8), without a teacher."""
+
+from jcm import config as config_lib
+
+
+def get_config(mode: str = "") -> config_lib.ConfigDict:
+    """All settings; `mode` is "" or "smoke"."""
+    config = config_lib.base()
+    config_lib.digits(config)
+    config.method = "ct"
+    config.loss.metric = "pseudo_huber"
+    config.loss.scales = "adaptive"
+    config.loss.start_scales = 10
+    config.loss.end_scales = 40
+    config.loss.start_ema = 0.9
+    config.optim.name = "adam"
+    config.optim.learning_rate = 1e-3
+    config.train.num_steps = 2000
+    config.train.ema_rates = (0.998,)
+    config.sample.sigmas = (80.0, 0.8)
+    return config_lib.finish(config, mode)

@@ -1,0 +1,53 @@
+"""Imports go downward, and flax is used by networks alone."""
+
+import ast
+import pathlib
+
+import pytest
+
+_PACKAGE = pathlib.Path(__file__).parent.parent / "jcm"
+
+# From the bottom up; a module may import from its own layer and those before it.
+_LAYERS = [
+    {"errors", "images", "precond", "schedules", "ode", "config", "distributed"},
+    {"sharding", "grids", "data", "models"},
+    {"denoiser", "pretrained"},
+    {"losses", "sampling", "state", "optim"},
+    {"step", "build", "workdir", "checkpoints", "writers", "progress", "metrics"},
+    {"train_log", "model"},
+    {"train", "evaluate", "sample", "benchmark", "__init__"},
+    {"main"},
+]
+_FILES = sorted(_PACKAGE.rglob("*.py"))
+
+
+def _layer(name):
+    return next(i for i, names in enumerate(_LAYERS) if name in names)
+
+
+def _imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            if node.module == "jcm":
+                yield from (f"jcm.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", _FILES, ids=lambda p: str(p.relative_to(_PACKAGE)))
+def test_imports_go_downward(path):
+    own = path.relative_to(_PACKAGE).with_suffix("").parts[0]
+    for name in _imports(path):
+        top, _, rest = name.partition(".")
+        assert top not in ("tensorflow", "torch"), name
+        if top == "flax":
+            assert own == "models", f"{path} imports {name}"
+        if top == "jcm" and rest:
+            imported = rest.split(".")[0]
+            assert _layer(imported) <= _layer(own), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", _FILES, ids=lambda p: str(p.relative_to(_PACKAGE)))
+def test_a_file_holds_one_idea(path):
+    assert len(path.read_text().splitlines()) <= 400

@@ -1,0 +1,91 @@
+"""The command line: one clear line and exit code 1 for every mistake."""
+
+import json
+import pathlib
+import sys
+
+import pytest
+from absl import flags, logging
+
+from jcm import config as config_lib
+from jcm import main as main_lib
+
+_CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+_DIGITS = f"--config={_CONFIGS / 'digits_cd.py'}:smoke"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Runs the command line in an empty folder; returns exit code and output."""
+    monkeypatch.chdir(tmp_path)
+    verbosity = logging.get_verbosity()
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["jcm", *arguments])
+        flags.FLAGS.unparse_flags()
+        for name in list(flags.FLAGS):
+            if name == "config" or name.startswith("config."):
+                delattr(flags.FLAGS, name)
+        for name in ("workdir", "mode", "coordinator"):
+            flags.FLAGS[name].unparse()
+        flags.set_default(main_lib._WORKDIR, None)
+        with pytest.raises(SystemExit) as exit_info:
+            main_lib.cli()
+        code = exit_info.value.code
+        message = code if isinstance(code, str) else ""
+        return (1 if message else code or 0), message + capsys.readouterr().out
+
+    yield call
+    logging.set_verbosity(verbosity)
+
+
+def test_config_mode_prints_the_resolved_settings(run):
+    code, output = run(_DIGITS, "--mode=config", "--config.train.num_steps=5")
+    assert code == 0
+    assert "num_steps: 5" in output
+    assert "metric: l2" in output  # what :smoke sets
+
+
+def test_a_shipped_config_is_found_from_any_folder(run):
+    code, output = run("--config=configs/cifar10_ct.py", "--mode=config")
+    assert code == 0
+    assert "scales: adaptive" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "name a config"),
+        (("--config=configs/nothing.py",), "there is no config configs/nothing.py"),
+        (("--config=configs/digits_cd.py:fast",), "config mode 'fast'"),
+        ((_DIGITS, "--config.train.batch=3"), "batch"),
+        ((_DIGITS, "--config.train.batch_size=many"), "many"),
+        ((_DIGITS, "--mode=fly"), "fly"),
+        ((_DIGITS, "--unknown=1"), "unknown"),
+        ((_DIGITS, "train"), "'train' is not understood"),
+        ((_DIGITS, "--mode=sample", "--workdir=nowhere"), "nowhere is not the workdir"),
+        (("--mode=evaluate", "--workdir=nowhere"), "nowhere is not the workdir"),
+        ((_DIGITS, "--coordinator=localhost:1"), "go together"),
+    ],
+)
+def test_mistakes_are_one_line(run, arguments, message):
+    code, output = run(*arguments)
+    assert code == 1
+    assert message in output
+    assert output.startswith("jcm: ")
+    assert "\n" not in output
+
+
+@pytest.mark.parametrize(
+    "path", sorted(_CONFIGS.glob("[a-z]*.py")), ids=lambda p: p.stem
+)
+@pytest.mark.parametrize("mode", ["", ":smoke"])
+def test_every_config_loads_and_survives_json(path, mode):
+    config = config_lib.load(f"{path}{mode}")
+    again = config_lib.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again.to_dict() == config.to_dict()
+    assert config.is_locked
+    if mode:
+        assert config.train.num_steps <= 10
+    with pytest.raises(KeyError, match="colour"):
+        config_lib.from_dict({"colour": 1})

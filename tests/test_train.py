@@ -1,0 +1,280 @@
+"""Whole runs on the digits: files, resuming bit for bit, and how runs end."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import jcm
+from jcm import checkpoints, model
+from jcm import evaluate as evaluate_lib
+from jcm import sample as sample_lib
+from jcm import train as train_lib
+from jcm.errors import JcmError
+
+
+def _weights(workdir, part="params"):
+    return jax.tree.leaves(
+        jax.tree.map(np.asarray, model.load(workdir, ema=part).params)
+    )
+
+
+def _assert_same_run(one, other):
+    for part in ("params", "target_params", ""):
+        for a, b in zip(_weights(one, part), _weights(other, part), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def _metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+
+
+def test_a_run_leaves_checkpoints_metrics_and_pictures(student):
+    config, workdir = student
+    lines = _metrics(workdir)
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    assert lines[-1]["num_scales"] == 18
+    assert lines[-1]["target_ema"] == pytest.approx(config.loss.target_ema)
+    assert lines[-1]["kimg"] == pytest.approx(8 * 16 / 1000)
+    assert {"loss", "grad_norm", "update_norm", "param_norm"} <= lines[-1].keys()
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["4", "8"]
+    assert len(list((workdir / "samples").glob("step_*.png"))) == 2
+    assert list(workdir.glob("events.*"))
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tiny, student, tmp_path, monkeypatch):
+    config, workdir = student
+
+    class Kill(BaseException):
+        pass
+
+    def kill_at_step_6(self, step, metrics):
+        if step == 6:
+            raise Kill
+        return add(self, step, metrics)
+
+    add = train_lib.TrainLog.add
+    with monkeypatch.context() as patch:
+        patch.setattr(train_lib.TrainLog, "add", kill_at_step_6)
+        with pytest.raises(Kill):
+            train_lib.train(config, tmp_path)
+    assert [line["step"] for line in _metrics(tmp_path)] == [2, 4]
+    train_lib.train(config, tmp_path)
+    _assert_same_run(tmp_path, workdir)
+    ours, theirs = _metrics(tmp_path), _metrics(workdir)
+    assert [line["loss"] for line in ours] == [line["loss"] for line in theirs]
+    # A third start finds nothing to do.
+    before = (tmp_path / "metrics.jsonl").stat().st_mtime_ns
+    train_lib.train(config, tmp_path)
+    assert (tmp_path / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_teacher_is_trained_on_the_way(tiny, tmp_path):
+    config = tiny("digits_cd", **{"train.num_steps": 2, "seed": 3})
+    assert config.teacher == "configs/digits_edm.py:smoke"
+    train_lib.train(config, tmp_path)
+    trained = model.load(tmp_path / "teacher")
+    assert trained.kind == "edm"
+    # The student's network and seed, and the teacher's own optimiser.
+    assert trained.config.model.nf == config.model.nf
+    assert trained.config.seed == 3
+    assert trained.config.optim.warmup_kimg == 5.0
+
+
+def test_student_begins_as_its_teacher(tiny, teacher, tmp_path, monkeypatch):
+    begun = []
+    create = train_lib.state_lib.create
+
+    def record(params, *args, **kwargs):
+        begun.append(params)
+        return create(params, *args, **kwargs)
+
+    monkeypatch.setattr(train_lib.state_lib, "create", record)
+    config = tiny(
+        "digits_cd",
+        **{"teacher": str(teacher), "optim.learning_rate": 0.0, "train.num_steps": 1},
+    )
+    train_lib.train(config, tmp_path)
+    assert begun
+    for a, b in zip(_weights(tmp_path), _weights(teacher, ""), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_training_from_scratch_with_classes(tiny, tmp_path):
+    config = tiny(
+        "digits_ct",
+        **{
+            "model.class_conditional": True,
+            "train.num_steps": 2,
+            "train.accumulate": 2,
+        },
+    )
+    train_lib.train(config, tmp_path)
+    trained = jcm.load(tmp_path)
+    assert trained.class_names == tuple("0123456789")
+    assert trained.sample(0, 3, labels=[7]).shape == (3, 8, 8, 1)
+    with pytest.raises(JcmError, match="0 to 9"):
+        trained.sample(0, 3, labels=[10])
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tiny, teacher, tmp_path):
+    config = tiny("digits_edm", **{"train.checkpoint_every": 1})
+    with config.unlocked():
+        config.optim.learning_rate = 1e30
+        config.optim.warmup_kimg = 0.0
+    with pytest.raises(JcmError, match=r"^step \d: loss .*last checkpoint"):
+        train_lib.train(config, tmp_path)
+    kept = checkpoints.Checkpoints(tmp_path)
+    assert kept.latest_step is not None
+    assert all(np.isfinite(leaf).all() for leaf in _weights(tmp_path))
+
+
+def test_another_config_in_the_workdir_is_refused(tiny, student):
+    _, workdir = student
+    config = tiny("digits_cd", **{"loss.huber_c": 0.5})
+    before = (workdir / "run.json").read_text()
+    with pytest.raises(JcmError, match=r"config\.loss\.huber_c=0\.03, and not 0\.5"):
+        train_lib.train(config, workdir)
+    assert (workdir / "run.json").read_text() == before
+
+
+def test_a_damaged_checkpoint_is_named_and_kept(tiny, student, tmp_path):
+    config, workdir = student
+    shutil.copytree(workdir, tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / "8"
+    largest = max(newest.rglob("*"), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:100])
+    with pytest.raises(JcmError, match="checkpoints/8.*move this folder away"):
+        model.load(tmp_path / "run", ema="params")
+    assert newest.exists()
+    # What the message says to do works.
+    shutil.rmtree(newest)
+    train_lib.train(config, tmp_path / "run")
+    _assert_same_run(tmp_path / "run", workdir)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tiny, student, teacher, tmp_path):
+    _, workdir = student
+    shutil.copytree(workdir, tmp_path / "run")
+    record = json.loads((workdir / "run.json").read_text())
+    record["config"]["model"]["nf"] = 16
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(JcmError, match="cannot read"):
+        model.load(tmp_path / "run")
+    config = tiny("digits_cd", **{"teacher": str(teacher), "model.nf": 16})
+    with pytest.raises(JcmError, match="another network"):
+        train_lib.train(config, tmp_path / "other")
+
+
+def test_foreign_folders_are_refused(tiny, tmp_path):
+    with pytest.raises(JcmError, match=r"no run\.json"):
+        model.load(tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(JcmError, match=r"run\.json cannot be read"):
+        model.load(tmp_path)
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(JcmError, match="another program"):
+        train_lib.train(tiny("digits_edm"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.batch_size": 12}, "batch_size=12 must be a multiple"),
+        ({"train.accumulate": 3}, "accumulate"),
+        ({"mesh.fsdp": 3}, "mesh.fsdp=3 must divide"),
+        ({"teacher": ""}, "needs a teacher"),
+        ({"teacher": "/nowhere"}, "not the workdir"),
+        ({"method": "gan"}, "config.method='gan'"),
+        ({"loss.metric": "lpips"}, "vgg16"),
+        ({"optim.name": "sgd"}, "config.optim.name='sgd'"),
+        ({"loss.scales": "linear"}, "config.loss.scales"),
+        ({"data.image_size": 16}, "8x8"),
+        ({"model.ch_mult": (1, 1, 1, 1, 1)}, "does not divide"),
+        ({"sample.labels": (1,)}, "unconditional"),
+        ({"sample.sigmas": (1.0, 80.0)}, "must descend"),
+    ],
+)
+def test_impossible_settings_are_refused_before_anything_is_written(
+    tiny, tmp_path, changes, message
+):
+    with pytest.raises(JcmError, match=message):
+        train_lib.train(tiny("digits_cd", **changes), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints" / "0").exists()
+    if "teacher" not in changes:
+        assert not (tmp_path / "run").exists()
+
+
+# --- loading, sampling, evaluating
+
+
+def test_loaded_model_is_the_identity_at_sigma_min(student):
+    trained = jcm.load(student[1])
+    assert trained.kind == "consistency"
+    x = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
+    same = trained.denoise(x, np.full(4, 0.002))
+    np.testing.assert_array_equal(same, x)
+    other = trained.denoise(x, np.full(4, 1.0))
+    assert np.abs(np.asarray(other - x)).max() > 0.1
+
+
+def test_samples_repeat_and_do_not_depend_on_their_number(student):
+    trained = jcm.load(student[1])
+    few = trained.sample(5, 3, sigmas=(80.0, 1.2345))
+    many = trained.sample(jax.random.key(5), 20, sigmas=(80.0, 1.2345))
+    np.testing.assert_allclose(few, many[:3], atol=2e-5)
+    assert few.min() >= -1
+    assert few.max() <= 1
+    with pytest.raises(JcmError, match="must descend"):
+        trained.sample(5, 3, sigmas=(1.0, 2.0))
+    with pytest.raises(JcmError, match="takes sigmas"):
+        trained.sample(5, 3, steps=18)
+
+
+def test_weights_are_chosen_by_name(student):
+    config, workdir = student
+    averaged = _weights(workdir, str(config.train.ema_rates[0]))
+    assert any(
+        (a != b).any()
+        for a, b in zip(averaged, _weights(workdir, "params"), strict=True)
+    )
+    with pytest.raises(JcmError, match="ema='0.5'"):
+        model.load(workdir, ema="0.5")
+
+
+def test_evaluation_writes_a_table_and_a_picture(student, tiny, tmp_path):
+    config, workdir = student
+    shutil.copytree(workdir, tmp_path / "run")
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.eval.scores = ("classifier",)
+        config.eval.num_images = 30
+        config.eval.seeds = (0, 1)
+    evaluate_lib.evaluate(config, tmp_path / "run")
+    assert (tmp_path / "run" / "comparison.png").stat().st_size > 1000
+    table = json.loads((tmp_path / "run" / "scores.json").read_text())["scores"]
+    assert list(table) == [
+        "teacher, Heun, 5 evaluations",
+        "consistency, 1 step",
+        "consistency, 2 steps",
+    ]
+    row = table["consistency, 1 step"]
+    assert row.keys() == {"confident", "fd", "rarest", "commonest"}
+    assert len(row["fd"]) == 2
+    text = (tmp_path / "run" / "scores.md").read_text()
+    assert f"{np.mean(row['fd']):.3f} ± {np.std(row['fd'], ddof=1):.3f}" in text
+
+
+def test_sample_mode_writes_files(student, tmp_path):
+    config, workdir = student
+    shutil.copytree(workdir, tmp_path / "run")
+    sample_lib.sample(config, tmp_path / "run")
+    with np.load(tmp_path / "run" / "samples" / "seed_0.npz") as file:
+        pixels = file["arr_0"]
+    assert pixels.shape == (16, 8, 8, 1)
+    assert pixels.dtype == np.uint8
+    expected = jcm.to_uint8(jcm.load(workdir).sample(0, 16))
+    np.testing.assert_array_equal(pixels, expected)
