@@ -15,6 +15,7 @@ from jcm import config as config_lib
 from jcm.checkpoints import Checkpoints
 from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
+from jcm.images import AnyArray
 from jcm.models import Params
 from jcm.sampling import Sampler, Schedule, ode_schedule
 
@@ -52,9 +53,9 @@ class Model:
 
     def denoise(
         self,
-        x: Float[Array, "b h w c"],
-        sigma: Float[Array, " b"],
-        labels: Int[Array, " b"] | None = None,
+        x: Float[AnyArray, "b h w c"],
+        sigma: Float[AnyArray, " b"],
+        labels: Int[AnyArray, " b"] | None = None,
     ) -> Float[Array, "b h w c"]:
         """D(x, sigma) or f(x, sigma): the clean images behind noisy ones.
 

@@ -226,8 +226,12 @@ class Sampler:
         return np.asarray(made)[:count]
 
     def _one_batch(
-        self, params: Params, keys: Array, schedule: Schedule, labels: Array | None
-    ) -> np.ndarray:
+        self,
+        params: Params,
+        keys: Key[Array, " b"],
+        schedule: Schedule,
+        labels: Int[np.ndarray, " b"] | None,
+    ) -> Float[np.ndarray, "b h w c"]:
         """A full batch, noise to images."""
         keys, labels = self._split(jax.random.key_data(keys)), self._split(labels)
         sigmas = [np.float32(sigma) for sigma in schedule.sigmas]
@@ -275,7 +279,7 @@ class Sampler:
         axes = tuple(None if i in replicated else 0 for i in range(arguments))
         return jax.pmap(fn, in_axes=axes)
 
-    def _split(self, batch: Array | None) -> Array | None:
+    def _split(self, batch: Array | np.ndarray | None) -> Array | np.ndarray | None:
         """This process's batch, spread over the devices."""
         if batch is None:
             return None

@@ -50,6 +50,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
     network = build.network(config, len(dataset.class_names))
     method = losses.create(config, network)
     optimizer = optim.create(config.optim, config.train.batch_size)
+    # What the samples shall be is wrong now or never.
+    build.sampling_schedules(config, method.model)
+    build.sample_labels(config, method.model, config.sample.num_images)
     record = workdir_lib.Record(config, dataset.class_names, dataset.fingerprint)
     workdir_lib.claim(workdir, record)
     init_key, step_key = jax.random.split(jax.random.key(config.seed))

@@ -1,6 +1,7 @@
 """Sets JAX up before any test imports it: 8 simulated devices, checked shapes."""
 
 import os
+import tempfile
 import typing
 
 import beartype
@@ -15,6 +16,13 @@ os.environ["XLA_FLAGS"] = (
 # Compiling takes most of the time of tests this small; numbers stay the same up to
 # rounding. A test that trains for long can switch it off.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+# Whole runs compile the same programs again and again.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # set: a worker of xdist
+    _cache = tempfile.TemporaryDirectory(prefix="jcm_xla_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 check_types = beartype.beartype(
     conf=beartype.BeartypeConf(

@@ -7,6 +7,7 @@ import sys
 import pytest
 from absl import flags, logging
 
+from jcm import cli
 from jcm import config as config_lib
 from jcm import main as main_lib
 
@@ -28,9 +29,8 @@ def run(monkeypatch, tmp_path, capsys):
                 delattr(flags.FLAGS, name)
         for name in ("workdir", "mode", "coordinator"):
             flags.FLAGS[name].unparse()
-        flags.set_default(main_lib._WORKDIR, None)
         with pytest.raises(SystemExit) as exit_info:
-            main_lib.cli()
+            cli.run(main_lib.main)
         code = exit_info.value.code
         message = code if isinstance(code, str) else ""
         return (1 if message else code or 0), message + capsys.readouterr().out

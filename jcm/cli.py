@@ -1,0 +1,79 @@
+"""Flags, log lines and errors, alike in every program of the package."""
+
+import logging as std_logging
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from jcm import config as config_lib
+from jcm.errors import JcmError
+
+_names = {"config": ""}
+
+
+def run(main: Callable[[Sequence[str]], Any]) -> None:
+    """Runs a program; a mistake the user can mend is one line and exit code 1.
+
+    Args:
+      main: takes the arguments that are not flags.
+    """
+    logging.set_verbosity(logging.INFO)
+    handler = logging.get_absl_handler()
+    handler.addFilter(_only_ours)
+    handler.setFormatter(std_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    try:
+        app.run(main, flags_parser=_parse)
+    except JcmError as error:
+        sys.exit(f"jcm: {error}")
+    except KeyboardInterrupt:
+        sys.exit("jcm: interrupted; the same command goes on from the last checkpoint")
+
+
+def config() -> ConfigDict | None:
+    """The config that --config names, with its overrides; None without one."""
+    return flags.FLAGS.config if "config" in flags.FLAGS else None
+
+
+def config_name() -> str:
+    """A name for what is made with the config: digits_cd, or digits_cd_smoke."""
+    return _names["config"]
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Reads the flags; `--config=FILE` first, since it defines --config.FIELD."""
+    rest = []
+    spec = None
+    arguments = iter(argv)
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config"):
+            spec = value if equals else next(arguments, "")
+        else:
+            rest.append(argument)
+    try:
+        if spec is not None:
+            # Without --config itself, whose value it would not expect.
+            config_flags.DEFINE_config_dict(
+                "config", config_lib.load(spec), sys_argv=rest
+            )
+            path, _, mode = spec.partition(":")
+            stem = pathlib.Path(path).stem
+            _names["config"] = f"{stem}_{mode}" if mode else stem
+        return flags.FLAGS(rest)
+    except (AttributeError, KeyError) as error:
+        reason = " ".join(str(error.args[0]).replace("\\n", " ").split())
+        raise JcmError(
+            f"a --config flag names an unknown field, {reason}: see --mode=config"
+        ) from error
+    except (flags.Error, TypeError, ValueError) as error:
+        raise JcmError(" ".join(str(error).split())) from error
+
+
+def _only_ours(record: std_logging.LogRecord) -> bool:
+    """Orbax and others tell of every step they take; their warnings are enough."""
+    ours = pathlib.Path(record.pathname).parent == pathlib.Path(__file__).parent
+    return ours or record.levelno >= std_logging.WARNING
