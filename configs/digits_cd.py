@@ -13,7 +13,8 @@ def get_config(mode: str = "") -> config_lib.ConfigDict:
     config.loss.target_ema = 0.95
     config.optim.name = "adam"
     config.optim.learning_rate = 1e-3
-    config.train.num_steps = 800
-    config.train.ema_rates = (0.99, 0.998)
+    config.train.num_steps = 700
+    config.train.ema_rates = (0.99,)
+    config.loss.num_scales = 12
     config.sample.sigmas = (80.0, 0.5)
     return config_lib.finish(config, mode)

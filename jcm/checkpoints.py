@@ -60,7 +60,7 @@ class Checkpoints:
             if (part := getattr(state, name)) is not None
         }
         items[_DATA] = grain.checkpoint.CheckpointSave(data)
-        with self._explained(f"cannot save step {step}"):
+        with self._explained(f"cannot save step {step}: {self._room()}"):
             self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, template: State, data: grain.DatasetIterator) -> State:
@@ -97,7 +97,7 @@ class Checkpoints:
         Raises:
           JcmError: where it could not be written.
         """
-        with self._explained("cannot finish saving"):
+        with self._explained(f"cannot finish saving: {self._room()}"):
             self._manager.wait_until_finished()
 
     def __enter__(self) -> Self:
@@ -125,15 +125,15 @@ class Checkpoints:
         with self._explained(f"cannot read {path}: {remedy}"):
             return self._manager.restore(step, args=ocp.args.Composite(**items))
 
+    def _room(self) -> str:
+        """What to do when writing fails."""
+        return f"make room in {self._folder}, whose older checkpoints are kept"
+
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
         """Turns whatever orbax raises into one line."""
         try:
             yield
         except Exception as error:
-            kept = self.latest_step
-            good = f"; step {kept} in {self._folder} is whole" if kept else ""
-            reason = str(error).strip().split("\n")[0][:200]
-            raise JcmError(
-                f"{what} ({type(error).__name__}: {reason}){good}"
-            ) from error
+            reason = str(error).strip().split("\n")[0][:120]
+            raise JcmError(f"{what} ({type(error).__name__}: {reason})") from error
