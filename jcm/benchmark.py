@@ -1,11 +1,13 @@
 """Speed and cost of one config on this machine, as JSON.
 
-python -m jcm.benchmark --config=configs/cifar10_cd.py [--config.FIELD=VALUE ...]
+python -m jcm.benchmark --config=configs/digits_cd.py [--config.FIELD=VALUE ...]
 """
 
+import functools
 import json
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,14 +56,16 @@ def measure(config: ConfigDict, *, repeats: int, sample_batch: int) -> dict[str,
     batch_size = config.train.batch_size
     optimizer = optim.create(config.optim, batch_size)
     params = jax.jit(network.init)(jax.random.key(0))
-    state = state_lib.create(
-        params,
-        optimizer,
+    new_state = functools.partial(
+        state_lib.create,
+        optimizer=optimizer,
         keeps_target=method.keeps_target,
         ema_rates=config.train.ema_rates,
     )
     min_bytes = config.mesh.fsdp_min_mib * 2**20
-    state = jax.device_put(state, sharding.shard_tree(mesh, state, min_bytes))
+    placement = sharding.shard_tree(mesh, jax.eval_shape(new_state, params), min_bytes)
+    # Buffers of its own, since the step takes over the state's.
+    state = jax.jit(new_state, out_shardings=placement)(params)
     teacher = None
     if method.needs_teacher:
         placement = sharding.shard_tree(mesh, params, min_bytes)
@@ -136,8 +140,9 @@ def _median_seconds(function: Callable[[], Any], repeats: int) -> float:
 def _peak_memory_gib() -> float:
     """Of the device where it tells, else of this process, compilation included."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    in_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return stats.get("peak_bytes_in_use", in_kib * 1024) / 2**30
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 1 if sys.platform == "darwin" else 1024
+    return stats.get("peak_bytes_in_use", resident * unit) / 2**30
 
 
 def main(argv: Sequence[str]) -> None:
@@ -145,7 +150,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     config = cli.config()
     if config is None:
-        raise JcmError("name a config, such as --config=configs/cifar10_cd.py")
+        raise JcmError("name a config, such as --config=configs/digits_cd.py")
     found = measure(config, repeats=_REPEATS.value, sample_batch=_BATCH.value)
     print(json.dumps(found, indent=2))
 

@@ -33,12 +33,15 @@ class Checkpoints:
 
         Args:
           workdir: of the run.
-          keep: how many of the newest to keep; None for all.
+          keep: how many of the newest to keep; None opens them for reading only.
         """
         self._folder = pathlib.Path(workdir).absolute() / "checkpoints"
-        # Orbax tells much of its own at this level of detail.
+        writes = keep is not None
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=keep is not None, enable_async_checkpointing=True
+            max_to_keep=keep,
+            create=writes,
+            cleanup_tmp_directories=writes,  # what a kill has left half written
+            enable_async_checkpointing=True,
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
@@ -91,27 +94,17 @@ class Checkpoints:
         """
         return self._restore({name: ocp.args.StandardRestore(template)})[name]
 
-    def wait(self) -> None:
-        """Returns when everything is on disk.
-
-        Raises:
-          JcmError: where it could not be written.
-        """
-        with self._explained(f"cannot finish saving: {self._room()}"):
-            self._manager.wait_until_finished()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         """Waits also after an error: what was begun is then whole on disk."""
         try:
-            self.wait()
+            with self._explained(f"cannot finish saving: {self._room()}"):
+                self._manager.close()
         except JcmError:
             if kind is None:  # an error under way has the first word
                 raise
-        finally:
-            self._manager.close()
 
     def _restore(self, items: dict[str, Any]) -> Any:
         step = self.latest_step

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
@@ -22,6 +23,10 @@ def run(main: Callable[[Sequence[str]], Any]) -> None:
       main: takes the arguments that are not flags.
     """
     logging.set_verbosity(logging.INFO)
+    # The same sampler is needed in training, evaluation and every restart.
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = pathlib.Path("~/.cache/jcm/xla").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache))
     handler = logging.get_absl_handler()
     handler.addFilter(_only_ours)
     handler.setFormatter(std_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
@@ -29,13 +34,23 @@ def run(main: Callable[[Sequence[str]], Any]) -> None:
         app.run(main, flags_parser=_parse)
     except JcmError as error:
         sys.exit(f"jcm: {error}")
+    except OSError as error:
+        name = error.filename or "a file"
+        sys.exit(f"jcm: {name}: {error.strerror or error}: make room, or look there")
     except KeyboardInterrupt:
         sys.exit("jcm: interrupted; the same command goes on from the last checkpoint")
 
 
 def config() -> ConfigDict | None:
-    """The config that --config names, with its overrides; None without one."""
-    return flags.FLAGS.config if "config" in flags.FLAGS else None
+    """The config that --config names, with its overrides; None without one.
+
+    Raises:
+      JcmError: for values that nothing could use.
+    """
+    if "config" not in flags.FLAGS:
+        return None
+    config_lib.check(flags.FLAGS.config)
+    return flags.FLAGS.config
 
 
 def config_name() -> str:

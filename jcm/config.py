@@ -84,7 +84,7 @@ def base() -> ConfigDict:
     train.accumulate = 1  # micro-batches per step
     train.ema_rates = (0.9999,)  # for sampling; the first is the default
     train.log_every = 100  # steps
-    train.sample_every = 10_000  # a grid of samples; 0: none
+    train.sample_every = 10_000  # a grid of samples; 0: at the end only
     train.checkpoint_every = 10_000
     train.keep_checkpoints = 2
 
@@ -106,7 +106,7 @@ def base() -> ConfigDict:
     config.eval.scores = ()  # names in jcm.metrics
     config.eval.num_images = 1000
     config.eval.seeds = (0,)
-    return config
+    return config.lock()
 
 
 def digits(config: ConfigDict) -> None:
@@ -143,7 +143,7 @@ def smoke(config: ConfigDict) -> None:
     config.model.nf = 8
     config.model.ch_mult = (1, 2)
     config.model.num_res_blocks = 1
-    config.model.attn_resolutions = (config.data.image_size // 2,)
+    config.model.attn_resolutions = ()  # fits every image size
     config.loss.metric = "l2"  # no weights needed
     config.train.batch_size = 16
     config.train.num_steps = 8
@@ -191,7 +191,11 @@ def find(path: str) -> pathlib.Path:
     Raises:
       JcmError: where there is none.
     """
-    for candidate in (pathlib.Path(path), _SHIPPED / pathlib.Path(path).name):
+    here = pathlib.Path(path)
+    candidates = [here]
+    if here.parent.name in ("", "configs"):
+        candidates.append(_SHIPPED / here.name)
+    for candidate in candidates:
         if candidate.is_file():
             return candidate
     known = ", ".join(sorted(p.stem for p in _SHIPPED.glob("[a-z]*.py")))
@@ -206,10 +210,56 @@ def load(spec: str) -> ConfigDict:
     """
     path, _, mode = spec.partition(":")
     file = find(path)
-    module = runpy.run_path(str(file))
-    if "get_config" not in module:
-        raise JcmError(f"{file} has no get_config(mode): it is not a config")
-    return module["get_config"](mode)
+    try:
+        module = runpy.run_path(str(file))
+        if "get_config" not in module:
+            raise JcmError(f"{file} has no get_config(mode): it is not a config")
+        return module["get_config"](mode)
+    except JcmError:
+        raise
+    except Exception as error:  # a config is code, which can fail in any way
+        reason = " ".join(str(error).replace("\\n", " ").split())
+        raise JcmError(f"{file}: {type(error).__name__}: {reason}") from error
+
+
+# Fields that must be at least so much.
+_LEAST = {
+    "train.batch_size": 1,
+    "train.num_steps": 1,
+    "train.accumulate": 1,
+    "train.log_every": 1,
+    "train.keep_checkpoints": 1,
+    "loss.num_scales": 2,
+    "loss.start_scales": 2,
+    "sample.steps": 2,
+    "sample.num_images": 1,
+    "sample.batch_size": 1,
+    "eval.num_images": 2,
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses values that no part of the program could use.
+
+    Raises:
+      JcmError: names the field and what it takes.
+    """
+    for name, least in _LEAST.items():
+        section, field = name.split(".")
+        if config[section][field] < least:
+            value = config[section][field]
+            raise JcmError(f"config.{name}={value} must be at least {least}")
+    if not config.eval.seeds:
+        raise JcmError("config.eval.seeds=() must name at least one seed")
+    noise = config.noise
+    if not 0 < noise.sigma_min < noise.sigma_max:
+        raise JcmError(
+            f"config.noise: sigma_min={noise.sigma_min} must be above 0 and below"
+            f" sigma_max={noise.sigma_max}"
+        )
+    for rate in config.train.ema_rates:
+        if not 0 <= rate < 1:
+            raise JcmError(f"config.train.ema_rates: {rate} must be in [0, 1)")
 
 
 def finish(config: ConfigDict, mode: str) -> ConfigDict:

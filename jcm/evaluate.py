@@ -12,9 +12,8 @@ from absl import logging
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from jcm import build, data, grids, metrics, model
+from jcm import build, data, files, grids, metrics, model
 from jcm import images as images_lib
-from jcm import workdir as workdir_lib
 from jcm.model import Model
 from jcm.sampling import Schedule
 
@@ -47,7 +46,7 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
         for schedule in build.sampling_schedules(config, trained.denoiser):
             title = f"{name}, {schedule.title}"
             seeds: list[dict[str, float]] = []
-            for seed in config.eval.seeds:
+            for seed in config.eval.seeds if scores else config.eval.seeds[:1]:
                 started = time.monotonic()
                 count = max(config.eval.num_images if scores else 0, shown)
                 made = _sample(config, trained, schedule, seed, count)
@@ -114,8 +113,8 @@ def _write_table(config: ConfigDict, workdir: pathlib.Path, table: Table) -> Non
         f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
     )
     markdown = "\n".join(lines) + f"\n\n{note}\n"
-    workdir_lib.write_text(workdir / "scores.md", markdown)
-    workdir_lib.write_text(
+    files.write_text(workdir / "scores.md", markdown)
+    files.write_text(
         workdir / "scores.json",
         json.dumps({"seeds": list(config.eval.seeds), "scores": table}, indent=2)
         + "\n",

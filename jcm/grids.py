@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from jcm import files
+
 _VISIBLE = 32  # pixels; smaller images are enlarged to this at least
 _FONT_SIZE = 14
 _MARGIN = 12
@@ -69,12 +71,13 @@ def captioned(
 
 
 def save_png(path: str | os.PathLike, image: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Writes a PNG file, which appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(image).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    """Writes a PNG file, which appears whole or not at all.
+
+    Raises:
+      JcmError: where it cannot be written.
+    """
+    with files.replacing(Path(path)) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")
 
 
 def _canvas(height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:

@@ -10,14 +10,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
-from jcm import build, losses, precond, workdir
+from jcm import build, losses, precond, sharding, workdir
 from jcm import config as config_lib
 from jcm.checkpoints import Checkpoints
 from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
 from jcm.images import AnyArray
 from jcm.models import Params
-from jcm.sampling import Sampler, Schedule, ode_schedule
+from jcm.sampling import Sampler, Schedule, check_labels, ode_schedule
 
 
 class Model:
@@ -63,7 +63,11 @@ class Model:
           x: x0 + sigma z, with x0 in [-1, 1].
           sigma: noise level of each image.
           labels: class of each image, for a class-conditional model.
+
+        Raises:
+          JcmError: for labels that do not fit the model.
         """
+        labels = check_labels(self.denoiser, labels, len(x))
         x, sigma = jnp.asarray(x, jnp.float32), jnp.asarray(sigma, jnp.float32)
         return self._denoise(self.params, x, sigma, labels)
 
@@ -95,7 +99,7 @@ class Model:
         Raises:
           JcmError: for noise levels or labels that do not fit the model.
         """
-        key = jax.random.key(key) if isinstance(key, int) else key
+        key = key if isinstance(key, jax.Array) else jax.random.key(key)
         schedule = build.sampling_schedules(self.config, self.denoiser)[-1]
         if self.kind == "consistency":
             if steps is not None or solver is not None:
@@ -110,11 +114,15 @@ class Model:
                 raise JcmError("a diffusion model takes steps and solver, not sigmas")
             sample = self.config.sample
             schedule = ode_schedule(
-                build.grid(self.config), steps or sample.steps, solver or sample.solver
+                build.grid(self.config),
+                sample.steps if steps is None else steps,
+                sample.solver if solver is None else solver,
             )
         noise = self.config.noise
         schedule.check(noise.sigma_min, noise.sigma_max)
-        if labels is None:
+        if count < 1:
+            raise JcmError(f"count={count} must be at least 1")
+        if not labels:
             labels = build.sample_labels(self.config, self.denoiser, count)
         else:
             labels = [labels[i % len(labels)] for i in range(count)]
@@ -138,20 +146,22 @@ def load(path: str | os.PathLike, *, ema: str = "") -> Model:
     config = record.config
     network = build.network(config, len(record.class_names))
     denoiser = losses.create(config, network).model
-    checkpoints = Checkpoints(path)
-    template = jax.eval_shape(network.init, jax.random.key(0))
+    # Placed here, since the devices that wrote the checkpoint may not exist.
+    place = sharding.replicated(sharding.make_mesh())
+    template = sharding.with_placement(
+        jax.eval_shape(network.init, jax.random.key(0)),
+        lambda shapes: jax.tree.map(lambda _: place, shapes),
+    )
     rates = [str(rate) for rate in config.train.ema_rates]
     ema = ema or config.sample.ema or (rates[0] if rates else "params")
-    if ema in ("params", "target_params"):
-        params = checkpoints.restore_part(ema, template)
-    elif ema in rates:
-        averages = dict.fromkeys(rates, template)
-        params = checkpoints.restore_part("ema_params", averages)[ema]
-    else:
-        raise JcmError(
-            f"ema={ema!r}: {path} has the weights params"
-            + "".join(f", {rate}" for rate in rates)
-        )
+    if ema not in ("params", "target_params", *rates):
+        raise JcmError(f"ema={ema!r}: {path} has {', '.join(('params', *rates))}")
+    with Checkpoints(path) as checkpoints:
+        if ema in rates:
+            averages = dict.fromkeys(rates, template)
+            params = checkpoints.restore_part("ema_params", averages)[ema]
+        else:
+            params = checkpoints.restore_part(ema, template)
     return Model(denoiser, params, config, record.class_names)
 
 

@@ -8,9 +8,8 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from jcm import build, grids, model
+from jcm import build, files, grids, model
 from jcm import images as images_lib
-from jcm import workdir as workdir_lib
 
 
 def sample(config: ConfigDict, workdir: str | os.PathLike) -> None:
@@ -37,7 +36,7 @@ def sample(config: ConfigDict, workdir: str | os.PathLike) -> None:
         stem = pathlib.Path(workdir) / "samples" / f"seed_{config.seed}"
         arrays = [pixels] if labels is None else [pixels, np.asarray(labels, np.int32)]
         with (
-            workdir_lib.replacing(stem.with_suffix(".npz")) as path,
+            files.replacing(stem.with_suffix(".npz")) as path,
             path.open("wb") as file,
         ):
             np.savez(file, *arrays)

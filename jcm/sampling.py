@@ -71,7 +71,12 @@ def ode_schedule(grid: schedules.KarrasGrid, steps: int, solver: str) -> Schedul
     """The EDM sampler: `steps` levels of the rho-grid, then 0.
 
     The last step is Euler's to 0, so Heun needs 2 steps - 1 evaluations.
+
+    Raises:
+      JcmError: for fewer than two steps.
     """
+    if steps < 2:
+        raise JcmError(f"steps={steps} must be at least 2")
     return Schedule((*grid.sigmas(steps), 0.0), solver)
 
 
@@ -154,14 +159,13 @@ class Sampler:
         local = Mesh(np.asarray(jax.local_devices()), ("local",))
         self._everywhere = NamedSharding(local, PartitionSpec())
         self._batch_size = -(-batch_size // self._devices) * self._devices
-        self._start = self._parallel(self._start_fn, replicated=(1,))
-        self._steps = {
-            "consistency": self._parallel(self._consistency_fn, replicated=(0, 3, 4, 5))
-        }
+        # For pmap: 0 splits an argument over the devices, None gives it to all.
+        self._start = self._parallel(self._start_fn, in_axes=(0, None))
+        step_axes = (None, 0, 0, None, None, None, 0)
+        self._steps = {"consistency": self._parallel(self._consistency_fn, step_axes)}
         for solver in ode.SOLVERS:
-            self._steps[solver] = self._parallel(
-                functools.partial(self._ode_fn, solver=solver), replicated=(0, 3, 4, 5)
-            )
+            step = functools.partial(self._ode_fn, solver=solver)
+            self._steps[solver] = self._parallel(step, step_axes)
 
     def __call__(
         self,
@@ -190,7 +194,7 @@ class Sampler:
         if self._sharding is None:
             # Once here, or every step would copy them to every device.
             params = jax.device_put(_local(params), self._everywhere)
-        labels = self._check_labels(labels, len(indices))
+        labels = check_labels(self.model, labels, len(indices))
         made = []
         for start in range(0, len(indices), self._batch_size):
             chunk = slice(start, start + self._batch_size)
@@ -271,13 +275,11 @@ class Sampler:
 
         return jax.vmap(one)(keys)
 
-    def _parallel(self, fn: Callable, replicated: tuple[int, ...]) -> Callable:
-        """`fn` over the devices; arguments numbered `replicated` go to all alike."""
+    def _parallel(self, fn: Callable, in_axes: tuple[int | None, ...]) -> Callable:
+        """`fn` over the devices."""
         if self._sharding is not None:
-            return jax.jit(fn)
-        arguments = 2 if fn == self._start_fn else 7
-        axes = tuple(None if i in replicated else 0 for i in range(arguments))
-        return jax.pmap(fn, in_axes=axes)
+            return jax.jit(fn, out_shardings=self._sharding)
+        return jax.pmap(fn, in_axes=in_axes)
 
     def _split(self, batch: Array | np.ndarray | None) -> Array | np.ndarray | None:
         """This process's batch, spread over the devices."""
@@ -298,23 +300,29 @@ class Sampler:
         }
         return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
 
-    def _check_labels(
-        self, labels: Sequence[int] | None, count: int
-    ) -> Int[np.ndarray, " n"] | None:
-        """Labels as an array, if they fit the model."""
-        classes = self.model.network.arch.num_classes
-        if labels is None and not classes:
-            return None
-        if not classes:
-            raise JcmError("labels were given, but the model has no classes: drop them")
-        if labels is None:
-            raise JcmError(f"labels are needed: the model has {classes} classes")
-        labels = np.asarray(labels, np.int32)
-        if len(labels) != count or labels.min() < 0 or labels.max() >= classes:
-            raise JcmError(
-                f"labels must be {count} numbers from 0 to {classes - 1}, got {labels}"
-            )
-        return labels
+
+def check_labels(
+    model: Denoiser, labels: Sequence[int] | None, count: int
+) -> Int[np.ndarray, " n"] | None:
+    """Labels of `count` images as an array, or None for an unconditional model.
+
+    Raises:
+      JcmError: for labels where the model has no classes, the reverse, or labels that
+        it does not know.
+    """
+    classes = model.network.arch.num_classes
+    if labels is None and not classes:
+        return None
+    if not classes:
+        raise JcmError("labels were given, but the model has no classes: drop them")
+    if labels is None:
+        raise JcmError(f"labels are needed: the model has {classes} classes")
+    labels = np.asarray(labels, np.int32)
+    if labels.shape != (count,) or labels.min() < 0 or labels.max() >= classes:
+        raise JcmError(
+            f"labels must be {count} numbers from 0 to {classes - 1}, got {labels}"
+        )
+    return labels
 
 
 def _local(params: Params) -> Params:

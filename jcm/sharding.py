@@ -1,5 +1,6 @@
 """The device mesh, and the one rule by which arrays are placed on it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -68,6 +69,17 @@ def shard_tree(mesh: Mesh, tree: Any, min_bytes: float) -> Any:
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree.map(place, tree)
+
+
+def with_placement(shapes: Any, place: Callable[[Any], Any]) -> Any:
+    """Shapes with the placement that `place` gives them."""
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        shapes,
+        place(shapes),
+    )
 
 
 def bytes_per_device(tree: Any, shardings: Any) -> int:

@@ -1,11 +1,10 @@
 """Training, top to bottom: set up, then sample, save, step, log in a loop."""
 
 import contextlib
+import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,7 @@ from jcm import workdir as workdir_lib
 from jcm.checkpoints import Checkpoints
 from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
-from jcm.models import Params
+from jcm.models import Network, Params
 from jcm.progress import Progress
 from jcm.sampling import Sampler
 from jcm.state import State
@@ -44,6 +43,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
     """
     workdir = pathlib.Path(workdir)
     total = config.train.num_steps
+    losses.check(config)  # before what takes long
     dataset = data.load(config.data)
     mesh = sharding.make_mesh(config.mesh.fsdp)
     local_batch_size = split_batch(config, mesh.size)
@@ -66,7 +66,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
     place = functools.partial(
         sharding.shard_tree, mesh, min_bytes=config.mesh.fsdp_min_mib * 2**20
     )
-    template = with_placement(jax.eval_shape(new_state, shapes), place)
+    template = sharding.with_placement(jax.eval_shape(new_state, shapes), place)
     teacher_params, teacher_template = None, None
     is_main = jax.process_index() == 0
 
@@ -79,9 +79,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
             return
         logging.info("\n%s", get_parameter_overview(shapes, include_stats=False))
         if method.needs_teacher:
-            teacher_template = with_placement(shapes, place)
+            teacher_template = sharding.with_placement(shapes, place)
             teacher_params = jax.device_put(
-                teacher_weights(config, workdir, shapes), place(shapes)
+                teacher_weights(config, workdir, network), place(shapes)
             )
         batches = data.batches(
             dataset,
@@ -160,17 +160,6 @@ def split_batch(config: ConfigDict, devices: int) -> int:
     return batch_size // jax.process_count()
 
 
-def with_placement(shapes: Any, place: Callable[[Any], Any]) -> Any:
-    """Shapes with the placement that `place` gives them."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharding
-        ),
-        shapes,
-        place(shapes),
-    )
-
-
 def batch_shapes(
     config: ConfigDict, place: jax.sharding.NamedSharding
 ) -> dict[str, jax.ShapeDtypeStruct]:
@@ -189,7 +178,7 @@ def due(step: int, every: int) -> bool:
 
 
 def teacher_weights(
-    config: ConfigDict, workdir: pathlib.Path, shapes: Params
+    config: ConfigDict, workdir: pathlib.Path, network: Network
 ) -> Params:
     """The weights to distil: loaded, or trained first in WORKDIR/teacher.
 
@@ -219,12 +208,17 @@ def teacher_weights(
     teacher = model.load(source)
     if teacher.kind != "edm":
         raise JcmError(f"config.teacher={source} is no diffusion model: name another")
-    ours, theirs = (
-        jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (shapes, teacher.params)
-    )
-    if ours != theirs:
+    theirs = teacher.denoiser.network.arch
+    for field in dataclasses.fields(theirs):
+        a, b = getattr(network.arch, field.name), getattr(theirs, field.name)
+        if a != b and field.name not in ("dropout", "dtype", "remat"):
+            raise JcmError(
+                f"config.teacher={source} has another network, with {field.name}={b}"
+                f" and not {a}: use the teacher's settings"
+            )
+    if teacher.config.noise.to_dict() != config.noise.to_dict():
         raise JcmError(
-            f"config.teacher={source} has another network than config.model: use the"
+            f"config.teacher={source} has other noise levels than config.noise: use the"
             " teacher's settings"
         )
     return teacher.params

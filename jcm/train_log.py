@@ -43,12 +43,14 @@ class TrainLog:
         metrics = {
             name: float(value) for name, value in jax.device_get(metrics).items()
         }
-        loss, grad_norm = metrics["loss"], metrics["grad_norm"]
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        loss = metrics["loss"]
+        watched = {name: metrics[name] for name in ("loss", "grad_norm", "param_norm")}
+        if not all(map(math.isfinite, watched.values())):
+            values = ", ".join(f"{name} {value}" for name, value in watched.items())
             raise JcmError(
-                f"step {step}: loss {loss}, gradient norm {grad_norm}: stopped, and the"
-                " last checkpoint kept; lower --config.optim.learning_rate, or set"
-                " --config.optim.grad_clip=1.0"
+                f"step {step}: {values}: stopped, and the last checkpoint kept; start"
+                " anew in another --workdir with --config.optim.grad_clip=1.0 or a lower"
+                " --config.optim.learning_rate"
             )
         self._losses.append(loss)
         speed = self._progress.update(step, loss)

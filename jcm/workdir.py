@@ -7,23 +7,23 @@ samples/        grids of samples
 teacher/        the teacher's own workdir, where it was trained on the way
 """
 
-import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
+import jax
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from jcm import config as config_lib
+from jcm import files
 from jcm.errors import JcmError
 
 # What may differ between two starts of one run: it changes what is shown or where,
 # and never the numbers of the training.
 _FREE = (
-    "teacher",  # its weights are in the checkpoint's history; its place may move
     "data.path",
     "data.dir",
     "data.cache_mib",
@@ -65,11 +65,11 @@ def read(workdir: str | os.PathLike) -> Record:
         fields = json.loads(path.read_text())
         config = config_lib.from_dict(fields["config"])
         names, fingerprint = fields["class_names"], fields["data_fingerprint"]
-    except FileNotFoundError as error:
+    except OSError as error:
         raise JcmError(
             f"{workdir} is not the workdir of a run: there is no run.json in it"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise JcmError(
             f"{path} cannot be read ({error}): restore it, or use another workdir"
         ) from error
@@ -79,16 +79,19 @@ def read(workdir: str | os.PathLike) -> Record:
 def claim(workdir: str | os.PathLike, record: Record) -> None:
     """Writes the record of a new run, or makes sure that it is the same run.
 
+    A run without a checkpoint has nothing to lose: it may begin anew with other
+    settings.
+
     Raises:
       JcmError: where the folder holds a run with other settings or other data; names
         the first that differs. Nothing is changed then.
     """
     workdir = pathlib.Path(workdir)
     path = workdir / "run.json"
-    if path.exists():
-        before = read(workdir)
-        _refuse_other_settings(workdir, before, record)
-    elif (workdir / "checkpoints").exists():
+    begun = any((workdir / "checkpoints").glob("[0-9]*"))
+    if path.exists() and begun:
+        _refuse_other_settings(workdir, read(workdir), record)
+    elif begun:
         raise JcmError(
             f"{workdir} has checkpoints but no run.json: it was written by another "
             "program; use another --workdir"
@@ -98,7 +101,10 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
         "class_names": record.class_names,
         "data_fingerprint": record.data_fingerprint,
     }
-    write_text(path, json.dumps(fields, indent=2) + "\n")
+    if jax.process_index() == 0:
+        files.write_text(path, json.dumps(fields, indent=2) + "\n")
+    if jax.process_count() > 1:  # none may begin before all have looked
+        multihost_utils.sync_global_devices("claim")
 
 
 def _refuse_other_settings(workdir: pathlib.Path, old: Record, new: Record) -> None:
@@ -130,35 +136,3 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     for name, value in tree.items():
         flat |= _flatten(value, f"{prefix}{name}.")
     return flat
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file that appears whole or not at all.
-
-    Raises:
-      JcmError: where it cannot be written.
-    """
-    with replacing(path) as temporary:
-        temporary.write_text(text)
-
-
-@contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary name beside `path`, renamed to it when the block is done.
-
-    Raises:
-      JcmError: where the file cannot be written; what was there before is kept.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise JcmError(
-            f"cannot write {path} ({error.strerror or error}): make room, or use"
-            " another --workdir"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -13,12 +13,12 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 import tensorboardX
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, UInt8
 
+from jcm import files
 from jcm.grids import grid
-from jcm.images import to_uint8
+from jcm.images import AnyArray, to_uint8
 
-AnyArray = Array | np.ndarray
 Images = UInt8[AnyArray, "_n _h _w _c"] | Float[AnyArray, "_n _h _w _c"]
 
 
@@ -33,9 +33,6 @@ class MetricWriter:
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         """Writes texts in Markdown."""
-
-    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        """Writes the settings of the run, `{"optim.lr": 1e-4}`."""
 
     def flush(self) -> None:
         """Writes what is buffered, as far as it can be had without waiting."""
@@ -97,11 +94,6 @@ class TensorBoardWriter(MetricWriter):
         for name, text in texts.items():
             self._events.add_text(name, text, step)
 
-    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        # A table: TensorBoard's own hparams need a folder per set of settings.
-        rows = [f"| {name} | {value} |" for name, value in hparams.items()]
-        self.write_texts(0, {"hparams": "\n".join(["| | |", "|-|-|", *rows])})
-
     def flush(self) -> None:
         self._events.flush()
 
@@ -126,10 +118,6 @@ class MultiWriter(MetricWriter):
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         for writer in self._writers:
             writer.write_texts(step, texts)
-
-    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        for writer in self._writers:
-            writer.write_hparams(hparams)
 
     def flush(self) -> None:
         for writer in self._writers:
@@ -187,9 +175,7 @@ def _clean(path: Path, last_step: float) -> None:
         lines = list(file)
     kept = [line for line in lines if _step(line) <= last_step]
     if kept != lines:
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, path)
+        files.write_text(path, "".join(kept))
 
 
 def _step(line: str) -> float:

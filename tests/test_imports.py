@@ -9,7 +9,17 @@ _PACKAGE = pathlib.Path(__file__).parent.parent / "jcm"
 
 # From the bottom up; a module may import from its own layer and those before it.
 _LAYERS = [
-    {"errors", "images", "precond", "schedules", "ode", "config", "cli", "distributed"},
+    {
+        "errors",
+        "images",
+        "files",
+        "precond",
+        "schedules",
+        "ode",
+        "config",
+        "cli",
+        "distributed",
+    },
     {"sharding", "grids", "data", "models"},
     {"denoiser", "pretrained"},
     {"losses", "sampling", "state", "optim"},

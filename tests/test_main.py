@@ -10,6 +10,7 @@ from absl import flags, logging
 from jcm import cli
 from jcm import config as config_lib
 from jcm import main as main_lib
+from jcm.errors import JcmError
 
 _CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 _DIGITS = f"--config={_CONFIGS / 'digits_cd.py'}:smoke"
@@ -89,3 +90,41 @@ def test_every_config_loads_and_survives_json(path, mode):
         assert config.train.num_steps <= 10
     with pytest.raises(KeyError, match="colour"):
         config_lib.from_dict({"colour": 1})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("train.accumulate", 0),
+        ("train.num_steps", 0),
+        ("loss.num_scales", 1),
+        ("sample.steps", 1),
+        ("eval.seeds", ()),
+        ("train.ema_rates", (1.5,)),
+        ("noise.sigma_min", 0.0),
+    ],
+)
+def test_values_that_nothing_can_use_are_refused(field, value):
+    config = config_lib.base()
+    config_lib.check(config)
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(JcmError, match=field.replace("noise.", "")):
+        config_lib.check(config)
+
+
+def test_fields_that_do_not_exist_are_refused_in_files_too(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from jcm import config as c\n"
+        "def get_config(mode=''):\n"
+        "    config = c.base()\n"
+        "    config.loss.metrc = 'l2'\n"
+        "    return c.finish(config, mode)\n"
+    )
+    with pytest.raises(JcmError, match="mine.py: .*metrc"):
+        config_lib.load(str(file))
+    file.write_text("def get_config(:\n")
+    with pytest.raises(JcmError, match="SyntaxError"):
+        config_lib.load(str(file))
+    with pytest.raises(JcmError, match="there is no config"):
+        config_lib.find("nowhere/at/all/digits_cd.py")

@@ -71,8 +71,15 @@ class Architecture:
             raise JcmError(
                 f"config.model.dtype={self.dtype!r}: use float32 or bfloat16"
             )
-        if self.nf % 4 or self.nf * min(self.ch_mult) < 4:
-            raise JcmError(f"config.model.nf={self.nf} must be a multiple of 4")
+        widths = {self.nf * mult for mult in self.ch_mult}
+        joined = {a + b for a in widths | {self.nf} for b in widths | {self.nf}}
+        for width in sorted(widths | joined | {self.nf}):
+            if width < 4 or width % min(width // 4, 32):
+                raise JcmError(
+                    f"config.model.nf={self.nf}, ch_mult={self.ch_mult}: {width}"
+                    " channels do not divide into groups: use an nf that is a multiple"
+                    " of 4, and of 32 from 128 on"
+                )
 
 
 def _conv(
