@@ -48,8 +48,8 @@ class TrainLog:
         if not all(map(math.isfinite, watched.values())):
             values = ", ".join(f"{name} {value}" for name, value in watched.items())
             raise JcmError(
-                f"step {step}: {values}: stopped, and the last checkpoint kept; start"
-                " anew in another --workdir with --config.optim.grad_clip=1.0 or a lower"
+                f"step {step}: {values}: stopped, and the last checkpoint kept; begin"
+                " another --workdir with --config.optim.grad_clip=1.0 or a lower"
                 " --config.optim.learning_rate"
             )
         self._losses.append(loss)
