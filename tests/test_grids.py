@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from jcm import grids
+from jcm.errors import JcmError
 
 
 def solid(*greys, size=(40, 40), channels=3):
@@ -92,6 +93,6 @@ def test_a_failed_write_keeps_the_old_png(tmp_path, monkeypatch):
         raise OSError("no space left")
 
     monkeypatch.setattr(Image.Image, "save", half)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(JcmError, match="no space.*make room"):
         grids.save_png(path, grids.grid(solid(20)))
     assert path.read_bytes() == before
