@@ -43,7 +43,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
     """
     workdir = pathlib.Path(workdir)
     total = config.train.num_steps
-    losses.check(config)  # before what takes long
+    # Settings that cannot be used are refused before what takes long.
+    losses.create(config, build.network(config, num_classes=2))
     dataset = data.load(config.data)
     mesh = sharding.make_mesh(config.mesh.fsdp)
     local_batch_size = split_batch(config, mesh.size)

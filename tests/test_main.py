@@ -7,7 +7,7 @@ import sys
 import pytest
 from absl import flags, logging
 
-from jcm import cli
+from jcm import build, cli, losses
 from jcm import config as config_lib
 from jcm import main as main_lib
 from jcm.errors import JcmError
@@ -88,6 +88,12 @@ def test_every_config_loads_and_survives_json(path, mode):
     assert config.is_locked
     if mode:
         assert config.train.num_steps <= 10
+    network = build.network(config, num_classes=10)
+    if config.method != "edm" and config.loss.metric == "lpips":
+        with pytest.raises(JcmError, match="vgg16"):
+            losses.create(config, network)
+    else:
+        losses.create(config, network)
     with pytest.raises(KeyError, match="colour"):
         config_lib.from_dict({"colour": 1})
 

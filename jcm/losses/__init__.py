@@ -3,7 +3,7 @@
 from typing import Any
 
 from jcm.errors import JcmError
-from jcm.losses import consistency, distances, edm
+from jcm.losses import consistency, edm
 from jcm.losses.method import Batch, Frozen, Method
 from jcm.models import Network
 
@@ -15,11 +15,6 @@ _METHODS = {
     "cd": consistency.distillation_from_config,
     "ct": consistency.training_from_config,
 }
-
-
-def check(config: Any) -> None:
-    """Raises JcmError where the settings of the loss cannot be used."""
-    distances.create(config.loss.metric, huber_c=config.loss.huber_c)
 
 
 def create(config: Any, network: Network) -> Method:
