@@ -5,13 +5,13 @@ set -euo pipefail
 case ${1:-} in
 "" | -h | --help)
   cat <<'USAGE'
-usage: launch/local.sh --config=CONFIG[:smoke] --workdir=DIR [--FLAG=VALUE ...]
+usage: launch/local.sh --config=CONFIG[:smoke] [--workdir=DIR] [--FLAG=VALUE ...]
 
 Runs `python -m jcm.main` with the given flags, after making an environment (.venv)
 and installing jcm in it where needed. Works from any directory: paths are relative
 to yours, and a CONFIG that is not there is looked up in the repository.
 
-  launch/local.sh --config=configs/digits_cd.py --workdir=runs/digits
+  launch/local.sh --config=configs/digits_cd.py     into runs/digits_cd
   launch/local.sh --helpfull         all flags
 
 PYTHON=/path/to/python   the interpreter to make .venv with (3.11 or newer)
