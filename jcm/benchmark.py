@@ -5,9 +5,7 @@ python -m jcm.benchmark --config=configs/digits_cd.py [--config.FIELD=VALUE ...]
 
 import functools
 import json
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,11 +15,11 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from jcm import build, cli, losses, models, optim, sharding
+from jcm import build, cli, distributed, losses, memory, models, optim, sharding
 from jcm import state as state_lib
 from jcm.errors import JcmError
 from jcm.sampling import Sampler, Schedule
-from jcm.step import make_train_step
+from jcm.step import compile_step, make_train_step
 
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each; the median counts.")
 _BATCH = flags.DEFINE_integer("sample_batch", 64, "Images per call of the sampler.")
@@ -66,6 +64,7 @@ def measure(config: ConfigDict, *, repeats: int, sample_batch: int) -> dict[str,
     placement = sharding.shard_tree(mesh, jax.eval_shape(new_state, params), min_bytes)
     # Buffers of its own, since the step takes over the state's.
     state = jax.jit(new_state, out_shardings=placement)(params)
+    memory.release()
     teacher = None
     if method.needs_teacher:
         placement = sharding.shard_tree(mesh, params, min_bytes)
@@ -84,7 +83,7 @@ def measure(config: ConfigDict, *, repeats: int, sample_batch: int) -> dict[str,
         accumulate=config.train.accumulate,
     )
     started = time.perf_counter()
-    compiled = jax.jit(step, donate_argnums=0).lower(state, teacher, batch).compile()
+    compiled = compile_step(step, state, teacher, batch)
     compile_seconds = time.perf_counter() - started
     box = [state]
 
@@ -140,9 +139,8 @@ def _median_seconds(function: Callable[[], Any], repeats: int) -> float:
 def _peak_memory_gib() -> float:
     """Of the device where it tells, else of this process, compilation included."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    unit = 1 if sys.platform == "darwin" else 1024
-    return stats.get("peak_bytes_in_use", resident * unit) / 2**30
+    peak = stats.get("peak_bytes_in_use")
+    return peak / 2**30 if peak else memory.peak_gib()
 
 
 def main(argv: Sequence[str]) -> None:
@@ -151,6 +149,7 @@ def main(argv: Sequence[str]) -> None:
     config = cli.config()
     if config is None:
         raise JcmError("name a config, such as --config=configs/digits_cd.py")
+    distributed.initialize(config)
     found = measure(config, repeats=_REPEATS.value, sample_batch=_BATCH.value)
     print(json.dumps(found, indent=2))
 

@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     if _MODE.value == "config":
         print(config)
         return
-    distributed.initialize()
+    distributed.initialize(config)
     logging.info("workdir %s", workdir)
     if _MODE.value == "train":
         train(config, workdir)

@@ -11,7 +11,7 @@ import optax
 from absl import logging
 from jaxtyping import Array, Int, Key, UInt8
 
-from jcm import images, sharding
+from jcm import images, memory, sharding
 from jcm.losses import Batch, Frozen, Method
 from jcm.models import Params
 from jcm.state import State, ema
@@ -124,13 +124,14 @@ def compile_step(
     started = time.monotonic()
     compiled = jitted.lower(state, teacher_params, batch).compile()
     flops = (compiled.cost_analysis() or {}).get("flops", math.nan)
-    memory = compiled.memory_analysis()
+    needed = compiled.memory_analysis()
+    memory.release()
     logging.info(
         "compiled the training step in %.0f s: %.1f GFLOP a step, %.0f MiB of state and"
         " %.0f MiB of working memory on each device",
         time.monotonic() - started,
         flops / 1e9,
         sharding.bytes_per_device(state, placement) / 2**20,
-        memory.temp_size_in_bytes / 2**20 if memory else math.nan,
+        needed.temp_size_in_bytes / 2**20 if needed else math.nan,
     )
     return compiled

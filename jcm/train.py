@@ -12,7 +12,7 @@ from absl import logging
 from clu.parameter_overview import get_parameter_overview
 from ml_collections import ConfigDict
 
-from jcm import build, data, grids, losses, model, optim, sharding, writers
+from jcm import build, data, grids, losses, memory, model, optim, sharding, writers
 from jcm import config as config_lib
 from jcm import images as images_lib
 from jcm import state as state_lib
@@ -94,9 +94,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
             workers=config.data.workers,
         )
         if checkpoints.latest_step is None:
-            params = teacher_params or jax.jit(network.init)(init_key)
             shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
-            state = jax.jit(new_state, out_shardings=shardings)(params)
+            state = jax.jit(new_state, out_shardings=shardings)(
+                teacher_params or jax.jit(network.init)(init_key)
+            )
+            memory.release()
         else:
             state = checkpoints.restore(template, batches)
             logging.info("going on from step %d", state.step)

@@ -13,6 +13,7 @@ _LAYERS = [
         "errors",
         "images",
         "files",
+        "memory",
         "precond",
         "schedules",
         "ode",
