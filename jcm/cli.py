@@ -1,5 +1,6 @@
 """Flags, log lines and errors, alike in every program of the package."""
 
+import functools
 import logging as std_logging
 import pathlib
 import sys
@@ -16,11 +17,16 @@ from jcm.errors import JcmError
 _names = {"config": ""}
 
 
-def run(main: Callable[[Sequence[str]], Any]) -> None:
+def run(
+    main: Callable[[Sequence[str]], Any],
+    recorded: Callable[[str], ConfigDict | None] = lambda workdir: None,
+) -> None:
     """Runs a program; a mistake the user can mend is one line and exit code 1.
 
     Args:
       main: takes the arguments that are not flags.
+      recorded: the config of a workdir, to stand in where --workdir is given but
+        --config is not.
     """
     logging.set_verbosity(logging.INFO)
     # The same sampler is needed in training, evaluation and every restart.
@@ -31,7 +37,7 @@ def run(main: Callable[[Sequence[str]], Any]) -> None:
     handler.addFilter(_only_ours)
     handler.setFormatter(std_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     try:
-        app.run(main, flags_parser=_parse)
+        app.run(main, flags_parser=functools.partial(_parse, recorded))
     except JcmError as error:
         sys.exit(f"jcm: {error}")
     except OSError as error:
@@ -58,26 +64,23 @@ def config_name() -> str:
     return _names["config"]
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(
+    recorded: Callable[[str], ConfigDict | None], argv: Sequence[str]
+) -> list[str]:
     """Reads the flags; `--config=FILE` first, since it defines --config.FIELD."""
-    rest = []
-    spec = None
-    arguments = iter(argv)
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if flag in ("--config", "-config"):
-            spec = value if equals else next(arguments, "")
-        else:
-            rest.append(argument)
+    spec, rest = _take("config", argv)
+    workdir, _ = _take("workdir", argv)
     try:
         if spec is not None:
-            # Without --config itself, whose value it would not expect.
-            config_flags.DEFINE_config_dict(
-                "config", config_lib.load(spec), sys_argv=rest
-            )
+            base = config_lib.load(spec)
             path, _, mode = spec.partition(":")
             stem = pathlib.Path(path).stem
             _names["config"] = f"{stem}_{mode}" if mode else stem
+        else:
+            base = recorded(workdir) if workdir else None
+        if base is not None:
+            # Without --config itself, whose value it would not expect.
+            config_flags.DEFINE_config_dict("config", base, sys_argv=rest)
         return flags.FLAGS(rest)
     except (AttributeError, KeyError) as error:
         reason = " ".join(str(error.args[0]).replace("\\n", " ").split())
@@ -86,6 +89,18 @@ def _parse(argv: Sequence[str]) -> list[str]:
         ) from error
     except (flags.Error, TypeError, ValueError) as error:
         raise JcmError(" ".join(str(error).split())) from error
+
+
+def _take(name: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of one flag, None where it is not given, and all other arguments."""
+    value, rest, arguments = None, [], iter(argv)
+    for argument in arguments:
+        flag, equals, after = argument.partition("=")
+        if flag in (f"--{name}", f"-{name}"):
+            value = after if equals else next(arguments, "")
+        else:
+            rest.append(argument)
+    return value, rest
 
 
 def _only_ours(record: std_logging.LogRecord) -> bool:

@@ -70,10 +70,11 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
 
 def _models(config: ConfigDict, workdir: pathlib.Path) -> Iterator[tuple[str, Model]]:
     """The teacher where it is still at hand, then the model itself."""
-    trained = model.load(workdir, ema=config.sample.ema)
+    at_once = config.sample.batch_size
+    trained = model.load(workdir, ema=config.sample.ema, batch_size=at_once)
     teacher = model.teacher_place(config, workdir)
     if trained.kind == "consistency" and teacher and os.path.exists(teacher):
-        yield "teacher", model.load(teacher)
+        yield "teacher", model.load(teacher, batch_size=at_once)
     yield ("diffusion" if trained.kind == "edm" else "consistency"), trained
 
 

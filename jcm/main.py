@@ -56,12 +56,20 @@ def main(argv: Sequence[str]) -> None:
 def _config_and_workdir() -> tuple[ConfigDict, pathlib.Path]:
     """What the flags name; each stands in for the other where it can."""
     config, workdir = cli.config(), _WORKDIR.value
-    if config is not None:
-        return config, pathlib.Path(workdir or f"runs/{cli.config_name()}")
-    if workdir is not None and _MODE.value != "train":
-        return workdir_lib.read(workdir).config, pathlib.Path(workdir)
-    raise JcmError("name a config, such as --config=configs/digits_cd.py")
+    if config is None:
+        found = f"{workdir} is not the workdir of a run: " if workdir else ""
+        raise JcmError(f"{found}name a config, such as --config=configs/digits_cd.py")
+    workdir = pathlib.Path(workdir or f"runs/{cli.config_name()}")
+    if _MODE.value in ("evaluate", "sample"):
+        workdir_lib.refuse_other_settings(workdir, config)
+    return config, workdir
+
+
+def _recorded(workdir: str) -> ConfigDict | None:
+    """The config of a run, whatever the mode; its record names an unusable one."""
+    begun = (pathlib.Path(workdir) / "run.json").exists()
+    return workdir_lib.read(workdir).config if begun else None
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, _recorded)

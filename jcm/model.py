@@ -37,6 +37,8 @@ class Model:
         params: Params,
         config: ConfigDict,
         class_names: Sequence[str] = (),
+        *,
+        batch_size: int | None = None,
     ):
         """Puts the parts together; see `load`."""
         conditional = denoiser.network.arch.num_classes > 0
@@ -44,12 +46,13 @@ class Model:
         self.class_names = tuple(class_names) if conditional else ()
         consistency = isinstance(denoiser.precond, precond.Consistency)
         self.kind = "consistency" if consistency else "edm"
+        self._batch_size = batch_size or config.sample.batch_size
         self._denoise = jax.jit(denoiser)
 
     @functools.cached_property
     def sampler(self) -> Sampler:
         """The compiled sampler over this process's devices."""
-        return Sampler(self.denoiser, batch_size=self.config.sample.batch_size)
+        return Sampler(self.denoiser, batch_size=self._batch_size)
 
     def denoise(
         self,
@@ -130,7 +133,9 @@ class Model:
         return np.clip(made, -1.0, 1.0)
 
 
-def load(path: str | os.PathLike, *, ema: str = "") -> Model:
+def load(
+    path: str | os.PathLike, *, ema: str = "", batch_size: int | None = None
+) -> Model:
     """Opens the model of a workdir.
 
     Args:
@@ -138,6 +143,7 @@ def load(path: str | os.PathLike, *, ema: str = "") -> Model:
       ema: which weights: a rate of `config.train.ema_rates` such as "0.9999",
         "params" for the weights themselves, "target_params" for the target; by
         default what the run's config says.
+      batch_size: images made at a time; by default what the run's config says.
 
     Raises:
       JcmError: where there is no run, no checkpoint or no such weights.
@@ -145,7 +151,7 @@ def load(path: str | os.PathLike, *, ema: str = "") -> Model:
     record = workdir.read(path)
     config = record.config
     network = build.network(config, len(record.class_names))
-    denoiser = losses.create(config, network).model
+    denoiser = losses.denoiser(config, network)
     # Placed here, since the devices that wrote the checkpoint may not exist.
     place = sharding.replicated(sharding.make_mesh())
     template = sharding.with_placement(
@@ -162,7 +168,7 @@ def load(path: str | os.PathLike, *, ema: str = "") -> Model:
             params = checkpoints.restore_part("ema_params", averages)[ema]
         else:
             params = checkpoints.restore_part(ema, template)
-    return Model(denoiser, params, config, record.class_names)
+    return Model(denoiser, params, config, record.class_names, batch_size=batch_size)
 
 
 def teacher_place(config: ConfigDict, workdir: str | os.PathLike) -> str | None:

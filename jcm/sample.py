@@ -25,7 +25,9 @@ def sample(config: ConfigDict, workdir: str | os.PathLike) -> None:
     Raises:
       JcmError: where there is no checkpoint, or labels or noise levels do not fit.
     """
-    trained = model.load(workdir, ema=config.sample.ema)
+    trained = model.load(
+        workdir, ema=config.sample.ema, batch_size=config.sample.batch_size
+    )
     count = config.sample.num_images
     schedule = build.sampling_schedules(config, trained.denoiser)[-1]
     labels = build.sample_labels(config, trained.denoiser, count)

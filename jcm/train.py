@@ -12,7 +12,18 @@ from absl import logging
 from clu.parameter_overview import get_parameter_overview
 from ml_collections import ConfigDict
 
-from jcm import build, data, grids, losses, memory, model, optim, sharding, writers
+from jcm import (
+    build,
+    data,
+    grids,
+    losses,
+    memory,
+    model,
+    models,
+    optim,
+    sharding,
+    writers,
+)
 from jcm import config as config_lib
 from jcm import images as images_lib
 from jcm import state as state_lib
@@ -81,9 +92,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         logging.info("\n%s", get_parameter_overview(shapes, include_stats=False))
         if method.needs_teacher:
             teacher_template = sharding.with_placement(shapes, place)
-            teacher_params = jax.device_put(
-                teacher_weights(config, workdir, network), place(shapes)
-            )
+            weights = teacher_weights(config, workdir, network)
+            workdir_lib.claim_teacher(workdir, models.fingerprint(weights))
+            teacher_params = jax.device_put(weights, place(shapes))
+            del weights
         batches = data.batches(
             dataset,
             local_batch_size,

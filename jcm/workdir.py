@@ -47,11 +47,13 @@ class Record:
       config: all settings.
       class_names: of the data set.
       data_fingerprint: of the data set's content.
+      teacher_hash: of the weights that are distilled; empty where there are none.
     """
 
     config: ConfigDict
     class_names: tuple[str, ...]
     data_fingerprint: str
+    teacher_hash: str = ""
 
 
 def read(workdir: str | os.PathLike) -> Record:
@@ -64,7 +66,8 @@ def read(workdir: str | os.PathLike) -> Record:
     try:
         fields = json.loads(path.read_text())
         config = config_lib.from_dict(fields["config"])
-        names, fingerprint = fields["class_names"], fields["data_fingerprint"]
+        names = tuple(fields["class_names"])
+        fingerprints = fields["data_fingerprint"], fields["teacher_hash"]
     except OSError as error:
         raise JcmError(
             f"{workdir} is not the workdir of a run: there is no run.json in it"
@@ -73,7 +76,7 @@ def read(workdir: str | os.PathLike) -> Record:
         raise JcmError(
             f"{path} cannot be read ({error}): restore it, or use another workdir"
         ) from error
-    return Record(config, tuple(names), fingerprint)
+    return Record(config, names, *fingerprints)
 
 
 def claim(workdir: str | os.PathLike, record: Record) -> None:
@@ -90,42 +93,70 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
     path = workdir / "run.json"
     begun = any((workdir / "checkpoints").glob("[0-9]*"))
     if path.exists() and begun:
-        _refuse_other_settings(workdir, read(workdir), record)
+        refuse_other_settings(workdir, record.config)
+        old = read(workdir)
+        if old.data_fingerprint != record.data_fingerprint:
+            raise JcmError(
+                f"{workdir} holds a run on other data (fingerprint"
+                f" {old.data_fingerprint}, now {record.data_fingerprint}): use another"
+                " --workdir"
+            )
+        record = dataclasses.replace(record, teacher_hash=old.teacher_hash)
     elif begun:
         raise JcmError(
             f"{workdir} has checkpoints but no run.json: it was written by another "
             "program; use another --workdir"
         )
-    fields = {
-        "config": record.config.to_dict(),
-        "class_names": record.class_names,
-        "data_fingerprint": record.data_fingerprint,
-    }
-    if jax.process_index() == 0:
-        files.write_text(path, json.dumps(fields, indent=2) + "\n")
+    _write(workdir, record)
     if jax.process_count() > 1:  # none may begin before all have looked
         multihost_utils.sync_global_devices("claim")
 
 
-def _refuse_other_settings(workdir: pathlib.Path, old: Record, new: Record) -> None:
-    before, now = (_flatten(record.config.to_dict()) for record in (old, new))
+def claim_teacher(workdir: str | os.PathLike, teacher_hash: str) -> None:
+    """Notes which weights a run distils, or makes sure that they are the same.
+
+    Raises:
+      JcmError: where the run has distilled other weights.
+    """
+    old = read(workdir)
+    begun = any((pathlib.Path(workdir) / "checkpoints").glob("[0-9]*"))
+    if begun and old.teacher_hash != teacher_hash:
+        raise JcmError(
+            f"{workdir} holds a run with another teacher: the weights in"
+            f" {old.config.teacher} have changed since; restore them, or use another"
+            " --workdir"
+        )
+    _write(workdir, dataclasses.replace(old, teacher_hash=teacher_hash))
+
+
+def refuse_other_settings(workdir: str | os.PathLike, config: ConfigDict) -> None:
+    """Makes sure that a config describes the run in a workdir.
+
+    What only changes what is shown, or where the data lies, may differ.
+
+    Raises:
+      JcmError: where there is no run, or it has other settings; names the first.
+    """
+    before, now = (_flatten(c.to_dict()) for c in (read(workdir).config, config))
     for key in sorted(before.keys() | now.keys()):
         free = any(key == name or key.startswith(f"{name}.") for name in _FREE)
-        if before.get(key) != now.get(key) and not free and not _longer(key, new):
+        if before.get(key) != now.get(key) and not free and not _longer(key, config):
             raise JcmError(
                 f"{workdir} holds a run with config.{key}={before.get(key)!r}, and not "
                 f"{now.get(key)!r}: use another --workdir, or the same setting"
             )
-    if old.data_fingerprint != new.data_fingerprint:
-        raise JcmError(
-            f"{workdir} holds a run on other data (fingerprint {old.data_fingerprint}, "
-            f"now {new.data_fingerprint}): use another --workdir"
-        )
 
 
-def _longer(key: str, record: Record) -> bool:
+def _write(workdir: str | os.PathLike, record: Record) -> None:
+    fields = dataclasses.asdict(record) | {"config": record.config.to_dict()}
+    if jax.process_index() == 0:
+        path = pathlib.Path(workdir) / "run.json"
+        files.write_text(path, json.dumps(fields, indent=2) + "\n")
+
+
+def _longer(key: str, config: ConfigDict) -> bool:
     """Whether this is the length of a run that does not plan by it."""
-    return key == "train.num_steps" and record.config.loss.scales != "adaptive"
+    return key == "train.num_steps" and config.loss.scales != "adaptive"
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

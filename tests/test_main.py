@@ -31,7 +31,7 @@ def run(monkeypatch, tmp_path, capsys):
         for name in ("workdir", "mode", "coordinator"):
             flags.FLAGS[name].unparse()
         with pytest.raises(SystemExit) as exit_info:
-            cli.run(main_lib.main)
+            cli.run(main_lib.main, main_lib._recorded)
         code = exit_info.value.code
         message = code if isinstance(code, str) else ""
         return (1 if message else code or 0), message + capsys.readouterr().out
@@ -75,6 +75,18 @@ def test_mistakes_are_one_line(run, arguments, message):
     assert message in output
     assert output.startswith("jcm: ")
     assert "\n" not in output
+
+
+def test_a_workdir_stands_in_for_its_config(run, student):
+    config, workdir = student
+    here = f"--workdir={workdir}"
+    code, output = run(here, "--mode=config", "--config.sample.num_images=3")
+    assert code == 0
+    assert f"teacher: {config.teacher}" in output
+    assert "num_images: 3" in output
+    code, output = run(here, "--mode=sample", _DIGITS)
+    assert code == 1
+    assert "holds a run with config.model.num_res_blocks=0, and not 1" in output
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,18 @@ def test_another_config_in_the_workdir_is_refused(tiny, student):
     assert (workdir / "run.json").read_text() == before
 
 
+def test_another_teacher_in_the_same_place_is_refused(student, tmp_path):
+    config, workdir = student
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
+    record = json.loads((workdir / "run.json").read_text())
+    assert len(record["teacher_hash"]) == 16
+    record["teacher_hash"] = "0" * 16
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(JcmError, match="another teacher.*have changed since"):
+        train_lib.train(config, tmp_path / "run")
+
+
 def test_a_run_without_checkpoints_may_begin_anew(tiny, teacher, tmp_path):
     config = tiny("digits_cd", **{"teacher": "/nowhere", "train.num_steps": 1})
     with pytest.raises(JcmError, match="not the workdir"):

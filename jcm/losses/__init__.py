@@ -2,18 +2,20 @@
 
 from typing import Any
 
+from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
 from jcm.losses import consistency, edm
 from jcm.losses.method import Batch, Frozen, Method
 from jcm.models import Network
 
-__all__ = ["Batch", "Frozen", "Method", "create"]
+__all__ = ["Batch", "Frozen", "Method", "create", "denoiser"]
 
-# Each entry makes a method of (config, network).
+# For each name, what makes the method and what makes the function it trains, both
+# of (config, network).
 _METHODS = {
-    "edm": edm.from_config,
-    "cd": consistency.distillation_from_config,
-    "ct": consistency.training_from_config,
+    "edm": (edm.from_config, edm.denoiser_from_config),
+    "cd": (consistency.distillation_from_config, consistency.denoiser_from_config),
+    "ct": (consistency.training_from_config, consistency.denoiser_from_config),
 }
 
 
@@ -27,9 +29,27 @@ def create(config: Any, network: Network) -> Method:
     Raises:
       JcmError: for an unknown name or settings that the method refuses.
     """
-    if config.method not in _METHODS:
+    make, _ = _named(config.method)
+    return make(config, network)
+
+
+def denoiser(config: Any, network: Network) -> Denoiser:
+    """The function that the method trains: all that sampling needs.
+
+    Args:
+      config: the whole config.
+      network: F.
+
+    Raises:
+      JcmError: for an unknown name.
+    """
+    _, make = _named(config.method)
+    return make(config, network)
+
+
+def _named(name: str) -> Any:
+    if name not in _METHODS:
         raise JcmError(
-            f"config.method={config.method!r} is unknown: use one of "
-            f"{', '.join(_METHODS)}"
+            f"config.method={name!r} is unknown: use one of {', '.join(_METHODS)}"
         )
-    return _METHODS[config.method](config, network)
+    return _METHODS[name]

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from jcm import ode, precond
 from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
-from jcm.losses import distances
+from jcm.losses import distances, edm
 from jcm.losses.method import Batch, Frozen
 from jcm.models import Network, Params
 from jcm.schedules import AdaptiveScales, FixedScales, KarrasGrid
@@ -138,11 +138,15 @@ class Consistency:
         return {"num_scales": num_scales, "target_ema": target_ema}
 
 
+def denoiser_from_config(config: Any, network: Network) -> Denoiser:
+    """The consistency function of a config."""
+    noise = config.noise
+    return Denoiser(network, precond.Consistency(noise.sigma_data, noise.sigma_min))
+
+
 def distillation_from_config(config: Any, network: Network) -> Consistency:
     """CD from a teacher of the same architecture, as the student starts as its copy."""
-    sigma_data, sigma_min = config.noise.sigma_data, config.noise.sigma_min
-    teacher = Denoiser(network, precond.EDM(sigma_data, sigma_min))
-    return _from_config(config, network, teacher)
+    return _from_config(config, network, edm.denoiser_from_config(config, network))
 
 
 def training_from_config(config: Any, network: Network) -> Consistency:
@@ -165,7 +169,7 @@ def _from_config(
             f"config.loss.scales={loss.scales!r} is unknown: use fixed or adaptive"
         )
     return Consistency(
-        model=Denoiser(network, precond.Consistency(noise.sigma_data, noise.sigma_min)),
+        model=denoiser_from_config(config, network),
         teacher=teacher,
         grid=KarrasGrid(noise.sigma_min, noise.sigma_max, noise.rho),
         scales=scales,

@@ -59,11 +59,16 @@ class EDM:
         return {}
 
 
+def denoiser_from_config(config: Any, network: Network) -> Denoiser:
+    """The diffusion model of a config."""
+    noise = config.noise
+    return Denoiser(network, precond.EDM(noise.sigma_data, noise.sigma_min))
+
+
 def from_config(config: Any, network: Network) -> EDM:
     """The method of a config."""
-    noise = config.noise
     return EDM(
-        model=Denoiser(network, precond.EDM(noise.sigma_data, noise.sigma_min)),
+        model=denoiser_from_config(config, network),
         p_mean=config.loss.p_mean,
         p_std=config.loss.p_std,
     )
