@@ -6,6 +6,7 @@ import typing
 
 import beartype
 import jaxtyping
+import ml_collections
 import pytest
 
 # Not forced, so that the tests can be run on an accelerator as well.
@@ -80,3 +81,39 @@ def student(tiny, teacher, tmp_path_factory):
     config = tiny("digits_cd", teacher=str(teacher))
     train(config, workdir)
     return config, workdir
+
+
+@pytest.fixture
+def data_config(tmp_path_factory):
+    """Settings of the digits, prepared in a folder of their own."""
+    return ml_collections.ConfigDict(
+        {
+            "name": "digits",
+            "path": "",
+            "dir": str(tmp_path_factory.mktemp("prepared")),
+            "image_size": 8,
+            "channels": 1,
+            "skip_broken": False,
+            "cache_mib": 1024,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def digit_set(tmp_path_factory):
+    """The digits, prepared once for a file of tests."""
+    from jcm import data
+
+    prepared = tmp_path_factory.mktemp("digits")
+    return data.load(
+        ml_collections.ConfigDict(
+            {
+                "name": "digits",
+                "path": "",
+                "dir": str(prepared),
+                "image_size": 8,
+                "channels": 1,
+                "cache_mib": 1024,
+            }
+        )
+    )

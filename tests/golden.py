@@ -8,8 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jcm import models
+from jcm import models, precond
+from jcm.denoiser import Denoiser
+from jcm.losses import distances
+from jcm.losses.consistency import Consistency
 from jcm.pretrained import openai_jcm
+from jcm.schedules import FixedScales, KarrasGrid
 
 _HERE = pathlib.Path(__file__).parent
 _FOLDERS = (_HERE.parent.parent / "shared" / "golden", _HERE / "data")
@@ -89,6 +93,24 @@ def params(role: str) -> models.Params:
 
 def _exists(name: str) -> bool:
     return any((folder / name).exists() for folder in _FOLDERS)
+
+
+def consistency(cls=Consistency, **changes) -> Consistency:
+    """Distillation of the small network as the numbers were made."""
+    settings = {
+        "model": Denoiser(network(), precond.Consistency()),
+        "teacher": Denoiser(network(), precond.EDM()),
+        "grid": KarrasGrid(),
+        "scales": FixedScales(18, 0.0),
+        "distance": distances.l2,
+    }
+    return cls(**settings | changes)
+
+
+def norm(tree) -> float:
+    """Euclidean norm of all numbers of a tree, in float64."""
+    leaves = (np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree))
+    return float(np.sqrt(sum(np.sum(leaf**2) for leaf in leaves)))
 
 
 def relative(ours, theirs) -> float:

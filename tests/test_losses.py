@@ -16,7 +16,6 @@ from jcm.errors import JcmError
 from jcm.losses import Batch, Frozen, distances
 from jcm.losses.consistency import WEIGHTINGS, Consistency
 from jcm.losses.edm import EDM
-from jcm.schedules import FixedScales, KarrasGrid
 
 _DISTANCES = {
     "l1": distances.l1,
@@ -31,23 +30,12 @@ def _batch(x, keys=None):
     return Batch(images=jnp.asarray(x), labels=None, keys=keys)
 
 
-def _method(**changes):
-    settings = {
-        "model": Denoiser(golden.network(), precond.Consistency()),
-        "teacher": Denoiser(golden.network(), precond.EDM()),
-        "grid": KarrasGrid(),
-        "scales": FixedScales(18, 0.0),
-        "distance": distances.l2,
-    }
-    return Consistency(**settings | changes)
-
-
 # --- the original's numbers
 
 
 @functools.cache
 def _loss_and_gradient(teacher, target, metric, solver, weighting, stop_gradient):
-    method = _method(
+    method = golden.consistency(
         teacher=Denoiser(golden.network(), precond.EDM()) if teacher else None,
         distance=_DISTANCES[metric],
         solver=solver,
@@ -61,11 +49,6 @@ def _loss_and_gradient(teacher, target, metric, solver, weighting, stop_gradient
         return jnp.sum(each * mask) / jnp.sum(mask)
 
     return jax.jit(jax.value_and_grad(loss))
-
-
-def _norm(tree):
-    leaves = (np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree))
-    return np.sqrt(sum(np.sum(leaf**2) for leaf in leaves))
 
 
 _STORED_CASES = [
@@ -105,7 +88,7 @@ def test_consistency_loss_equals_the_original(name):
         jnp.asarray(case["mask"]),
     )
     np.testing.assert_allclose(value, case["loss"], rtol=1e-4)
-    norm = _norm(gradient)
+    norm = golden.norm(gradient)
     np.testing.assert_allclose(norm, case["grad_norm"], rtol=1e-3)
     stored = {
         key.removeprefix("grad/"): value
@@ -130,7 +113,7 @@ def test_denoising_loss_equals_the_original():
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(golden.params("params"))
     np.testing.assert_allclose(value, case["loss"], rtol=1e-4)
-    np.testing.assert_allclose(_norm(gradient), case["grad_norm"], rtol=1e-3)
+    np.testing.assert_allclose(golden.norm(gradient), case["grad_norm"], rtol=1e-3)
 
 
 # --- closed forms
@@ -149,7 +132,7 @@ def test_exact_function_has_no_loss_where_trajectories_are_straight(solver, dist
     """Data in one point: every solver is exact, and so is f."""
     x0, noise = _points()
     x0 = jnp.full_like(x0, 0.3)
-    method = _method(
+    method = golden.consistency(
         model=gaussian.ConsistencyFunction(std=0.0),
         teacher=gaussian.Denoiser(std=0.0),
         distance=_DISTANCES[distance],
@@ -164,7 +147,7 @@ def test_exact_function_has_no_loss_where_trajectories_are_straight(solver, dist
 def test_exact_function_has_no_loss_but_the_solver_s_error(solver, order):
     """The root of the l2 loss is the solver's error of one step."""
     x0, noise = _points()
-    method = _method(
+    method = golden.consistency(
         model=gaussian.ConsistencyFunction(),
         teacher=gaussian.Denoiser(),
         solver=solver,
@@ -203,7 +186,7 @@ def test_target_gives_no_gradient_unless_asked_to(stop):
             return params["a"] * x
 
     x0, noise = _points()
-    method = _method(model=Line(), teacher=None, stop_gradient=stop)
+    method = golden.consistency(model=Line(), teacher=None, stop_gradient=stop)
     index = jnp.full(16, 3)
 
     def loss(a, target):
@@ -221,7 +204,7 @@ def test_target_gives_no_gradient_unless_asked_to(stop):
 
 def test_wrong_function_has_a_loss():
     x0, noise = _points()
-    method = _method(
+    method = golden.consistency(
         model=gaussian.ConsistencyFunction(mean=0.0), teacher=gaussian.Denoiser()
     )
     right = dataclasses.replace(method, model=gaussian.ConsistencyFunction())
@@ -262,7 +245,7 @@ def test_training_uses_one_noise_for_both_points():
             seen.append((x, sigma, dropout_keys))
             return super().__call__(params, x, sigma)
 
-    method = _method(model=Recorder(), teacher=None)
+    method = golden.consistency(model=Recorder(), teacher=None)
     method.loss_at({}, Frozen(), _batch(x0), jnp.arange(16), 18, noise)
     (x, t, dropout), (x_next, t_next, dropout_next) = seen
     for point, level in ((x, t), (x_next, t_next)):
@@ -285,7 +268,7 @@ def test_indices_cover_the_grid_and_examples_differ():
             assert np.unique(np.asarray(noise)[:, 0, 0, 0]).size > 0.99 * len(index)
             return jnp.zeros(len(index))
 
-    spy = Spy(**vars(_method(teacher=None)))
+    spy = Spy(**vars(golden.consistency(teacher=None)))
     x0 = jnp.zeros((2000, 2, 2, 1))
     spy.loss({}, Frozen(), _batch(x0), jnp.int32(0))
     assert counts[17] == 0  # the last point has no next one
@@ -333,4 +316,4 @@ def test_a_distance_that_cannot_be_is_refused(name, c, message):
 )
 def test_unknown_settings_are_refused(changes):
     with pytest.raises(JcmError, match="unknown"):
-        _method(**changes)
+        golden.consistency(**changes)

@@ -15,9 +15,9 @@ from jax.sharding import PartitionSpec
 
 from jcm import optim, precond, sharding, state
 from jcm.denoiser import Denoiser
-from jcm.losses import Batch, Frozen, distances
+from jcm.losses import Batch, Frozen
 from jcm.losses.consistency import Consistency
-from jcm.schedules import FixedScales, KarrasGrid
+from jcm.schedules import FixedScales
 from jcm.step import make_train_step
 
 _RADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "warmup_kimg": 0.0, "grad_clip": 0.0}
@@ -26,17 +26,6 @@ _RADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "warmup_kimg": 0.0, "grad_clip": 
 def _optimizer(name="radam", learning_rate=4e-4, **changes):
     config = _RADAM | {"name": name, "learning_rate": learning_rate} | changes
     return optim.create(ml_collections.ConfigDict(config), 4)
-
-
-def _method(**changes):
-    settings = {
-        "model": Denoiser(golden.network(), precond.Consistency()),
-        "teacher": Denoiser(golden.network(), precond.EDM()),
-        "grid": KarrasGrid(),
-        "scales": FixedScales(18, 0.0),
-        "distance": distances.l2,
-    }
-    return settings | changes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +40,6 @@ class _Replay(Consistency):
         return self.loss_at(params, frozen, batch, index, 18, noise)
 
 
-def _norm(tree):
-    leaves = (np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree))
-    return np.sqrt(sum(np.sum(leaf**2) for leaf in leaves))
-
-
 def test_ten_steps_of_distillation_equal_the_original():
     stored = golden.cases("B_train_steps.npz")["cd"]
     steps = [f"step{i}" for i in range(10)]
@@ -63,7 +47,7 @@ def test_ten_steps_of_distillation_equal_the_original():
         key: jnp.stack([stored[f"{step}/{key}"] for step in steps])
         for key in ("x", "z", "indices")
     }
-    method = _Replay(**_method(), draws=draws)
+    method = golden.consistency(_Replay, draws=draws)
     optimizer = _optimizer()
     run = state.create(
         golden.params("params"), optimizer, keeps_target=False, ema_rates=(0.9999,)
@@ -81,10 +65,10 @@ def test_ten_steps_of_distillation_equal_the_original():
         moments = run.opt_state[1]
         measured = {
             "loss": metrics["loss"],
-            "params_norm": _norm(run.params),
-            "params_ema_norm": _norm(run.ema_params["0.9999"]),
-            "mu_norm": _norm(moments.mu),
-            "nu_norm": _norm(moments.nu),
+            "params_norm": golden.norm(run.params),
+            "params_ema_norm": golden.norm(run.ema_params["0.9999"]),
+            "mu_norm": golden.norm(moments.mu),
+            "nu_norm": golden.norm(moments.nu),
         }
         for name, value in measured.items():
             expected = stored[f"{step}/{name}"]
@@ -113,12 +97,10 @@ def test_ten_steps_of_distillation_equal_the_original():
 @functools.cache
 def _problem():
     network = golden.network(dropout=0.2, ch_mult=(1, 1), attn_resolutions=())
-    method = Consistency(
-        **_method(
-            model=Denoiser(network, precond.Consistency()),
-            teacher=None,
-            scales=FixedScales(18, 0.5),
-        )
+    method = golden.consistency(
+        model=Denoiser(network, precond.Consistency()),
+        teacher=None,
+        scales=FixedScales(18, 0.5),
     )
     params = jax.tree.map(lambda p: p + 0.01, network.init(jax.random.key(0)))
     images = jax.random.randint(jax.random.key(1), (16, 16, 16, 3), 0, 256)

@@ -1,0 +1,167 @@
+"""CIFAR-10 from its archive, and what is refused."""
+
+import io
+import os
+import pickle
+import struct
+import tarfile
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
+
+from jcm import data
+from jcm.data import cifar10, download
+from jcm.errors import JcmError
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes bytes as the str of Python 2, as the published archive has them."""
+
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def save_bytes(self, text):
+        self.write(pickle.BINSTRING + struct.pack("<i", len(text)) + text)
+        self.memoize(text)
+
+    dispatch[bytes] = save_bytes
+
+
+def python2_pickle(value):
+    buffer = io.BytesIO()
+    Python2Pickler(buffer, 2).dump(value)
+    return buffer.getvalue().replace(b"numpy._core.multi", b"numpy.core.multi")
+
+
+def cifar_files(per_batch=3):
+    names = [f"data_batch_{i}" for i in (4, 1, 5, 2, 3)] + ["test_batch"]
+    files = {"batches.meta": b"not looked at"}
+    for name in names:
+        seed = sum(name.encode())
+        pixels = np.random.default_rng(seed).integers(
+            0, 256, (per_batch, 3072), np.uint8
+        )
+        labels = [(seed + i) % 10 for i in range(per_batch)]
+        dump = python2_pickle if name != "test_batch" else pickle.dumps
+        files[name] = dump({b"data": pixels, b"labels": labels})
+    return files
+
+
+def write_archive(path, files):
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def of_cifar(data_config, path):
+    changes = {"name": "cifar10", "path": str(path), "image_size": 32, "channels": 3}
+    return ConfigDict({**data_config, **changes})
+
+
+def test_cifar10_from_its_archive(data_config, tmp_path):
+    files = cifar_files()
+    data_config = of_cifar(data_config, write_archive(tmp_path / "cifar.tar.gz", files))
+    train, test = data.load(data_config), data.load(data_config, "test")
+    assert (len(train), len(test)) == (15, 3)
+    assert train.fingerprint != test.fingerprint
+    source = pickle.loads(files["data_batch_2"], encoding="bytes")
+    part = train.take(np.arange(3, 6))
+    assert part["label"].tolist() == source[b"labels"]
+    planes = source[b"data"].reshape(3, 3, 32, 32)
+    for channel in range(3):
+        np.testing.assert_array_equal(part["image"][..., channel], planes[:, channel])
+
+
+def test_cifar10_from_the_extracted_folder_is_the_same_set(data_config, tmp_path):
+    files = cifar_files()
+    archive = write_archive(tmp_path / "cifar.tar.gz", files)
+    with tarfile.open(archive) as opened:
+        opened.extractall(tmp_path / "extracted", filter="data")
+    packed = data.load(of_cifar(data_config, archive))
+    assert data.load(of_cifar(data_config, tmp_path / "extracted")) == packed
+
+
+def cut(path, files):
+    write_archive(path, files)
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def without_a_batch(path, files):
+    del files["data_batch_3"]
+    write_archive(path, files)
+
+
+def not_an_archive(path, files):
+    path.write_bytes(b"<html>404</html>")
+
+
+def label_out_of_range(path, files):
+    pixels = np.zeros((1, 3072), np.uint8)
+    files["data_batch_1"] = python2_pickle({b"data": pixels, b"labels": [10]})
+    write_archive(path, files)
+
+
+@pytest.mark.parametrize(
+    "spoil", [cut, without_a_batch, not_an_archive, label_out_of_range]
+)
+def test_a_spoilt_cifar10_archive_says_where_to_get_a_whole_one(
+    data_config, tmp_path, spoil
+):
+    path = tmp_path / "cifar.tar.gz"
+    spoil(path, cifar_files())
+    with pytest.raises(JcmError, match=r"cs\.toronto\.edu.*--config\.data\.path") as e:
+        data.load(of_cifar(data_config, path))
+    assert str(path) in str(e.value) and "\n" not in str(e.value)
+
+
+def test_a_missing_cifar10_archive_says_where_to_get_it(data_config):
+    with pytest.raises(JcmError, match=r"/nowhere does not exist: .*cs\.toronto\.edu"):
+        data.load(of_cifar(data_config, "/nowhere"))
+
+
+class Attack:
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_the_unpickler_calls_nothing_but_numpy(data_config, tmp_path):
+    attack, files = Attack(), cifar_files()
+    attack.path = str(tmp_path / "executed")
+    files["data_batch_1"] = pickle.dumps({b"data": attack, b"labels": [0]})
+    with pytest.raises(JcmError, match="refusing to load posix.mkdir"):
+        data.load(
+            of_cifar(data_config, write_archive(tmp_path / "cifar.tar.gz", files))
+        )
+    assert not os.path.exists(attack.path)
+
+
+def test_numpy_beyond_its_constructors_is_refused():
+    opened = io.BytesIO(b"cnumpy\nload\n.")
+    with pytest.raises(pickle.UnpicklingError, match=r"numpy\.load"):
+        cifar10.DataUnpickler(opened).load()
+
+
+def test_download_keeps_only_what_has_the_published_hash(tmp_path):
+    (tmp_path / "source.gz").write_bytes(b"content")
+    url, folder = (tmp_path / "source.gz").as_uri(), tmp_path / "downloads"
+    with pytest.raises(JcmError, match="md5 9a0364b9e99bb480dd25e1f0284c8555: help"):
+        download.fetch(url, "0" * 32, folder, "help")
+    assert not list(folder.iterdir())
+    path = download.fetch(url, "9a0364b9e99bb480dd25e1f0284c8555", folder, "help")
+    assert path.read_bytes() == b"content" and list(folder.iterdir()) == [path]
+    (tmp_path / "source.gz").unlink()
+    assert download.fetch(url, "unused", folder, "help") == path
+    with pytest.raises(JcmError, match="cannot download .*: help"):
+        download.fetch(url.replace("source", "other"), "0" * 32, folder, "help")
+
+
+def test_mock_data_stands_in_for_cifar10(data_config):
+    with tfds.testing.mock_data(num_examples=7):
+        mocked = data.load(of_cifar(data_config, ""))
+        batch = next(data.batches(mocked, 16, seed=0, flip=True))
+    assert len(mocked) == 7 and batch["image"].shape == (16, 32, 32, 3)
+    assert set(batch["label"]) == set(mocked.arrays()["label"])

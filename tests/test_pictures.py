@@ -1,0 +1,79 @@
+"""Pictures of any kind become squares of one size."""
+
+import numpy as np
+import pytest
+from folders import picture, save
+from PIL import Image
+
+from jcm.data import pictures
+
+
+def test_alpha_lies_on_white(tmp_path):
+    rgba = np.zeros((4, 4, 4), np.uint8)
+    rgba[..., 0] = 200
+    rgba[:2, :, 3] = 255
+    rgba[2, :, 3] = 128
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    image = pictures.read(tmp_path / "a.png", 4, 3)
+    assert image[0, 0].tolist() == [200, 0, 0]
+    assert image[2, 0].tolist() == [227, 127, 127]
+    assert image[3, 0].tolist() == [255, 255, 255]
+
+
+def test_palette_with_a_transparent_entry(tmp_path):
+    image = Image.fromarray(np.array([[0, 1], [2, 0]], np.uint8), "P")
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    image.save(tmp_path / "p.gif", transparency=1)
+    read = pictures.read(tmp_path / "p.gif", 2, 3)
+    assert read.tolist() == [
+        [[255, 0, 0], [255, 255, 255]],
+        [[0, 0, 255], [255, 0, 0]],
+    ]
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
+    grey = np.array([[0, 257], [32896, 65535]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "g.png")
+    assert pictures.read(tmp_path / "g.png", 2, 1)[..., 0].tolist() == [
+        [0, 1],
+        [128, 255],
+    ]
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees clockwise
+    upright = picture(size=(4, 4))
+    Image.fromarray(upright).save(tmp_path / "r.png", exif=exif)
+    read = pictures.read(tmp_path / "r.png", 4, 3)
+    np.testing.assert_array_equal(read, np.rot90(upright, -1))
+
+
+@pytest.mark.parametrize("size", [(13, 8), (8, 13)])
+def test_the_central_square_shrinks_by_averages(tmp_path, size):
+    save(tmp_path / "wide.png", size=size)
+    pixels = picture(size=size).astype(float)
+    square = pixels[:, 2:10] if size[0] > size[1] else pixels[2:10]
+    averages = square.reshape(4, 2, 4, 2, 3).mean((1, 3))
+    read = pictures.read(tmp_path / "wide.png", 4, 3)
+    # Pillow rounds after the rows and again after the columns.
+    np.testing.assert_allclose(read, averages, atol=1)
+
+
+def test_small_pictures_are_enlarged_smoothly(tmp_path):
+    Image.fromarray(np.array([[0, 200]] * 2, np.uint8)).save(tmp_path / "s.png")
+    read = pictures.read(tmp_path / "s.png", 8, 1)
+    assert read.shape == (8, 8, 1) and len(np.unique(read)) > 4
+
+
+def test_grey_and_colour_become_each_other(tmp_path):
+    Image.fromarray(np.full((2, 2), 77, np.uint8)).save(tmp_path / "g.png")
+    Image.new("RGB", (2, 2), (255, 0, 0)).save(tmp_path / "c.bmp")
+    assert (pictures.read(tmp_path / "g.png", 2, 3) == 77).all()
+    assert (pictures.read(tmp_path / "c.bmp", 2, 1) == 76).all()
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    red, blue = Image.new("RGB", (2, 2), "red"), Image.new("RGB", (2, 2), "blue")
+    red.save(tmp_path / "a.webp", save_all=True, append_images=[blue], lossless=True)
+    assert pictures.read(tmp_path / "a.webp", 2, 3)[0, 0].tolist() == [255, 0, 0]

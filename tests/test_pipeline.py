@@ -1,0 +1,145 @@
+"""Batches: the order of the stream, exact resume."""
+
+import contextlib
+
+import grain
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tensorflow_datasets as tfds
+from folders import of_folder, picture, save
+from PIL import Image
+
+from jcm import data
+from jcm.data import cifar10, image_folder, pipeline
+
+
+@pytest.fixture
+def numbered(data_config, tmp_path):
+    """Ten pictures, told apart by their first pixel, which differs from the others."""
+    for i in range(10):
+        pixels = np.zeros((4, 4, 3), np.uint8)
+        pixels[:, 0] = i + 1
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    return data.load(of_folder(data_config, tmp_path, image_size=4))
+
+
+def draw(count, dataset, batch_size, **options):
+    options = {"seed": 0, "flip": False, "workers": 0, **options}
+    iterator = data.batches(dataset, batch_size, **options)
+    with contextlib.closing(iterator):
+        return [next(iterator) for _ in range(count)]
+
+
+def identity(batch_list):
+    return np.concatenate([batch["image"].max((1, 2, 3)) for batch in batch_list])
+
+
+@pytest.mark.parametrize("batch_size", [5, 4, 10, 25])
+def test_every_epoch_shows_every_record_once_in_a_new_order(numbered, batch_size):
+    epochs = identity(draw(100 // batch_size, numbered, batch_size)).reshape(10, 10)
+    assert (np.sort(epochs) == np.arange(1, 11)).all()
+    assert len({tuple(epoch) for epoch in epochs}) == 10
+
+
+def test_seeds_and_epochs_do_not_share_permutations(numbered):
+    by_seed = [identity(draw(4, numbered, 10, seed=seed)) for seed in range(4)]
+    epochs = np.stack(by_seed).reshape(16, 10)
+    assert len({tuple(epoch) for epoch in epochs}) == 16
+
+
+@pytest.mark.parametrize("process_count", [2, 4])
+def test_the_global_batch_does_not_depend_on_the_processes(numbered, process_count):
+    alone = draw(7, numbered, 8, flip=True)
+    shares = [
+        draw(
+            7,
+            numbered,
+            8 // process_count,
+            flip=True,
+            process_index=index,
+            process_count=process_count,
+        )
+        for index in range(process_count)
+    ]
+    for whole, *parts in zip(alone, *shares, strict=True):
+        for key, value in whole.items():
+            joined = np.concatenate([part[key] for part in parts])
+            np.testing.assert_array_equal(joined, value)
+
+
+def test_half_of_the_pictures_are_mirrored_independently(numbered):
+    batch_list = draw(40, numbered, 50, flip=True, seed=3)
+    flipped = np.stack([batch["image"][:, 0, 3, 0] > 0 for batch in batch_list])
+    assert abs(flipped.mean() - 0.5) < 4 * 0.5 / np.sqrt(flipped.size)
+    assert len({tuple(row) for row in flipped}) == 40
+    plain = draw(40, numbered, 50, flip=False, seed=3)
+    np.testing.assert_array_equal(identity(batch_list), identity(plain))
+    for batch, original, mirrored in zip(batch_list, plain, flipped, strict=True):
+        expected = np.where(
+            mirrored[:, None, None, None],
+            original["image"][:, :, ::-1],
+            original["image"],
+        )
+        np.testing.assert_array_equal(batch["image"], expected)
+
+
+def test_batches_are_contiguous_and_writing_to_them_harms_nothing(digit_set):
+    first, second = draw(2, digit_set, 1797)
+    assert first["image"].flags.c_contiguous and first["image"].dtype == np.uint8
+    assert first["label"].dtype == np.int32
+    first["image"][:] = 0
+    assert second["image"].any() and digit_set.arrays()["image"].any()
+    with pytest.raises(ValueError, match="read-only"):
+        digit_set.arrays()["image"][:] = 0
+
+
+def test_threads_do_not_change_the_stream(digit_set):
+    slow = draw(20, digit_set, 64, flip=True, workers=0)
+    fast = draw(20, digit_set, 64, flip=True, workers=4)
+    for a, b in zip(slow, fast, strict=True):
+        np.testing.assert_array_equal(a["image"], b["image"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_through_orbax_is_exact(digit_set, tmp_path, workers):
+    options = {"seed": 1, "flip": True, "workers": workers}
+    running = data.batches(digit_set, 100, **options)
+    # Past the first epoch, so that the epoch is part of what must be restored.
+    for _ in range(20):
+        next(running)
+    with ocp.CheckpointManager(tmp_path) as manager:
+        arrays = ocp.args.StandardSave({"step": np.array(20)})
+        position = grain.checkpoint.CheckpointSave(running)
+        manager.save(20, args=ocp.args.Composite(state=arrays, data=position))
+        expected = [next(running) for _ in range(20)]
+        manager.wait_until_finished()
+    fresh = data.batches(digit_set, 100, **options)
+    next(fresh)  # prefetched batches of the old position must not come out
+    with ocp.CheckpointManager(tmp_path) as manager:
+        position = grain.checkpoint.CheckpointRestore(fresh)
+        restored = manager.restore(20, args=ocp.args.Composite(data=position))["data"]
+    for batch in expected:
+        resumed = next(restored)
+        np.testing.assert_array_equal(resumed["image"], batch["image"])
+        np.testing.assert_array_equal(resumed["label"], batch["label"])
+
+
+def test_one_picture_is_enough(data_config, tmp_path):
+    save(tmp_path / "0.png")
+    (batch,) = draw(1, data.load(of_folder(data_config, tmp_path)), 32)
+    assert (batch["image"] == picture()).all() and len(batch["image"]) == 32
+
+
+def test_positions_far_out_are_reached_at_once(digit_set):
+    iterator = data.batches(digit_set, 512, seed=0, flip=True, workers=0)
+    iterator.set_state({"next_index": 10**9})
+    expected = pipeline._records(10**9 * 512 + np.arange(512), 1797, 0)
+    np.testing.assert_array_equal(
+        next(iterator)["label"], digit_set.arrays()["label"][expected]
+    )
+
+
+def test_no_builder_takes_a_name_in_the_registry_of_tfds():
+    assert tfds.builder_cls("cifar10") is not cifar10.Cifar10
+    assert image_folder.ImageFolder.name == "image_folder"
