@@ -15,7 +15,7 @@ def get_config(mode: str = "") -> config_lib.ConfigDict:
     config.loss.start_ema = 0.9
     config.optim.name = "adam"
     config.optim.learning_rate = 1e-3
-    config.train.num_steps = 2000
+    config.train.num_steps = 3000
     config.train.ema_rates = (0.998,)
     config.sample.sigmas = (80.0, 0.8)
     return config_lib.finish(config, mode)

@@ -1,0 +1,86 @@
+"""Two real processes on one machine make the same run as one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jcm import model
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def _start(config, workdir, port, process, processes=2):
+    """`python -m jcm.main` as a user would call it, with one CPU device."""
+    fields = {
+        "teacher": config.teacher,
+        "data.dir": config.data.dir,
+        "model.num_res_blocks": config.model.num_res_blocks,
+        "model.attn_resolutions": "()",
+        "eval.scores": "()",
+    }
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "jcm.main", "--config=configs/digits_cd.py:smoke"),
+            f"--workdir={workdir}",
+            f"--coordinator=localhost:{port}",
+            f"--processes={processes}",
+            f"--process={process}",
+            *(f"--config.{name}={value}" for name, value in fields.items()),
+        ],
+        env=os.environ | {"XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _lines(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_two_processes_make_the_run_of_one(student, tmp_path):
+    config, alone = student
+    port = _free_port()
+    pair = [_start(config, tmp_path / "run", port, process) for process in (0, 1)]
+    outputs = [process.communicate(timeout=280)[0] for process in pair]
+    for process, output in zip(pair, outputs, strict=True):
+        assert process.returncode == 0, output
+    # Eight devices of one process or one of each of two: the same numbers.
+    ours, theirs = _lines(tmp_path / "run"), _lines(alone)
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for name in ("loss", "grad_norm", "update_norm"):
+        np.testing.assert_allclose(
+            [line[name] for line in ours], [line[name] for line in theirs], rtol=1e-4
+        )
+    trained = (model.load(place).params for place in (tmp_path / "run", alone))
+    for a, b in zip(*map(jax.tree.leaves, trained), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    # One writes logs and pictures; the other is heard of errors alone.
+    assert "comparison.png" in outputs[0] and "comparison.png" not in outputs[1]
+    assert len(list((tmp_path / "run" / "samples").iterdir())) == 2
+
+
+@pytest.mark.parametrize("given", [["--process=0"], ["--processes=2", "--process=2"]])
+def test_flags_that_do_not_fit_end_in_one_line(given, tmp_path):
+    command = [sys.executable, "-m", "jcm.main", "--config=configs/digits_cd.py:smoke"]
+    if len(given) > 1:
+        given = [*given, f"--coordinator=localhost:{_free_port()}"]
+    done = subprocess.run(
+        [*command, f"--workdir={tmp_path}", *given],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("jcm: ") and done.stderr.count("\n") == 1
