@@ -47,7 +47,7 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """Number of the newest complete checkpoint, or None."""
+        """Number of the newest complete checkpoint, or None where there is none."""
         return self._manager.latest_step()
 
     def save(self, state: State, data: grain.DatasetIterator) -> None:
@@ -92,6 +92,9 @@ class Checkpoints:
         Raises:
           JcmError: where the checkpoint has no such part or is damaged.
         """
+        step = self.latest_step
+        if step is not None and not (self._folder / str(step) / name).exists():
+            raise JcmError(f"{self._folder / str(step)} has no {name}: name another")
         return self._restore({name: ocp.args.StandardRestore(template)})[name]
 
     def __enter__(self) -> Self:
@@ -114,7 +117,9 @@ class Checkpoints:
                 "workdir of a run"
             )
         path = self._folder / str(step)
-        remedy = "it is damaged or of another network: move this folder away"
+        remedy = (
+            "it is damaged or of another network: restore it, or move this folder away"
+        )
         with self._explained(f"cannot read {path}: {remedy}"):
             return self._manager.restore(step, args=ocp.args.Composite(**items))
 

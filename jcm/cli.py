@@ -1,5 +1,6 @@
 """Flags, log lines and errors, alike in every program of the package."""
 
+import errno
 import functools
 import logging as std_logging
 import pathlib
@@ -41,10 +42,22 @@ def run(
     except JcmError as error:
         sys.exit(f"jcm: {error}")
     except OSError as error:
-        name = error.filename or "a file"
-        sys.exit(f"jcm: {name}: {error.strerror or error}: make room, or look there")
+        name = f"{error.filename}: " if error.filename else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = ": make room there" if full else ""
+        sys.exit(f"jcm: {name}{error.strerror or error}{remedy}")
     except KeyboardInterrupt:
-        sys.exit("jcm: interrupted; the same command goes on from the last checkpoint")
+        sys.exit("jcm: interrupted; a training run goes on where it is started again")
+
+
+def refuse_arguments(argv: Sequence[str]) -> None:
+    """For programs that take flags alone.
+
+    Raises:
+      JcmError: names the first argument that is no flag.
+    """
+    if len(argv) > 1:
+        raise JcmError(f"{argv[1]!r} is not understood: flags begin with --")
 
 
 def config() -> ConfigDict | None:

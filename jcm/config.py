@@ -85,7 +85,7 @@ def base() -> ConfigDict:
     train.ema_rates = (0.9999,)  # for sampling; the first is the default
     train.log_every = 100  # steps
     train.sample_every = 10_000  # a grid of samples; 0: at the end only
-    train.checkpoint_every = 10_000
+    train.checkpoint_every = 10_000  # 0: at the end only
     train.keep_checkpoints = 2
 
     config.mesh = mesh = ConfigDict()
@@ -97,6 +97,7 @@ def base() -> ConfigDict:
     sample.sigmas = (80.0, 0.5853)
     sample.steps = 18  # diffusion models: points of the grid
     sample.solver = "heun"  # diffusion models: heun, euler
+    sample.seed = 0
     sample.num_images = 64
     sample.batch_size = 64  # over the local devices
     sample.labels = ()  # classes, cycled; (): every class in turn
@@ -144,7 +145,8 @@ def smoke(config: ConfigDict) -> None:
     config.model.ch_mult = (1, 2)
     config.model.num_res_blocks = 1
     config.model.attn_resolutions = ()  # fits every image size
-    config.loss.metric = "l2"  # no weights needed
+    if config.loss.metric == "lpips":
+        config.loss.metric = "l2"  # no weights needed
     config.train.batch_size = 16
     config.train.num_steps = 8
     config.train.log_every = 2
@@ -193,12 +195,12 @@ def find(path: str) -> pathlib.Path:
     """
     here = pathlib.Path(path)
     candidates = [here]
-    if here.parent.name in ("", "configs"):
+    if str(here.parent) in (".", "configs"):
         candidates.append(_SHIPPED / here.name)
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    known = ", ".join(sorted(p.stem for p in _SHIPPED.glob("[a-z]*.py")))
+    known = ", ".join(sorted(f"configs/{p.name}" for p in _SHIPPED.glob("[a-z]*.py")))
     raise JcmError(f"there is no config {path}: name a file, or one of {known}")
 
 
@@ -235,6 +237,14 @@ _LEAST = {
     "sample.num_images": 1,
     "sample.batch_size": 1,
     "eval.num_images": 2,
+    "data.workers": 0,
+}
+
+# Fields between two bounds, the lower one allowed and the upper one not.
+_BETWEEN = {
+    "model.dropout": (0.0, 1.0),
+    "loss.target_ema": (0.0, 1.0),
+    "loss.start_ema": (1e-9, 1.0),
 }
 
 
@@ -249,9 +259,24 @@ def check(config: ConfigDict) -> None:
         if config[section][field] < least:
             value = config[section][field]
             raise JcmError(f"config.{name}={value} must be at least {least}")
-    if not config.eval.seeds:
-        raise JcmError("config.eval.seeds=() must name at least one seed")
-    noise = config.noise
+    for name, (least, bound) in _BETWEEN.items():
+        section, field = name.split(".")
+        value = config[section][field]
+        if not least <= value < bound:
+            raise JcmError(f"config.{name}={value} must be in [{least}, {bound})")
+    for name in ("eval.seeds", "sample.sigmas"):
+        section, field = name.split(".")
+        if not config[section][field]:
+            raise JcmError(f"config.{name}=() must have at least one value")
+    loss, noise = config.loss, config.noise
+    if loss.end_scales < loss.start_scales:
+        raise JcmError(
+            f"config.loss.end_scales={loss.end_scales} must be at least"
+            f" start_scales={loss.start_scales}"
+        )
+    for field in ("rho", "sigma_data"):
+        if not noise[field] > 0:
+            raise JcmError(f"config.noise.{field}={noise[field]} must be above 0")
     if not 0 < noise.sigma_min < noise.sigma_max:
         raise JcmError(
             f"config.noise: sigma_min={noise.sigma_min} must be above 0 and below"

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from jcm import build, data, files, grids, metrics, model
 from jcm import images as images_lib
+from jcm import workdir as workdir_lib
 from jcm.model import Model
 from jcm.sampling import Schedule
 
@@ -72,8 +73,10 @@ def _models(config: ConfigDict, workdir: pathlib.Path) -> Iterator[tuple[str, Mo
     """The teacher where it is still at hand, then the model itself."""
     at_once = config.sample.batch_size
     trained = model.load(workdir, ema=config.sample.ema, batch_size=at_once)
-    teacher = model.teacher_place(config, workdir)
-    if trained.kind == "consistency" and teacher and os.path.exists(teacher):
+    teacher = workdir_lib.teacher_place(config, workdir)
+    if trained.kind == "consistency" and teacher and not os.path.exists(teacher):
+        logging.info("the teacher, %s, is not here: it is left out", teacher)
+    elif trained.kind == "consistency" and teacher:
         yield "teacher", model.load(teacher, batch_size=at_once)
     yield ("diffusion" if trained.kind == "edm" else "consistency"), trained
 

@@ -37,8 +37,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       JcmError: for anything the user can mend.
     """
-    if len(argv) > 1:
-        raise JcmError(f"{argv[1]!r} is not understood: flags begin with --")
+    cli.refuse_arguments(argv)
     config, workdir = _config_and_workdir()
     if _MODE.value == "config":
         print(config)
@@ -59,7 +58,7 @@ def _config_and_workdir() -> tuple[ConfigDict, pathlib.Path]:
     if config is None:
         found = f"{workdir} is not the workdir of a run: " if workdir else ""
         raise JcmError(f"{found}name a config, such as --config=configs/digits_cd.py")
-    workdir = pathlib.Path(workdir or f"runs/{cli.config_name()}")
+    workdir = pathlib.Path(workdir or f"runs/{cli.config_name()}").expanduser()
     if _MODE.value in ("evaluate", "sample"):
         workdir_lib.refuse_other_settings(workdir, config)
     return config, workdir
@@ -67,8 +66,9 @@ def _config_and_workdir() -> tuple[ConfigDict, pathlib.Path]:
 
 def _recorded(workdir: str) -> ConfigDict | None:
     """The config of a run, whatever the mode; its record names an unusable one."""
-    begun = (pathlib.Path(workdir) / "run.json").exists()
-    return workdir_lib.read(workdir).config if begun else None
+    folder = pathlib.Path(workdir).expanduser()
+    begun = (folder / "run.json").exists()
+    return workdir_lib.read(folder).config if begun else None
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from jcm import build, losses, precond, sharding, workdir
-from jcm import config as config_lib
 from jcm.checkpoints import Checkpoints
 from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
@@ -41,6 +40,8 @@ class Model:
         batch_size: int | None = None,
     ):
         """Puts the parts together; see `load`."""
+        if batch_size is not None and batch_size < 1:
+            raise JcmError(f"batch_size={batch_size} must be at least 1")
         conditional = denoiser.network.arch.num_classes > 0
         self.denoiser, self.params, self.config = denoiser, params, config
         self.class_names = tuple(class_names) if conditional else ()
@@ -64,14 +65,23 @@ class Model:
 
         Args:
           x: x0 + sigma z, with x0 in [-1, 1].
-          sigma: noise level of each image.
+          sigma: noise level of each image, above 0; trained for those of the config.
           labels: class of each image, for a class-conditional model.
 
         Raises:
-          JcmError: for labels that do not fit the model.
+          JcmError: for shapes, noise levels or labels that do not fit the model.
         """
-        labels = check_labels(self.denoiser, labels, len(x))
         x, sigma = jnp.asarray(x, jnp.float32), jnp.asarray(sigma, jnp.float32)
+        arch = self.denoiser.network.arch
+        shape = (arch.image_size, arch.image_size, arch.image_channels)
+        if x.shape[1:] != shape or sigma.shape != x.shape[:1]:
+            raise JcmError(
+                f"x of shape {x.shape} with sigma of shape {sigma.shape}: the model"
+                f" takes (n, {', '.join(map(str, shape))}) and (n,)"
+            )
+        if not bool(jnp.all(sigma > 0)):
+            raise JcmError("sigma must be above 0 for every image")
+        labels = check_labels(self.denoiser, labels, len(x))
         return self._denoise(self.params, x, sigma, labels)
 
     def sample(
@@ -125,7 +135,7 @@ class Model:
         schedule.check(noise.sigma_min, noise.sigma_max)
         if count < 1:
             raise JcmError(f"count={count} must be at least 1")
-        if not labels:
+        if labels is None or len(labels) == 0:
             labels = build.sample_labels(self.config, self.denoiser, count)
         else:
             labels = [labels[i % len(labels)] for i in range(count)]
@@ -159,9 +169,7 @@ def load(
         lambda shapes: jax.tree.map(lambda _: place, shapes),
     )
     rates = [str(rate) for rate in config.train.ema_rates]
-    ema = ema or config.sample.ema or (rates[0] if rates else "params")
-    if ema not in ("params", "target_params", *rates):
-        raise JcmError(f"ema={ema!r}: {path} has {', '.join(('params', *rates))}")
+    ema = which_weights(config, ema)
     with Checkpoints(path) as checkpoints:
         if ema in rates:
             averages = dict.fromkeys(rates, template)
@@ -171,8 +179,15 @@ def load(
     return Model(denoiser, params, config, record.class_names, batch_size=batch_size)
 
 
-def teacher_place(config: ConfigDict, workdir: str | os.PathLike) -> str | None:
-    """Where the teacher of a run lies; None where the config names none."""
-    if config_lib.is_file(config.teacher):
-        return os.path.join(workdir, "teacher")
-    return config.teacher or None
+def which_weights(config: ConfigDict, ema: str = "") -> str:
+    """The name of the weights to sample with, the config's choice by default.
+
+    Raises:
+      JcmError: for a name that no run of this config has.
+    """
+    rates = [str(rate) for rate in config.train.ema_rates]
+    ema = ema or config.sample.ema or (rates[0] if rates else "params")
+    known = ("params", "target_params", *rates)
+    if ema not in known:
+        raise JcmError(f"ema={ema!r} is unknown: use one of {', '.join(known)}")
+    return ema

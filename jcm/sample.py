@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -15,8 +16,9 @@ from jcm import images as images_lib
 def sample(config: ConfigDict, workdir: str | os.PathLike) -> None:
     """Makes `config.sample.num_images` images by all of `config.sample.sigmas`.
 
-    Writes WORKDIR/samples/seed_S.npz with `arr_0` (uint8, n h w c) and, for a
-    class-conditional model, `arr_1` (labels), and a grid seed_S.png of up to 256.
+    Writes WORKDIR/samples/seed_S_HOW.npz, such as seed_0_2_steps.npz, with `arr_0`
+    (uint8, n h w c) and, for a class-conditional model, `arr_1` (labels), and a grid
+    of up to 256 as .png.
 
     Args:
       config: what it says of sampling counts.
@@ -31,11 +33,13 @@ def sample(config: ConfigDict, workdir: str | os.PathLike) -> None:
     count = config.sample.num_images
     schedule = build.sampling_schedules(config, trained.denoiser)[-1]
     labels = build.sample_labels(config, trained.denoiser, count)
-    key = jax.random.key(config.seed)
+    seed = config.sample.seed
+    key = jax.random.key(seed)
     made = trained.sampler.all_processes(trained.params, key, count, schedule, labels)
     pixels = images_lib.to_uint8(made)
     if jax.process_index() == 0:
-        stem = pathlib.Path(workdir) / "samples" / f"seed_{config.seed}"
+        how = re.sub(r"\W+", "_", schedule.title.lower())
+        stem = pathlib.Path(workdir) / "samples" / f"seed_{seed}_{how}"
         arrays = [pixels] if labels is None else [pixels, np.asarray(labels, np.int32)]
         with (
             files.replacing(stem.with_suffix(".npz")) as path,

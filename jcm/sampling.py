@@ -58,9 +58,10 @@ class Schedule:
             levels = levels[:-1] if levels and levels[-1] == 0 else levels
         if not levels:
             raise JcmError(f"sigmas={self.sigmas}: at least one noise level is needed")
-        if any(a <= b for a, b in zip(levels, levels[1:], strict=False)):
+        # Written so that NaN is refused as well.
+        if not all(a > b for a, b in zip(levels, levels[1:], strict=False)):
             raise JcmError(f"sigmas={self.sigmas} must descend")
-        if levels[0] > sigma_max or levels[-1] < sigma_min:
+        if not (sigma_max >= levels[0] and levels[-1] >= sigma_min):
             raise JcmError(
                 f"sigmas={self.sigmas} must lie within the model's noise levels,"
                 f" {sigma_min} to {sigma_max}"
@@ -317,7 +318,10 @@ def check_labels(
         raise JcmError("labels were given, but the model has no classes: drop them")
     if labels is None:
         raise JcmError(f"labels are needed: the model has {classes} classes")
-    labels = np.asarray(labels, np.int32)
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu":
+        raise JcmError(f"labels must be whole numbers, got {labels}")
+    labels = labels.astype(np.int32)
     if labels.shape != (count,) or labels.min() < 0 or labels.max() >= classes:
         raise JcmError(
             f"labels must be {count} numbers from 0 to {classes - 1}, got {labels}"

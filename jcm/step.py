@@ -67,8 +67,7 @@ def make_train_step(
         parts = jax.tree.map(micro_batches, batch)
         # Inside of a loop XLA's CPU kernels run eight times slower. Unrolled, the
         # micro-batches overlap and save no memory there.
-        unroll = jax.default_backend() == "cpu"
-        total, _ = jax.lax.scan(add, zero, parts, unroll=unroll)
+        total, _ = jax.lax.scan(add, zero, parts, unroll=_unrolls())
         return jax.tree.map(lambda x: x / accumulate, total)
 
     def train_step(
@@ -113,7 +112,12 @@ def make_train_step(
 
 
 def compile_step(
-    train_step: TrainStep, state: Any, teacher_params: Any, batch: Any
+    train_step: TrainStep,
+    state: Any,
+    teacher_params: Any,
+    batch: Any,
+    *,
+    accumulate: int = 1,
 ) -> Callable[..., tuple[State, Metrics]]:
     """Compiles the step for these shapes and logs what it costs.
 
@@ -122,12 +126,13 @@ def compile_step(
       state: shapes and placement; the step takes over the buffers.
       teacher_params: shapes and placement, or None.
       batch: shapes and placement.
+      accumulate: as the step was made with.
     """
     placement = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(placement, None))
     started = time.monotonic()
     compiled = jitted.lower(state, teacher_params, batch).compile()
-    flops = (compiled.cost_analysis() or {}).get("flops", math.nan)
+    flops = count_flops(compiled, accumulate)
     needed = compiled.memory_analysis()
     memory.release()
     logging.info(
@@ -139,3 +144,22 @@ def compile_step(
         needed.temp_size_in_bytes / 2**20 if needed else math.nan,
     )
     return compiled
+
+
+def count_flops(compiled: Any, accumulate: int) -> float:
+    """Floating-point operations of one step on one device, as XLA counts them.
+
+    Args:
+      compiled: from `compile_step`.
+      accumulate: as the step was made with; XLA counts a loop's body once.
+
+    Returns:
+      NaN where the backend does not tell.
+    """
+    flops = (compiled.cost_analysis() or {}).get("flops", math.nan)
+    return flops if _unrolls() else flops * accumulate
+
+
+def _unrolls() -> bool:
+    """Whether micro-batches are written out one after the other."""
+    return jax.default_backend() == "cpu"

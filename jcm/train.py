@@ -18,6 +18,7 @@ from jcm import (
     grids,
     losses,
     memory,
+    metrics,
     model,
     models,
     optim,
@@ -65,6 +66,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
     # What the samples shall be is wrong now or never.
     build.sampling_schedules(config, method.model)
     build.sample_labels(config, method.model, config.sample.num_images)
+    metrics.check(config.eval.scores, dataset)
+    model.which_weights(config)
     record = workdir_lib.Record(config, dataset.class_names, dataset.fingerprint)
     workdir_lib.claim(workdir, record)
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
@@ -127,6 +130,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
             template,
             teacher_template,
             batch_shapes(config, batch_place),
+            accumulate=config.train.accumulate,
         )
         writer = stack.enter_context(
             contextlib.closing(
@@ -156,8 +160,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
             if last:
                 break
             batch = jax.tree.map(to_devices, next(batches))
-            state, metrics = train_step(state, teacher_params, batch)
-            log.add(step + 1, metrics)
+            state, numbers = train_step(state, teacher_params, batch)
+            log.add(step + 1, numbers)
 
 
 def split_batch(config: ConfigDict, devices: int) -> int:
@@ -217,7 +221,7 @@ def teacher_weights(
                 teacher_config[field] = config[field].copy_and_resolve_references()
             teacher_config.model.dropout = dropout
             teacher_config.seed = config.seed
-        source = model.teacher_place(config, workdir)
+        source = workdir_lib.teacher_place(config, workdir)
         logging.info("training the teacher, %s, in %s", config.teacher, source)
         train(teacher_config, source)
     teacher = model.load(source)
@@ -265,7 +269,7 @@ class SampleGrids:
         params = next(iter(state.ema_params.values()), state.params)
         made = self._sampler.all_processes(
             params,
-            jax.random.key(self._config.seed),
+            jax.random.key(self._config.sample.seed),
             self._config.sample.num_images,
             self._schedule,
             self._labels,

@@ -33,6 +33,7 @@ _FREE = (
     "train.sample_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "teacher",  # its weights are compared
     "mesh",
     "sample",
     "eval",
@@ -123,10 +124,17 @@ def claim_teacher(workdir: str | os.PathLike, teacher_hash: str) -> None:
     if begun and old.teacher_hash != teacher_hash:
         raise JcmError(
             f"{workdir} holds a run with another teacher: the weights in"
-            f" {old.config.teacher} have changed since; restore them, or use another"
-            " --workdir"
+            f" {teacher_place(old.config, workdir)} are not those it began with;"
+            " restore them, or use another --workdir"
         )
     _write(workdir, dataclasses.replace(old, teacher_hash=teacher_hash))
+
+
+def teacher_place(config: ConfigDict, workdir: str | os.PathLike) -> str | None:
+    """Where the teacher of a run lies; None where the config names none."""
+    if config_lib.is_file(config.teacher):
+        return os.path.join(workdir, "teacher")
+    return config.teacher or None
 
 
 def refuse_other_settings(workdir: str | os.PathLike, config: ConfigDict) -> None:
@@ -143,7 +151,8 @@ def refuse_other_settings(workdir: str | os.PathLike, config: ConfigDict) -> Non
         if before.get(key) != now.get(key) and not free and not _longer(key, config):
             raise JcmError(
                 f"{workdir} holds a run with config.{key}={before.get(key)!r}, and not "
-                f"{now.get(key)!r}: use another --workdir, or the same setting"
+                f"{now.get(key)!r}: use another --workdir, or the same setting; to"
+                " sample or evaluate, --workdir without --config is enough"
             )
 
 

@@ -16,6 +16,7 @@ import tensorboardX
 from jaxtyping import Float, UInt8
 
 from jcm import files
+from jcm.errors import JcmError
 from jcm.grids import grid
 from jcm.images import AnyArray, to_uint8
 
@@ -34,9 +35,6 @@ class MetricWriter:
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         """Writes texts in Markdown."""
 
-    def flush(self) -> None:
-        """Writes what is buffered, as far as it can be had without waiting."""
-
     def close(self) -> None:
         """Makes sure that everything is in the files; nothing can follow."""
 
@@ -54,10 +52,13 @@ class JsonlWriter(MetricWriter):
     def write_scalars(self, step: int, scalars: Mapping[str, SupportsFloat]) -> None:
         record: dict[str, Any] = {"step": step}
         record |= {name: _json_number(value) for name, value in scalars.items()}
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-
-    def flush(self) -> None:
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        except OSError as error:
+            raise JcmError(
+                f"cannot write {self._file.name} ({error.strerror}): make room there"
+                " and start again"
+            ) from error
 
     def close(self) -> None:
         self._file.close()
@@ -76,29 +77,39 @@ class TensorBoardWriter(MetricWriter):
     def __init__(self, folder: str | os.PathLike, *, resume_step: int | None = None):
         # TensorBoard purges from a step on, that step included.
         purge_step = None if resume_step is None else resume_step + 1
+        self._folder = folder
         self._events = tensorboardX.SummaryWriter(
             str(folder), purge_step=purge_step, flush_secs=30
         )
 
     def write_scalars(self, step: int, scalars: Mapping[str, SupportsFloat]) -> None:
+        self._check()
         for name, value in scalars.items():
             self._events.add_scalar(name, float(value), step)
 
     def write_images(self, step: int, images: Mapping[str, Images]) -> None:
+        self._check()
         for name, batch in images.items():
             pixels = batch if batch.dtype == np.uint8 else to_uint8(batch)
             picture = grid(np.asarray(pixels))
             self._events.add_image(name, picture, step, dataformats="HWC")
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        self._check()
         for name, text in texts.items():
             self._events.add_text(name, text, step)
 
-    def flush(self) -> None:
-        self._events.flush()
-
     def close(self) -> None:
+        self._check()
         self._events.close()
+
+    def _check(self) -> None:
+        """A thread writes; once an error has ended it, its queue waits for ever."""
+        if not self._events.file_writer.event_writer._worker.is_alive():
+            raise JcmError(
+                f"cannot write TensorBoard's event files in {self._folder}: make room"
+                " there and start again"
+            )
 
 
 class MultiWriter(MetricWriter):
@@ -118,10 +129,6 @@ class MultiWriter(MetricWriter):
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         for writer in self._writers:
             writer.write_texts(step, texts)
-
-    def flush(self) -> None:
-        for writer in self._writers:
-            writer.flush()
 
     def close(self) -> None:
         for writer in self._writers:

@@ -23,13 +23,10 @@ _OPERATIONS = {
 
 @pytest.mark.parametrize("operation", _OPERATIONS)
 @pytest.mark.parametrize("kernel", _KERNELS)
-@pytest.mark.parametrize("image", ["x8", "x6x10", "ones"])
-def test_equals_the_original(image, kernel, operation):
+def test_equals_the_original(kernel, operation):
     data = golden.arrays("E_fir.npz")
-    expected = data.get(f"{image}/{kernel}/gain1/{operation}")
-    if expected is None:
-        pytest.skip("not among the stored cases")
-    x = jnp.asarray(data[image])
+    expected = data[f"x8/{kernel}/gain1/{operation}"]
+    x = data["x8"]
     weight = jnp.asarray(data[f"w{x.shape[-1]}"])
     ours = _OPERATIONS[operation](x, weight, _KERNELS[kernel])
     assert golden.relative(ours, expected) < 1e-6

@@ -44,7 +44,7 @@ def test_config_mode_prints_the_resolved_settings(run):
     code, output = run(_DIGITS, "--mode=config", "--config.train.num_steps=5")
     assert code == 0
     assert "num_steps: 5" in output
-    assert "metric: l2" in output  # what :smoke sets
+    assert "nf: 8" in output  # what :smoke sets
 
 
 def test_a_shipped_config_is_found_from_any_folder(run):
@@ -120,6 +120,13 @@ def test_every_config_loads_and_survives_json(path, mode):
         ("eval.seeds", ()),
         ("train.ema_rates", (1.5,)),
         ("noise.sigma_min", 0.0),
+        ("noise.rho", 0.0),
+        ("loss.end_scales", 1),
+        ("loss.start_ema", 0.0),
+        ("loss.target_ema", 2.0),
+        ("model.dropout", 1.0),
+        ("sample.sigmas", ()),
+        ("data.workers", -1),
     ],
 )
 def test_values_that_nothing_can_use_are_refused(field, value):
@@ -144,5 +151,8 @@ def test_fields_that_do_not_exist_are_refused_in_files_too(tmp_path):
     file.write_text("def get_config(:\n")
     with pytest.raises(JcmError, match="SyntaxError"):
         config_lib.load(str(file))
-    with pytest.raises(JcmError, match="there is no config"):
-        config_lib.find("nowhere/at/all/digits_cd.py")
+    for wrong in ("nowhere/at/all/digits_cd.py", f"{tmp_path}/configs/digits_cd.py"):
+        with pytest.raises(JcmError, match="there is no config"):
+            config_lib.find(wrong)
+    with pytest.raises(JcmError, match="configs/digits_cd.py"):
+        config_lib.find("digits_cd")

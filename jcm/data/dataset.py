@@ -140,7 +140,7 @@ def _prepared(config_data) -> builder_lib.PictureBuilder:
             file_format="array_record",
             download_config=tfds.download.DownloadConfig(try_download_gcs=False),
         )
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # array_record's for a full disk
         # tfds renames a finished folder into place, which fails when another process
         # was faster; its result is as good as ours.
         builder = cls(data_dir=folder, config=config)

@@ -90,7 +90,8 @@ def _listing(root: pathlib.Path) -> list[tuple[str, int, int]]:
                 continue
             if pathlib.PurePath(name).suffix.lower() in pictures.SUFFIXES:
                 path = os.path.join(folder, name)
-                stat = os.stat(path)
+                # A link to nothing is a picture that cannot be read.
+                stat = os.stat(path, follow_symlinks=os.path.exists(path))
                 relative = os.path.relpath(path, root)
                 listing.append((relative, stat.st_size, stat.st_mtime_ns))
     if not listing:

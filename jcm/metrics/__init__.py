@@ -14,8 +14,8 @@ Score = Callable[[np.ndarray, Sequence[int] | None], dict[str, float]]
 _SCORES = {"classifier": Classifier}
 
 
-def create(names: Sequence[str], dataset: Dataset) -> list[Score]:
-    """The scores that `config.eval.scores` names, made ready on the real images.
+def check(names: Sequence[str], dataset: Dataset) -> None:
+    """Makes sure that `create` will work, in no time.
 
     Raises:
       JcmError: for an unknown name, or data that a score cannot use.
@@ -26,4 +26,14 @@ def create(names: Sequence[str], dataset: Dataset) -> list[Score]:
                 f"config.eval.scores: {name!r} is unknown: use some of"
                 f" {', '.join(_SCORES)}"
             )
+        _SCORES[name].check(dataset)
+
+
+def create(names: Sequence[str], dataset: Dataset) -> list[Score]:
+    """The scores that `config.eval.scores` names, made ready on the real images.
+
+    Raises:
+      JcmError: for an unknown name, or data that a score cannot use.
+    """
+    check(names, dataset)
     return [_SCORES[name](dataset) for name in names]

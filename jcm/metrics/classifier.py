@@ -25,16 +25,21 @@ class Classifier:
         Raises:
           JcmError: for data without classes.
         """
-        if len(dataset.class_names) < 2:
-            raise JcmError(
-                f"config.eval.scores: 'classifier' needs labels, and {dataset.name} has"
-                " one class: use --config.eval.scores=()"
-            )
+        self.check(dataset)
         real = dataset.arrays()
         self._classes = len(dataset.class_names)
         self._net = MLPClassifier((128, 64), max_iter=500, random_state=0)
         self._net.fit(_flat(real["image"]), real["label"])
         self._real_features = self._features(real["image"])
+
+    @staticmethod
+    def check(dataset: Dataset) -> None:
+        """Raises JcmError for data without classes."""
+        if len(dataset.class_names) < 2:
+            raise JcmError(
+                f"config.eval.scores: 'classifier' needs labels, and {dataset.name} has"
+                " one class: use --config.eval.scores='()'"
+            )
 
     def __call__(
         self, images: UInt8[np.ndarray, "n h w c"], labels: Sequence[int] | None = None

@@ -1,0 +1,70 @@
+"""A full disk ends a run in one line; what was whole before stays so."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from jcm import checkpoints, model
+
+# No file of the program can grow beyond this, as if the disk were full.
+_PROGRAM = """
+import resource, sys
+limit = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+from jcm import cli, main
+cli.run(main.main, main._recorded)
+"""
+
+
+def _run(limit, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", _PROGRAM, str(limit), *arguments],
+        # A compilation that cannot be cached is a warning of JAX.
+        env=os.environ | {"XLA_FLAGS": "", "JAX_ENABLE_COMPILATION_CACHE": "false"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+def _assert_one_line(done, *parts):
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("jcm: "), done.stderr
+    assert all(part in last for part in parts), last
+
+
+def test_while_preparing_data(tmp_path):
+    done = _run(
+        20_000,
+        "--config=configs/digits_edm.py:smoke",
+        f"--config.data.dir={tmp_path / 'data'}",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    _assert_one_line(done, "cannot prepare digits", "--config.data.dir")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("limit", [2_000, 60_000])
+def test_while_training(teacher, data_dir, tmp_path, limit):
+    """The smaller limit stops what is logged, the larger one a checkpoint."""
+    run = tmp_path / "run"
+    shutil.copytree(teacher, run)
+    before = {
+        p: p.read_bytes() for p in (run / "checkpoints").rglob("*") if p.is_file()
+    }
+    done = _run(
+        limit,
+        f"--workdir={run}",
+        "--mode=train",
+        "--config.train.num_steps=16",
+        "--config.train.log_every=1",
+        f"--config.data.dir={data_dir}",
+    )
+    _assert_one_line(done, "make room", str(run))
+    assert checkpoints.Checkpoints(run).latest_step == 8
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert model.load(run).kind == "edm"
