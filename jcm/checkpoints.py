@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -54,9 +55,11 @@ class Checkpoints:
         """Begins to write the state and the position in the data.
 
         Raises:
-          JcmError: where this or the save before could not be written.
+          JcmError: where there is no room, or this or the save before could not be
+            written.
         """
         step = int(state.step)
+        self._check_room(step, state)
         items = {
             name: ocp.args.StandardSave(part)
             for name in _PARTS
@@ -122,6 +125,17 @@ class Checkpoints:
         )
         with self._explained(f"cannot read {path}: {remedy}"):
             return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+    def _check_room(self, step: int, state: State) -> None:
+        """Before anything is written: orbax's threads fail at length."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self._folder).free
+        if free < 1.1 * needed:
+            raise JcmError(
+                f"cannot save step {step}: it takes {needed / 2**20:.0f} MiB and"
+                f" {free / 2**20:.0f} are free: {self._room()}"
+            )
 
     def _room(self) -> str:
         """What to do when writing fails."""
