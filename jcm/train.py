@@ -62,6 +62,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
     local_batch_size = split_batch(config, mesh.size)
     network = build.network(config, len(dataset.class_names))
     method = losses.create(config, network)
+    if method.needs_teacher and config_lib.is_file(config.teacher):
+        try:
+            split_batch(teacher_config(config), mesh.size)
+        except JcmError as error:
+            raise JcmError(f"the teacher, {config.teacher}: {error}") from error
     optimizer = optim.create(config.optim, config.train.batch_size)
     # What the samples shall be is wrong now or never.
     build.sampling_schedules(config, method.model)
@@ -196,13 +201,25 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
+def teacher_config(config: ConfigDict) -> ConfigDict:
+    """The config that a student's `teacher` names, fitted to the student.
+
+    Data, noise levels, network (but for its dropout), mesh and seed are the student's.
+    """
+    found = config_lib.load(config.teacher)
+    with found.unlocked():
+        dropout = found.model.dropout
+        for field in ("data", "noise", "model", "mesh"):
+            found[field] = config[field].copy_and_resolve_references()
+        found.model.dropout = dropout
+        found.seed = config.seed
+    return found
+
+
 def teacher_weights(
     config: ConfigDict, workdir: pathlib.Path, network: Network
 ) -> Params:
     """The weights to distil: loaded, or trained first in WORKDIR/teacher.
-
-    A config that is trained takes data, noise levels, network (but for its dropout),
-    mesh and seed from the student's, so that the two fit together.
 
     Raises:
       JcmError: where no teacher is named, or it has another network.
@@ -214,16 +231,9 @@ def teacher_weights(
             " the workdir of a diffusion model, or to a config to train first"
         )
     if config_lib.is_file(source):
-        teacher_config = config_lib.load(source)
-        with teacher_config.unlocked():
-            dropout = teacher_config.model.dropout
-            for field in ("data", "noise", "model", "mesh"):
-                teacher_config[field] = config[field].copy_and_resolve_references()
-            teacher_config.model.dropout = dropout
-            teacher_config.seed = config.seed
         source = workdir_lib.teacher_place(config, workdir)
         logging.info("training the teacher, %s, in %s", config.teacher, source)
-        train(teacher_config, source)
+        train(teacher_config(config), source)
     teacher = model.load(source)
     if teacher.kind != "edm":
         raise JcmError(f"config.teacher={source} is no diffusion model: name another")

@@ -34,13 +34,12 @@ def _batch(x, keys=None):
 
 
 @functools.cache
-def _loss_and_gradient(teacher, target, metric, solver, weighting, stop_gradient):
+def _loss_and_gradient(teacher, target, metric, solver, weighting):
     method = golden.consistency(
         teacher=Denoiser(golden.network(), precond.EDM()) if teacher else None,
         distance=_DISTANCES[metric],
         solver=solver,
         weighting=weighting,
-        stop_gradient=stop_gradient,
     )
 
     def loss(params, frozen, batch, index, num_scales, noise, mask):
@@ -77,7 +76,6 @@ def test_consistency_loss_equals_the_original(name):
         metric=metric,
         solver=solver,
         weighting=variant if is_weighting else "uniform",
-        stop_gradient=variant != "nostopgrad",
     )(
         golden.params("params"),
         Frozen(golden.params("target_params"), golden.params("params_ema")),

@@ -360,3 +360,19 @@ def test_flops_do_not_depend_on_how_the_batch_is_cut(tiny):
         for n in (1, 2)
     )
     assert cut == pytest.approx(whole, rel=0.05)
+
+
+def test_a_batch_of_the_teacher_that_does_not_divide_is_the_teacher_s(tiny, tmp_path):
+    mine = tmp_path / "odd.py"
+    mine.write_text(
+        "from jcm import config as c\n"
+        "def get_config(mode=''):\n"
+        "    config = c.load('configs/digits_edm.py:smoke')\n"
+        "    with config.unlocked():\n"
+        "        config.train.batch_size = 12\n"
+        "    return config\n"
+    )
+    config = tiny("digits_cd", **{"teacher": str(mine)})
+    with pytest.raises(JcmError, match="the teacher, .*odd.py: .*batch_size=12"):
+        train_lib.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
