@@ -156,6 +156,8 @@ def main(argv: Sequence[str]) -> None:
     config = cli.config()
     if config is None:
         raise JcmError("name a config, such as --config=configs/digits_cd.py")
+    # What it costs the first time.
+    jax.config.update("jax_enable_compilation_cache", False)
     distributed.initialize(config)
     found = measure(config, repeats=_REPEATS.value, sample_batch=_BATCH.value)
     print(json.dumps(found, indent=2))

@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jcm import config as config_lib
+from jcm import memory
 from jcm.errors import JcmError
 
 _names = {"config": ""}
@@ -30,6 +31,7 @@ def run(
         --config is not.
     """
     logging.set_verbosity(logging.INFO)
+    memory.use_one_heap()
     # The same sampler is needed in training, evaluation and every restart.
     if jax.config.jax_compilation_cache_dir is None:
         cache = pathlib.Path("~/.cache/jcm/xla").expanduser()

@@ -5,11 +5,24 @@ import gc
 import resource
 import sys
 
+_M_ARENA_MAX = -8  # malloc.h
+
 
 def peak_gib() -> float:
     """The most that this process has held at any time, in GiB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def use_one_heap() -> None:
+    """Makes all threads share one heap of glibc's, from now on.
+
+    By default each thread of the compiler leaves a heap of its own behind, full of
+    holes: 0.2 GiB more at the peak of compiling a training step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
 
 
 def release() -> None:
