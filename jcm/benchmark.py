@@ -81,14 +81,11 @@ def measure(config: ConfigDict, *, repeats: int, sample_batch: int) -> dict[str,
     }
     batch = jax.device_put(batch, sharding.batch(mesh))
 
+    accumulate = config.train.accumulate
     step = make_train_step(
-        method,
-        optimizer,
-        seed_key=jax.random.key(1),
-        accumulate=config.train.accumulate,
+        method, optimizer, seed_key=jax.random.key(1), accumulate=accumulate
     )
     started = time.perf_counter()
-    accumulate = config.train.accumulate
     compiled = compile_step(step, state, teacher, batch, accumulate=accumulate)
     compile_seconds = time.perf_counter() - started
     box = [state]

@@ -79,7 +79,8 @@ class Model:
                 f"x of shape {x.shape} with sigma of shape {sigma.shape}: the model"
                 f" takes (n, {', '.join(map(str, shape))}) and (n,)"
             )
-        if not bool(jnp.all(sigma > 0)):
+        # Inside of a caller's jit the numbers are not known.
+        if not isinstance(sigma, jax.core.Tracer) and not bool(jnp.all(sigma > 0)):
             raise JcmError("sigma must be above 0 for every image")
         labels = check_labels(self.denoiser, labels, len(x))
         return self._denoise(self.params, x, sigma, labels)

@@ -92,7 +92,7 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
     """
     workdir = pathlib.Path(workdir)
     path = workdir / "run.json"
-    begun = any((workdir / "checkpoints").glob("[0-9]*"))
+    begun = _begun(workdir)
     if path.exists() and begun:
         refuse_other_settings(workdir, record.config)
         old = read(workdir)
@@ -120,8 +120,7 @@ def claim_teacher(workdir: str | os.PathLike, teacher_hash: str) -> None:
       JcmError: where the run has distilled other weights.
     """
     old = read(workdir)
-    begun = any((pathlib.Path(workdir) / "checkpoints").glob("[0-9]*"))
-    if begun and old.teacher_hash != teacher_hash:
+    if _begun(workdir) and old.teacher_hash != teacher_hash:
         raise JcmError(
             f"{workdir} holds a run with another teacher: the weights in"
             f" {teacher_place(old.config, workdir)} are not those it began with;"
@@ -154,6 +153,11 @@ def refuse_other_settings(workdir: str | os.PathLike, config: ConfigDict) -> Non
                 f"{now.get(key)!r}: use another --workdir, or the same setting; to"
                 " sample or evaluate, --workdir without --config is enough"
             )
+
+
+def _begun(workdir: str | os.PathLike) -> bool:
+    """Whether there is a checkpoint to lose."""
+    return any((pathlib.Path(workdir) / "checkpoints").glob("[0-9]*"))
 
 
 def _write(workdir: str | os.PathLike, record: Record) -> None:

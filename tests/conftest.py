@@ -83,14 +83,12 @@ def student(tiny, teacher, tmp_path_factory):
     return config, workdir
 
 
-@pytest.fixture
-def data_config(tmp_path_factory):
-    """Settings of the digits, prepared in a folder of their own."""
+def _digits_in(folder):
     return ml_collections.ConfigDict(
         {
             "name": "digits",
             "path": "",
-            "dir": str(tmp_path_factory.mktemp("prepared")),
+            "dir": str(folder),
             "image_size": 8,
             "channels": 1,
             "skip_broken": False,
@@ -99,21 +97,15 @@ def data_config(tmp_path_factory):
     )
 
 
+@pytest.fixture
+def data_config(tmp_path_factory):
+    """Settings of the digits, prepared in a folder of their own."""
+    return _digits_in(tmp_path_factory.mktemp("prepared"))
+
+
 @pytest.fixture(scope="module")
 def digit_set(tmp_path_factory):
     """The digits, prepared once for a file of tests."""
     from jcm import data
 
-    prepared = tmp_path_factory.mktemp("digits")
-    return data.load(
-        ml_collections.ConfigDict(
-            {
-                "name": "digits",
-                "path": "",
-                "dir": str(prepared),
-                "image_size": 8,
-                "channels": 1,
-                "cache_mib": 1024,
-            }
-        )
-    )
+    return data.load(_digits_in(tmp_path_factory.mktemp("digits")))
