@@ -117,11 +117,10 @@ class TimeEmbedding(nnx.Module):
         self.dense0 = nnx.Linear(2 * arch.nf, width, **dense)
         self.dense1 = nnx.Linear(width, width, **dense)
         if arch.num_classes:
+            # Unit variance, as in ADM: no smaller than the time's part beside it.
+            unit = nnx.initializers.normal(1.0)
             self.label = nnx.Embed(
-                arch.num_classes,
-                width,
-                embedding_init=nnx.initializers.normal(1 / math.sqrt(width)),
-                rngs=rngs,
+                arch.num_classes, width, embedding_init=unit, rngs=rngs
             )
 
     def __call__(
