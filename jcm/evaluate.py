@@ -60,7 +60,9 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
                     "  ".join(f"{key} {value:.3g}" for key, value in seeds[-1].items()),
                 )
             table[title] = {key: [row[key] for row in seeds] for key in seeds[0]}
-    real = dataset.take(np.arange(min(shown, len(dataset))))["image"]
+    # Of a folder the first pictures are often of one kind.
+    chosen = np.random.default_rng(0).permutation(len(dataset))[:shown]
+    real = dataset.take(chosen)["image"]
     panels["real images"] = grids.grid(real, columns)
     if jax.process_index() == 0:
         grids.save_png(workdir / "comparison.png", grids.captioned(panels))
