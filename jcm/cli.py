@@ -3,7 +3,6 @@
 import errno
 import functools
 import logging as std_logging
-import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jcm import config as config_lib
-from jcm import memory
+from jcm import download, memory
 from jcm.errors import JcmError
 
 _names = {"config": ""}
@@ -34,8 +33,7 @@ def run(
     memory.use_one_heap()
     # The same sampler is needed in training, evaluation and every restart.
     if jax.config.jax_compilation_cache_dir is None:
-        cache = pathlib.Path("~/.cache/jcm/xla").expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_dir", str(download.cache("xla")))
     handler = logging.get_absl_handler()
     handler.addFilter(_only_ours)
     handler.setFormatter(std_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))

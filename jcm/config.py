@@ -27,7 +27,7 @@ def base() -> ConfigDict:
     config.data = data = ConfigDict()
     data.name = "cifar10"  # cifar10, digits, image_folder
     data.path = ""  # folder of pictures, or the archive of cifar10
-    data.dir = ""  # prepared data sets; "" is $JCM_DATA or ~/.cache/jcm/data
+    data.dir = ""  # prepared data sets; "" is $JCM_CACHE/data or ~/.cache/jcm/data
     data.image_size = 32
     data.channels = 3
     data.flip = True  # random horizontal flips

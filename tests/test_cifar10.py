@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from jcm import data
-from jcm.data import cifar10, download
+from jcm.data import cifar10
 from jcm.errors import JcmError
 
 
@@ -143,20 +143,6 @@ def test_numpy_beyond_its_constructors_is_refused():
     opened = io.BytesIO(b"cnumpy\nload\n.")
     with pytest.raises(pickle.UnpicklingError, match=r"numpy\.load"):
         cifar10.DataUnpickler(opened).load()
-
-
-def test_download_keeps_only_what_has_the_published_hash(tmp_path):
-    (tmp_path / "source.gz").write_bytes(b"content")
-    url, folder = (tmp_path / "source.gz").as_uri(), tmp_path / "downloads"
-    with pytest.raises(JcmError, match="md5 9a0364b9e99bb480dd25e1f0284c8555: help"):
-        download.fetch(url, "0" * 32, folder, "help")
-    assert not list(folder.iterdir())
-    path = download.fetch(url, "9a0364b9e99bb480dd25e1f0284c8555", folder, "help")
-    assert path.read_bytes() == b"content" and list(folder.iterdir()) == [path]
-    (tmp_path / "source.gz").unlink()
-    assert download.fetch(url, "unused", folder, "help") == path
-    with pytest.raises(JcmError, match="cannot download .*: help"):
-        download.fetch(url.replace("source", "other"), "0" * 32, folder, "help")
 
 
 def test_mock_data_stands_in_for_cifar10(data_config):

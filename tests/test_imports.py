@@ -11,6 +11,7 @@ _PACKAGE = pathlib.Path(__file__).parent.parent / "jcm"
 _LAYERS = [
     {
         "errors",
+        "download",
         "images",
         "files",
         "memory",

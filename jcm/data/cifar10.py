@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
-from jcm.data import builder, download
+from jcm import download
+from jcm.data import builder
 from jcm.errors import JcmError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -51,7 +52,8 @@ class Cifar10(builder.PictureBuilder, skip_registration=True):
             path = pathlib.Path(self.builder_config.description)
         else:
             folder = pathlib.Path(self.data_dir_root) / "downloads"
-            path = download.fetch(URL, MD5, folder, REMEDY)
+            target = folder / URL.rpartition("/")[2]
+            path = download.fetch(URL, target, f"md5:{MD5}", REMEDY)
         return {
             split: self._generate_examples(split, _pictures(path, names))
             for split, names in SPLITS.items()

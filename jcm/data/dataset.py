@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from jaxtyping import Int, Int32, UInt8
 
+from jcm import download
 from jcm.data import builder as builder_lib
 from jcm.data import cifar10, digits, image_folder
 from jcm.errors import JcmError
@@ -91,9 +91,9 @@ def load(config_data, split: str = "train") -> Dataset:
     Args:
       config_data: the `data` part of a config. `name` is a key of `BUILDERS`; `path`
         is the source of a data set that needs one; `dir` is where prepared data sets
-        lie, by default `$JCM_DATA` or `~/.cache/jcm/data`; `image_size` and `channels`
-        must be those of the data set; `cache_mib` is the size up to which a set is
-        held decoded in memory.
+        lie, by default `$JCM_CACHE/data` or ~/.cache/jcm/data; `image_size` and
+        `channels` must be those of the data set; `cache_mib` is the size up to which
+        a set is held decoded in memory.
       split: what tfds understands: train, test, train[:1000].
 
     Raises:
@@ -126,8 +126,7 @@ def load(config_data, split: str = "train") -> Dataset:
 def _prepared(config_data) -> builder_lib.PictureBuilder:
     cls = BUILDERS[config_data.name]
     config = cls.settings(config_data)
-    folder = config_data.dir or os.environ.get("JCM_DATA") or "~/.cache/jcm/data"
-    folder = pathlib.Path(folder).expanduser()
+    folder = pathlib.Path(config_data.dir or download.cache("data")).expanduser()
     builder = cls(data_dir=folder, config=config)
     size, _, channels = builder.info.features["image"].shape
     if (config_data.image_size, config_data.channels) != (size, channels):
