@@ -3,6 +3,7 @@
 import errno
 import functools
 import logging as std_logging
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
