@@ -33,8 +33,8 @@ class EDM:
         return self.sigma_data**2 / variance, sigma * self.sigma_data * variance**-0.5
 
     def __call__(
-        self, network: RawNetwork, x: Float[Array, "b *d"], sigma: Float[Array, " b"]
-    ) -> Float[Array, "b *d"]:
+        self, network: RawNetwork, x: Float[Array, " b *d"], sigma: Float[Array, " b"]
+    ) -> Float[Array, " b *d"]:
         """Applies F at every example's own noise level.
 
         Args:
