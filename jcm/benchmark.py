@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from jcm import build, cli, distributed, losses, memory, models, optim, sharding
 from jcm import state as state_lib
 from jcm.errors import JcmError
+from jcm.losses import Frozen
 from jcm.sampling import Sampler, Schedule
 from jcm.step import compile_step, count_flops, make_train_step
 
@@ -70,10 +71,10 @@ def measure(config: ConfigDict, *, repeats: int, sample_batch: int) -> dict[str,
     # Buffers of its own, since the step takes over the state's.
     state = jax.jit(new_state, out_shardings=placement)(params)
     memory.release()
-    teacher = None
-    if method.needs_teacher:
-        placement = sharding.shard_tree(mesh, params, min_bytes)
-        teacher = jax.device_put(params, placement)
+    frozen = Frozen(
+        teacher=params if method.needs_teacher else None, constants=method.constants
+    )
+    frozen = jax.device_put(frozen, sharding.shard_tree(mesh, frozen, min_bytes))
     shape = (batch_size, *[config.data.image_size] * 2, config.data.channels)
     batch = {
         "image": rng.integers(0, 256, shape, np.uint8),
@@ -86,12 +87,12 @@ def measure(config: ConfigDict, *, repeats: int, sample_batch: int) -> dict[str,
         method, optimizer, seed_key=jax.random.key(1), accumulate=accumulate
     )
     started = time.perf_counter()
-    compiled = compile_step(step, state, teacher, batch, accumulate=accumulate)
+    compiled = compile_step(step, state, frozen, batch, accumulate=accumulate)
     compile_seconds = time.perf_counter() - started
     box = [state]
 
     def train() -> Any:
-        box[0], metrics = compiled(box[0], teacher, batch)
+        box[0], metrics = compiled(box[0], frozen, batch)
         return metrics
 
     train_seconds = _median_seconds(train, repeats)

@@ -24,6 +24,10 @@ def base() -> ConfigDict:
     # For cd: a workdir to load, or a config to train first in WORKDIR/teacher.
     config.teacher = ""
 
+    # Folder with the files of published networks; "": $JCM_CACHE/weights or
+    # ~/.cache/jcm/weights, into which they are fetched.
+    config.weights = ""
+
     config.data = data = ConfigDict()
     data.name = "cifar10"  # cifar10, digits, image_folder
     data.path = ""  # folder of pictures, or the archive of cifar10
@@ -55,7 +59,10 @@ def base() -> ConfigDict:
     model.remat = False
 
     config.loss = loss = ConfigDict()
-    loss.metric = "lpips"  # l1, l2, linf, pseudo_huber, lpips
+    # l1, l2, linf, pseudo_huber; lpips, lpips_alex, lpips_squeeze, efficientnet_lite0
+    loss.metric = "lpips"
+    loss.metric_size = 224  # perceptual ones resize images to this; 0: they do not
+    loss.metric_dtype = "float32"  # of their network's computation; bfloat16
     loss.huber_c = 0.03
     loss.weighting = "uniform"  # uniform, snr, snrp1, truncated_snr
     loss.solver = "heun"  # of the teacher: heun, euler
@@ -104,9 +111,21 @@ def base() -> ConfigDict:
     sample.ema = ""  # which weights: a rate of train.ema_rates, "params"; "": first
 
     config.eval = ConfigDict()
-    config.eval.scores = ()  # names in jcm.metrics
+    config.eval.scores = ()  # names in jcm.metrics.scores
+    # Published .npz with statistics of real images for Inception; "": the data set's.
+    config.eval.reference = ""
     config.eval.num_images = 1000
     config.eval.seeds = (0,)
+    config.eval.keep_samples = False  # as .npz, for other people's evaluators
+    config.eval.watch = False  # evaluate each new checkpoint until training ends
+    config.eval.every_kimg = 0.0  # while training; 0: never
+
+    # What --mode=search looks for: sigmas of n steps, the first being sigma_max.
+    config.search = search = ConfigDict()
+    search.score = "fd_efficientnet_lite0"  # the least is the best; one of eval.scores
+    search.steps = 2
+    search.points = 40  # levels to choose from
+    search.seed = 1234  # not one of eval.seeds, which the result is reported with
     return config.lock()
 
 
@@ -124,7 +143,7 @@ def digits(config: ConfigDict) -> None:
     config.train.log_every = 50
     config.train.sample_every = 500
     config.train.checkpoint_every = 500
-    config.eval.scores = ("classifier",)
+    config.eval.scores = ("classifier", "fd_efficientnet_lite0")
 
 
 def folder(config: ConfigDict) -> None:

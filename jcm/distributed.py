@@ -3,7 +3,9 @@
 import os
 
 import jax
+import numpy as np
 from absl import flags, logging
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from jcm.errors import JcmError
@@ -61,3 +63,17 @@ def _use_cores(batch_size: int) -> None:
     ):
         devices *= 2
     jax.config.update("jax_num_cpu_devices", devices)
+
+
+def gather(array: np.ndarray | np.generic) -> np.ndarray:
+    """One array of every process, stacked; to the bit, whatever its type.
+
+    Every process must call, with arrays of one shape and type.
+    """
+    array = np.asarray(array)
+    if jax.process_count() == 1:
+        return array[None]
+    # As bytes, since JAX would make 32 bits of 64.
+    content = np.frombuffer(array.tobytes(), np.uint8)
+    found = np.asarray(multihost_utils.process_allgather(content))
+    return np.frombuffer(found.tobytes(), array.dtype).reshape(-1, *array.shape)

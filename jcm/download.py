@@ -1,5 +1,7 @@
 """A download that is whole or not there."""
 
+import errno
+import functools
 import hashlib
 import http.client
 import os
@@ -66,6 +68,10 @@ def fetch(url: str, target: pathlib.Path, expected: str, remedy: str) -> pathlib
         verify(partial, expected, f"{url} arrived", remedy)
         os.replace(partial, target)
     except (OSError, http.client.HTTPException) as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise JcmError(
+                f"cannot write {target} ({error}): make room there"
+            ) from error
         raise JcmError(f"cannot download {url} ({error}): {remedy}") from error
     finally:
         partial.unlink(missing_ok=True)
@@ -89,6 +95,7 @@ def verify(path: pathlib.Path, expected: str, subject: str, remedy: str) -> None
         return
     algorithm, _, digest = expected.partition(":")
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, algorithm).hexdigest()
+        new = functools.partial(hashlib.new, algorithm, usedforsecurity=False)
+        found = hashlib.file_digest(file, new).hexdigest()
     if not found.startswith(digest):
         raise JcmError(f"{subject} with {algorithm} {found}, not {digest}: {remedy}")

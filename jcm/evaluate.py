@@ -1,5 +1,6 @@
-"""Evaluation: pictures side by side and a table of scores for one checkpoint."""
+"""Evaluation: pictures side by side and a table of scores."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -12,21 +13,26 @@ from absl import logging
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from jcm import build, data, files, grids, metrics, model
+from jcm import build, data, files, grids, model, writers
 from jcm import images as images_lib
 from jcm import workdir as workdir_lib
+from jcm.checkpoints import Checkpoints
 from jcm.model import Model
 from jcm.sampling import Schedule
+from jcm.scoring import Scorer, Subject
 
 # From a way of sampling to each score's value for each seed.
 Table = dict[str, dict[str, list[float]]]
+
+_POLL_SECONDS = 10
 
 
 def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
     """Samples the newest checkpoint in every way the config asks for, and scores it.
 
     Writes `comparison.png` (teacher, one step, two steps, real images), `scores.json`
-    and `scores.md` into the workdir, and logs the table.
+    and `scores.md` into the workdir, and logs the table. With `config.eval.watch`,
+    each new checkpoint as it appears, until that of the run's last step.
 
     Args:
       config: what it says of sampling and scores counts; the network is that of the
@@ -38,28 +44,36 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
     """
     workdir = pathlib.Path(workdir)
     dataset = data.load(config.data)
-    scores = metrics.create(config.eval.scores, dataset)
-    columns = 8
-    shown = min(config.sample.num_images, 64)
+    scorer = Scorer(config, workdir, dataset) if config.eval.scores else None
+    last = workdir_lib.read(workdir).config.train.num_steps
+    step = None
+    while True:
+        newest = _newest(workdir)
+        if newest != step or not config.eval.watch:
+            step = newest
+            _evaluate_newest(config, workdir, dataset, scorer)
+        if not config.eval.watch or (step or 0) >= last:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _evaluate_newest(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    dataset: data.Dataset,
+    scorer: Scorer | None,
+) -> None:
+    columns, shown = 8, min(config.sample.num_images, 64)
     panels: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
     table: Table = {}
-    for name, trained in _models(config, workdir):
-        for schedule in build.sampling_schedules(config, trained.denoiser):
-            title = f"{name}, {schedule.title}"
-            seeds: list[dict[str, float]] = []
-            for seed in config.eval.seeds if scores else config.eval.seeds[:1]:
-                started = time.monotonic()
-                count = max(config.eval.num_images if scores else 0, shown)
-                made = _sample(config, trained, schedule, seed, count)
-                if seed == config.eval.seeds[0]:
-                    panels[title] = grids.grid(made[:shown], columns)
-                seeds.append(_score(config, trained, scores, made))
-                logging.info(
-                    "%s, seed %d: %d images in %.1f s  %s",
-                    *(title, seed, count, time.monotonic() - started),
-                    "  ".join(f"{key} {value:.3g}" for key, value in seeds[-1].items()),
-                )
-            table[title] = {key: [row[key] for row in seeds] for key in seeds[0]}
+    for subject in subjects(config, workdir):
+        for schedule in build.sampling_schedules(config, subject.model.denoiser):
+            title = f"{subject.name}, {schedule.title}"
+            pictures = _pictures(config, subject.model, schedule, shown)
+            panels[title] = grids.grid(pictures, columns)
+            if scorer:
+                rows = [scorer(subject, schedule, seed) for seed in config.eval.seeds]
+                table[title] = {key: [row[key] for row in rows] for key in rows[0]}
     # Of a folder the first pictures are often of one kind.
     chosen = np.random.default_rng(0).permutation(len(dataset))[:shown]
     real = dataset.take(chosen)["image"]
@@ -67,44 +81,39 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
     if jax.process_index() == 0:
         grids.save_png(workdir / "comparison.png", grids.captioned(panels))
         logging.info("wrote %s", workdir / "comparison.png")
-        if scores:
+        if table:
             _write_table(config, workdir, table)
+            _write_events(workdir, subject.model.step, table)
 
 
-def _models(config: ConfigDict, workdir: pathlib.Path) -> Iterator[tuple[str, Model]]:
-    """The teacher where it is still at hand, then the model itself."""
+def subjects(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Subject]:
+    """The teacher where it is still at hand, then the newest checkpoint itself."""
     at_once = config.sample.batch_size
     trained = model.load(workdir, ema=config.sample.ema, batch_size=at_once)
     teacher = workdir_lib.teacher_place(config, workdir)
     if trained.kind == "consistency" and teacher and not os.path.exists(teacher):
         logging.info("the teacher, %s, is not here: it is left out", teacher)
     elif trained.kind == "consistency" and teacher:
-        yield "teacher", model.load(teacher, batch_size=at_once)
-    yield ("diffusion" if trained.kind == "edm" else "consistency"), trained
+        yield Subject.of("teacher", model.load(teacher, batch_size=at_once))
+    name = "diffusion" if trained.kind == "edm" else "consistency"
+    yield Subject.of(name, trained)
 
 
-def _sample(
-    config: ConfigDict, trained: Model, schedule: Schedule, seed: int, count: int
+def _newest(workdir: pathlib.Path) -> int | None:
+    with Checkpoints(workdir) as checkpoints:
+        return checkpoints.latest_step
+
+
+def _pictures(
+    config: ConfigDict, trained: Model, schedule: Schedule, count: int
 ) -> UInt8[np.ndarray, "n h w c"]:
+    """The first of the samples that are scored."""
     labels = build.sample_labels(config, trained.denoiser, count)
-    key = jax.random.key(seed)
-    made = trained.sampler.all_processes(trained.params, key, count, schedule, labels)
+    key = jax.random.key(config.eval.seeds[0])
+    made = trained.sampler.all_processes(
+        trained.params, key, range(count), schedule, labels
+    )
     return images_lib.to_uint8(made)
-
-
-def _score(
-    config: ConfigDict,
-    trained: Model,
-    scores: Sequence[metrics.Score],
-    made: np.ndarray,
-) -> dict[str, float]:
-    """All scores of one set of samples."""
-    made = made[: config.eval.num_images]
-    labels = build.sample_labels(config, trained.denoiser, len(made))
-    found: dict[str, float] = {}
-    for score in scores:
-        found |= score(made, labels)
-    return found
 
 
 def _write_table(config: ConfigDict, workdir: pathlib.Path, table: Table) -> None:
@@ -116,7 +125,7 @@ def _write_table(config: ConfigDict, workdir: pathlib.Path, table: Table) -> Non
         lines.append(f"| {title} | {' | '.join(cells)} |")
     seeds = len(config.eval.seeds)
     note = f"{config.eval.num_images} images each, pixels rounded" + (
-        f", mean ± standard deviation of {seeds} seeds" if seeds > 1 else ""
+        f", mean ± standard deviation (least) of {seeds} seeds" if seeds > 1 else ""
     )
     markdown = "\n".join(lines) + f"\n\n{note}\n"
     files.write_text(workdir / "scores.md", markdown)
@@ -128,7 +137,19 @@ def _write_table(config: ConfigDict, workdir: pathlib.Path, table: Table) -> Non
     logging.info("wrote %s\n%s", workdir / "scores.md", markdown)
 
 
+def _write_events(workdir: pathlib.Path, step: int, table: Table) -> None:
+    writer = writers.TensorBoardWriter(workdir / "evaluation")
+    with contextlib.closing(writer):
+        scalars = {
+            f"{score}/{title}": float(np.mean(values))
+            for title, row in table.items()
+            for score, values in row.items()
+        }
+        writer.write_scalars(step, scalars)
+
+
 def _cell(values: Sequence[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.3f}"
-    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
+    spread = f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
+    return f"{spread} ({np.min(values):.3f})"

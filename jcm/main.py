@@ -15,9 +15,10 @@ from jcm import workdir as workdir_lib
 from jcm.errors import JcmError
 from jcm.evaluate import evaluate
 from jcm.sample import sample
+from jcm.search import search
 from jcm.train import train
 
-_MODES = ("train", "evaluate", "sample", "config")
+_MODES = ("train", "evaluate", "search", "sample", "config")
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run. By default runs/NAME-OF-THE-CONFIG."
@@ -27,7 +28,8 @@ _MODE = flags.DEFINE_enum(
     "train",
     _MODES,
     "train: train what is not trained yet, then evaluate; evaluate: pictures and scores"
-    " of the newest checkpoint; sample: images into files; config: print the settings.",
+    " of the newest checkpoint; search: the best noise levels of two steps; sample:"
+    " images into files; config: print the settings.",
 )
 
 
@@ -48,6 +50,8 @@ def main(argv: Sequence[str]) -> None:
         train(config, workdir)
     if _MODE.value in ("train", "evaluate"):
         evaluate(config, workdir)
+    if _MODE.value == "search":
+        search(config, workdir)
     if _MODE.value == "sample":
         sample(config, workdir)
 
@@ -59,7 +63,7 @@ def _config_and_workdir() -> tuple[ConfigDict, pathlib.Path]:
         found = f"{workdir} is not the workdir of a run: " if workdir else ""
         raise JcmError(f"{found}name a config, such as --config=configs/digits_cd.py")
     workdir = pathlib.Path(workdir or f"runs/{cli.config_name()}").expanduser()
-    if _MODE.value in ("evaluate", "sample"):
+    if _MODE.value in ("evaluate", "search", "sample"):
         workdir_lib.refuse_other_settings(workdir, config)
     return config, workdir
 

@@ -28,6 +28,7 @@ class Model:
       config: of the run that made them.
       class_names: what the labels 0, 1, ... mean; empty for an unconditional model.
       kind: "edm" or "consistency".
+      step: how many training steps made the weights; None where nothing tells.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Model:
         class_names: Sequence[str] = (),
         *,
         batch_size: int | None = None,
+        step: int | None = None,
     ):
         """Puts the parts together; see `load`."""
         if batch_size is not None and batch_size < 1:
@@ -47,6 +49,7 @@ class Model:
         self.class_names = tuple(class_names) if conditional else ()
         consistency = isinstance(denoiser.precond, precond.Consistency)
         self.kind = "consistency" if consistency else "edm"
+        self.step = step
         self._batch_size = batch_size or config.sample.batch_size
         self._denoise = jax.jit(denoiser)
 
@@ -172,12 +175,20 @@ def load(
     rates = [str(rate) for rate in config.train.ema_rates]
     ema = which_weights(config, ema)
     with Checkpoints(path) as checkpoints:
+        step = checkpoints.latest_step
         if ema in rates:
             averages = dict.fromkeys(rates, template)
             params = checkpoints.restore_part("ema_params", averages)[ema]
         else:
             params = checkpoints.restore_part(ema, template)
-    return Model(denoiser, params, config, record.class_names, batch_size=batch_size)
+    return Model(
+        denoiser,
+        params,
+        config,
+        record.class_names,
+        batch_size=batch_size,
+        step=step,
+    )
 
 
 def which_weights(config: ConfigDict, ema: str = "") -> str:

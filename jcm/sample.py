@@ -5,11 +5,10 @@ import pathlib
 import re
 
 import jax
-import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from jcm import build, files, grids, model
+from jcm import build, grids, model, scoring
 from jcm import images as images_lib
 
 
@@ -35,17 +34,14 @@ def sample(config: ConfigDict, workdir: str | os.PathLike) -> None:
     labels = build.sample_labels(config, trained.denoiser, count)
     seed = config.sample.seed
     key = jax.random.key(seed)
-    made = trained.sampler.all_processes(trained.params, key, count, schedule, labels)
+    made = trained.sampler.all_processes(
+        trained.params, key, range(count), schedule, labels
+    )
     pixels = images_lib.to_uint8(made)
     if jax.process_index() == 0:
         how = re.sub(r"\W+", "_", schedule.title.lower())
         stem = pathlib.Path(workdir) / "samples" / f"seed_{seed}_{how}"
-        arrays = [pixels] if labels is None else [pixels, np.asarray(labels, np.int32)]
-        with (
-            files.replacing(stem.with_suffix(".npz")) as path,
-            path.open("wb") as file,
-        ):
-            np.savez(file, *arrays)
+        scoring.write_npz(stem.with_suffix(".npz"), pixels, labels)
         grids.save_png(stem.with_suffix(".png"), grids.grid(pixels[:256]))
         logging.info(
             "wrote %s.npz and .png: %d images, %s", stem, count, schedule.title

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 from jcm import ode, schedules
 from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
+from jcm.images import AnyArray
 from jcm.models import Params
 
 
@@ -212,20 +213,25 @@ class Sampler:
         self,
         params: Params,
         key: Key[Array, ""],
-        count: int,
+        indices: Sequence[int],
         schedule: Schedule,
         labels: Sequence[int] | None = None,
     ) -> Float[np.ndarray, "n h w c"]:
-        """Images 0 to count - 1, made by all processes together, each its share.
+        """The same, made by all processes together, each its share.
 
         Every process must call; every process gets all images. See `__call__`.
         """
-        processes = jax.process_count()
+        processes, count = jax.process_count(), len(indices)
         # Equal shares, as collective calls need; the surplus is thrown away.
         share = -(-count // processes)
-        indices = (jax.process_index() * share + np.arange(share)) % max(count, 1)
-        mine = None if labels is None else [labels[i] for i in indices]
-        made = self(params, key, indices, schedule, mine)
+        mine = (jax.process_index() * share + np.arange(share)) % max(count, 1)
+        made = self(
+            params,
+            key,
+            [indices[i] for i in mine],
+            schedule,
+            None if labels is None else [labels[i] for i in mine],
+        )
         if processes > 1:
             made = multihost_utils.process_allgather(made, tiled=True)
         return np.asarray(made)[:count]
@@ -303,8 +309,8 @@ class Sampler:
 
 
 def check_labels(
-    model: Denoiser, labels: Sequence[int] | None, count: int
-) -> Int[np.ndarray, " n"] | None:
+    model: Denoiser, labels: Sequence[int] | AnyArray | None, count: int
+) -> Int[AnyArray, " n"] | None:
     """Labels of `count` images as an array, or None for an unconditional model.
 
     Raises:
@@ -318,6 +324,8 @@ def check_labels(
         raise JcmError("labels were given, but the model has no classes: drop them")
     if labels is None:
         raise JcmError(f"labels are needed: the model has {classes} classes")
+    if isinstance(labels, jax.core.Tracer):  # its numbers are not known
+        return labels.astype(np.int32)
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu":
         raise JcmError(f"labels must be whole numbers, got {labels}")

@@ -17,7 +17,7 @@ from jcm.models import Params
 from jcm.state import State, ema
 
 Metrics = dict[str, Array]
-TrainStep = Callable[[State, Params | None, dict[str, Array]], tuple[State, Metrics]]
+TrainStep = Callable[[State, Frozen, dict[str, Array]], tuple[State, Metrics]]
 
 
 def example_keys(seed_key: Key[Array, ""], step: Int[Array, ""], count: int) -> Array:
@@ -33,7 +33,7 @@ def make_train_step(
     seed_key: Key[Array, ""],
     accumulate: int = 1,
 ) -> TrainStep:
-    """The step (state, teacher_params, batch) -> (state, metrics), to be jitted.
+    """The step (state, frozen, batch) -> (state, metrics), to be jitted.
 
     Args:
       method: its loss and curriculum.
@@ -43,7 +43,8 @@ def make_train_step(
         The result is the same up to rounding.
 
     Returns:
-      The function. `batch` has `image` (uint8, b h w c) and `label` (int32, b).
+      The function. `frozen` has what stays as it is during the run, so not the
+      target; `batch` has `image` (uint8, b h w c) and `label` (int32, b).
     """
     classes = method.model.network.arch.num_classes
 
@@ -72,7 +73,7 @@ def make_train_step(
 
     def train_step(
         state: State,
-        teacher_params: Params | None,
+        frozen: Frozen,
         batch: dict[str, UInt8[Array, "..."]],
     ) -> tuple[State, Metrics]:
         examples = Batch(
@@ -80,7 +81,7 @@ def make_train_step(
             labels=batch["label"] if classes else None,
             keys=example_keys(seed_key, state.step, batch["image"].shape[0]),
         )
-        frozen = Frozen(target=state.target_params, teacher=teacher_params)
+        frozen = frozen._replace(target=state.target_params)
         compute = gradients if accumulate == 1 else accumulated
         loss, grads = compute(state.params, frozen, examples, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -114,7 +115,7 @@ def make_train_step(
 def compile_step(
     train_step: TrainStep,
     state: Any,
-    teacher_params: Any,
+    frozen: Any,
     batch: Any,
     *,
     accumulate: int = 1,
@@ -124,14 +125,14 @@ def compile_step(
     Args:
       train_step: from `make_train_step`.
       state: shapes and placement; the step takes over the buffers.
-      teacher_params: shapes and placement, or None.
+      frozen: shapes and placement.
       batch: shapes and placement.
       accumulate: as the step was made with.
     """
     placement = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(placement, None))
     started = time.monotonic()
-    compiled = jitted.lower(state, teacher_params, batch).compile()
+    compiled = jitted.lower(state, frozen, batch).compile()
     flops = count_flops(compiled, accumulate)
     needed = compiled.memory_analysis()
     memory.release()

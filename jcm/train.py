@@ -5,11 +5,14 @@ import dataclasses
 import functools
 import os
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from clu.parameter_overview import get_parameter_overview
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from jcm import (
@@ -18,7 +21,6 @@ from jcm import (
     grids,
     losses,
     memory,
-    metrics,
     model,
     models,
     optim,
@@ -32,6 +34,8 @@ from jcm import workdir as workdir_lib
 from jcm.checkpoints import Checkpoints
 from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
+from jcm.losses import Frozen
+from jcm.metrics import scores as scores_lib
 from jcm.models import Network, Params
 from jcm.progress import Progress
 from jcm.sampling import Sampler
@@ -71,7 +75,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
     # What the samples shall be is wrong now or never.
     build.sampling_schedules(config, method.model)
     build.sample_labels(config, method.model, config.sample.num_images)
-    metrics.check(config.eval.scores, dataset)
+    scores_lib.check(config, dataset)
     model.which_weights(config)
     record = workdir_lib.Record(config, dataset.class_names, dataset.fingerprint)
     workdir_lib.claim(workdir, record)
@@ -87,7 +91,6 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         sharding.shard_tree, mesh, min_bytes=config.mesh.fsdp_min_mib * 2**20
     )
     template = sharding.with_placement(jax.eval_shape(new_state, shapes), place)
-    teacher_params, teacher_template = None, None
     is_main = jax.process_index() == 0
 
     with contextlib.ExitStack() as stack:
@@ -98,12 +101,13 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
             logging.info("%s is done: %d steps", workdir, checkpoints.latest_step)
             return
         logging.info("\n%s", get_parameter_overview(shapes, include_stats=False))
+        weights = None
         if method.needs_teacher:
-            teacher_template = sharding.with_placement(shapes, place)
             weights = teacher_weights(config, workdir, network)
             workdir_lib.claim_teacher(workdir, models.fingerprint(weights))
-            teacher_params = jax.device_put(weights, place(shapes))
-            del weights
+        frozen = Frozen(teacher=weights, constants=method.constants)
+        frozen = jax.device_put(frozen, place(frozen))
+        del weights
         batches = data.batches(
             dataset,
             local_batch_size,
@@ -116,7 +120,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         if checkpoints.latest_step is None:
             shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
             state = jax.jit(new_state, out_shardings=shardings)(
-                teacher_params or jax.jit(network.init)(init_key)
+                frozen.teacher or jax.jit(network.init)(init_key)
             )
             memory.release()
         else:
@@ -133,7 +137,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
                 method, optimizer, seed_key=step_key, accumulate=config.train.accumulate
             ),
             template,
-            teacher_template,
+            frozen,
             batch_shapes(config, batch_place),
             accumulate=config.train.accumulate,
         )
@@ -149,7 +153,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
             )
         )
         log = TrainLog(writer, progress, config.train.log_every)
-        show = SampleGrids(config, workdir, method.model, mesh, writer)
+        show = Samples(config, workdir, method.model, mesh, writer)
+        every_steps = round(1000 * config.eval.every_kimg / config.train.batch_size)
+        scores = scores_lib.create(config, dataset) if every_steps else []
 
         # This order makes resuming exact: what is saved is the state between steps.
         for step in range(start, total + 1):
@@ -158,6 +164,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
                 log.settle()
                 with progress.pause():
                     show.write(state)
+            if step > start and due(step, every_steps):
+                log.settle()
+                with progress.pause():
+                    show.score(state, scores)
             if step > start and (last or due(step, config.train.checkpoint_every)):
                 log.settle()  # raises before anything that is not finite is saved
                 with progress.pause():
@@ -165,7 +175,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
             if last:
                 break
             batch = jax.tree.map(to_devices, next(batches))
-            state, numbers = train_step(state, teacher_params, batch)
+            state, numbers = train_step(state, frozen, batch)
             log.add(step + 1, numbers)
 
 
@@ -253,8 +263,8 @@ def teacher_weights(
     return teacher.params
 
 
-class SampleGrids:
-    """Pictures of a model as it learns, from the same noise every time."""
+class Samples:
+    """Pictures and scores of a model as it learns, from the same noise every time."""
 
     def __init__(
         self,
@@ -266,26 +276,40 @@ class SampleGrids:
     ):
         """Compiles nothing yet; see `write`."""
         self._config, self._folder, self._writer = config, workdir / "samples", writer
+        self._denoiser = denoiser
         # Parameters that one device cannot hold are sampled where they are.
         place = sharding.batch(mesh) if config.mesh.fsdp > 1 else None
         self._sampler = Sampler(
             denoiser, batch_size=config.sample.batch_size, sharding=place
         )
         self._schedule = build.sampling_schedules(config, denoiser)[-1]
-        self._labels = build.sample_labels(config, denoiser, config.sample.num_images)
 
     def write(self, state: State) -> None:
-        """Samples with the first average and writes a grid to file and TensorBoard."""
-        params = next(iter(state.ema_params.values()), state.params)
-        made = self._sampler.all_processes(
-            params,
-            jax.random.key(self._config.sample.seed),
-            self._config.sample.num_images,
-            self._schedule,
-            self._labels,
-        )
+        """Writes a grid to file and TensorBoard."""
+        pixels, _ = self._make(state, self._config.sample.num_images)
         if jax.process_index() == 0:
             step = int(state.step)
-            pixels = images_lib.to_uint8(made)
             grids.save_png(self._folder / f"step_{step:08d}.png", grids.grid(pixels))
             self._writer.write_images(step, {"samples": pixels})
+
+    def score(self, state: State, scores: Sequence[scores_lib.Score]) -> None:
+        """Writes `eval/...` of `config.eval.num_images` samples."""
+        pixels, labels = self._make(state, self._config.eval.num_images)
+        found: dict[str, float] = {}
+        for score in scores:
+            found |= {f"eval/{k}": v for k, v in score(pixels, labels).items()}
+        self._writer.write_scalars(int(state.step), found)
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in found.items())
+        logging.info("step %d  %s", state.step, numbers)
+
+    def _make(
+        self, state: State, count: int
+    ) -> tuple[UInt8[np.ndarray, "n h w c"], list[int] | None]:
+        """Samples with the first average, and their labels."""
+        params = next(iter(state.ema_params.values()), state.params)
+        labels = build.sample_labels(self._config, self._denoiser, count)
+        key = jax.random.key(self._config.sample.seed)
+        made = self._sampler.all_processes(
+            params, key, range(count), self._schedule, labels
+        )
+        return images_lib.to_uint8(made), labels

@@ -37,6 +37,8 @@ _FREE = (
     "mesh",
     "sample",
     "eval",
+    "search",
+    "weights",
 )
 
 

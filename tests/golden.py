@@ -110,7 +110,7 @@ def consistency(cls=Consistency, **changes) -> Consistency:
         "teacher": Denoiser(network(), precond.EDM()),
         "grid": KarrasGrid(),
         "scales": FixedScales(18, 0.0),
-        "distance": distances.l2,
+        "distance": distances.OfPixels(distances.l2),
     }
     return cls(**settings | changes)
 

@@ -28,7 +28,8 @@ def test_lazily_decoded_records_equal_the_cached_ones(data_config, digit_set):
     data_config.dir = ""
     data_config.cache_mib = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(download, "cache", lambda kind: prepared_root(digit_set))
+        found = {"data": prepared_root(digit_set)}
+        patch.setattr(download, "cache", lambda kind: found[kind])
         lazy = data.load(data_config)
     chosen = np.array([5, 1796, 5])
     for key, value in lazy.take(chosen).items():

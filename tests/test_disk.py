@@ -86,3 +86,22 @@ def test_while_training(teacher, data_dir, tmp_path, limit):
     assert checkpoints.Checkpoints(run).latest_step == 8
     assert all(path.read_bytes() == content for path, content in before.items())
     assert model.load(run).kind == "edm"
+
+
+def test_while_downloading(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "new" / "target"
+    source.write_bytes(bytes(100_000))
+    program = (
+        "import pathlib, resource, sys; from jcm import download, errors\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        "try: download.fetch(sys.argv[1], pathlib.Path(sys.argv[2]), '', 'help')\n"
+        "except errors.JcmError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, source.as_uri(), str(target)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert f"cannot write {target} (" in done.stdout and "make room" in done.stdout
+    assert not list(target.parent.iterdir())

@@ -24,10 +24,13 @@ _LAYERS = [
     },
     {"sharding", "grids", "data", "models"},
     {"denoiser", "pretrained"},
+    {"metrics"},
     {"losses", "sampling", "state", "optim"},
-    {"step", "build", "workdir", "checkpoints", "writers", "progress", "metrics"},
+    {"step", "build", "workdir", "checkpoints", "writers", "progress"},
     {"train_log", "model"},
-    {"train", "evaluate", "sample", "benchmark", "__init__"},
+    {"scoring"},
+    {"train", "evaluate", "sample", "benchmark", "benchmark_scores", "__init__"},
+    {"search"},
     {"main"},
 ]
 _FILES = sorted(_PACKAGE.rglob("*.py"))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jcm import config as config_lib
 from jcm import precond
 from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
@@ -37,7 +38,7 @@ def _batch(x, keys=None):
 def _loss_and_gradient(teacher, target, metric, solver, weighting):
     method = golden.consistency(
         teacher=Denoiser(golden.network(), precond.EDM()) if teacher else None,
-        distance=_DISTANCES[metric],
+        distance=distances.OfPixels(_DISTANCES[metric]),
         solver=solver,
         weighting=weighting,
     )
@@ -133,7 +134,7 @@ def test_exact_function_has_no_loss_where_trajectories_are_straight(solver, dist
     method = golden.consistency(
         model=gaussian.ConsistencyFunction(std=0.0),
         teacher=gaussian.Denoiser(std=0.0),
-        distance=_DISTANCES[distance],
+        distance=distances.OfPixels(_DISTANCES[distance]),
         solver=solver,
     )
     index = jnp.arange(16)
@@ -299,14 +300,18 @@ def test_pseudo_huber_is_smooth_at_zero():
 @pytest.mark.parametrize(
     ("name", "c", "message"),
     [
-        ("lpips", 0.03, "vgg16-397923af"),
+        ("lpips", 0.03, "vgg16-397923af.pth is missing: download https"),
         ("cosine", 0.03, "unknown"),
         ("pseudo_huber", 0.0, "positive"),
     ],
 )
-def test_a_distance_that_cannot_be_is_refused(name, c, message):
+def test_a_distance_that_cannot_be_is_refused(name, c, message, tmp_path):
+    config = config_lib.base()
+    with config.unlocked():
+        config.loss.metric, config.loss.huber_c = name, c
+        config.weights = str(tmp_path)
     with pytest.raises(JcmError, match=message):
-        distances.create(name, huber_c=c)
+        distances.create(config)
 
 
 @pytest.mark.parametrize(

@@ -1,41 +1,80 @@
-"""Scores: closed forms, and that they tell good samples from bad."""
+"""Scores: closed forms, other people's numbers, and that they tell good from bad."""
 
 import numpy as np
 import pytest
+import torch_weights
+from PIL import Image, ImageFilter
+from scipy import linalg
 
-from jcm import data, metrics
+from jcm import benchmark_scores, data
 from jcm.errors import JcmError
-from jcm.metrics import frechet
+from jcm.metrics import (
+    frechet,
+    inception_score,
+    kernel,
+    manifold,
+    reference,
+    scores,
+    statistics,
+    weights,
+)
+from jcm.metrics.networks import FeatureNetwork
+
+
+def _distance(a, b):
+    return frechet.distance(frechet.moments(a), frechet.moments(b))
 
 
 def test_frechet_distance_of_shifted_and_scaled_gaussians():
     rng = np.random.default_rng(0)
     a = rng.standard_normal((400, 6))
-    assert frechet.distance(a, a) == pytest.approx(0, abs=1e-9)
-    assert frechet.distance(a, a + 3) == pytest.approx(6 * 9)
+    assert _distance(a, a) == pytest.approx(0, abs=1e-9)
+    assert _distance(a, a + 3) == pytest.approx(6 * 9)
     scaled = (a - a.mean(axis=0)) * 2 + a.mean(axis=0)
     expected = np.trace(np.cov(a, rowvar=False))  # (2 - 1)^2 tr(A)
-    assert frechet.distance(a, scaled) == pytest.approx(expected)
+    assert _distance(a, scaled) == pytest.approx(expected)
 
 
-def test_frechet_distance_of_covariances_that_commute_not():
-    from scipy import linalg
-
+@pytest.mark.parametrize(("n", "m", "size"), [(300, 400, 5), (500, 300, 64)])
+def test_frechet_distance_equals_scipy_s_root(n, m, size):
     rng = np.random.default_rng(1)
-    a = rng.standard_normal((300, 5)) @ rng.standard_normal((5, 5))
-    b = rng.standard_normal((300, 5)) @ rng.standard_normal((5, 5)) + 0.5
+    a = rng.standard_normal((n, size)) @ rng.standard_normal((size, size))
+    b = rng.standard_normal((m, size)) @ rng.standard_normal((size, size)) + 0.5
     cov_a, cov_b = (np.cov(x, rowvar=False) for x in (a, b))
     root = linalg.sqrtm(cov_a @ cov_b).real
     expected = np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2)
     expected += np.trace(cov_a + cov_b - 2 * root)
-    assert frechet.distance(a, b) == pytest.approx(expected, rel=1e-8)
+    assert _distance(a, b) == pytest.approx(expected, rel=1e-8)
 
 
 def test_frechet_distance_with_fewer_samples_than_dimensions():
     rng = np.random.default_rng(2)
-    a = rng.standard_normal((8, 40))
-    assert frechet.distance(a, a) == pytest.approx(0, abs=1e-5)
-    assert frechet.distance(a, a + 1) == pytest.approx(40, abs=1e-5)
+    a, b = rng.standard_normal((40, 128)), 1.5 * rng.standard_normal((60, 128))
+    assert _distance(a, a) == pytest.approx(0, abs=1e-9)
+    assert _distance(a, a + 1) == pytest.approx(128, abs=1e-9)
+    # tr (A B)^(1/2) by the singular values of a small matrix, without a root.
+    (x, y) = ((f - f.mean(axis=0)) / np.sqrt(len(f) - 1) for f in (a, b))
+    overlap = np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    expected = np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2)
+    expected += np.sum(x**2) + np.sum(y**2) - 2 * overlap
+    assert _distance(a, b) == pytest.approx(expected, rel=1e-12)
+    cov_a, cov_b = (np.cov(f, rowvar=False) for f in (a, b))
+    root = linalg.sqrtm(cov_a @ cov_b).real
+    with_root = np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2)
+    with_root += np.trace(cov_a + cov_b - 2 * root)
+    assert _distance(a, b) == pytest.approx(with_root, rel=1e-6)
+
+
+def test_moments_do_not_depend_on_the_batches():
+    features = 1000 + np.random.default_rng(3).standard_normal((70, 5))
+    total = frechet.MomentSum(5)
+    for start in range(0, 70, 16):
+        total.add(features[start : start + 16])
+    found = total.moments()
+    assert found.count == 70
+    np.testing.assert_allclose(found.mean, features.mean(axis=0), rtol=1e-14)
+    expected = np.cov(features, rowvar=False)
+    np.testing.assert_allclose(found.cov, expected, atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +83,93 @@ def test_frechet_distance_with_fewer_samples_than_dimensions():
 )
 def test_broken_features_get_no_score(features, message):
     with pytest.raises(JcmError, match=message):
-        frechet.distance(features, np.ones((5, 3)))
+        _distance(features, np.ones((5, 3)))
+
+
+def test_features_of_other_networks_are_not_compared():
+    with pytest.raises(JcmError, match="of 3 and of 4 numbers"):
+        _distance(np.eye(3), np.eye(4))
+
+
+# --- scores of rows
+
+
+@pytest.fixture(scope="module")
+def two_sets():
+    """Features on which torch-fidelity's scores are stored."""
+    rng = np.random.RandomState(41)
+    a = rng.standard_normal((1200, 16)).astype("f4")
+    b = (1.1 * rng.standard_normal((1500, 16)) + 0.2).astype("f4")
+    return a, b
+
+
+def test_scores_of_rows_equal_torch_fidelity_s(two_sets):
+    a, b = two_sets
+    theirs = torch_weights.theirs("scores")
+    assert kernel.distance(a, b) == pytest.approx(float(theirs["kid"]), abs=1e-6)
+    assert inception_score.score(3 * a) == pytest.approx(float(theirs["is"]), rel=1e-9)
+    ours = manifold.precision_recall(a, b)
+    for name, value in ours.items():
+        assert value == pytest.approx(float(theirs[name]), abs=1e-5)
+
+
+def test_density_and_coverage_by_brute_force(two_sets, monkeypatch):
+    a, b = two_sets
+    monkeypatch.setattr(manifold, "_ROWS", 256)
+    monkeypatch.setattr(manifold, "_COLUMNS", 512)
+    ours = manifold.density_coverage(a, b)
+    between = np.linalg.norm(a[:, None] - b, axis=2)
+    radii = np.sort(np.linalg.norm(b[:, None] - b, axis=2), axis=1)[:, 5]
+    assert ours["density"] == pytest.approx((between <= radii).sum(axis=1).mean() / 5)
+    assert ours["coverage"] == pytest.approx(np.mean(between.min(axis=0) < radii))
+    assert manifold.precision_recall(a, b) == {
+        "precision": pytest.approx(float(torch_weights.theirs("scores")["precision"])),
+        "recall": pytest.approx(float(torch_weights.theirs("scores")["recall"])),
+    }
+
+
+def test_rows_of_one_distribution_score_as_such():
+    rng = np.random.default_rng(5)
+    a, b = rng.standard_normal((2, 1500, 8)).astype("f4")
+    assert abs(kernel.distance(a, b)) < 0.01 < kernel.distance(a, b + 1)
+    same, far = manifold.precision_recall(a, b), manifold.precision_recall(a + 9, b)
+    assert min(same.values()) > 0.8
+    assert far == {"precision": 0, "recall": 0}
+    assert manifold.density_coverage(a, b)["density"] == pytest.approx(1, abs=0.1)
+    assert manifold.density_coverage(a, b)["coverage"] > 0.9
+
+
+def test_inception_score_of_clear_and_of_unclear_images():
+    clear = 50 * np.eye(7)[np.arange(700) % 7]
+    assert inception_score.score(clear) == pytest.approx(7)
+    assert inception_score.score(np.zeros((70, 7))) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        lambda few: kernel.distance(few, np.zeros((2000, 2))),
+        inception_score.score,
+        lambda few: manifold.precision_recall(few, np.zeros((100, 2))),
+        lambda few: manifold.density_coverage(np.zeros((100, 2)), few),
+    ],
+)
+def test_too_few_rows_get_no_score(score):
+    with pytest.raises(JcmError, match="raise config.eval.num_images"):
+        score(np.zeros((3, 2)))
+
+
+# --- of images
+
+
+def _tiny_network(name="inception"):
+    """Stands in for a network: means, pixels and a few of them as logits."""
+
+    def apply(params, x):
+        flat = x.reshape(len(x), -1) * params["scale"]
+        return {"pool": flat[:, ::4], "spatial": flat[:, ::8], "logits": flat[:, :10]}
+
+    return FeatureNetwork(name, {"scale": np.full(1, 3, np.float32)}, apply)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +177,146 @@ def digits(tiny):
     return data.load(tiny("digits_edm").data)
 
 
+@pytest.fixture
+def config(tiny, tmp_path, monkeypatch):
+    """Scores by a stand-in for Inception; nothing is cached elsewhere."""
+    monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(weights, "path", lambda name, folder: tmp_path)
+    monkeypatch.setattr(
+        "jcm.metrics.networks.load", lambda name, folder: _tiny_network(name)
+    )
+    names = ("fid", "sfid", "kid", "inception_score", "precision_recall")
+    return tiny("digits_edm", **{"eval.scores": names + ("density_coverage",)})
+
+
+def test_all_scores_of_one_network_at_once(config, digits, tmp_path):
+    (score,) = scores.create(config, digits)
+    real = digits.arrays()["image"]
+    same = score(real)
+    assert set(same) == {
+        *("fid", "sfid", "kid", "inception_score", "precision", "recall"),
+        *("density", "coverage"),
+    }
+    assert same["fid"] == pytest.approx(0, abs=1e-9)
+    assert same["precision"] == same["recall"] == same["coverage"] == 1
+    rng = np.random.default_rng(0)
+    noise = score(rng.integers(0, 256, real.shape, np.uint8))
+    assert noise["fid"] > 10 and noise["precision"] < 0.1 and noise["kid"] > 0.5
+    (kept,) = (tmp_path / "cache" / "reference").iterdir()
+    before = kept.stat().st_mtime_ns
+    (again,) = scores.create(config, digits)
+    assert again(real) == same
+    assert kept.stat().st_mtime_ns == before
+    kept.write_bytes(kept.read_bytes()[:1000])
+    with pytest.raises(JcmError, match="is damaged .*: delete it"):
+        scores.create(config, digits)
+
+
+def test_fewer_images_than_numbers_get_no_distance(config, digits):
+    with config.unlocked():
+        config.eval.scores = ("fid",)
+    (score,) = scores.create(config, digits)
+    with pytest.raises(JcmError, match="fid compares 16 numbers .* here are 16: raise"):
+        score(digits.arrays()["image"][:16])
+    assert score(digits.arrays()["image"][:17])["fid"] > 0
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((40, 8, 8, 1), np.float32), np.zeros((40, 8, 8), np.uint8)]
+)
+def test_other_images_than_pixels_are_refused(images):
+    with pytest.raises(JcmError, match="scores take uint8 images"):
+        statistics.collect(_tiny_network(), lambda i: images[i], 40, (), "")
+
+
+def test_references_of_others_are_read(config, digits, tmp_path):
+    real = digits.arrays()["image"]
+    found = statistics.collect(
+        _tiny_network(), lambda i: real[i], len(real), (), "real"
+    )
+    pool, spatial = found["pool"].moments, found["spatial"].moments
+    edm = {"mu": pool.mean, "sigma": pool.cov}
+    batch = edm | {"mu_s": spatial.mean, "sigma_s": spatial.cov, "arr_0": real}
+    np.savez(tmp_path / "edm.npz", **edm)
+    np.savez(tmp_path / "batch.npz", **batch)
+    with config.unlocked():
+        config.eval.reference = str(tmp_path / "batch.npz")
+    (by_batch,) = scores.create(config, digits)
+    assert by_batch(real)["fid"] == pytest.approx(0, abs=1e-9)
+    assert by_batch(real)["recall"] == 1
+    with config.unlocked():
+        config.eval.reference = str(tmp_path / "edm.npz")
+    with pytest.raises(JcmError, match="edm.npz has nothing for the score sfid"):
+        scores.create(config, digits)
+    with config.unlocked():
+        config.eval.scores = ("fid", "inception_score")
+    (by_moments,) = scores.create(config, digits)
+    assert by_moments(real[:1200])["fid"] == by_batch(real[:1200])["fid"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"arr_0": np.zeros((9, 32, 32, 1), np.uint8)}, "the samples are 8x8"),
+        ({"mu": np.zeros(3), "sigma": np.zeros((4, 4))}, "do not go together"),
+        ({"mu": np.zeros(3), "sigma": np.full((3, 3), np.nan)}, "not finite"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "of another network"),
+        ({"other": np.zeros(3)}, "has other: name an .npz with mu"),
+        ({"mu": np.array([None])}, "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_reference_that_does_not_fit_is_named(
+    config, digits, tmp_path, content, message
+):
+    path = tmp_path / "reference.npz"
+    if content is None:
+        path.write_text("no statistics")
+    else:
+        np.savez(path, **content)
+    with config.unlocked():
+        config.eval.scores, config.eval.reference = ("fid",), str(path)
+    with pytest.raises(JcmError, match=message):
+        (score,) = scores.create(config, digits)
+        score(digits.arrays()["image"][:100])
+
+
+def test_large_sets_are_looked_at_one_by_one_in_part(digits, monkeypatch, tmp_path):
+    monkeypatch.setenv("JCM_CACHE", str(tmp_path))
+    whole = reference.of_dataset(_tiny_network(), digits, ("pool",))
+    monkeypatch.setattr(reference, "_MOST_ROWS", 100)
+    monkeypatch.setenv("JCM_CACHE", str(tmp_path / "other"))
+    part = reference.of_dataset(_tiny_network(), digits, ("pool",))
+    assert len(whole["pool"].rows) == 1797
+    assert len(part["pool"].rows) == 100
+    np.testing.assert_array_equal(whole["pool"].moments.cov, part["pool"].moments.cov)
+
+
+def test_the_packaged_network_tells_good_from_bad(tiny, digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("JCM_CACHE", str(tmp_path))
+    config = tiny("digits_edm", **{"eval.scores": ("fd_efficientnet_lite0",)})
+    (score,) = scores.create(config, digits)
+    real = digits.arrays()["image"]
+    blur = ImageFilter.GaussianBlur(0.7)
+    images = {
+        "real": real[::4],
+        "blurred": np.stack(
+            [np.asarray(Image.fromarray(x[..., 0]).filter(blur)) for x in real[::4]]
+        )[..., None],
+        "noise": np.random.default_rng(0).integers(0, 256, real[::4].shape, np.uint8),
+    }
+    found = [score(x)["fd_efficientnet_lite0"] for x in images.values()]
+    assert 0 < 4 * found[0] < found[1] < found[2]
+
+
+# --- the classifier
+
+
 @pytest.fixture(scope="module")
-def classifier(digits):
-    return metrics.create(["classifier"], digits)[0]
+def classifier(tiny, digits):
+    return scores.create(
+        tiny("digits_edm", **{"eval.scores": ("classifier",)}), digits
+    )[0]
 
 
 def test_classifier_knows_real_from_bad(digits, classifier):
@@ -79,6 +341,21 @@ def test_classifier_tells_whether_samples_are_what_was_asked(digits, classifier)
     assert classifier(image, ((label + 1) % 10).tolist())["as_asked"] < 0.05
 
 
-def test_unknown_scores_are_refused(digits):
-    with pytest.raises(JcmError, match="'fidd' is unknown"):
-        metrics.create(["fidd"], digits)
+def test_unknown_scores_are_refused(tiny, digits):
+    with pytest.raises(
+        JcmError, match="'fidd' is unknown: use some of classifier, fid"
+    ):
+        scores.create(tiny("digits_edm", **{"eval.scores": ("fidd",)}), digits)
+
+
+def test_benchmark_of_scores_measures(tmp_path):
+    found = benchmark_scores.measure(3000, str(tmp_path), images=3)
+    for name in (
+        "efficientnet_lite0_images_per_second",
+        "moments_seconds",
+        "frechet_seconds",
+        "precision_recall_seconds",
+        "precision_recall_peak_memory_gib",
+    ):
+        assert found[name] > 0
+    assert "inception_images_per_second" not in found

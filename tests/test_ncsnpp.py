@@ -61,6 +61,7 @@ def test_recomputation_changes_no_gradient(forward):
         def loss(params):
             return jnp.sum(network(params, forward["net_x"], forward["net_cond"]) ** 2)
 
+        assert ("remat" in str(jax.make_jaxpr(loss)(params))) == bool(changes)
         return jax.jit(jax.grad(loss))(params)
 
     plain, recomputed = gradient(), gradient(remat=True)
@@ -74,7 +75,8 @@ def test_bfloat16_stays_near_and_returns_float32(forward):
     raw = _jitted(dtype="bfloat16")(params, forward["net_x"], forward["net_cond"])
     assert raw.dtype == jnp.float32
     error = golden.relative(raw, forward["raw"])
-    assert 1e-4 < error < 0.1
+    # With a time embedding of bfloat16 it would be 0.09.
+    assert 1e-4 < error < 0.04
 
 
 def test_dropout_depends_on_the_image_and_not_on_the_batch(forward):
@@ -101,7 +103,13 @@ def test_labels_matter_and_only_where_there_are_classes():
     run = functools.partial(jax.jit(network), params, x, jnp.zeros(2))
     a, b = run(jnp.array([3, 3])), run(jnp.array([3, 4]))
     np.testing.assert_array_equal(a[0], b[0])
-    assert golden.relative(a[1], b[1]) > 1e-4
+    assert golden.relative(a[1], b[1]) > 0.1
+    for wrong, weights, labels in (
+        (network, params, None),
+        (golden.network(), golden.params("params_ema"), jnp.array([3, 3])),
+    ):
+        with pytest.raises(JcmError, match="takes labels where there are classes"):
+            jax.eval_shape(wrong, weights, x, jnp.zeros(2), labels)
 
 
 @pytest.mark.parametrize(

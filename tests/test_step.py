@@ -57,14 +57,14 @@ def _ten_steps():
     # The original's average was elsewhere than its parameters when it began.
     run = dataclasses.replace(run, ema_params={"0.9999": golden.params("params_ema")})
     train_step = jax.jit(make_train_step(method, optimizer, seed_key=jax.random.key(0)))
-    teacher = golden.params("params_ema")
+    frozen = Frozen(teacher=golden.params("params_ema"))
     batch = {
         "image": jnp.zeros((4, 16, 16, 3), jnp.uint8),
         "label": jnp.zeros(4, jnp.int32),
     }
     pairs = {}
     for step in steps:
-        run, metrics = train_step(run, teacher, batch)
+        run, metrics = train_step(run, frozen, batch)
         moments = run.opt_state[1]
         measured = {
             "loss": metrics["loss"],
@@ -83,7 +83,9 @@ def test_ten_steps_of_distillation_measure_as_the_original():
     _, pairs = _ten_steps()
     assert len(pairs) == 60
     for name, (ours, theirs) in pairs.items():
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, err_msg=name)
+        # The ten steps change the norms of parameters by a few millionths.
+        tolerance = 5e-7 if "params" in name else 1e-4
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance, err_msg=name)
 
 
 def test_ten_steps_of_distillation_end_where_the_original_ends():
@@ -101,7 +103,10 @@ def test_ten_steps_of_distillation_end_where_the_original_ends():
         theirs = golden.from_original(flat)
         scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(theirs))
         for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-4 * scale, rtol=1e-3)
+            if name.startswith("params"):  # ten steps move them by a thousandth
+                assert golden.relative(a, b) < 1e-5
+            else:  # some gradients are 0 but for rounding
+                np.testing.assert_allclose(a, b, atol=1e-4 * scale, rtol=1e-3)
 
 
 # --- invariances, on one small problem with a target and dropout
@@ -133,7 +138,7 @@ def _two_steps(mesh, min_bytes=0.0, **options):
         out_shardings=(placement, None),
     )
     for _ in range(2):
-        run, metrics = train_step(run, None, batch)
+        run, metrics = train_step(run, Frozen(), batch)
     return run, metrics
 
 
@@ -225,5 +230,4 @@ def test_examples_have_their_own_keys():
     np.testing.assert_array_equal(noise[2:3], one)
     assert np.unique(np.asarray(noise)).size == noise.size
     assert np.abs(np.asarray(noise - batch.normal(2))).min() > 0
-    assert Frozen() == (None, None)
     assert method.keeps_target

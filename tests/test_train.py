@@ -120,9 +120,9 @@ def test_student_begins_as_its_teacher(tiny, teacher, tmp_path, monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
-def test_training_from_scratch_with_classes(tiny, tmp_path):
+def test_teacher_and_student_with_classes(tiny, tmp_path):
     config = tiny(
-        "digits_ct",
+        "digits_cd",
         **{
             "model.class_conditional": True,
             "train.num_steps": 2,
@@ -135,6 +135,9 @@ def test_training_from_scratch_with_classes(tiny, tmp_path):
     assert trained.sample(0, 3, labels=[7]).shape == (3, 8, 8, 1)
     with pytest.raises(JcmError, match="0 to 9"):
         trained.sample(0, 3, labels=[10])
+    given = np.zeros((2, 8, 8, 1), np.float32), np.ones(2), np.array([3, 4])
+    inside = jax.jit(trained.denoise)(*given)
+    np.testing.assert_allclose(inside, trained.denoise(*given), atol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tiny, teacher, tmp_path):
@@ -231,7 +234,7 @@ def test_foreign_folders_are_refused(tiny, tmp_path):
         ({"teacher": ""}, "needs a teacher"),
         ({"teacher": "/nowhere"}, "not the workdir"),
         ({"method": "gan"}, "config.method='gan'"),
-        ({"loss.metric": "lpips"}, "vgg16"),
+        ({"loss.metric": "lpips", "weights": "/nowhere"}, "vgg16-397923af.pth is miss"),
         ({"optim.name": "sgd"}, "config.optim.name='sgd'"),
         ({"loss.scales": "linear"}, "config.loss.scales"),
         ({"data.image_size": 16}, "8x8"),
@@ -239,7 +242,8 @@ def test_foreign_folders_are_refused(tiny, tmp_path):
         ({"sample.labels": (1,)}, "unconditional"),
         ({"sample.sigmas": (1.0, 80.0)}, "must descend"),
         ({"sample.sigmas": (80.0, float("nan"))}, "must descend"),
-        ({"eval.scores": ("fid",)}, "'fid' is unknown"),
+        ({"eval.scores": ("fidd",)}, "'fidd' is unknown"),
+        ({"eval.scores": ("fid",), "weights": "/nowhere"}, "6726825d.pth is missing"),
         ({"sample.ema": "0.5"}, "ema='0.5' is unknown"),
     ],
 )
@@ -259,7 +263,7 @@ def test_impossible_settings_are_refused_before_anything_is_written(
 def test_denoise_checks_what_it_is_given_and_works_inside_jit(student):
     trained = jcm.load(student[1])
     x, sigma = np.zeros((2, 8, 8, 1), np.float32), np.ones(2, np.float32)
-    inside = jax.jit(lambda x, sigma: trained.denoise(x, sigma))(x, sigma)
+    inside = jax.jit(trained.denoise)(x, sigma)
     np.testing.assert_allclose(inside, trained.denoise(x, sigma), atol=1e-5)
     with pytest.raises(JcmError, match="takes \\(n, 8, 8, 1\\) and \\(n,\\)"):
         trained.denoise(x[:, :7], sigma)

@@ -71,6 +71,11 @@ class Consistency:
         return self.teacher is not None
 
     @property
+    def constants(self) -> Any:
+        """Parameters of a perceptual distance."""
+        return self.distance.params
+
+    @property
     def keeps_target(self) -> bool:
         """A rate of 0 makes the target the student itself, and no copy is kept."""
         return not (
@@ -117,7 +122,8 @@ class Consistency:
         target = self.model(target_params, x_next, t_next, batch.labels, dropout)
         if self.stop_gradient:
             target = jax.lax.stop_gradient(target)
-        return WEIGHTINGS[self.weighting](t) * self.distance(value, target)
+        distance = self.distance(frozen.constants, value, target)
+        return WEIGHTINGS[self.weighting](t) * distance
 
     def _next_point(
         self, frozen: Frozen, batch: Batch, noise: Array, x: Array, t: Array, t_next
@@ -173,7 +179,7 @@ def _from_config(
         teacher=teacher,
         grid=KarrasGrid(noise.sigma_min, noise.sigma_max, noise.rho),
         scales=scales,
-        distance=distances.create(loss.metric, huber_c=loss.huber_c),
+        distance=distances.create(config),
         weighting=loss.weighting,
         solver=loss.solver,
         stop_gradient=loss.stop_gradient,

@@ -1,14 +1,43 @@
 """Distances between two batches of images, one number per example."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jcm.errors import JcmError
+from jcm.metrics import lpips
 
-Images = Float[Array, "b *d"]
-Distance = Callable[[Images, Images], Float[Array, " b"]]
+Images = Float[Array, " b *d"]
+
+
+@runtime_checkable
+class Distance(Protocol):
+    """A distance, with the parameters that it reads.
+
+    Attributes:
+      params: of a perceptual distance's network; None where there are none. They are
+        handed in with every call, so that they are no part of a compiled program.
+    """
+
+    params: Any
+
+    def __call__(self, params: Any, a: Images, b: Images) -> Float[Array, " b"]:
+        """One number per example."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OfPixels:
+    """A distance without parameters."""
+
+    compare: Callable[[Images, Images], Float[Array, " b"]]
+    params: None = None
+
+    def __call__(self, params: None, a: Images, b: Images) -> Float[Array, " b"]:
+        """One number per example; `params` is None."""
+        return self.compare(a, b)
 
 
 def _flat(a: Images, b: Images) -> Float[Array, "b n"]:
@@ -40,30 +69,32 @@ def pseudo_huber(a: Images, b: Images, *, c: float) -> Float[Array, " b"]:
     return square / (jnp.sqrt(square + c**2) + c)
 
 
-def create(name: str, *, huber_c: float) -> Distance:
-    """The distance called `name` in a config.
+def create(config: Any) -> Distance:
+    """The distance that a config names.
 
     Args:
-      name: l1, l2, linf, pseudo_huber or lpips.
-      huber_c: c of the pseudo-Huber distance; iCT uses 0.00054 sqrt(elements).
+      config: the whole config; of `config.loss` count `metric`, `huber_c` (iCT uses
+        0.00054 sqrt(elements)), `metric_size` and `metric_dtype`.
 
     Raises:
       JcmError: for an unknown name, or weights that are missing.
     """
+    loss = config.loss
     simple = {"l1": l1, "l2": l2, "linf": linf}
-    if name in simple:
-        return simple[name]
-    if name == "pseudo_huber":
-        if huber_c <= 0:
-            raise JcmError(f"config.loss.huber_c={huber_c} must be positive")
-        return lambda a, b: pseudo_huber(a, b, c=huber_c)
-    if name == "lpips":
-        raise JcmError(
-            "config.loss.metric='lpips' needs the weights of VGG16 (vgg16-397923af.pth)"
-            " and of the LPIPS v0.1 linear heads (vgg.pth), which this version cannot"
-            " read yet: use --config.loss.metric=pseudo_huber"
+    if loss.metric in simple:
+        return OfPixels(simple[loss.metric])
+    if loss.metric == "pseudo_huber":
+        if loss.huber_c <= 0:
+            raise JcmError(f"config.loss.huber_c={loss.huber_c} must be positive")
+        return OfPixels(lambda a, b: pseudo_huber(a, b, c=loss.huber_c))
+    if loss.metric in lpips.NAMES:
+        return lpips.load(
+            loss.metric,
+            size=loss.metric_size,
+            dtype=loss.metric_dtype,
+            folder=config.weights,
         )
     raise JcmError(
-        f"config.loss.metric={name!r} is unknown: use one of l1, l2, linf,"
-        " pseudo_huber, lpips"
+        f"config.loss.metric={loss.metric!r} is unknown: use one of"
+        f" {', '.join((*simple, 'pseudo_huber', *lpips.NAMES))}"
     )

@@ -29,6 +29,7 @@ class EDM:
 
     needs_teacher = False
     keeps_target = False
+    constants = None
 
     def loss(
         self, params: Params, frozen: Frozen, batch: Batch, step: Int[Array, ""]

@@ -4,7 +4,7 @@ A method is a pure function of parameters, images and keys, and a few facts abou
 itself. Each lives in a file of its own in this folder.
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Float, Int, Key
@@ -38,10 +38,17 @@ class Batch(NamedTuple):
 
 
 class Frozen(NamedTuple):
-    """Parameters that a loss reads but never differentiates."""
+    """Parameters that a loss reads but never differentiates.
+
+    Attributes:
+      target: an average of the student's, where the method keeps one.
+      teacher: of a diffusion model, where the method needs one.
+      constants: `Method.constants`.
+    """
 
     target: Params | None = None
     teacher: Params | None = None
+    constants: Any = None
 
 
 @runtime_checkable
@@ -52,6 +59,7 @@ class Method(Protocol):
       model: the function that is trained and later sampled.
       needs_teacher: whether `Frozen.teacher` must be given; the student then begins
         with the teacher's weights.
+      constants: arrays that its loss reads beside those of models, or None.
       keeps_target: whether the trainer keeps an EMA of the parameters for
         `Frozen.target`; otherwise that is None.
     """
@@ -59,6 +67,7 @@ class Method(Protocol):
     model: Denoiser
     needs_teacher: bool
     keeps_target: bool
+    constants: Any
 
     def loss(
         self, params: Params, frozen: Frozen, batch: Batch, step: Int[Array, ""]

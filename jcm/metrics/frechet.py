@@ -1,5 +1,7 @@
 """The Fréchet distance of two sets of features, both taken as Gaussian."""
 
+import dataclasses
+
 import numpy as np
 from jaxtyping import Float
 
@@ -8,34 +10,96 @@ from jcm.errors import JcmError
 Features = Float[np.ndarray, "_n d"]
 
 
-def moments(
-    features: Features,
-) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
-    """Mean and covariance (n - 1 in the denominator) in float64.
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Mean and covariance of features, in float64.
 
-    Raises:
-      JcmError: for fewer than two features, or any that is not finite.
+    Attributes:
+      mean: (d,).
+      cov: (d, d), with n - 1 in the denominator.
+      count: n; 0 where a published file does not tell.
     """
-    features = np.asarray(features, np.float64)
-    if len(features) < 2:
-        raise JcmError(
-            f"{len(features)} images are too few for a covariance: make more"
-        )
-    if not np.isfinite(features).all():
-        raise JcmError("a feature is not a finite number: no score can be given")
-    return features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False))
+
+    mean: Float[np.ndarray, " d"]
+    cov: Float[np.ndarray, "d d"]
+    count: int
 
 
-def distance(a: Features, b: Features) -> float:
+class MomentSum:
+    """Moments of features that arrive batch by batch.
+
+    In float64 nothing is lost by subtracting the square of the mean at the end.
+
+    Attributes:
+      sums: their number, sum and sum of outer products so far; those of several
+        processes may be added up.
+    """
+
+    def __init__(self, size: int):
+        """Begins for features of `size` numbers."""
+        self.sums = (np.zeros(()), np.zeros(size), np.zeros((size, size)))
+
+    def add(self, features: Features) -> None:
+        """Counts a batch in.
+
+        Raises:
+          JcmError: for a feature that is not a finite number.
+        """
+        features = np.asarray(features, np.float64)
+        if not np.isfinite(features).all():
+            raise JcmError("a feature is not a finite number: no score can be given")
+        batch = (len(features), features.sum(axis=0), features.T @ features)
+        self.sums = tuple(np.add(a, b) for a, b in zip(self.sums, batch, strict=True))
+
+    def moments(self) -> Moments:
+        """Of everything so far.
+
+        Raises:
+          JcmError: for fewer than two features.
+        """
+        count, total, squares = self.sums
+        if count < 2:
+            raise JcmError(
+                f"{count:.0f} images are too few for a covariance: make more"
+            )
+        mean = total / count
+        cov = (squares - count * np.outer(mean, mean)) / (count - 1)
+        return Moments(mean, cov, int(count))
+
+
+def moments(features: Features) -> Moments:
+    """Of one set; errors as of `MomentSum`."""
+    total = MomentSum(features.shape[1])
+    total.add(features)
+    return total.moments()
+
+
+def distance(a: Moments, b: Moments) -> float:
     """|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)) (Heusel et al. 2017, section 2).
 
-    The trace of the root comes from symmetric eigen-decompositions alone, which stay
-    real and exact where A or B is singular.
+    The trace is the sum of the singular values of A^(1/2) B^(1/2): real and exact also
+    where A or B is singular.
+
+    Raises:
+      JcmError: for moments of different features.
     """
-    (mean_a, cov_a), (mean_b, cov_b) = moments(a), moments(b)
-    values, vectors = np.linalg.eigh(cov_a)
-    root_a = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    overlap = np.linalg.eigvalsh(root_a @ cov_b @ root_a)
-    trace_of_root = np.sqrt(np.maximum(overlap, 0)).sum()
-    trace = np.trace(cov_a) + np.trace(cov_b) - 2 * trace_of_root
-    return float(np.sum((mean_a - mean_b) ** 2) + trace)
+    if a.mean.shape != b.mean.shape:
+        raise JcmError(
+            f"features of {len(a.mean)} and of {len(b.mean)} numbers cannot be"
+            " compared: the reference is of another network"
+        )
+    overlap = np.linalg.svd(_root(a.cov) @ _root(b.cov), compute_uv=False)
+    trace = np.trace(a.cov) + np.trace(b.cov) - 2 * overlap.sum()
+    return float(np.sum((a.mean - b.mean) ** 2) + trace)
+
+
+def _root(cov: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
+    """The symmetric square root; what is rounding beside 0 counts as 0.
+
+    Roots of rounding errors would add up where most eigenvalues are 0, as they are
+    with fewer images than numbers.
+    """
+    values, vectors = np.linalg.eigh(cov)
+    least = values[-1] * len(values) * np.finfo(np.float64).eps
+    root = np.sqrt(np.where(values > least, values, 0))
+    return (vectors * root) @ vectors.T

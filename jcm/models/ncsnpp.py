@@ -273,8 +273,16 @@ class NCSNpp(nnx.Module):
 
         Returns:
           The raw output, in float32.
+
+        Raises:
+          JcmError: for missing labels, or labels of an unconditional network.
         """
         arch = self.arch
+        if (labels is None) != (arch.num_classes == 0):
+            raise JcmError(
+                f"a network of {arch.num_classes} classes takes labels where there are"
+                " classes, and only there"
+            )
         embedding = self.embed(c_noise, labels)
         call = nnx.remat(ResBlock.__call__) if arch.remat else ResBlock.__call__
 

@@ -1,0 +1,54 @@
+"""Images through a feature network, batch by batch on all local devices."""
+
+import functools
+from collections.abc import Iterable, Iterator
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Float, UInt8
+
+from jcm import images as images_lib
+from jcm import sharding
+from jcm.errors import JcmError
+from jcm.metrics.networks import FeatureNetwork
+
+Pictures = UInt8[np.ndarray, "_n h w c"]
+
+
+def extract(
+    network: FeatureNetwork, batches: Iterable[Pictures], batch_size: int = 64
+) -> Iterator[dict[str, Float[np.ndarray, "_n d"]]]:
+    """Features of images, in order.
+
+    Args:
+      network: what looks at them.
+      batches: uint8 images in parts of any size.
+      batch_size: how many are in work at a time on each device.
+
+    Yields:
+      Features by name, of at most `batch_size` times the number of devices.
+
+    Raises:
+      JcmError: for anything but uint8 images.
+    """
+    mesh = sharding.make_mesh(devices=jax.local_devices())
+    size = batch_size * jax.local_device_count()
+    split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    params = jax.device_put(network.params, NamedSharding(mesh, PartitionSpec()))
+    for batch in batches:
+        if batch.dtype != np.uint8 or batch.ndim != 4:
+            raise JcmError(
+                f"images of {batch.dtype} and shape {batch.shape}: scores take uint8"
+                " images (n, height, width, channels), as jcm.to_uint8 makes them"
+            )
+        for start in range(0, len(batch), size):
+            part = batch[start : start + size]
+            padded = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
+            found = _apply(network.apply)(params, jax.device_put(padded, split))
+            yield {name: np.asarray(x)[: len(part)] for name, x in found.items()}
+
+
+@functools.cache
+def _apply(function):
+    return jax.jit(lambda params, x: function(params, images_lib.to_float(x)))

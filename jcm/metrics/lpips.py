@@ -1,0 +1,112 @@
+"""Perceptual distances: LPIPS, and its like on the network that is always there.
+
+Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual
+Metric", version 0.1 of the weights.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jcm.metrics import weights as weights_lib
+from jcm.metrics.networks import classifiers, efficientnet, layers
+from jcm.metrics.networks.layers import Images, Params
+
+# Mean and deviation of ImageNet's pixels in [0, 1].
+_MEAN = (0.485, 0.456, 0.406)
+_DEVIATION = (0.229, 0.224, 0.225)
+_NETWORKS = {
+    "lpips": ("vgg16", "lpips_vgg", classifiers.vgg16),
+    "lpips_alex": ("alexnet", "lpips_alex", classifiers.alexnet),
+    "lpips_squeeze": ("squeezenet1_1", "lpips_squeeze", classifiers.squeezenet),
+}
+NAMES = (*_NETWORKS, "efficientnet_lite0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Perceptual:
+    """A distance of two images by the maps of a network.
+
+    Attributes:
+      params: of the network and of the heads.
+      maps: from parameters and images in [-1, 1] to maps.
+      size: height and width that images are resized to; 0 leaves them as they are.
+      dtype: of the network's computation; the distance itself is float32.
+    """
+
+    params: Params
+    maps: Callable[[Params, Images], list[Images]]
+    size: int
+    dtype: str
+
+    def __call__(self, params: Params, a: Images, b: Images) -> Float[Array, " b"]:
+        """Distance of each pair; 0 for equal images.
+
+        Args:
+          params: `self.params`, handed in so that they need not be compiled in.
+          a: images in [-1, 1], grey or colour; values beyond are not clipped.
+          b: as many.
+        """
+        both = layers.to_rgb(jnp.concatenate([a, b]))
+        if self.size:
+            shape = (len(both), self.size, self.size, 3)
+            both = jax.image.resize(both, shape, "bilinear")
+        total = jnp.zeros(len(a))
+        for index, each in enumerate(self.maps(params, both.astype(self.dtype))):
+            first, second = jnp.split(_unit_length(each.astype(jnp.float32)), 2)
+            head = params.get(f"head{index}", jnp.ones(()))
+            difference = jnp.sum(head * (first - second) ** 2, axis=-1)
+            total += jnp.mean(difference, axis=(1, 2))
+        return total
+
+
+def _unit_length(x: Images) -> Images:
+    """Each pixel's channels as a vector of length 1; zeros stay zeros."""
+    # The small number keeps the root's gradient finite where all channels are 0.
+    length = jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-20)
+    return x / (length + 1e-10)
+
+
+def load(
+    name: str,
+    *,
+    size: int = 224,
+    dtype: str = "float32",
+    folder: str | os.PathLike = "",
+) -> Perceptual:
+    """Reads the weights of a distance.
+
+    Args:
+      name: lpips (VGG16), lpips_alex, lpips_squeeze, or efficientnet_lite0: the mean
+        over the maps of its seven stages, without trained heads.
+      size: height and width that images are resized to, bilinearly; 224 as in the
+        original code. 0 leaves them as they are.
+      dtype: float32 or bfloat16, of the network's computation.
+      folder: where the files lie; see `weights.path`.
+
+    Raises:
+      JcmError: for a file that is missing, or not of this network.
+    """
+    if name == "efficientnet_lite0":
+        params = efficientnet.params(weights_lib.read(name, folder))
+        return Perceptual(params, efficientnet.stages, size, dtype)
+    network, heads, taps = _NETWORKS[name]
+    params = classifiers.params(weights_lib.read(network, folder))
+    for key, head in weights_lib.read(heads, folder).items():
+        index = key.removeprefix("lin").partition(".")[0]
+        params[f"head{index}"] = jnp.asarray(head.reshape(-1), jnp.float32)
+    return Perceptual(params, on_imagenet_pixels(taps), size, dtype)
+
+
+def on_imagenet_pixels(taps: classifiers.Taps) -> classifiers.Taps:
+    """The same maps of images in [-1, 1], normalised as torchvision's networks ask."""
+
+    def maps(params: Params, x: Images) -> list[Images]:
+        mean, deviation = (jnp.array(v, x.dtype) for v in (_MEAN, _DEVIATION))
+        return taps(params, (x / 2 + 0.5 - mean) / deviation)
+
+    return maps

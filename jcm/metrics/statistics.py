@@ -1,0 +1,75 @@
+"""What scores compare: moments and rows of the features of many images."""
+
+import dataclasses
+from collections.abc import Callable, Collection
+
+import jax
+import numpy as np
+import tqdm
+from jaxtyping import Float, UInt8
+
+from jcm import distributed
+from jcm.metrics import features, frechet
+from jcm.metrics.networks import FeatureNetwork
+
+# Images decoded and looked at between two steps of the progress bar.
+_CHUNK = 512
+
+Take = Callable[[np.ndarray], UInt8[np.ndarray, "_n h w c"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Of one kind of feature.
+
+    Attributes:
+      moments: None where a published file has rows alone.
+      rows: (n, d) float32, where a score needs them one by one.
+    """
+
+    moments: frechet.Moments | None
+    rows: Float[np.ndarray, "n d"] | None
+
+
+def collect(
+    network: FeatureNetwork, take: Take, count: int, rows: Collection[str], title: str
+) -> dict[str, Statistics]:
+    """Sends images 0 to count - 1 through a network.
+
+    Every process must call, and looks at its share; every process gets all.
+
+    Args:
+      network: what looks at them.
+      take: from indices to uint8 images.
+      count: how many there are.
+      rows: names of the features that are kept one by one.
+      title: what the progress bar says.
+
+    Raises:
+      JcmError: for anything but uint8 images, or features that are not finite.
+    """
+    processes, process = jax.process_count(), jax.process_index()
+    share = -(-count // processes)
+    mine = np.arange(process * share, min((process + 1) * share, count))
+    sums: dict[str, frechet.MomentSum] = {}
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in rows}
+    with tqdm.tqdm(total=len(mine), desc=title, unit="image", delay=2) as progress:
+        chunks = (mine[i : i + _CHUNK] for i in range(0, len(mine), _CHUNK))
+        for found in features.extract(network, (take(chunk) for chunk in chunks)):
+            for name, values in found.items():
+                if name not in sums:
+                    sums[name] = frechet.MomentSum(values.shape[1])
+                sums[name].add(values)
+                if name in kept:
+                    kept[name].append(values)
+            progress.update(len(values))
+    collected = {}
+    for name, total in sums.items():
+        total.sums = tuple(distributed.gather(part).sum(axis=0) for part in total.sums)
+        whole = None
+        if name in kept:
+            part = np.concatenate(kept[name])
+            padded = np.pad(part, ((0, share - len(part)), (0, 0)))
+            whole = distributed.gather(padded).reshape(-1, part.shape[1])[:count]
+        collected[name] = Statistics(total.moments(), whole)
+    return collected

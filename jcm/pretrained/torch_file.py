@@ -1,0 +1,224 @@
+"""PyTorch weight files, read without PyTorch and without running what they name.
+
+A `.pt` or `.pth` file is a pickle that describes tensors, and their bytes beside it:
+in a zip archive (PyTorch 1.6 and later), or one after the other (before). A pickle may
+call anything it names; this reader knows dictionaries, lists, numbers and tensors, and
+refuses the rest.
+"""
+
+import collections
+import dataclasses
+import io
+import math
+import os
+import pathlib
+import pickle
+import pickletools
+import struct
+import zipfile
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from jcm.errors import JcmError
+
+# First number of a file of the older kind, then its version.
+_MAGIC = 0x1950A86A20F9469CFC6C
+_VERSION = 1001
+_DTYPES = {
+    "DoubleStorage": np.dtype("<f8"),
+    "FloatStorage": np.dtype("<f4"),
+    "HalfStorage": np.dtype("<f2"),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("i1"),
+    "ByteStorage": np.dtype("u1"),
+    "BoolStorage": np.dtype("?"),
+}
+# A pickle describes tensors in about a hundred bytes each; the largest released
+# network has under two thousand.
+_LARGEST_PICKLE = 64 * 2**20
+
+
+class _Refused(Exception):
+    """The content is not what a file of weights holds; says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage:
+    """Numbers elsewhere in the file."""
+
+    key: str
+    dtype: np.dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """A view of a storage; offset and strides count elements."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Reads a state dict.
+
+    Args:
+      path: a file that `torch.save` wrote of a dictionary of tensors.
+
+    Returns:
+      Each tensor as an array of its own, by its name.
+
+    Raises:
+      JcmError: the file is missing, cut short, compressed, or holds anything but
+        tensors by name; nothing that it names is ever run.
+    """
+    path = pathlib.Path(path)
+    try:
+        with path.open("rb") as file:
+            if zipfile.is_zipfile(file):
+                tree, storages = _read_zip(file)
+            else:
+                file.seek(0)
+                tree, storages = _read_stream(file)
+        return _resolve(tree, storages)
+    except OSError as error:
+        raise JcmError(f"cannot read {path}: {error.strerror or error}") from error
+    # Foreign bytes under an unpickler can fail in any way, with one remedy.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise JcmError(
+            f"{path} is not a whole PyTorch file of weights ({reason}): fetch it again,"
+            " or save the state dict alone with torch.save"
+        ) from error
+
+
+def _read_zip(file: io.BufferedIOBase) -> tuple[Any, dict[str, bytes]]:
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        # PyTorch never compresses: what does would be larger than it looks.
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise _Refused("its members are compressed")
+        names = [member.filename for member in members]
+        found = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
+        if len(found) != 1:
+            raise _Refused("no data.pkl in the archive")
+        folder = found[0].removesuffix("data.pkl")
+        if f"{folder}constants.pkl" in names:
+            raise _Refused("a TorchScript program, not weights")
+        if folder + "byteorder" in names:
+            order = archive.read(folder + "byteorder")
+            if order != b"little":
+                raise _Refused(f"byte order {order!r}")
+        tree = _unpickle(io.BytesIO(archive.read(found[0])))
+        prefix = folder + "data/"
+        return tree, {
+            name.removeprefix(prefix): archive.read(name)
+            for name in names
+            if name.startswith(prefix)
+        }
+
+
+def _read_stream(file: io.BufferedIOBase) -> tuple[Any, dict[str, bytes]]:
+    magic, version = _unpickle(file), _unpickle(file)
+    if magic != _MAGIC or version != _VERSION:
+        raise _Refused("neither a zip archive nor PyTorch's older format")
+    system, tree, keys = _unpickle(file), _unpickle(file), _unpickle(file)
+    if not system.get("little_endian", False):
+        raise _Refused("written in big-endian order")
+    dtypes = {leaf.storage.key: leaf.storage.dtype for leaf in _tensors(tree).values()}
+    storages = {}
+    for key in keys:
+        (count,) = struct.unpack("<q", _exactly(file, 8))
+        # A storage that no tensor uses has no known width to skip.
+        if key not in dtypes:
+            raise _Refused(f"storage {key!r} belongs to no tensor")
+        storages[key] = _exactly(file, count * dtypes[key].itemsize)
+    return tree, storages
+
+
+def _exactly(file: io.BufferedIOBase, size: int) -> bytes:
+    left = os.fstat(file.fileno()).st_size - file.tell()
+    if not 0 <= size <= left:
+        raise _Refused(f"{size} bytes announced, {left} there")
+    return file.read(size)
+
+
+def _unpickle(file: io.BufferedIOBase) -> Any:
+    """One pickle; looked through first, since reading alone can exhaust memory."""
+    started = file.tell()
+    operations = 0
+    for operation, argument, _ in pickletools.genops(file):
+        operations += 1
+        # A memo slot is used for each object put there, in order.
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            if int(argument) > operations:
+                raise _Refused(f"memo slot {argument}")
+        if file.tell() - started > _LARGEST_PICKLE:
+            raise _Refused("the description of the tensors does not end")
+    file.seek(started)
+    return _Unpickler(file, encoding="utf-8").load()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Containers, numbers and descriptions of tensors; nothing can be called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Resolves the few names allowed, to what a file cannot change for others."""
+        if module in ("torch", "torch.storage") and name in _DTYPES:
+            return name
+        known = {
+            ("collections", "OrderedDict"): collections.OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): lambda *given: _Tensor(*given[:4]),
+            ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+            ("torch", "Size"): tuple,
+        }
+        if (module, name) not in known:
+            raise _Refused(f"it asks for {module}.{name}, which is refused")
+        return known[module, name]
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        """The storage that a tensor names."""
+        kind, dtype, key, _, _, *view = pid
+        if kind != "storage" or any(view):
+            raise _Refused(f"unknown kind of storage {kind!r}")
+        return _Storage(str(key), _DTYPES[dtype])
+
+
+def _tensors(tree: Any) -> dict[str, _Tensor]:
+    if not isinstance(tree, dict) or not tree:
+        raise _Refused(f"it holds a {type(tree).__name__}, not tensors by name")
+    for name, leaf in tree.items():
+        if not isinstance(name, str) or not isinstance(leaf, _Tensor):
+            raise _Refused(f"entry {str(name)[:80]!r} is not a tensor")
+    return tree
+
+
+def _resolve(tree: Any, storages: dict[str, bytes]) -> dict[str, np.ndarray]:
+    return {name: _array(leaf, storages) for name, leaf in _tensors(tree).items()}
+
+
+def _array(tensor: _Tensor, storages: dict[str, bytes]) -> np.ndarray:
+    """A copy of the view, which must lie within its storage."""
+    storage = tensor.storage
+    numbers = np.frombuffer(storages[storage.key], storage.dtype)
+    shape, strides, offset = tensor.shape, tensor.strides, tensor.offset
+    size = math.prod(shape)
+    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    if (
+        min((offset, *shape, *strides)) < 0
+        or size > len(numbers)
+        or (size and last >= len(numbers))
+    ):
+        raise _Refused(f"a tensor of shape {shape} reaches beyond its storage")
+    if not size:
+        return np.empty(shape, storage.dtype)
+    view = np.lib.stride_tricks.as_strided(
+        numbers[offset:], shape, [step * storage.dtype.itemsize for step in strides]
+    )
+    return view.copy()

@@ -1,0 +1,237 @@
+"""Samples of one model, made and scored once: what a kill leaves is gone on from.
+
+WORKDIR/evaluation/scores.jsonl    a line for each model, way of sampling and seed
+WORKDIR/evaluation/*.uint8         samples of the one under way, image after image
+WORKDIR/evaluation/*.npz           samples, where config.eval.keep_samples is set
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from absl import logging
+from jax.experimental import multihost_utils
+from jaxtyping import UInt8
+from ml_collections import ConfigDict
+
+from jcm import build, files, models
+from jcm import images as images_lib
+from jcm.data import Dataset
+from jcm.errors import JcmError
+from jcm.metrics import scores as scores_lib
+from jcm.model import Model
+from jcm.sampling import Schedule
+
+# Images between two writes: what a kill can cost.
+_PART = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is scored.
+
+    Attributes:
+      name: for people: teacher, diffusion, consistency.
+      model: with its weights.
+      digest: tells these weights from others.
+    """
+
+    name: str
+    model: Model
+    digest: str
+
+    @classmethod
+    def of(cls, name: str, model: Model) -> "Subject":
+        """Computes the digest."""
+        return cls(name, model, models.fingerprint(model.params))
+
+
+class Scorer:
+    """Scores models as a config asks, and remembers in the workdir what it did."""
+
+    def __init__(
+        self, config: ConfigDict, workdir: str | os.PathLike, dataset: Dataset
+    ):
+        """Makes the scores ready on the real images.
+
+        Raises:
+          JcmError: where a score cannot be computed.
+        """
+        self._config, self._data = config, dataset.fingerprint
+        self._folder = pathlib.Path(workdir) / "evaluation"
+        self._path = self._folder / "scores.jsonl"
+        self._scores = scores_lib.create(config, dataset)
+        self._done = [] if not self._path.exists() else _read(self._path)
+
+    def __call__(
+        self, subject: Subject, schedule: Schedule, seed: int
+    ) -> dict[str, float]:
+        """All scores of `config.eval.num_images` samples; from the file where it can.
+
+        Every process must call.
+
+        Raises:
+          JcmError: for samples that are not finite or too few for a score.
+        """
+        identity = self._identity(subject, schedule, seed)
+        for record in self._done:
+            if all(record.get(key) == value for key, value in identity.items()):
+                return record["scores"]
+        started = time.monotonic()
+        count = self._config.eval.num_images
+        title = f"{subject.name}, {schedule.title}, seed {seed}"
+        slug = re.sub(r"\W+", "_", f"{title}_{subject.digest}".lower())
+        samples = self._samples(subject, schedule, seed, self._folder / slug, title)
+        labels = build.sample_labels(self._config, subject.model.denoiser, count)
+        found: dict[str, float] = {}
+        for score in self._scores:
+            found |= score(samples, labels)
+        if jax.process_index() == 0:
+            self._record(identity | {"scores": found})
+            raw = self._folder / f"{slug}.uint8"
+            if self._config.eval.keep_samples:
+                write_npz(self._folder / f"{slug}.npz", samples, labels)
+            raw.unlink()
+        self._done.append(identity | {"scores": found})
+        logging.info(
+            "%s: %d images in %.1f s  %s",
+            *(title, count, time.monotonic() - started),
+            "  ".join(f"{key} {value:.4g}" for key, value in found.items()),
+        )
+        return found
+
+    def _identity(
+        self, subject: Subject, schedule: Schedule, seed: int
+    ) -> dict[str, Any]:
+        """All that the numbers depend on, as JSON gives it back."""
+        evaluation = self._config.eval
+        return {
+            "model": subject.name,
+            "step": subject.model.step,
+            "weights": subject.digest,
+            "samples": schedule.title,
+            "sigmas": list(schedule.sigmas),
+            "solver": schedule.solver,
+            "labels": list(self._config.sample.labels),
+            "seed": seed,
+            "num_images": evaluation.num_images,
+            "asked": list(evaluation.scores),
+            "reference": evaluation.reference,
+            "data": self._data,
+        }
+
+    def _samples(
+        self,
+        subject: Subject,
+        schedule: Schedule,
+        seed: int,
+        path: pathlib.Path,
+        title: str,
+    ) -> UInt8[np.ndarray, "n h w c"]:
+        trained, count = subject.model, self._config.eval.num_images
+        arch = trained.denoiser.network.arch
+        shape = (count, arch.image_size, arch.image_size, arch.image_channels)
+        labels = build.sample_labels(self._config, trained.denoiser, count)
+
+        def make(part: range) -> UInt8[np.ndarray, "n h w c"]:
+            made = trained.sampler.all_processes(
+                trained.params,
+                jax.random.key(seed),
+                part,
+                schedule,
+                None if labels is None else [labels[i] for i in part],
+            )
+            broken = ~np.isfinite(made).all(axis=(1, 2, 3))
+            if broken.any():
+                raise JcmError(
+                    f"sample {part[int(broken.argmax())]} of {title} is not finite: no"
+                    " score is given; take an earlier checkpoint"
+                )
+            return images_lib.to_uint8(made)
+
+        return fill(path.with_suffix(".uint8"), shape, make, title)
+
+    def _record(self, record: dict[str, Any]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a+b") as file:
+            # A kill may have left half a line.
+            file.seek(max(file.tell() - 1, 0))
+            start = b"" if file.read() in (b"", b"\n") else b"\n"
+            line = json.dumps(record, allow_nan=False) + "\n"
+            file.write(start + line.encode())
+
+
+def fill(
+    path: pathlib.Path,
+    shape: tuple[int, ...],
+    make: Callable[[range], UInt8[np.ndarray, "n h w c"]],
+    title: str,
+) -> UInt8[np.ndarray, "n h w c"]:
+    """A file of images that grows part by part, and goes on where it was stopped.
+
+    Args:
+      path: of the file, which is nothing but the bytes of the images in order.
+      shape: of all images.
+      make: makes some of them; every process must call with the same.
+      title: what the progress bar says.
+
+    Returns:
+      All images, mapped from the file.
+    """
+    each, count = math.prod(shape[1:]), shape[0]
+    main = jax.process_index() == 0
+    done = 0
+    if main:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            done = file.tell() // each
+            file.truncate(done * each)
+    if jax.process_count() > 1:
+        done = int(multihost_utils.broadcast_one_to_all(np.int32(done)))
+    with tqdm.tqdm(
+        total=count, initial=done, desc=title, unit="image", delay=2
+    ) as progress:
+        for start in range(done, count, _PART):
+            images = make(range(start, min(start + _PART, count)))
+            if main:
+                with path.open("ab") as file:
+                    file.write(images.tobytes())
+            progress.update(len(images))
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(str(path))
+    return np.memmap(path, np.uint8, "r", shape=shape)
+
+
+def write_npz(
+    path: pathlib.Path,
+    images: UInt8[np.ndarray, "n h w c"],
+    labels: list[int] | None,
+) -> None:
+    """Images as `arr_0` and labels as `arr_1`, as guided-diffusion's evaluator reads.
+
+    Raises:
+      JcmError: where it cannot be written.
+    """
+    arrays = [images] if labels is None else [images, np.asarray(labels, np.int32)]
+    with files.replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, *arrays)
+
+
+def _read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Whole lines; what a kill has left half written is done again."""
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            logging.warning("%s: a line is not whole and does not count", path)
+    return records

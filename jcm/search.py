@@ -1,0 +1,124 @@
+"""The noise levels that sample best in two steps and more.
+
+Song et al. 2023, section 3 and Appendix C: each further level in turn by ternary
+search, which asks for a score with one lowest point between neighbours.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from jcm import build, data, files
+from jcm.errors import JcmError
+from jcm.evaluate import subjects
+from jcm.sampling import Schedule
+from jcm.scoring import Scorer
+
+
+def search(config: ConfigDict, workdir: str | os.PathLike) -> None:
+    """Finds `config.search.steps` noise levels for the newest checkpoint.
+
+    Candidates are scored with `config.search.seed`, the result once more with each of
+    `config.eval.seeds`, which the search has not seen. Writes `search.json` into the
+    workdir; what is scored already is not scored again after a kill.
+
+    Args:
+      config: what it says of search, scores and sampling counts.
+      workdir: the run's folder.
+
+    Raises:
+      JcmError: for a diffusion model, or a score that is not computed.
+    """
+    wanted = config.search
+    workdir = pathlib.Path(workdir)
+    *_, subject = subjects(config, workdir)
+    if subject.model.kind != "consistency":
+        raise JcmError("--mode=search is for consistency models: name another workdir")
+    if wanted.seed in config.eval.seeds:
+        raise JcmError(
+            f"config.search.seed={wanted.seed} is one of config.eval.seeds: the result"
+            " is to be judged by others"
+        )
+    scorer = Scorer(config, workdir, data.load(config.data))
+    levels = np.asarray(build.grid(config)(jnp.arange(wanted.points), wanted.points))
+
+    def value(sigmas: tuple[float, ...], seed: int) -> float:
+        found = scorer(subject, Schedule(sigmas), seed)
+        if wanted.score not in found:
+            raise JcmError(
+                f"config.search.score={wanted.score!r} is none of the scores of"
+                f" config.eval.scores: {', '.join(found)}"
+            )
+        return found[wanted.score]
+
+    sigmas = (float(config.noise.sigma_max),)
+    for _ in range(wanted.steps - 1):
+        sigmas = _with_next(sigmas, levels, lambda s: value(s, wanted.seed))
+    report = [value(sigmas, seed) for seed in config.eval.seeds]
+    if jax.process_index() == 0:
+        files.write_text(
+            workdir / "search.json",
+            json.dumps(
+                {
+                    "sigmas": list(sigmas),
+                    "score": wanted.score,
+                    "searched": value(sigmas, wanted.seed),
+                    "reported": dict(zip(config.eval.seeds, report, strict=True)),
+                },
+                indent=2,
+            )
+            + "\n",
+        )
+    logging.info(
+        "%s %.4g over %d other seeds with --config.sample.sigmas='%s'",
+        *(wanted.score, np.mean(report), len(report), sigmas),
+    )
+
+
+def _with_next(
+    sigmas: tuple[float, ...],
+    levels: Float[np.ndarray, " n"],
+    value: Callable[[tuple[float, ...]], float],
+) -> tuple[float, ...]:
+    """The levels so far and the best one below them."""
+    below = [float(level) for level in levels if level < sigmas[-1]]
+    best = ternary(len(below), lambda i: value((*sigmas, below[i])))
+    return (*sigmas, below[best])
+
+
+def ternary(count: int, value: Callable[[int], float]) -> int:
+    """The place of the least of `count` values that fall and then rise.
+
+    Looks at about 2 log_1.5(count) of them, at none twice.
+
+    Raises:
+      JcmError: where there is nothing to choose from.
+    """
+    if count < 1:
+        raise JcmError("config.search.steps is too many for config.search.points")
+    seen: dict[int, float] = {}
+
+    def look(i: int) -> float:
+        if i not in seen:
+            seen[i] = value(i)
+        return seen[i]
+
+    low, high = 0, count - 1
+    while high - low > 2:
+        a = low + (high - low) // 3
+        b = high - (high - low) // 3
+        if look(a) <= look(b):
+            high = b
+        else:
+            low = a
+    for i in range(low, high + 1):
+        look(i)
+    return min(seen, key=lambda i: seen[i])

@@ -1,0 +1,25 @@
+"""The border between pixels and numbers."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jcm.images import to_float, to_uint8
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_every_pixel_value_comes_back(xp):
+    pixels = xp.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    numbers = to_float(pixels)
+    assert numbers.dtype == np.float32
+    assert numbers.min() == -1
+    assert numbers.max() == 1
+    np.testing.assert_array_equal(to_uint8(numbers), pixels)
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_numbers_are_clipped_and_rounded(xp):
+    step = 2 / 255
+    numbers = [-3, -1, -1 + 0.4 * step, -1 + 0.6 * step, 1 - 0.6 * step, 1.0, 7]
+    pixels = to_uint8(xp.asarray(numbers, np.float32).reshape(1, 1, 7, 1))
+    np.testing.assert_array_equal(pixels.ravel(), [0, 0, 0, 1, 254, 255, 255])

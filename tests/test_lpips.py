@@ -1,0 +1,132 @@
+"""Perceptual distances against the original's numbers and the authors' code."""
+
+import functools
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch_weights
+
+from jcm.errors import JcmError
+from jcm.losses import Batch, Frozen
+from jcm.metrics import lpips, weights
+from jcm.metrics.networks import classifiers
+
+_TAPS = {
+    "vgg": classifiers.vgg16,
+    "alex": classifiers.alexnet,
+    "squeeze": classifiers.squeezenet,
+}
+
+
+@functools.cache
+def _original(size, dtype="float32"):
+    """LPIPS on the random weights that the original's numbers were made with."""
+    made = torch_weights.lpips_vgg()
+    heads = {name: jnp.asarray(w) for name, w in made.items() if name[:4] == "head"}
+    maps = lpips.on_imagenet_pixels(classifiers.vgg16)
+    return lpips.Perceptual(classifiers.params(made) | heads, maps, size, dtype)
+
+
+def _value_and_gradient(distance, a, b):
+    def total(a):
+        found = distance(distance.params, a, b)
+        return jnp.sum(found), found
+
+    (_, found), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(a)
+    return found, gradient
+
+
+def test_lpips_equals_the_original():
+    case = golden.cases("B_lpips.npz")["dist"]
+    found, gradient = _value_and_gradient(_original(224), case["a"], case["b"])
+    assert golden.relative(found, case["lpips_224"]) < 1e-4
+    # Rounding decides which of two near-equal pixels a maximum takes, and with it a
+    # patch of the gradient; all else is equal.
+    theirs = np.asarray(case["lpips_224_grad_a"])
+    error = np.abs(np.asarray(gradient) - theirs) / np.abs(theirs).max()
+    assert np.mean(error < 1e-4) > 0.99
+    assert error.max() < 5e-3
+    resized = jax.image.resize(case["a"][0], (224, 224, 3), "bilinear")[:16, :16]
+    assert golden.relative(resized, case["resized_a0"]) < 1e-5
+    as_it_is = _original(0)
+    found = as_it_is(as_it_is.params, case["a"], case["b"])
+    assert golden.relative(found, case["lpips_32_noresize"]) < 1e-4
+
+
+def test_distillation_by_lpips_equals_the_original():
+    case = golden.cases("B_lpips.npz")["cd_heun_lpips_N18"]
+    method = golden.consistency(distance=_original(224))
+    frozen = Frozen(None, golden.params("params_ema"), method.constants)
+
+    def loss(params, frozen):
+        batch = Batch(case["x"], None, jax.random.split(jax.random.key(0), 4))
+        return jnp.mean(
+            method.loss_at(params, frozen, batch, case["indices"], 18, case["z"])
+        )
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(golden.params("params"), frozen)
+    np.testing.assert_allclose(value, case["loss"], rtol=1e-4)
+    np.testing.assert_allclose(golden.norm(gradient), case["grad_norm"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", _TAPS)
+def test_each_network_equals_the_authors_code(name):
+    theirs = torch_weights.theirs(f"lpips_{name}")
+    params = classifiers.params(torch_weights.random(f"lpips_{name}", 31))
+    params |= {key: jnp.asarray(w) for key, w in theirs.items() if key[:4] == "head"}
+    distance = lpips.Perceptual(
+        params, lpips.on_imagenet_pixels(_TAPS[name]), 0, "float32"
+    )
+    rng = np.random.RandomState(32)
+    a, b = (jnp.asarray(rng.uniform(-1, 1, (2, 67, 67, 3)), "f4") for _ in range(2))
+    found, gradient = _value_and_gradient(distance, a, b)
+    assert golden.relative(found, theirs["distance"]) < 1e-5
+    assert golden.relative(gradient[:, ::5, ::7], theirs["gradient"]) < 1e-4
+
+
+def test_bfloat16_stays_near():
+    case = golden.cases("B_lpips.npz")["dist"]
+    rough = _original(0, "bfloat16")
+    found = rough(rough.params, case["a"], case["b"])
+    assert found.dtype == jnp.float32
+    assert golden.relative(found, case["lpips_32_noresize"]) < 0.05
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_packaged_network_makes_a_distance(channels):
+    distance = lpips.load("efficientnet_lite0", size=32)
+    x = jax.random.uniform(jax.random.key(0), (3, 8, 8, channels), minval=-1)
+    near, far = x + 0.01, x[::-1]
+    found, gradient = _value_and_gradient(distance, x, x.at[1].set(near[1]))
+    assert found[0] == found[2] == 0 < found[1]
+    assert jnp.isfinite(gradient).all()
+    away = distance(distance.params, x, far)
+    assert away[0] > 5 * found[1]
+    np.testing.assert_allclose(away[0], away[2], rtol=1e-4)
+
+
+def test_flat_images_have_a_finite_gradient():
+    distance = _original(0)
+    black = jnp.full((1, 16, 16, 3), -1.0)
+    _, gradient = _value_and_gradient(distance, black, -black)
+    assert jnp.isfinite(gradient).all()
+
+
+def test_weights_are_read_by_name(monkeypatch, tmp_path):
+    made = torch_weights.random("lpips_squeeze", 31)
+    heads = {
+        f"lin{i}.model.1.weight": np.full((1, c, 1, 1), i, np.float32)
+        for i, c in enumerate((64, 128, 256, 384, 384, 512, 512))
+    }
+    files = {"squeezenet1_1": made, "lpips_squeeze": heads}
+    monkeypatch.setattr(weights, "read", lambda name, folder: files[name])
+    distance = lpips.load("lpips_squeeze", size=32, folder=tmp_path)
+    assert float(distance.params["head3"][0]) == 3
+    x = jnp.zeros((1, 16, 16, 3))
+    assert distance(distance.params, x, x)[0] == 0
+    monkeypatch.undo()
+    with pytest.raises(JcmError, match="squeezenet1_1-b8a52dc0.pth is missing"):
+        lpips.load("lpips_squeeze", folder=tmp_path)

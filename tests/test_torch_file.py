@@ -1,0 +1,188 @@
+"""PyTorch's files: what torch 2.13 wrote is read, what could run is refused."""
+
+import collections
+import io
+import os
+import pathlib
+import pickle
+import struct
+import sys
+import types
+import zipfile
+
+import numpy as np
+import pytest
+
+from jcm.errors import JcmError
+from jcm.pretrained import torch_file
+
+_DATA = pathlib.Path(__file__).parent / "data"
+_FILES = ("torch_zip.pt", "torch_stream.pth")
+
+
+@pytest.mark.parametrize("name", _FILES)
+def test_every_kind_of_tensor_is_read(name):
+    ours = torch_file.load(_DATA / name)
+    with np.load(_DATA / "torch_expected.npz") as theirs:
+        assert list(ours) == theirs.files
+        for key in theirs.files:
+            assert ours[key].shape == theirs[key].shape
+            np.testing.assert_array_equal(
+                ours[key].astype(theirs[key].dtype), theirs[key], err_msg=key
+            )
+    assert ours["brain"].dtype.name == "bfloat16"
+    assert ours["long"].dtype == np.int64
+    assert all(array.flags.owndata for array in ours.values())
+
+
+@pytest.mark.parametrize("name", _FILES)
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.9, 0.999])
+def test_a_file_cut_short_is_refused(tmp_path, name, share):
+    content = (_DATA / name).read_bytes()
+    (tmp_path / "cut.pt").write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(JcmError, match="cut.pt is not a whole PyTorch file"):
+        torch_file.load(tmp_path / "cut.pt")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(JcmError, match="cannot read .*none.pt: No such file"):
+        torch_file.load(tmp_path / "none.pt")
+
+
+def _zip(path, content, **storages):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+        for key, data in storages.items():
+            archive.writestr(f"archive/data/{key}", data)
+    return path
+
+
+class _Call:
+    """A pickle of this calls a function with arguments when it is opened."""
+
+    def __init__(self, function, *arguments, state=None):
+        self._made = (function, arguments, *([state] if state else []))
+
+    def __reduce__(self):
+        return self._made
+
+
+_ATTACKS = {
+    "command": _Call(os.system, "touch BROKEN"),
+    "code": _Call(eval, "open('BROKEN', 'w')"),
+    "import": _Call(__import__, "antigravity"),
+    "nested": {"weights": [_Call(os.mkdir, "BROKEN")]},
+    "attribute": _Call(getattr, "text", "join"),
+    "array": np.zeros(3),
+    "type": np.dtype("<f4"),
+    "counter": collections.Counter("aab"),
+    "bytes": bytearray(9),
+}
+
+
+@pytest.mark.parametrize("name", _ATTACKS)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_what_could_run_is_refused(tmp_path, monkeypatch, name, protocol):
+    monkeypatch.chdir(tmp_path)
+    content = pickle.dumps(_ATTACKS[name], protocol)
+    stream = b"".join(
+        pickle.dumps(part, 2)
+        for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    )
+    (tmp_path / "stream.pth").write_bytes(stream + content + pickle.dumps([], 2))
+    for path in (_zip(tmp_path / "zip.pt", content), tmp_path / "stream.pth"):
+        with pytest.raises(JcmError, match="is refused"):
+            torch_file.load(path)
+    assert not (tmp_path / "BROKEN").exists()
+
+
+def test_a_pickle_cannot_change_what_the_reader_uses(tmp_path):
+    # Sets the state of a name that is allowed.
+    for name in (b"torch\nFloatStorage", b"torch._utils\n_rebuild_tensor_v2"):
+        content = b"\x80\x02c" + name + b"\n}X\x01\x00\x00\x00aK\x01sb."
+        with pytest.raises(JcmError, match="not a whole PyTorch file"):
+            torch_file.load(_zip(tmp_path / "state.pt", content))
+    assert len(torch_file.load(_DATA / _FILES[0])) == 12
+
+
+def test_memory_is_not_promised_to_a_small_file(tmp_path):
+    # A memo slot of four thousand million, a text of as many letters.
+    for content in (
+        b"\x80\x02}r\xff\xff\xff\xfe.",
+        b"\x80\x02X\xff\xff\xff\x7fabc.",
+        b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"abc.",
+    ):
+        with pytest.raises(JcmError, match="not a whole PyTorch file"):
+            torch_file.load(_zip(tmp_path / "memo.pt", content))
+
+
+def test_a_compressed_archive_is_refused(tmp_path):
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}))
+        archive.writestr("archive/data/0", bytes(10_000_000))
+    with pytest.raises(JcmError, match="compressed"):
+        torch_file.load(path)
+
+
+def _tensor(monkeypatch, *view):
+    """The pickle of {"w": a view of two numbers}, as torch writes it."""
+    torch = types.ModuleType("torch")
+    torch._utils = types.ModuleType("torch._utils")
+    storage = type("FloatStorage", (), {"__module__": "torch"})
+    torch.FloatStorage = storage
+
+    def rebuild(*_):
+        raise AssertionError
+
+    rebuild.__module__, rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
+    torch._utils._rebuild_tensor_v2 = rebuild
+    for module in (torch, torch._utils):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, thing):
+            if isinstance(thing, storage):
+                return ("storage", storage, "0", "cpu", 2)
+            return None
+
+    file = io.BytesIO()
+    Pickler(file, 2).dump({"w": _Call(rebuild, storage(), *view, False, {})})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        (0, (3,), (1,)),
+        (1, (2,), (1,)),
+        (-1, (2,), (1,)),
+        (0, (2,), (2,)),
+        (0, (2,), (-1,)),
+        (0, (10**6, 10**6), (0, 0)),
+        (0, (-2, -1), (1, 1)),
+        (0, (2,), (1, 1)),
+        (0, ("a",), (1,)),
+    ],
+    ids=str,
+)
+def test_a_tensor_lies_within_its_numbers(tmp_path, monkeypatch, view):
+    two = np.arange(2, dtype=np.float32).tobytes()
+    good = _zip(tmp_path / "good.pt", _tensor(monkeypatch, 1, (1,), (1,)), **{"0": two})
+    np.testing.assert_array_equal(torch_file.load(good)["w"], [1])
+    bad = _zip(tmp_path / "bad.pt", _tensor(monkeypatch, *view), **{"0": two})
+    with pytest.raises(JcmError, match="bad.pt is not a whole PyTorch file"):
+        torch_file.load(bad)
+
+
+def test_other_contents_are_named(tmp_path):
+    for thing, message in {
+        "list": ([1, 2], "holds a list"),
+        "number": ({"a": 1}, "'a' is not a tensor"),
+        "nothing": ({}, "holds a dict"),
+    }.values():
+        with pytest.raises(JcmError, match=message):
+            torch_file.load(_zip(tmp_path / "other.pt", pickle.dumps(thing, 2)))
+    (tmp_path / "text.pt").write_text("not weights at all")
+    with pytest.raises(JcmError, match="not a whole PyTorch file"):
+        torch_file.load(tmp_path / "text.pt")

@@ -1,0 +1,57 @@
+"""Weights for the networks of others, the same in their code and in ours."""
+
+import functools
+import json
+import pathlib
+
+import numpy as np
+
+_DATA = pathlib.Path(__file__).parent / "data"
+
+
+@functools.cache
+def random(network: str, seed: int) -> dict[str, np.ndarray]:
+    """A state dict of the published shapes; `networks.npz` was made with the same."""
+    shapes = json.loads((_DATA / "networks_shapes.json").read_text())[network]
+    rng, made = np.random.RandomState(seed), {}
+    for name in sorted(shapes):
+        shape = shapes[name]
+        value = rng.standard_normal(shape)
+        part = name.rpartition(".")[2]
+        if part == "running_var":
+            value = 0.5 + np.abs(value)
+        elif part == "weight" and len(shape) > 1:
+            value *= np.sqrt(2 / np.prod(shape[1:]))
+        else:
+            value = (part == "weight") + 0.1 * value
+        made[name] = value.astype(np.float32)
+    return made
+
+
+def lpips_vgg() -> dict[str, np.ndarray]:
+    """The original's stand-in for LPIPS: VGG16 and heads, by torchvision's names."""
+    rng, made, width, index = np.random.RandomState(777), {}, 3, 0
+    for layers, channels in ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)):
+        for _ in range(layers):
+            scale = np.sqrt(2 / (9 * width))
+            kernel = (rng.standard_normal((3, 3, width, channels)) * scale).astype("f4")
+            made[f"features.{index}.weight"] = kernel.transpose(3, 2, 0, 1)
+            bias = 0.05 * rng.standard_normal((channels,))
+            made[f"features.{index}.bias"] = bias.astype("f4")
+            width, index = channels, index + 2
+        index += 1
+    for index, channels in enumerate((64, 128, 256, 512, 512)):
+        head = 0.1 * np.abs(rng.standard_normal((1, 1, channels, 1)))
+        made[f"head{index}"] = head.ravel().astype("f4")
+    return made
+
+
+@functools.cache
+def theirs(prefix: str) -> dict[str, np.ndarray]:
+    """What PyTorch's code gave: the arrays of `networks.npz` below a prefix."""
+    with np.load(_DATA / "networks.npz") as file:
+        return {
+            name.removeprefix(f"{prefix}/"): file[name]
+            for name in file.files
+            if name.startswith(f"{prefix}/")
+        }
