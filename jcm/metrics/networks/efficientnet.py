@@ -12,7 +12,9 @@ from jaxtyping import Array, Float
 from jcm.metrics.networks import layers
 from jcm.metrics.networks.layers import Images, Params, Weights
 
-IMAGE_SIZE = 224
+# It was trained on images of the larger size; the smaller one is cheap, and enough to
+# tell small images apart.
+_SMALLEST, _LARGEST = 64, 224
 _EPSILON = 1e-3
 # Of each stage: number of blocks, stride of the first, and whether they expand.
 _STAGES = (
@@ -63,9 +65,7 @@ def stages(p: Params, images: Images) -> list[Images]:
             y, prefix = x, f"_blocks.{index}."
             if expands:
                 y = jax.nn.relu6(layers.conv(p, f"{prefix}_expand_conv", y))
-            y = layers.conv(
-                p, f"{prefix}_depthwise_conv", y, stride=stride, groups=y.shape[-1]
-            )
+            y = layers.depthwise(p, f"{prefix}_depthwise_conv", y, stride=stride)
             y = layers.conv(p, f"{prefix}_project_conv", jax.nn.relu6(y))
             x = x + y if block else y
             index += 1
@@ -78,14 +78,17 @@ def apply(p: Params, images: Images) -> dict[str, Float[Array, "b _d"]]:
 
     Args:
       p: from `params`.
-      images: in [-1, 1], of any size, grey or colour; 224x224 for right classes.
+      images: in [-1, 1], grey or colour; those below 64x64 or above 224x224 are
+        resized to that, bilinearly.
 
     Returns:
       stage: 320 means of the last stage's map.
       pool: 1,280 means of the head.
       logits: 1,000.
     """
-    last = stages(p, images)[-1]
+    height, width = (min(max(n, _SMALLEST), _LARGEST) for n in images.shape[1:3])
+    shape = (len(images), height, width, images.shape[-1])
+    last = stages(p, jax.image.resize(images, shape, "bilinear"))[-1]
     pool = jnp.mean(jax.nn.relu6(layers.conv(p, "_conv_head", last)), axis=(1, 2))
     return {
         "stage": jnp.mean(last, axis=(1, 2)),
