@@ -173,7 +173,7 @@ def smoke(config: ConfigDict) -> None:
     config.train.checkpoint_every = 4
     config.sample.num_images = 16
     config.sample.batch_size = 16
-    config.eval.num_images = 100
+    config.eval.num_images = 400  # more than the features of the packaged network
     config.eval.seeds = (0,)
     if is_file(config.teacher) and ":" not in config.teacher:
         config.teacher += ":smoke"
@@ -287,6 +287,11 @@ def check(config: ConfigDict) -> None:
         section, field = name.split(".")
         if not config[section][field]:
             raise JcmError(f"config.{name}=() must have at least one value")
+    if config.eval.every_kimg > 0 and not config.eval.scores:
+        raise JcmError(
+            "config.eval.every_kimg needs config.eval.scores: name some, such as"
+            " fd_efficientnet_lite0"
+        )
     loss, noise = config.loss, config.noise
     if loss.end_scales < loss.start_scales:
         raise JcmError(

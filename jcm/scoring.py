@@ -6,6 +6,7 @@ WORKDIR/evaluation/*.npz           samples, where config.eval.keep_samples is se
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -89,7 +90,9 @@ class Scorer:
         started = time.monotonic()
         count = self._config.eval.num_images
         title = f"{subject.name}, {schedule.title}, seed {seed}"
-        slug = re.sub(r"\W+", "_", f"{title}_{subject.digest}".lower())
+        # Not only the title: other noise levels or labels are other samples.
+        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+        slug = re.sub(r"\W+", "_", f"{title}_{digest}".lower())
         samples = self._samples(subject, schedule, seed, self._folder / slug, title)
         labels = build.sample_labels(self._config, subject.model.denoiser, count)
         found: dict[str, float] = {}
@@ -100,7 +103,7 @@ class Scorer:
             raw = self._folder / f"{slug}.uint8"
             if self._config.eval.keep_samples:
                 write_npz(self._folder / f"{slug}.npz", samples, labels)
-            raw.unlink()
+            raw.unlink(missing_ok=True)
         self._done.append(identity | {"scores": found})
         logging.info(
             "%s: %d images in %.1f s  %s",

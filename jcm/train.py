@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -154,7 +155,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         )
         log = TrainLog(writer, progress, config.train.log_every)
         show = Samples(config, workdir, method.model, mesh, writer)
-        every_steps = round(1000 * config.eval.every_kimg / config.train.batch_size)
+        every_steps = math.ceil(1000 * config.eval.every_kimg / config.train.batch_size)
         scores = scores_lib.create(config, dataset) if every_steps else []
 
         # This order makes resuming exact: what is saved is the state between steps.

@@ -100,6 +100,8 @@ def test_every_config_loads_and_survives_json(path, mode):
     assert config.is_locked
     if mode:
         assert config.train.num_steps <= 10
+    with config.unlocked():
+        config.weights = "/nowhere"  # nothing is fetched
     network = build.network(config, num_classes=10)
     if config.method != "edm" and config.loss.metric == "lpips":
         with pytest.raises(JcmError, match="vgg16"):

@@ -51,4 +51,9 @@ def extract(
 
 @functools.cache
 def _apply(function):
-    return jax.jit(lambda params, x: function(params, images_lib.to_float(x)))
+    def apply(params, x):
+        # Also where matrix products have fewer digits by default: one score everywhere.
+        with jax.default_matmul_precision("float32"):
+            return function(params, images_lib.to_float(x))
+
+    return jax.jit(apply)

@@ -51,17 +51,23 @@ class Perceptual:
           a: images in [-1, 1], grey or colour; values beyond are not clipped.
           b: as many.
         """
-        both = layers.to_rgb(jnp.concatenate([a, b]))
-        if self.size:
-            shape = (len(both), self.size, self.size, 3)
-            both = jax.image.resize(both, shape, "bilinear")
+        # Each by itself: of a constant no gradient is computed then.
+        pairs = zip(self._maps(params, a), self._maps(params, b), strict=True)
         total = jnp.zeros(len(a))
-        for index, each in enumerate(self.maps(params, both.astype(self.dtype))):
-            first, second = jnp.split(_unit_length(each.astype(jnp.float32)), 2)
+        for index, (first, second) in enumerate(pairs):
             head = params.get(f"head{index}", jnp.ones(()))
             difference = jnp.sum(head * (first - second) ** 2, axis=-1)
             total += jnp.mean(difference, axis=(1, 2))
         return total
+
+    def _maps(self, params: Params, x: Images) -> list[Images]:
+        """Every pixel of every map as a vector of length 1."""
+        x = layers.to_rgb(x)
+        if self.size:
+            shape = (len(x), self.size, self.size, 3)
+            x = jax.image.resize(x, shape, "bilinear")
+        maps = self.maps(params, x.astype(self.dtype))
+        return [_unit_length(each.astype(jnp.float32)) for each in maps]
 
 
 def _unit_length(x: Images) -> Images:
@@ -81,7 +87,7 @@ def load(
     """Reads the weights of a distance.
 
     Args:
-      name: lpips (VGG16), lpips_alex, lpips_squeeze, or efficientnet_lite0: the mean
+      name: lpips (VGG16), lpips_alex, lpips_squeeze, or efficientnet_lite0: the sum
         over the maps of its seven stages, without trained heads.
       size: height and width that images are resized to, bilinearly; 224 as in the
         original code. 0 leaves them as they are.

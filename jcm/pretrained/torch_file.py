@@ -129,15 +129,15 @@ def _read_stream(file: io.BufferedIOBase) -> tuple[Any, dict[str, bytes]]:
     if magic != _MAGIC or version != _VERSION:
         raise _Refused("neither a zip archive nor PyTorch's older format")
     system, tree, keys = _unpickle(file), _unpickle(file), _unpickle(file)
-    if not system.get("little_endian", False):
+    if type(system) is not dict or system.get("little_endian") is not True:
         raise _Refused("written in big-endian order")
     dtypes = {leaf.storage.key: leaf.storage.dtype for leaf in _tensors(tree).values()}
     storages = {}
     for key in keys:
         (count,) = struct.unpack("<q", _exactly(file, 8))
         # A storage that no tensor uses has no known width to skip.
-        if key not in dtypes:
-            raise _Refused(f"storage {key!r} belongs to no tensor")
+        if type(key) is not str or key not in dtypes:
+            raise _Refused("a storage belongs to no tensor")
         storages[key] = _exactly(file, count * dtypes[key].itemsize)
     return tree, storages
 
@@ -185,17 +185,21 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> _Storage:
         """The storage that a tensor names."""
         kind, dtype, key, _, _, *view = pid
-        if kind != "storage" or any(view):
-            raise _Refused(f"unknown kind of storage {kind!r}")
-        return _Storage(str(key), _DTYPES[dtype])
+        # Types first: a foreign object can be larger in print than in the file.
+        if {type(kind), type(dtype), type(key)} != {str} or any(view):
+            raise _Refused("a storage is not described as PyTorch does it")
+        if kind != "storage":
+            raise _Refused(f"unknown kind of storage {kind[:80]!r}")
+        return _Storage(key, _DTYPES[dtype])
 
 
 def _tensors(tree: Any) -> dict[str, _Tensor]:
     if not isinstance(tree, dict) or not tree:
         raise _Refused(f"it holds a {type(tree).__name__}, not tensors by name")
     for name, leaf in tree.items():
-        if not isinstance(name, str) or not isinstance(leaf, _Tensor):
-            raise _Refused(f"entry {str(name)[:80]!r} is not a tensor")
+        if type(name) is not str or not isinstance(leaf, _Tensor):
+            shown = repr(name[:80]) if type(name) is str else type(name).__name__
+            raise _Refused(f"entry {shown} is not a tensor")
     return tree
 
 
