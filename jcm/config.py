@@ -117,7 +117,7 @@ def base() -> ConfigDict:
     config.eval.num_images = 1000
     config.eval.seeds = (0,)
     config.eval.keep_samples = False  # as .npz, for other people's evaluators
-    config.eval.watch = False  # evaluate each new checkpoint until training ends
+    config.eval.watch = False  # evaluate the newest checkpoint until training ends
     config.eval.every_kimg = 0.0  # while training; 0: never
 
     # What --mode=search looks for: sigmas of n steps, the first being sigma_max.

@@ -32,7 +32,7 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
 
     Writes `comparison.png` (teacher, one step, two steps, real images), `scores.json`
     and `scores.md` into the workdir, and logs the table. With `config.eval.watch`,
-    each new checkpoint as it appears, until that of the run's last step.
+    the newest again whenever there is a new one, until that of the run's last step.
 
     Args:
       config: what it says of sampling and scores counts; the network is that of the

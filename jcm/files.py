@@ -25,7 +25,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises:
       JcmError: where the file cannot be written; what was there before is kept.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    # Of this process, since another one may write the same.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

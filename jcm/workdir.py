@@ -4,6 +4,8 @@ run.json        the resolved config, class names and fingerprint of the data
 checkpoints/    one folder per saved step
 metrics.jsonl, events.*    numbers and pictures over time
 samples/        grids of samples
+evaluation/     what was scored, and samples under way
+scores.md, scores.json, comparison.png, search.json    what was found
 teacher/        the teacher's own workdir, where it was trained on the way
 """
 

@@ -25,6 +25,14 @@ def _distance(a, b):
     return frechet.distance(frechet.moments(a), frechet.moments(b))
 
 
+def _by_scipy(a, b):
+    """The definition, with the root of the product of the covariances."""
+    cov_a, cov_b = (np.cov(x, rowvar=False) for x in (a, b))
+    root = linalg.sqrtm(cov_a @ cov_b).real
+    square = np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2)
+    return square + np.trace(cov_a + cov_b - 2 * root)
+
+
 def test_frechet_distance_of_shifted_and_scaled_gaussians():
     rng = np.random.default_rng(0)
     a = rng.standard_normal((400, 6))
@@ -40,11 +48,7 @@ def test_frechet_distance_equals_scipy_s_root(n, m, size):
     rng = np.random.default_rng(1)
     a = rng.standard_normal((n, size)) @ rng.standard_normal((size, size))
     b = rng.standard_normal((m, size)) @ rng.standard_normal((size, size)) + 0.5
-    cov_a, cov_b = (np.cov(x, rowvar=False) for x in (a, b))
-    root = linalg.sqrtm(cov_a @ cov_b).real
-    expected = np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2)
-    expected += np.trace(cov_a + cov_b - 2 * root)
-    assert _distance(a, b) == pytest.approx(expected, rel=1e-8)
+    assert _distance(a, b) == pytest.approx(_by_scipy(a, b), rel=1e-8)
 
 
 def test_frechet_distance_with_fewer_samples_than_dimensions():
@@ -58,11 +62,7 @@ def test_frechet_distance_with_fewer_samples_than_dimensions():
     expected = np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2)
     expected += np.sum(x**2) + np.sum(y**2) - 2 * overlap
     assert _distance(a, b) == pytest.approx(expected, rel=1e-12)
-    cov_a, cov_b = (np.cov(f, rowvar=False) for f in (a, b))
-    root = linalg.sqrtm(cov_a @ cov_b).real
-    with_root = np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2)
-    with_root += np.trace(cov_a + cov_b - 2 * root)
-    assert _distance(a, b) == pytest.approx(with_root, rel=1e-6)
+    assert _distance(a, b) == pytest.approx(_by_scipy(a, b), rel=1e-6)
 
 
 def test_moments_do_not_depend_on_the_batches():
@@ -226,13 +226,13 @@ def test_fewer_images_than_numbers_get_no_distance(config, digits):
 )
 def test_other_images_than_pixels_are_refused(images):
     with pytest.raises(JcmError, match="scores take uint8 images"):
-        statistics.collect(_tiny_network(), lambda i: images[i], 40, (), "")
+        statistics.collect(_tiny_network(), lambda i: images[i], 40, wanted={"pool"})
 
 
 def test_references_of_others_are_read(config, digits, tmp_path):
     real = digits.arrays()["image"]
     found = statistics.collect(
-        _tiny_network(), lambda i: real[i], len(real), (), "real"
+        _tiny_network(), lambda i: real[i], len(real), wanted={"pool", "spatial"}
     )
     pool, spatial = found["pool"].moments, found["spatial"].moments
     edm = {"mu": pool.mean, "sigma": pool.cov}
@@ -283,10 +283,10 @@ def test_a_reference_that_does_not_fit_is_named(
 
 def test_large_sets_are_looked_at_one_by_one_in_part(digits, monkeypatch, tmp_path):
     monkeypatch.setenv("JCM_CACHE", str(tmp_path))
-    whole = reference.of_dataset(_tiny_network(), digits, ("pool",))
+    whole = reference.of_dataset(_tiny_network(), digits, {"pool"}, {"pool"})
     monkeypatch.setattr(reference, "_MOST_ROWS", 100)
     monkeypatch.setenv("JCM_CACHE", str(tmp_path / "other"))
-    part = reference.of_dataset(_tiny_network(), digits, ("pool",))
+    part = reference.of_dataset(_tiny_network(), digits, {"pool"}, {"pool"})
     assert len(whole["pool"].rows) == 1797
     assert len(part["pool"].rows) == 100
     np.testing.assert_array_equal(whole["pool"].moments.cov, part["pool"].moments.cov)

@@ -78,26 +78,16 @@ class FeatureScores:
         self._scores = {name: SCORES[name] for name in names}
         (network,) = {score.network for score in self._scores.values()}
         self._network = networks.load(network, config.weights)
-        self._rows = {
-            name: score.feature for name, score in self._scores.items() if score.by_rows
-        }
-        real_rows = {
-            score.feature
-            for score in self._scores.values()
-            if score.by_rows and score.needs_real
-        }
+        compared = [score for score in self._scores.values() if score.needs_real]
+        wanted = {score.feature for score in compared}
+        rows = {score.feature for score in compared if score.by_rows}
         self._real: dict[str, Statistics] = {}
         if config.eval.reference and network == "inception":
             self._real = reference.published(
-                config.eval.reference,
-                self._network,
-                tuple(sorted(real_rows)),
-                dataset.image_size,
+                config.eval.reference, self._network, wanted, rows, dataset.image_size
             )
-        elif any(score.needs_real for score in self._scores.values()):
-            self._real = reference.of_dataset(
-                self._network, dataset, tuple(sorted(real_rows))
-            )
+        elif compared:
+            self._real = reference.of_dataset(self._network, dataset, wanted, rows)
         for name, score in self._scores.items():
             self._check_reference(config, name, score)
 
@@ -127,8 +117,9 @@ class FeatureScores:
             self._network,
             lambda indices: images[indices],
             len(images),
-            set(self._rows.values()),
-            f"{self._network.name} of samples",
+            wanted={score.feature for score in self._scores.values()},
+            rows={s.feature for s in self._scores.values() if s.by_rows},
+            title=f"{self._network.name} of samples",
         )
         found: dict[str, float] = {}
         for name, score in self._scores.items():
@@ -152,7 +143,7 @@ class FeatureScores:
                 f"config.eval.reference={config.eval.reference} has nothing for the"
                 f" score {name}: drop the score, or the reference"
             )
-        if real.moments and real.moments.count:
+        if real.moments.count:
             _check_rank(name, real.moments)
 
 

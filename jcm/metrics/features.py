@@ -1,12 +1,11 @@
 """Images through a feature network, batch by batch on all local devices."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from jcm import images as images_lib
 from jcm import sharding
@@ -17,13 +16,17 @@ Pictures = UInt8[np.ndarray, "_n h w c"]
 
 
 def extract(
-    network: FeatureNetwork, batches: Iterable[Pictures], batch_size: int = 64
+    network: FeatureNetwork,
+    batches: Iterable[Pictures],
+    wanted: Iterable[str],
+    batch_size: int = 64,
 ) -> Iterator[dict[str, Float[np.ndarray, "_n d"]]]:
     """Features of images, in order.
 
     Args:
       network: what looks at them.
       batches: uint8 images in parts of any size.
+      wanted: names of the features; what only others need is not computed.
       batch_size: how many are in work at a time on each device.
 
     Yields:
@@ -34,8 +37,8 @@ def extract(
     """
     mesh = sharding.make_mesh(devices=jax.local_devices())
     size = batch_size * jax.local_device_count()
-    split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-    params = jax.device_put(network.params, NamedSharding(mesh, PartitionSpec()))
+    apply = _compiled(network.apply, tuple(sorted(wanted)))
+    params = jax.device_put(network.params, sharding.replicated(mesh))
     for batch in batches:
         if batch.dtype != np.uint8 or batch.ndim != 4:
             raise JcmError(
@@ -45,15 +48,18 @@ def extract(
         for start in range(0, len(batch), size):
             part = batch[start : start + size]
             padded = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
-            found = _apply(network.apply)(params, jax.device_put(padded, split))
+            found = apply(params, jax.device_put(padded, sharding.batch(mesh)))
             yield {name: np.asarray(x)[: len(part)] for name, x in found.items()}
 
 
 @functools.cache
-def _apply(function):
+def _compiled(
+    function: Callable[..., dict[str, Array]], wanted: tuple[str, ...]
+) -> Callable[..., dict[str, Array]]:
     def apply(params, x):
         # Also where matrix products have fewer digits by default: one score everywhere.
         with jax.default_matmul_precision("float32"):
-            return function(params, images_lib.to_float(x))
+            found = function(params, images_lib.to_float(x))
+        return {name: found[name] for name in wanted}
 
     return jax.jit(apply)

@@ -5,6 +5,7 @@ Metric", version 0.1 of the weights.
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 
@@ -77,6 +78,7 @@ def _unit_length(x: Images) -> Images:
     return x / (length + 1e-10)
 
 
+@functools.lru_cache(maxsize=1)  # a config is looked at twice before training
 def load(
     name: str,
     *,

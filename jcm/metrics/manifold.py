@@ -26,9 +26,7 @@ def precision_recall(samples: Features, real: Features, k: int = 3) -> dict[str,
     Raises:
       JcmError: for k features or fewer on either side.
     """
-    _check(samples, real, k)
-    center = np.mean(real, axis=0)
-    samples, real = samples - center, real - center
+    samples, real = _centered(samples, real, k)
     inside_real = _count_balls(samples, real, _radii(real, k))
     inside_samples = _count_balls(real, samples, _radii(samples, k))
     return {
@@ -43,9 +41,7 @@ def density_coverage(samples: Features, real: Features, k: int = 5) -> dict[str,
     Raises:
       JcmError: for k features or fewer on either side.
     """
-    _check(samples, real, k)
-    center = np.mean(real, axis=0)
-    samples, real = samples - center, real - center
+    samples, real = _centered(samples, real, k)
     radii = _radii(real, k)
     return {
         "density": float(np.mean(_count_balls(samples, real, radii)) / k),
@@ -53,12 +49,15 @@ def density_coverage(samples: Features, real: Features, k: int = 5) -> dict[str,
     }
 
 
-def _check(samples: Features, real: Features, k: int) -> None:
+def _centered(samples: Features, real: Features, k: int) -> tuple[Features, Features]:
+    """Both around the same origin: distances lose fewer digits there."""
     if min(len(samples), len(real)) <= k:
         raise JcmError(
             f"{len(samples)} samples and {len(real)} real images are too few for"
             f" neighbour {k} of each: raise config.eval.num_images"
         )
+    center = np.mean(real, axis=0)
+    return samples - center, real - center
 
 
 def _radii(features: Features, k: int) -> Float[np.ndarray, " _n"]:

@@ -20,17 +20,19 @@ _MOST_ROWS = 50_000
 
 
 def of_dataset(
-    network: FeatureNetwork, dataset: Dataset, rows: tuple[str, ...]
+    network: FeatureNetwork, dataset: Dataset, wanted: set[str], rows: set[str]
 ) -> dict[str, Statistics]:
     """Statistics of a whole data set, computed once and kept below `$JCM_CACHE`.
 
     Args:
       network: what looks at the images.
       dataset: its fingerprint is part of the file's name.
-      rows: features that are kept one by one, of 50,000 images at most.
+      wanted: names of the features.
+      rows: those of them that are kept one by one, of 50,000 images at most.
     """
+    kinds = [f"{name}_rows" if name in rows else name for name in sorted(wanted)]
     key = "-".join(
-        (dataset.fingerprint, network.name, models.fingerprint(network.params), *rows)
+        (dataset.fingerprint, network.name, models.fingerprint(network.params), *kinds)
     )
     path = download.cache("reference") / f"{key}.npz"
     if path.exists():
@@ -40,8 +42,9 @@ def of_dataset(
         network,
         lambda indices: dataset.take(indices)["image"],
         len(dataset),
-        rows if few else (),
-        f"{network.name} of {dataset.name}",
+        wanted=wanted,
+        rows=rows if few else (),
+        title=f"{network.name} of {dataset.name}",
     )
     if rows and not few:
         chosen = np.random.default_rng(0).permutation(len(dataset))[:_MOST_ROWS]
@@ -49,8 +52,9 @@ def of_dataset(
             network,
             lambda indices: dataset.take(chosen[indices])["image"],
             len(chosen),
-            rows,
-            f"{network.name} of {dataset.name}, one by one",
+            wanted=rows,
+            rows=rows,
+            title=f"{network.name} of {dataset.name}, one by one",
         )
         found |= {
             name: Statistics(found[name].moments, seen[name].rows) for name in rows
@@ -62,7 +66,11 @@ def of_dataset(
 
 
 def published(
-    path: str | os.PathLike, network: FeatureNetwork, rows: tuple[str, ...], size: int
+    path: str | os.PathLike,
+    network: FeatureNetwork,
+    wanted: set[str],
+    rows: set[str],
+    size: int,
 ) -> dict[str, Statistics]:
     """Statistics from a published file of the Inception network.
 
@@ -71,14 +79,15 @@ def published(
         `mu_s`, `sigma_s` and images `arr_0` (the reference batches of
         guided-diffusion).
       network: the Inception network.
-      rows: features that some score needs one by one; only a batch has them.
+      wanted: names of the features.
+      rows: those that some score needs one by one; only a batch has them.
       size: height and width of the samples.
 
     Raises:
       JcmError: the file is none of these, or its images are of another size.
     """
     try:
-        arrays = _arrays(path)
+        arrays = _arrays(pathlib.Path(path).expanduser())
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise JcmError(
             f"config.eval.reference={path} cannot be read ({error}): name an .npz"
@@ -103,12 +112,20 @@ def published(
                 f"config.eval.reference={path} has images of shape {images.shape[1:]},"
                 f" the samples are {size}x{size}: name a reference of their size"
             )
-        title = f"{network.name} of {pathlib.Path(path).name}"
-        seen = statistics.collect(
-            network, lambda indices: images[indices], len(images), rows, title
-        )
+        # What the file tells is not computed again.
+        missing = (wanted - set(found)) | rows
+        seen = {}
+        if missing:
+            seen = statistics.collect(
+                network,
+                lambda indices: images[indices],
+                len(images),
+                wanted=missing,
+                rows=rows,
+                title=f"{network.name} of {pathlib.Path(path).name}",
+            )
         found = seen | {
-            name: Statistics(each.moments, seen[name].rows)
+            name: Statistics(each.moments, seen[name].rows if name in seen else None)
             for name, each in found.items()
         }
     if not found:

@@ -17,7 +17,7 @@ _CLASSIFIER = "classifier"
 
 
 def check(config: ConfigDict, dataset: Dataset) -> None:
-    """Makes sure that `create` will work, in no time.
+    """Makes sure that `create` will work, weights included, before what takes long.
 
     Raises:
       JcmError: for an unknown name, missing weights, or data that a score cannot use.

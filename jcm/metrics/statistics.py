@@ -23,16 +23,22 @@ class Statistics:
     """Of one kind of feature.
 
     Attributes:
-      moments: None where a published file has rows alone.
+      moments: mean and covariance.
       rows: (n, d) float32, where a score needs them one by one.
     """
 
-    moments: frechet.Moments | None
+    moments: frechet.Moments
     rows: Float[np.ndarray, "n d"] | None
 
 
 def collect(
-    network: FeatureNetwork, take: Take, count: int, rows: Collection[str], title: str
+    network: FeatureNetwork,
+    take: Take,
+    count: int,
+    *,
+    wanted: Collection[str],
+    rows: Collection[str] = (),
+    title: str = "",
 ) -> dict[str, Statistics]:
     """Sends images 0 to count - 1 through a network.
 
@@ -42,7 +48,8 @@ def collect(
       network: what looks at them.
       take: from indices to uint8 images.
       count: how many there are.
-      rows: names of the features that are kept one by one.
+      wanted: names of the features.
+      rows: those of them that are kept one by one.
       title: what the progress bar says.
 
     Raises:
@@ -55,7 +62,8 @@ def collect(
     kept: dict[str, list[np.ndarray]] = {name: [] for name in rows}
     with tqdm.tqdm(total=len(mine), desc=title, unit="image", delay=2) as progress:
         chunks = (mine[i : i + _CHUNK] for i in range(0, len(mine), _CHUNK))
-        for found in features.extract(network, (take(chunk) for chunk in chunks)):
+        batches = (take(chunk) for chunk in chunks)
+        for found in features.extract(network, batches, wanted):
             for name, values in found.items():
                 if name not in sums:
                     sums[name] = frechet.MomentSum(values.shape[1])
