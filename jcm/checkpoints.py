@@ -51,6 +51,12 @@ class Checkpoints:
         """Number of the newest complete checkpoint, or None where there is none."""
         return self._manager.latest_step()
 
+    @property
+    def steps(self) -> list[int]:
+        """Numbers of the complete checkpoints, ascending, as they are on disk now."""
+        self._manager.reload()
+        return sorted(self._manager.all_steps())
+
     def save(self, state: State, data: grain.DatasetIterator) -> None:
         """Begins to write the state and the position in the data.
 
@@ -85,20 +91,31 @@ class Checkpoints:
             if (part := getattr(template, name)) is not None
         }
         items[_DATA] = grain.checkpoint.CheckpointRestore(data)
-        parts = self._restore(items)
+        parts = self._restore(items, self.latest_step)
         step = jax.device_put(np.int32(self.latest_step), template.step.sharding)
         return State(step=step, **{name: parts.get(name) for name in _PARTS})
 
-    def restore_part(self, name: str, template: Any) -> Any:
-        """One part of the newest state: `params`, `ema_params`, `target_params`.
+    def restore_part(self, name: str, template: Any, step: int | None = None) -> Any:
+        """One part of a state: `params`, `ema_params`, `target_params`.
+
+        Args:
+          name: of the part.
+          template: its shapes, types and placement.
+          step: of the checkpoint; None for the newest.
 
         Raises:
-          JcmError: where the checkpoint has no such part or is damaged.
+          JcmError: where the checkpoint is missing, has no such part or is damaged.
         """
-        step = self.latest_step
+        step = self.latest_step if step is None else step
+        if step is not None and not (self._folder / str(step)).is_dir():
+            known = ", ".join(map(str, self.steps))
+            raise JcmError(
+                f"there is no checkpoint of step {step} in {self._folder}, but of"
+                f" {known or 'none'}: set config.sample.step to one of them"
+            )
         if step is not None and not (self._folder / str(step) / name).exists():
             raise JcmError(f"{self._folder / str(step)} has no {name}: name another")
-        return self._restore({name: ocp.args.StandardRestore(template)})[name]
+        return self._restore({name: ocp.args.StandardRestore(template)}, step)[name]
 
     def __enter__(self) -> Self:
         return self
@@ -112,8 +129,7 @@ class Checkpoints:
             if kind is None:  # an error under way has the first word
                 raise
 
-    def _restore(self, items: dict[str, Any]) -> Any:
-        step = self.latest_step
+    def _restore(self, items: dict[str, Any], step: int | None) -> Any:
         if step is None:
             raise JcmError(
                 f"there is no checkpoint in {self._folder}: train first, or name the "

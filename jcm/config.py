@@ -108,21 +108,22 @@ def base() -> ConfigDict:
     sample.num_images = 64
     sample.batch_size = 64  # over the local devices
     sample.labels = ()  # classes, cycled; (): every class in turn
+    sample.step = 0  # which checkpoint; 0: the newest
     sample.ema = ""  # which weights: a rate of train.ema_rates, "params"; "": first
 
     config.eval = ConfigDict()
-    config.eval.scores = ()  # names in jcm.metrics.scores
+    config.eval.scores = ("fd_efficientnet_lite0",)  # names in jcm.metrics.scores
     # Published .npz with statistics of real images for Inception; "": the data set's.
     config.eval.reference = ""
     config.eval.num_images = 1000
     config.eval.seeds = (0,)
     config.eval.keep_samples = False  # as .npz, for other people's evaluators
-    config.eval.watch = False  # evaluate the newest checkpoint until training ends
+    config.eval.watch = False  # every checkpoint as it appears, until training ends
     config.eval.every_kimg = 0.0  # while training; 0: never
 
     # What --mode=search looks for: sigmas of n steps, the first being sigma_max.
     config.search = search = ConfigDict()
-    search.score = "fd_efficientnet_lite0"  # the least is the best; one of eval.scores
+    search.score = "fd_efficientnet_lite0"  # a column of the table of scores
     search.steps = 2
     search.points = 40  # levels to choose from
     search.seed = 1234  # not one of eval.seeds, which the result is reported with
@@ -255,6 +256,7 @@ _LEAST = {
     "sample.steps": 2,
     "sample.num_images": 1,
     "sample.batch_size": 1,
+    "sample.step": 0,
     "eval.num_images": 2,
     "data.workers": 0,
 }

@@ -1,6 +1,7 @@
 """Evaluation: pictures side by side and a table of scores."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,26 +14,39 @@ from absl import logging
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from jcm import build, data, files, grids, model, writers
-from jcm import images as images_lib
+from jcm import build, data, distributed, files, grids, model, writers
 from jcm import workdir as workdir_lib
 from jcm.checkpoints import Checkpoints
+from jcm.errors import JcmError
 from jcm.model import Model
 from jcm.sampling import Schedule
 from jcm.scoring import Scorer, Subject
 
-# From a way of sampling to each score's value for each seed.
-Table = dict[str, dict[str, list[float]]]
-
 _POLL_SECONDS = 10
 
 
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Scores of one model sampled in one way.
+
+    Attributes:
+      step: of its checkpoint.
+      samples: which model and how, for people.
+      scores: of each score the value for each seed.
+    """
+
+    step: int | None
+    samples: str
+    scores: dict[str, list[float]]
+
+
 def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
-    """Samples the newest checkpoint in every way the config asks for, and scores it.
+    """Samples a checkpoint in every way the config asks for, and scores it.
 
     Writes `comparison.png` (teacher, one step, two steps, real images), `scores.json`
-    and `scores.md` into the workdir, and logs the table. With `config.eval.watch`,
-    the newest again whenever there is a new one, until that of the run's last step.
+    and `scores.md` into the workdir, and logs the table. The checkpoint is the newest,
+    or that of `config.sample.step`; with `config.eval.watch` every one there is and
+    each new one as it appears, until that of the run's last step.
 
     Args:
       config: what it says of sampling and scores counts; the network is that of the
@@ -43,37 +57,63 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
       JcmError: where there is no checkpoint, or a score cannot be computed.
     """
     workdir = pathlib.Path(workdir)
+    last = workdir_lib.read(workdir).config.train.num_steps
     dataset = data.load(config.data)
     scorer = Scorer(config, workdir, dataset) if config.eval.scores else None
-    last = workdir_lib.read(workdir).config.train.num_steps
-    step = None
-    while True:
-        newest = _newest(workdir)
-        if newest != step or not config.eval.watch:
-            step = newest
-            _evaluate_newest(config, workdir, dataset, scorer)
-        if not config.eval.watch or (step or 0) >= last:
-            return
-        time.sleep(_POLL_SECONDS)
+    table: list[Row] = []
+    if not config.eval.watch:
+        _evaluate_one(config, workdir, dataset, scorer, table)
+        return
+    step = config.sample.step - 1  # where to begin, if anywhere
+    while step < last:
+        following = _next_step(workdir, step)
+        if following is None:
+            time.sleep(_POLL_SECONDS)
+            continue
+        step = following
+        chosen = config.copy_and_resolve_references()
+        chosen.sample.step = step
+        try:
+            _evaluate_one(chosen, workdir, dataset, scorer, table)
+        except JcmError:
+            if step in _steps(workdir):
+                raise
+            logging.warning("step %d was deleted before it was evaluated", step)
 
 
-def _evaluate_newest(
+def _steps(workdir: pathlib.Path) -> list[int]:
+    with Checkpoints(workdir) as checkpoints:
+        return checkpoints.steps
+
+
+def _next_step(workdir: pathlib.Path, step: int) -> int | None:
+    """Of the oldest checkpoint after a step, the same in every process."""
+    later = [found for found in _steps(workdir) if found > step]
+    found = int(distributed.gather(np.int64(later[0] if later else -1))[0])
+    return None if found < 0 else found
+
+
+def _evaluate_one(
     config: ConfigDict,
     workdir: pathlib.Path,
     dataset: data.Dataset,
     scorer: Scorer | None,
+    table: list[Row],
 ) -> None:
+    """Appends to the table, and writes it."""
     columns, shown = 8, min(config.sample.num_images, 64)
     panels: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
-    table: Table = {}
     for subject in subjects(config, workdir):
         for schedule in build.sampling_schedules(config, subject.model.denoiser):
             title = f"{subject.name}, {schedule.title}"
             pictures = _pictures(config, subject.model, schedule, shown)
             panels[title] = grids.grid(pictures, columns)
             if scorer:
-                rows = [scorer(subject, schedule, seed) for seed in config.eval.seeds]
-                table[title] = {key: [row[key] for row in rows] for key in rows[0]}
+                found = [scorer(subject, schedule, seed) for seed in config.eval.seeds]
+                scores = {key: [each[key] for each in found] for key in found[0]}
+                row = Row(subject.model.step, title, scores)
+                if row not in table:  # the teacher stays the same
+                    table.append(row)
     # Of a folder the first pictures are often of one kind.
     chosen = np.random.default_rng(0).permutation(len(dataset))[:shown]
     real = dataset.take(chosen)["image"]
@@ -87,9 +127,11 @@ def _evaluate_newest(
 
 
 def subjects(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Subject]:
-    """The teacher where it is still at hand, then the newest checkpoint itself."""
+    """The teacher where it is still at hand, then the checkpoint itself."""
     at_once = config.sample.batch_size
-    trained = model.load(workdir, ema=config.sample.ema, batch_size=at_once)
+    trained = model.load(
+        workdir, ema=config.sample.ema, step=config.sample.step, batch_size=at_once
+    )
     teacher = workdir_lib.teacher_place(config, workdir)
     if trained.kind == "consistency" and teacher and not os.path.exists(teacher):
         logging.info("the teacher, %s, is not here: it is left out", teacher)
@@ -99,51 +141,49 @@ def subjects(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Subject]:
     yield Subject.of(name, trained)
 
 
-def _newest(workdir: pathlib.Path) -> int | None:
-    with Checkpoints(workdir) as checkpoints:
-        return checkpoints.latest_step
-
-
 def _pictures(
     config: ConfigDict, trained: Model, schedule: Schedule, count: int
 ) -> UInt8[np.ndarray, "n h w c"]:
     """The first of the samples that are scored."""
     labels = build.sample_labels(config, trained.denoiser, count)
-    key = jax.random.key(config.eval.seeds[0])
-    made = trained.sampler.all_processes(
-        trained.params, key, range(count), schedule, labels
+    return trained.sampler.pixels(
+        trained.params, config.eval.seeds[0], range(count), schedule, labels
     )
-    return images_lib.to_uint8(made)
 
 
-def _write_table(config: ConfigDict, workdir: pathlib.Path, table: Table) -> None:
+def _write_table(config: ConfigDict, workdir: pathlib.Path, table: list[Row]) -> None:
     """scores.json with every value, scores.md for people, and the log."""
-    columns = list(next(iter(table.values())))
-    lines = [f"| samples | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for title, row in table.items():
-        cells = (_cell(row[column]) for column in columns)
-        lines.append(f"| {title} | {' | '.join(cells)} |")
+    columns = list(table[0].scores)
+    lines = [
+        f"| samples | step | {' | '.join(columns)} |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
+    for row in table:
+        cells = (_cell(row.scores[column]) for column in columns)
+        lines.append(f"| {row.samples} | {row.step} | {' | '.join(cells)} |")
     seeds = len(config.eval.seeds)
     note = f"{config.eval.num_images} images each, pixels rounded" + (
         f", mean ± standard deviation (least) of {seeds} seeds" if seeds > 1 else ""
     )
     markdown = "\n".join(lines) + f"\n\n{note}\n"
     files.write_text(workdir / "scores.md", markdown)
-    files.write_text(
-        workdir / "scores.json",
-        json.dumps({"seeds": list(config.eval.seeds), "scores": table}, indent=2)
-        + "\n",
-    )
+    content = {
+        "num_images": config.eval.num_images,
+        "seeds": list(config.eval.seeds),
+        "rows": [dataclasses.asdict(row) for row in table],
+    }
+    files.write_text(workdir / "scores.json", json.dumps(content, indent=2) + "\n")
     logging.info("wrote %s\n%s", workdir / "scores.md", markdown)
 
 
-def _write_events(workdir: pathlib.Path, step: int, table: Table) -> None:
+def _write_events(workdir: pathlib.Path, step: int, table: list[Row]) -> None:
+    """The means of one step's rows and of the teacher's, for TensorBoard."""
     writer = writers.TensorBoardWriter(workdir / "evaluation")
     with contextlib.closing(writer):
         scalars = {
-            f"{score}/{title}": float(np.mean(values))
-            for title, row in table.items()
-            for score, values in row.items()
+            f"{score}/{row.samples}": float(np.mean(values))
+            for row in table
+            for score, values in row.scores.items()
         }
         writer.write_scalars(step, scalars)
 

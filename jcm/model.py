@@ -148,7 +148,11 @@ class Model:
 
 
 def load(
-    path: str | os.PathLike, *, ema: str = "", batch_size: int | None = None
+    path: str | os.PathLike,
+    *,
+    ema: str = "",
+    step: int = 0,
+    batch_size: int | None = None,
 ) -> Model:
     """Opens the model of a workdir.
 
@@ -157,6 +161,7 @@ def load(
       ema: which weights: a rate of `config.train.ema_rates` such as "0.9999",
         "params" for the weights themselves, "target_params" for the target; by
         default what the run's config says.
+      step: of the checkpoint; 0 for the newest.
       batch_size: images made at a time; by default what the run's config says.
 
     Raises:
@@ -175,12 +180,12 @@ def load(
     rates = [str(rate) for rate in config.train.ema_rates]
     ema = which_weights(config, ema)
     with Checkpoints(path) as checkpoints:
-        step = checkpoints.latest_step
+        step = step or checkpoints.latest_step
         if ema in rates:
             averages = dict.fromkeys(rates, template)
-            params = checkpoints.restore_part("ema_params", averages)[ema]
+            params = checkpoints.restore_part("ema_params", averages, step)[ema]
         else:
-            params = checkpoints.restore_part(ema, template)
+            params = checkpoints.restore_part(ema, template, step)
     return Model(
         denoiser,
         params,

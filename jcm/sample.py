@@ -9,7 +9,6 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from jcm import build, grids, model, scoring
-from jcm import images as images_lib
 
 
 def sample(config: ConfigDict, workdir: str | os.PathLike) -> None:
@@ -21,23 +20,24 @@ def sample(config: ConfigDict, workdir: str | os.PathLike) -> None:
 
     Args:
       config: what it says of sampling counts.
-      workdir: of the run whose newest checkpoint is sampled.
+      workdir: of the run.
 
     Raises:
       JcmError: where there is no checkpoint, or labels or noise levels do not fit.
     """
     trained = model.load(
-        workdir, ema=config.sample.ema, batch_size=config.sample.batch_size
+        workdir,
+        ema=config.sample.ema,
+        step=config.sample.step,
+        batch_size=config.sample.batch_size,
     )
     count = config.sample.num_images
     schedule = build.sampling_schedules(config, trained.denoiser)[-1]
     labels = build.sample_labels(config, trained.denoiser, count)
     seed = config.sample.seed
-    key = jax.random.key(seed)
-    made = trained.sampler.all_processes(
-        trained.params, key, range(count), schedule, labels
+    pixels = trained.sampler.pixels(
+        trained.params, seed, range(count), schedule, labels
     )
-    pixels = images_lib.to_uint8(made)
     if jax.process_index() == 0:
         how = re.sub(r"\W+", "_", schedule.title.lower())
         stem = pathlib.Path(workdir) / "samples" / f"seed_{seed}_{how}"

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt8
 
+from jcm import images as images_lib
 from jcm import ode, schedules
 from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
@@ -209,17 +210,20 @@ class Sampler:
             made.append(self._one_batch(params, keys, schedule, classes)[:size])
         return np.concatenate(made)
 
-    def all_processes(
+    def pixels(
         self,
         params: Params,
-        key: Key[Array, ""],
+        seed: int,
         indices: Sequence[int],
         schedule: Schedule,
         labels: Sequence[int] | None = None,
-    ) -> Float[np.ndarray, "n h w c"]:
-        """The same, made by all processes together, each its share.
+    ) -> UInt8[np.ndarray, "n h w c"]:
+        """Pixels of images made by all processes together, each its share.
 
         Every process must call; every process gets all images. See `__call__`.
+
+        Raises:
+          JcmError: also for an image that is not finite, in every process.
         """
         processes, count = jax.process_count(), len(indices)
         # Equal shares, as collective calls need; the surplus is thrown away.
@@ -227,13 +231,21 @@ class Sampler:
         mine = (jax.process_index() * share + np.arange(share)) % max(count, 1)
         made = self(
             params,
-            key,
+            jax.random.key(seed),
             [indices[i] for i in mine],
             schedule,
             None if labels is None else [labels[i] for i in mine],
         )
+        finite = np.isfinite(made).all(axis=(1, 2, 3))
+        made = images_lib.to_uint8(np.nan_to_num(made))
         if processes > 1:
-            made = multihost_utils.process_allgather(made, tiled=True)
+            made, finite = multihost_utils.process_allgather((made, finite), tiled=True)
+        broken = np.flatnonzero(~finite[:count])
+        if len(broken):
+            raise JcmError(
+                f"image {indices[broken[0]]} of seed {seed}, {schedule.title}, is not"
+                " finite: take an earlier checkpoint"
+            )
         return np.asarray(made)[:count]
 
     def _one_batch(

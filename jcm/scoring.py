@@ -25,9 +25,7 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from jcm import build, files, models
-from jcm import images as images_lib
 from jcm.data import Dataset
-from jcm.errors import JcmError
 from jcm.metrics import scores as scores_lib
 from jcm.model import Model
 from jcm.sampling import Schedule
@@ -71,6 +69,7 @@ class Scorer:
         self._folder = pathlib.Path(workdir) / "evaluation"
         self._path = self._folder / "scores.jsonl"
         self._scores = scores_lib.create(config, dataset)
+        self._by = scores_lib.identity(config)
         self._done = [] if not self._path.exists() else _read(self._path)
 
     def __call__(
@@ -127,9 +126,8 @@ class Scorer:
             "labels": list(self._config.sample.labels),
             "seed": seed,
             "num_images": evaluation.num_images,
-            "asked": list(evaluation.scores),
-            "reference": evaluation.reference,
             "data": self._data,
+            **self._by,
         }
 
     def _samples(
@@ -146,20 +144,13 @@ class Scorer:
         labels = build.sample_labels(self._config, trained.denoiser, count)
 
         def make(part: range) -> UInt8[np.ndarray, "n h w c"]:
-            made = trained.sampler.all_processes(
+            return trained.sampler.pixels(
                 trained.params,
-                jax.random.key(seed),
+                seed,
                 part,
                 schedule,
                 None if labels is None else [labels[i] for i in part],
             )
-            broken = ~np.isfinite(made).all(axis=(1, 2, 3))
-            if broken.any():
-                raise JcmError(
-                    f"sample {part[int(broken.argmax())]} of {title} is not finite: no"
-                    " score is given; take an earlier checkpoint"
-                )
-            return images_lib.to_uint8(made)
 
         return fill(path.with_suffix(".uint8"), shape, make, title)
 
@@ -195,9 +186,8 @@ def fill(
     done = 0
     if main:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
-            done = file.tell() // each
-            file.truncate(done * each)
+        path.touch()
+        done = path.stat().st_size // each
     if jax.process_count() > 1:
         done = int(multihost_utils.broadcast_one_to_all(np.int32(done)))
     with tqdm.tqdm(
@@ -206,7 +196,9 @@ def fill(
         for start in range(done, count, _PART):
             images = make(range(start, min(start + _PART, count)))
             if main:
-                with path.open("ab") as file:
+                # At its place: another program may write the same images.
+                with path.open("r+b") as file:
+                    file.seek(start * each)
                     file.write(images.tobytes())
             progress.update(len(images))
     if jax.process_count() > 1:

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from jcm import build, data, files
 from jcm.errors import JcmError
 from jcm.evaluate import subjects
+from jcm.metrics import scores as scores_lib
 from jcm.sampling import Schedule
 from jcm.scoring import Scorer
 
@@ -35,7 +36,7 @@ def search(config: ConfigDict, workdir: str | os.PathLike) -> None:
       workdir: the run's folder.
 
     Raises:
-      JcmError: for a diffusion model, or a score that is not computed.
+      JcmError: for a diffusion model, or a column that no score gives.
     """
     wanted = config.search
     workdir = pathlib.Path(workdir)
@@ -47,21 +48,19 @@ def search(config: ConfigDict, workdir: str | os.PathLike) -> None:
             f"config.search.seed={wanted.seed} is one of config.eval.seeds: the result"
             " is to be judged by others"
         )
+    score, more_is_better = scores_lib.find(wanted.score)
+    config = config.copy_and_resolve_references()
+    config.eval.scores = (score,)  # the others would not count
     scorer = Scorer(config, workdir, data.load(config.data))
     levels = np.asarray(build.grid(config)(jnp.arange(wanted.points), wanted.points))
 
     def value(sigmas: tuple[float, ...], seed: int) -> float:
-        found = scorer(subject, Schedule(sigmas), seed)
-        if wanted.score not in found:
-            raise JcmError(
-                f"config.search.score={wanted.score!r} is none of the scores of"
-                f" config.eval.scores: {', '.join(found)}"
-            )
-        return found[wanted.score]
+        return scorer(subject, Schedule(sigmas), seed)[wanted.score]
 
+    sign = -1 if more_is_better else 1
     sigmas = (float(config.noise.sigma_max),)
     for _ in range(wanted.steps - 1):
-        sigmas = _with_next(sigmas, levels, lambda s: value(s, wanted.seed))
+        sigmas = _with_next(sigmas, levels, lambda s: sign * value(s, wanted.seed))
     report = [value(sigmas, seed) for seed in config.eval.seeds]
     if jax.process_index() == 0:
         files.write_text(

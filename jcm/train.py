@@ -29,7 +29,6 @@ from jcm import (
     writers,
 )
 from jcm import config as config_lib
-from jcm import images as images_lib
 from jcm import state as state_lib
 from jcm import workdir as workdir_lib
 from jcm.checkpoints import Checkpoints
@@ -215,12 +214,13 @@ def due(step: int, every: int) -> bool:
 def teacher_config(config: ConfigDict) -> ConfigDict:
     """The config that a student's `teacher` names, fitted to the student.
 
-    Data, noise levels, network (but for its dropout), mesh and seed are the student's.
+    Data, noise levels, network (but for its dropout), mesh, evaluation and seed are the
+    student's.
     """
     found = config_lib.load(config.teacher)
     with found.unlocked():
         dropout = found.model.dropout
-        for field in ("data", "noise", "model", "mesh"):
+        for field in ("data", "noise", "model", "mesh", "eval"):
             found[field] = config[field].copy_and_resolve_references()
         found.model.dropout = dropout
         found.seed = config.seed
@@ -309,8 +309,7 @@ class Samples:
         """Samples with the first average, and their labels."""
         params = next(iter(state.ema_params.values()), state.params)
         labels = build.sample_labels(self._config, self._denoiser, count)
-        key = jax.random.key(self._config.sample.seed)
-        made = self._sampler.all_processes(
-            params, key, range(count), self._schedule, labels
+        pixels = self._sampler.pixels(
+            params, self._config.sample.seed, range(count), self._schedule, labels
         )
-        return images_lib.to_uint8(made), labels
+        return pixels, labels

@@ -85,7 +85,11 @@ print(hashlib.sha256(setup).hexdigest(), sys.version_info[:2], sys.argv[1])' "$r
   (
     cd "$root" # a name with blanks is then no concern of pip's
     IFS=,
-    "$python" -m pip install -q --disable-pip-version-check -e ".${*:+[$*]}"
+    # Compiling all that is installed takes longer than installing it, and most of it
+    # is never imported; what is compiles below, or at its first use.
+    "$python" -m pip install -q --no-compile --disable-pip-version-check \
+      -e ".${*:+[$*]}"
+    env -u PYTHONDONTWRITEBYTECODE "$python" -P -c 'import jcm.main'
   ) || die "the installation failed: mend what pip names above and run this again"
   for extra in base "$@"; do
     echo "$key" >"$environment/.jcm-$extra"

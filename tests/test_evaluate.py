@@ -10,12 +10,24 @@ import pytest
 from jcm import data, evaluate, model, scoring, search
 from jcm import train as train_lib
 from jcm.errors import JcmError
+from jcm.metrics import scores
+from jcm.metrics.classifier import Classifier
 from jcm.sampling import Schedule
 
 
+@pytest.fixture(scope="module")
+def classifier(student):
+    """Fitted once for all tests."""
+    score = Classifier(data.load(student[0].data))
+    score.prepare()
+    return score
+
+
 @pytest.fixture
-def run(student, tmp_path):
+def run(student, classifier, tmp_path, monkeypatch):
     """A workdir of its own, and a config that scores 40 samples with two seeds."""
+    monkeypatch.setattr(classifier, "prepare", lambda: None)
+    monkeypatch.setattr(scores, "Classifier", lambda _: classifier)
     config, workdir = student
     shutil.copytree(workdir, tmp_path / "run")
     config = config.copy_and_resolve_references()
@@ -47,12 +59,12 @@ def test_every_way_of_sampling_is_scored_once(run, monkeypatch):
     ]
     assert {r["step"] for r in records} == {8}
     assert not list((workdir / "evaluation").glob("*.uint8"))
-    table = json.loads((workdir / "scores.json").read_text())
-    assert table["scores"]["consistency, 1 step"]["fd"] == [
-        r["scores"]["fd"] for r in records[2:4]
-    ]
+    assert (workdir / "comparison.png").stat().st_size > 1000
+    rows = json.loads((workdir / "scores.json").read_text())["rows"]
+    assert rows[1]["samples"] == "consistency, 1 step" and rows[1]["step"] == 8
+    values = rows[1]["scores"]["fd"]
+    assert values == [r["scores"]["fd"] for r in records[2:4]]
     row = (workdir / "scores.md").read_text().splitlines()[3]
-    values = table["scores"]["consistency, 1 step"]["fd"]
     spread = f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
     assert f"{spread} ({min(values):.3f})" in row
     assert list((workdir / "evaluation").glob("events*"))
@@ -85,15 +97,13 @@ def test_samples_go_on_after_a_kill(run, monkeypatch):
     monkeypatch.setattr(scoring, "_PART", 16)
     sampler, parts = subject.model.sampler, []
 
-    def make(params, key, indices, schedule, labels):
+    def make(params, seed, indices, schedule, labels):
         parts.append(indices)
         if len(parts) == 3:
             raise KeyboardInterrupt
-        return type(sampler).all_processes(
-            sampler, params, key, indices, schedule, labels
-        )
+        return type(sampler).pixels(sampler, params, seed, indices, schedule, labels)
 
-    monkeypatch.setattr(sampler, "all_processes", make)
+    monkeypatch.setattr(sampler, "pixels", make)
     with pytest.raises(KeyboardInterrupt):
         scoring.Scorer(config, workdir, dataset)(subject, schedule, 7)
     (begun,) = (workdir / "evaluation").glob("*.uint8")
@@ -112,7 +122,7 @@ def test_a_sample_that_is_not_finite_gets_no_score(run):
     trained = model.load(workdir)
     trained.params = jax.tree.map(lambda p: p * np.nan, trained.params)
     scorer = scoring.Scorer(config, workdir, data.load(config.data))
-    with pytest.raises(JcmError, match="sample 0 of broken, 1 step, seed 0 is not fin"):
+    with pytest.raises(JcmError, match="image 0 of seed 0, 1 step, is not finite"):
         scorer(scoring.Subject.of("broken", trained), Schedule((80.0,)), 0)
     assert not (workdir / "evaluation" / "scores.jsonl").exists()
 
@@ -134,15 +144,73 @@ def test_half_a_line_does_not_count(run):
 
 def test_each_new_checkpoint_is_evaluated_until_the_last(run, monkeypatch):
     config, workdir = run
+    shutil.move(workdir / "checkpoints" / "8", workdir / "later")
+    waited = []
+
+    def sleep(seconds):
+        waited.append(seconds)
+        if len(waited) == 2:
+            shutil.move(workdir / "later", workdir / "checkpoints" / "8")
+
+    monkeypatch.setattr(evaluate.time, "sleep", sleep)
     with config.unlocked():
-        config.eval.watch, config.eval.scores = True, ()
-    newest, seen = iter([None, 4, 4, 8]), []
-    monkeypatch.setattr(evaluate, "_newest", lambda _: next(newest))
-    monkeypatch.setattr(evaluate.time, "sleep", lambda _: None)
-    monkeypatch.setattr(evaluate, "_evaluate_newest", lambda *_: seen.append(len(seen)))
+        config.eval.watch = True
     evaluate.evaluate(config, workdir)
-    assert len(seen) == 2
-    assert next(newest, "end") == "end"
+    assert len(waited) == 2
+    rows = json.loads((workdir / "scores.json").read_text())["rows"]
+    assert [(row["step"], row["samples"].split(",")[0]) for row in rows] == [
+        (8, "teacher"),
+        (4, "consistency"),
+        (4, "consistency"),
+        (8, "consistency"),
+        (8, "consistency"),
+    ]
+    assert rows[1]["scores"] != rows[3]["scores"]
+
+
+def test_a_checkpoint_that_is_deleted_is_passed_over(run, monkeypatch, caplog):
+    config, workdir = run
+    with config.unlocked():
+        config.eval.watch = True
+    load = model.load
+
+    def delete_and_load(place, *, step=0, **options):
+        if step == 4:
+            shutil.rmtree(workdir / "checkpoints" / "4")
+        return load(place, step=step, **options)
+
+    monkeypatch.setattr(evaluate.model, "load", delete_and_load)
+    evaluate.evaluate(config, workdir)
+    assert "step 4 was deleted before it was evaluated" in caplog.text
+    assert {record["step"] for record in _records(workdir)} == {8}
+
+
+def test_a_checkpoint_is_chosen_by_its_step(run):
+    config, workdir = run
+    with config.unlocked():
+        config.sample.step, config.teacher = 4, "/nowhere"
+    evaluate.evaluate(config, workdir)
+    assert {record["step"] for record in _records(workdir)} == {4}
+    with config.unlocked():
+        config.sample.step = 5
+    with pytest.raises(JcmError, match=r"no checkpoint of step 5 in .*, but of 4, 8"):
+        evaluate.evaluate(config, workdir)
+
+
+def test_two_programs_may_fill_one_file(tmp_path):
+    whole = np.arange(3000 * 4, dtype=np.uint8).reshape(3000, 2, 2, 1)
+    path, second = tmp_path / "samples.uint8", []
+
+    def make(part):
+        if not second:  # begins when the first one has 1,024 images
+            second.append("at work")
+            second.append(
+                scoring.fill(path, whole.shape, lambda r: whole[r.start : r.stop], "")
+            )
+        return whole[part]
+
+    made = scoring.fill(path, whole.shape, lambda r: make(slice(r.start, r.stop)), "")
+    np.testing.assert_array_equal(made, whole)
 
 
 def test_scores_while_training_change_nothing_else(tiny, teacher, student, tmp_path):
@@ -201,7 +269,7 @@ def test_search_reports_with_other_seeds(run):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"search.score": "fid"}, "is none of the scores .*: confident, fd"),
+        ({"search.score": "fidd"}, "'fidd' is no score: use one of confident, fd"),
         ({"search.seed": 5}, "search.seed=5 is one of config.eval.seeds"),
         ({"search.points": 2, "search.steps": 4}, "too many for config.search.points"),
     ],
@@ -213,6 +281,22 @@ def test_a_search_that_cannot_be_is_refused(run, changes, message):
         config.update_from_flattened_dict(changes)
     with pytest.raises(JcmError, match=message):
         search.search(config, workdir)
+
+
+def test_search_takes_the_most_where_more_is_better(run, monkeypatch):
+    config, workdir = run
+    monkeypatch.setitem(scores._CLASSIFIER_COLUMNS, "fd", True)
+    with config.unlocked():
+        config.search.score, config.search.points = "fd", 6
+    search.search(config, workdir)
+    found = json.loads((workdir / "search.json").read_text())
+    looked_at = {
+        record["sigmas"][1]: record["scores"]["fd"]
+        for record in _records(workdir)
+        if record["seed"] == 1234
+    }
+    assert looked_at[found["sigmas"][1]] == max(looked_at.values())
+    assert max(looked_at.values()) > min(looked_at.values())
 
 
 def test_search_is_for_consistency_models(run, teacher):

@@ -18,7 +18,7 @@ from jcm.metrics import (
     statistics,
     weights,
 )
-from jcm.metrics.networks import FeatureNetwork
+from jcm.metrics.networks import FeatureNetwork, inception
 
 
 def _distance(a, b):
@@ -186,7 +186,8 @@ def config(tiny, tmp_path, monkeypatch):
         "jcm.metrics.networks.load", lambda name, folder: _tiny_network(name)
     )
     names = ("fid", "sfid", "kid", "inception_score", "precision_recall")
-    return tiny("digits_edm", **{"eval.scores": names + ("density_coverage",)})
+    names += ("density_coverage",)
+    return tiny("digits_edm", **{"eval.scores": names, "eval.num_images": 1000})
 
 
 def test_all_scores_of_one_network_at_once(config, digits, tmp_path):
@@ -216,9 +217,41 @@ def test_fewer_images_than_numbers_get_no_distance(config, digits):
     with config.unlocked():
         config.eval.scores = ("fid",)
     (score,) = scores.create(config, digits)
-    with pytest.raises(JcmError, match="fid compares 16 numbers .* here are 16: raise"):
+    with pytest.raises(JcmError, match="fid needs 17 images .* samples are 16: raise"):
         score(digits.arrays()["image"][:16])
     assert score(digits.arrays()["image"][:17])["fid"] > 0
+
+
+@pytest.mark.parametrize(
+    ("count", "real", "message"),
+    [
+        (
+            16,
+            1797,
+            "fid needs 17 images at least, and config.eval.num_images is 16: ra",
+        ),
+        (400, 16, "fid needs 17 images at least, and .*digits has 16: drop it"),
+    ],
+)
+def test_too_few_images_are_noticed_before_any_are_made(
+    config, digits, monkeypatch, count, real, message
+):
+    with config.unlocked():
+        config.eval.scores, config.eval.num_images = ("fid", "inception_score"), count
+    monkeypatch.setattr(type(digits), "__len__", lambda _: real)
+    with pytest.raises(JcmError, match=message):
+        scores.check(config, digits)
+
+
+def test_a_changed_network_has_other_statistics(config, digits, tmp_path, monkeypatch):
+    with config.unlocked():
+        config.eval.scores = ("fid",)
+    scores.create(config, digits)
+    before = scores.identity(config)
+    monkeypatch.setattr(inception, "VERSION", 2)
+    scores.create(config, digits)
+    assert len(list((tmp_path / "cache" / "reference").iterdir())) == 2
+    assert scores.identity(config) != before
 
 
 @pytest.mark.parametrize(

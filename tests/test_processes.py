@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jcm import model
+from jcm import data, evaluate, model
+from jcm.metrics import scores
 
 
 def _free_port():
@@ -27,7 +29,8 @@ def _start(config, workdir, port, process, processes=2):
         "data.dir": config.data.dir,
         "model.num_res_blocks": config.model.num_res_blocks,
         "model.attn_resolutions": "()",
-        "eval.scores": "()",
+        "sample.steps": config.sample.steps,
+        "eval.scores": "('fd_efficientnet_lite0',)",
     }
     return subprocess.Popen(
         [
@@ -38,7 +41,10 @@ def _start(config, workdir, port, process, processes=2):
             f"--process={process}",
             *(f"--config.{name}={value}" for name, value in fields.items()),
         ],
-        env=os.environ | {"XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"},
+        # As on two machines, each has a cache of its own.
+        env=os.environ
+        | {"XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"}
+        | {"JCM_CACHE": str(workdir.parent / f"cache{process}")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -50,8 +56,14 @@ def _lines(workdir):
     return [json.loads(line) for line in lines]
 
 
-def test_two_processes_make_the_run_of_one(student, tmp_path):
+def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
     config, alone = student
+    # One of them knows the real images already.
+    monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache1"))
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.eval.scores = ("fd_efficientnet_lite0",)
+    scores.create(config, data.load(config.data))
     port = _free_port()
     pair = [_start(config, tmp_path / "run", port, process) for process in (0, 1)]
     outputs = [process.communicate(timeout=280)[0] for process in pair]
@@ -77,6 +89,16 @@ def test_two_processes_make_the_run_of_one(student, tmp_path):
         # The weights differ by rounding, and so do the pixels.
         assert np.abs(ours - theirs).max() <= 2
         assert np.std(ours) > 20
+    assert len(list((tmp_path / "cache0" / "reference").iterdir())) == 1
+    by_two = json.loads((tmp_path / "run" / "scores.json").read_text())["rows"]
+    shutil.rmtree(tmp_path / "run" / "evaluation")
+    evaluate.evaluate(config, tmp_path / "run")
+    by_one = json.loads((tmp_path / "run" / "scores.json").read_text())["rows"]
+    for ours, theirs in zip(by_two, by_one, strict=True):
+        assert ours["samples"] == theirs["samples"]
+        assert ours["scores"]["fd_efficientnet_lite0"] == pytest.approx(
+            theirs["scores"]["fd_efficientnet_lite0"], rel=1e-3
+        )
 
 
 @pytest.mark.parametrize("given", [["--process=0"], ["--processes=2", "--process=2"]])

@@ -13,7 +13,6 @@ import pytest
 
 import jcm
 from jcm import benchmark, checkpoints, model
-from jcm import evaluate as evaluate_lib
 from jcm import sample as sample_lib
 from jcm import step as step_lib
 from jcm import train as train_lib
@@ -244,6 +243,11 @@ def test_foreign_folders_are_refused(tiny, tmp_path):
         ({"sample.sigmas": (80.0, float("nan"))}, "must descend"),
         ({"eval.scores": ("fidd",)}, "'fidd' is unknown"),
         ({"eval.scores": ("fid",), "weights": "/nowhere"}, "6726825d.pth is missing"),
+        (
+            {"eval.scores": ("fd_efficientnet_lite0",), "eval.num_images": 320},
+            "fd_efficientnet_lite0 needs 321 images at least",
+        ),
+        ({"eval.reference": "/nowhere.npz"}, "eval.reference=/nowhere.npz does not ex"),
         ({"sample.ema": "0.5"}, "ema='0.5' is unknown"),
     ],
 )
@@ -303,29 +307,6 @@ def test_weights_are_chosen_by_name(student):
     )
     with pytest.raises(JcmError, match="ema='0.5'"):
         model.load(workdir, ema="0.5")
-
-
-def test_evaluation_writes_a_table_and_a_picture(student, tiny, tmp_path):
-    config, workdir = student
-    shutil.copytree(workdir, tmp_path / "run")
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.eval.scores = ("classifier",)
-        config.eval.num_images = 30
-        config.eval.seeds = (0, 1)
-    evaluate_lib.evaluate(config, tmp_path / "run")
-    assert (tmp_path / "run" / "comparison.png").stat().st_size > 1000
-    table = json.loads((tmp_path / "run" / "scores.json").read_text())["scores"]
-    assert list(table) == [
-        "teacher, Heun, 5 evaluations",
-        "consistency, 1 step",
-        "consistency, 2 steps",
-    ]
-    row = table["consistency, 1 step"]
-    assert row.keys() == {"confident", "fd", "rarest", "commonest"}
-    assert len(row["fd"]) == 2
-    text = (tmp_path / "run" / "scores.md").read_text()
-    assert f"{np.mean(row['fd']):.3f} ± {np.std(row['fd'], ddof=1):.3f}" in text
 
 
 def test_sample_mode_writes_files(student, tmp_path):

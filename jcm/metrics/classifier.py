@@ -20,31 +20,26 @@ class Classifier:
     """
 
     def __init__(self, dataset: Dataset):
-        """Fits the classifier, in seconds.
-
-        Raises:
-          JcmError: for data without classes.
-        """
-        self.check(dataset)
-        real = dataset.arrays()
-        self._classes = len(dataset.class_names)
-        self._net = MLPClassifier((128, 64), max_iter=500, random_state=0)
-        self._net.fit(_flat(real["image"]), real["label"])
-        self._real = frechet.moments(self._features(real["image"]))
-
-    @staticmethod
-    def check(dataset: Dataset) -> None:
         """Raises JcmError for data without classes."""
         if len(dataset.class_names) < 2:
             raise JcmError(
                 f"config.eval.scores: 'classifier' needs labels, and {dataset.name} has"
                 " one class: use --config.eval.scores='()'"
             )
+        self._dataset = dataset
+
+    def prepare(self) -> None:
+        """Fits the classifier, in seconds."""
+        real = self._dataset.arrays()
+        self._classes = len(self._dataset.class_names)
+        self._net = MLPClassifier((128, 64), max_iter=500, random_state=0)
+        self._net.fit(_flat(real["image"]), real["label"])
+        self._real = frechet.moments(self._features(real["image"]))
 
     def __call__(
         self, images: UInt8[np.ndarray, "n h w c"], labels: Sequence[int] | None = None
     ) -> dict[str, float]:
-        """Scores of samples.
+        """Scores of samples, after `prepare`.
 
         Args:
           images: samples.

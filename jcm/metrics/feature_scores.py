@@ -1,7 +1,6 @@
 """Scores on the features of published networks."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,7 +17,6 @@ from jcm.metrics import (
     networks,
     reference,
     statistics,
-    weights,
 )
 from jcm.metrics.statistics import Statistics
 
@@ -30,33 +28,63 @@ class _Score:
     Attributes:
       network: a key of `networks.NETWORKS`.
       feature: one of the features that it gives.
+      least: how many images it takes, of a feature's size.
       by_moments: from moments of samples and real images, where they are enough.
-      by_rows: from rows of both.
+      by_rows: from rows of both, by column.
       needs_real: whether real images count at all.
+      columns: what it gives.
+      more_is_better: or less is.
     """
 
     network: str
     feature: str
+    least: Callable[[int], int]
     by_moments: Callable[[frechet.Moments, frechet.Moments], float] | None = None
-    by_rows: Callable[[np.ndarray, np.ndarray], float | dict[str, float]] | None = None
+    by_rows: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None
     needs_real: bool = True
+    columns: tuple[str, ...] = ()
+    more_is_better: bool = False
+
+
+def _frechet(network: str, feature: str, column: str) -> _Score:
+    # With as few images as numbers the covariance is singular, the distance too high.
+    return _Score(
+        *(network, feature, lambda size: size + 1),
+        by_moments=frechet.distance,
+        columns=(column,),
+    )
 
 
 SCORES = {
-    "fid": _Score("inception", "pool", by_moments=frechet.distance),
-    "sfid": _Score("inception", "spatial", by_moments=frechet.distance),
-    "kid": _Score("inception", "pool", by_rows=kernel.distance),
-    "inception_score": _Score(
-        "inception",
-        "logits",
-        by_rows=lambda samples, _: inception_score.score(samples),
-        needs_real=False,
+    "fid": _frechet("inception", "pool", "fid"),
+    "sfid": _frechet("inception", "spatial", "sfid"),
+    "kid": _Score(
+        *("inception", "pool", lambda _: kernel.LEAST),
+        by_rows=lambda samples, real: {"kid": kernel.distance(samples, real)},
+        columns=("kid",),
     ),
-    "precision_recall": _Score("inception", "pool", by_rows=manifold.precision_recall),
-    "density_coverage": _Score("inception", "pool", by_rows=manifold.density_coverage),
-    "fd_dinov2": _Score("dinov2", "cls", by_moments=frechet.distance),
-    "fd_efficientnet_lite0": _Score(
-        "efficientnet_lite0", "stage", by_moments=frechet.distance
+    "inception_score": _Score(
+        *("inception", "logits", lambda _: inception_score.LEAST),
+        by_rows=lambda samples, _: {"inception_score": inception_score.score(samples)},
+        needs_real=False,
+        columns=("inception_score",),
+        more_is_better=True,
+    ),
+    "precision_recall": _Score(
+        *("inception", "pool", lambda _: manifold.PRECISION_K + 1),
+        by_rows=manifold.precision_recall,
+        columns=("precision", "recall"),
+        more_is_better=True,
+    ),
+    "density_coverage": _Score(
+        *("inception", "pool", lambda _: manifold.DENSITY_K + 1),
+        by_rows=manifold.density_coverage,
+        columns=("density", "coverage"),
+        more_is_better=True,
+    ),
+    "fd_dinov2": _frechet("dinov2", "cls", "fd_dinov2"),
+    "fd_efficientnet_lite0": _frechet(
+        "efficientnet_lite0", "stage", "fd_efficientnet_lite0"
     ),
 }
 
@@ -65,7 +93,7 @@ class FeatureScores:
     """All the scores of a config that look through one network, which looks once."""
 
     def __init__(self, names: Sequence[str], dataset: Dataset, config: ConfigDict):
-        """Reads the weights; looks at the real images, unless that was done before.
+        """Reads the weights; the real images are looked at by `prepare`.
 
         Args:
           names: keys of `SCORES` with the same network.
@@ -73,46 +101,60 @@ class FeatureScores:
           config: the whole config.
 
         Raises:
-          JcmError: for missing weights or a reference that does not fit.
+          JcmError: for missing weights, too few samples, or too few real images.
         """
+        self._config, self._dataset = config, dataset
         self._scores = {name: SCORES[name] for name in names}
         (network,) = {score.network for score in self._scores.values()}
         self._network = networks.load(network, config.weights)
+        # Only Inception's statistics are published.
+        self._published = config.eval.reference if network == "inception" else ""
+        size, channels = dataset.image_size, config.data.channels
+        sizes = self._network.sizes((size, size, channels))
+        self._least = {
+            name: score.least(sizes[score.feature])
+            for name, score in self._scores.items()
+        }
+        self._check_count(config.eval.num_images, "config.eval.num_images is")
+        if not self._published:
+            self._check_count(len(dataset), f"{dataset.name} has", of_real=True)
+        self._real: dict[str, Statistics] = {}
+
+    def prepare(self) -> None:
+        """Looks at the real images, unless that was done before.
+
+        Every process must call.
+
+        Raises:
+          JcmError: for a reference that does not fit.
+        """
         compared = [score for score in self._scores.values() if score.needs_real]
         wanted = {score.feature for score in compared}
         rows = {score.feature for score in compared if score.by_rows}
-        self._real: dict[str, Statistics] = {}
-        if config.eval.reference and network == "inception":
+        if self._published:
             self._real = reference.published(
-                config.eval.reference, self._network, wanted, rows, dataset.image_size
+                *(self._published, self._network, wanted, rows),
+                self._dataset.image_size,
             )
+            for name, score in self._scores.items():
+                self._check_reference(name, score)
         elif compared:
-            self._real = reference.of_dataset(self._network, dataset, wanted, rows)
-        for name, score in self._scores.items():
-            self._check_reference(config, name, score)
-
-    @staticmethod
-    def check(name: str, config: ConfigDict) -> None:
-        """Makes sure that weights and reference are there.
-
-        Raises:
-          JcmError: says what is missing.
-        """
-        score = SCORES[name]
-        weights.path(score.network, config.weights)
-        reference_file = config.eval.reference
-        if reference_file and not pathlib.Path(reference_file).expanduser().exists():
-            raise JcmError(f"config.eval.reference={reference_file} does not exist")
+            self._real = reference.of_dataset(
+                self._network, self._dataset, wanted, rows
+            )
 
     def __call__(
         self, images: UInt8[np.ndarray, "n h w c"], labels: Sequence[int] | None = None
     ) -> dict[str, float]:
         """Scores of samples; the labels do not count.
 
+        Every process must call, after `prepare`.
+
         Raises:
           JcmError: for too few samples, or anything but uint8 images.
         """
         del labels
+        self._check_count(len(images), "the samples are")
         seen = statistics.collect(
             self._network,
             lambda indices: images[indices],
@@ -122,36 +164,38 @@ class FeatureScores:
             title=f"{self._network.name} of samples",
         )
         found: dict[str, float] = {}
-        for name, score in self._scores.items():
+        for score in self._scores.values():
             samples, real = seen[score.feature], self._real.get(score.feature)
             if score.by_moments:
-                _check_rank(name, samples.moments)
                 value = score.by_moments(samples.moments, real.moments)
+                found |= dict.fromkeys(score.columns, value)
             else:
-                value = score.by_rows(samples.rows, real.rows if real else None)
-            found |= value if isinstance(value, dict) else {name: value}
+                found |= score.by_rows(samples.rows, real.rows if real else None)
         if not np.isfinite(list(found.values())).all():
             raise JcmError(f"{found} are not finite: the samples are broken")
         return found
 
-    def _check_reference(self, config: ConfigDict, name: str, score: _Score) -> None:
+    def _check_count(self, count: int, where: str, of_real: bool = False) -> None:
+        for name, least in self._least.items():
+            if count < least and (self._scores[name].needs_real or not of_real):
+                raise JcmError(
+                    f"{name} needs {least} images at least, and {where} {count}:"
+                    f" {'' if of_real else 'raise config.eval.num_images, or '}drop it"
+                    " from config.eval.scores"
+                )
+
+    def _check_reference(self, name: str, score: _Score) -> None:
         if not score.needs_real:
             return
         real = self._real.get(score.feature)
         if real is None or (score.by_rows and real.rows is None):
             raise JcmError(
-                f"config.eval.reference={config.eval.reference} has nothing for the"
-                f" score {name}: drop the score, or the reference"
+                f"config.eval.reference={self._published} has nothing for the score"
+                f" {name}: drop the score, or the reference"
             )
-        if real.moments.count:
-            _check_rank(name, real.moments)
-
-
-def _check_rank(name: str, moments: frechet.Moments) -> None:
-    """With as few images as numbers the covariance is singular, the score too high."""
-    if moments.count <= len(moments.mean):
-        raise JcmError(
-            f"{name} compares {len(moments.mean)} numbers and needs more images than"
-            f" that, here are {moments.count}: raise config.eval.num_images, or drop"
-            " the score"
-        )
+        # A file of mean and covariance does not tell of how many.
+        if real.moments.count and real.moments.count < self._least[name]:
+            raise JcmError(
+                f"config.eval.reference={self._published} has {real.moments.count}"
+                f" images, and {name} needs {self._least[name]} at least: drop one"
+            )

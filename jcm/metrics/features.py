@@ -30,7 +30,7 @@ def extract(
       batch_size: how many are in work at a time on each device.
 
     Yields:
-      Features by name, of at most `batch_size` times the number of devices.
+      Features by name, of each of the parts. The next one is at work meanwhile.
 
     Raises:
       JcmError: for anything but uint8 images.
@@ -39,17 +39,32 @@ def extract(
     size = batch_size * jax.local_device_count()
     apply = _compiled(network.apply, tuple(sorted(wanted)))
     params = jax.device_put(network.params, sharding.replicated(mesh))
+    before = None
     for batch in batches:
         if batch.dtype != np.uint8 or batch.ndim != 4:
             raise JcmError(
                 f"images of {batch.dtype} and shape {batch.shape}: scores take uint8"
                 " images (n, height, width, channels), as jcm.to_uint8 makes them"
             )
+        begun = []
         for start in range(0, len(batch), size):
             part = batch[start : start + size]
             padded = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
-            found = apply(params, jax.device_put(padded, sharding.batch(mesh)))
-            yield {name: np.asarray(x)[: len(part)] for name, x in found.items()}
+            begun.append(apply(params, jax.device_put(padded, sharding.batch(mesh))))
+        if before:
+            yield _finished(*before)
+        before = begun, len(batch)
+    if before:
+        yield _finished(*before)
+
+
+def _finished(
+    parts: list[dict[str, Array]], count: int
+) -> dict[str, Float[np.ndarray, "_n d"]]:
+    return {
+        name: np.concatenate([np.asarray(part[name]) for part in parts])[:count]
+        for name in parts[0]
+    }
 
 
 @functools.cache

@@ -40,14 +40,8 @@ class MomentSum:
         self.sums = (np.zeros(()), np.zeros(size), np.zeros((size, size)))
 
     def add(self, features: Features) -> None:
-        """Counts a batch in.
-
-        Raises:
-          JcmError: for a feature that is not a finite number.
-        """
+        """Counts a batch in."""
         features = np.asarray(features, np.float64)
-        if not np.isfinite(features).all():
-            raise JcmError("a feature is not a finite number: no score can be given")
         batch = (len(features), features.sum(axis=0), features.T @ features)
         self.sums = tuple(np.add(a, b) for a, b in zip(self.sums, batch, strict=True))
 
@@ -55,9 +49,11 @@ class MomentSum:
         """Of everything so far.
 
         Raises:
-          JcmError: for fewer than two features.
+          JcmError: for fewer than two features, or one that is not a finite number.
         """
         count, total, squares = self.sums
+        if not np.isfinite(squares).all():
+            raise JcmError("a feature is not a finite number: no score can be given")
         if count < 2:
             raise JcmError(
                 f"{count:.0f} images are too few for a covariance: make more"

@@ -6,7 +6,7 @@ from scipy import special
 
 from jcm.errors import JcmError
 
-_SPLITS = 10
+LEAST = _SPLITS = 10
 
 
 def score(logits: Float[np.ndarray, "n c"]) -> float:

@@ -5,7 +5,8 @@ from jaxtyping import Float
 
 from jcm.errors import JcmError
 
-_SUBSETS, _SUBSET_SIZE = 100, 1000
+LEAST = 1000  # images on either side, for one draw
+_SUBSETS = 100
 # With which torch-fidelity draws its subsets, so that the numbers can be compared.
 _SEED = 2020
 
@@ -21,16 +22,16 @@ def distance(
     Raises:
       JcmError: for fewer than 1,000 features on either side.
     """
-    if min(len(samples), len(real)) < _SUBSET_SIZE:
+    if min(len(samples), len(real)) < LEAST:
         raise JcmError(
-            f"KID needs {_SUBSET_SIZE} images on each side, here are {len(samples)} and"
+            f"KID needs {LEAST} images on each side, here are {len(samples)} and"
             f" {len(real)}: raise config.eval.num_images or drop the score"
         )
     random = np.random.RandomState(_SEED)
     found = []
     for _ in range(_SUBSETS):
         a, b = (
-            features[random.choice(len(features), _SUBSET_SIZE, replace=False)]
+            features[random.choice(len(features), LEAST, replace=False)]
             for features in (samples, real)
         )
         found.append(_discrepancy(a, b))

@@ -17,10 +17,15 @@ from jcm.errors import JcmError
 # Rows and columns of the distances that are held at a time: 64 MiB of float32.
 _ROWS, _COLUMNS = 2048, 8192
 
+# Neighbours that make the balls of each pair of scores.
+PRECISION_K, DENSITY_K = 3, 5
+
 Features = Float[np.ndarray, "_n d"]
 
 
-def precision_recall(samples: Features, real: Features, k: int = 3) -> dict[str, float]:
+def precision_recall(
+    samples: Features, real: Features, k: int = PRECISION_K
+) -> dict[str, float]:
     """Share of samples inside of a real ball, and of real ones inside of a sample's.
 
     Raises:
@@ -35,7 +40,9 @@ def precision_recall(samples: Features, real: Features, k: int = 3) -> dict[str,
     }
 
 
-def density_coverage(samples: Features, real: Features, k: int = 5) -> dict[str, float]:
+def density_coverage(
+    samples: Features, real: Features, k: int = DENSITY_K
+) -> dict[str, float]:
     """Mean number of real balls around a sample over k; real balls with a sample.
 
     Raises:

@@ -4,11 +4,10 @@ import os
 import pathlib
 import zipfile
 
-import jax
 import numpy as np
 from absl import logging
 
-from jcm import download, files, models
+from jcm import distributed, download, files, models
 from jcm.data import Dataset
 from jcm.errors import JcmError
 from jcm.metrics import frechet, statistics
@@ -32,10 +31,14 @@ def of_dataset(
     """
     kinds = [f"{name}_rows" if name in rows else name for name in sorted(wanted)]
     key = "-".join(
-        (dataset.fingerprint, network.name, models.fingerprint(network.params), *kinds)
+        (
+            *(dataset.fingerprint, network.version),
+            *(models.fingerprint(network.params), *kinds),
+        )
     )
     path = download.cache("reference") / f"{key}.npz"
-    if path.exists():
+    # Together or not at all: machines have caches of their own.
+    if distributed.gather(np.bool_(path.exists())).all():
         return _read(path)
     few = len(dataset) <= _MOST_ROWS
     found = statistics.collect(
@@ -59,9 +62,8 @@ def of_dataset(
         found |= {
             name: Statistics(found[name].moments, seen[name].rows) for name in rows
         }
-    if jax.process_index() == 0:
-        _write(path, found)
-        logging.info("wrote %s", path)
+    _write(path, found)
+    logging.info("wrote %s", path)
     return found
 
 

@@ -53,23 +53,27 @@ def collect(
       title: what the progress bar says.
 
     Raises:
-      JcmError: for anything but uint8 images, or features that are not finite.
+      JcmError: for no images, anything but uint8, or features that are not finite.
     """
-    processes, process = jax.process_count(), jax.process_index()
-    share = -(-count // processes)
-    mine = np.arange(process * share, min((process + 1) * share, count))
+    # Equal shares, or the last process might have nothing to join in with. Images that
+    # come up twice, at the end, count once.
+    share = -(-count // jax.process_count())
+    first = jax.process_index() * share
+    mine = (first + np.arange(share)) % count
+    left = min(max(count - first, 0), share)
     sums: dict[str, frechet.MomentSum] = {}
     kept: dict[str, list[np.ndarray]] = {name: [] for name in rows}
-    with tqdm.tqdm(total=len(mine), desc=title, unit="image", delay=2) as progress:
-        chunks = (mine[i : i + _CHUNK] for i in range(0, len(mine), _CHUNK))
+    with tqdm.tqdm(total=share, desc=title, unit="image", delay=2) as progress:
+        chunks = (mine[i : i + _CHUNK] for i in range(0, share, _CHUNK))
         batches = (take(chunk) for chunk in chunks)
         for found in features.extract(network, batches, wanted):
             for name, values in found.items():
                 if name not in sums:
                     sums[name] = frechet.MomentSum(values.shape[1])
-                sums[name].add(values)
+                sums[name].add(values[:left])
                 if name in kept:
                     kept[name].append(values)
+            left = max(left - len(values), 0)
             progress.update(len(values))
     collected = {}
     for name, total in sums.items():
@@ -77,7 +81,6 @@ def collect(
         whole = None
         if name in kept:
             part = np.concatenate(kept[name])
-            padded = np.pad(part, ((0, share - len(part)), (0, 0)))
-            whole = distributed.gather(padded).reshape(-1, part.shape[1])[:count]
+            whole = distributed.gather(part).reshape(-1, part.shape[1])[:count]
         collected[name] = Statistics(total.moments(), whole)
     return collected

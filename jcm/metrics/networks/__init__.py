@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 
+import jax
 from jaxtyping import Array, Float
 
 from jcm.errors import JcmError
@@ -31,6 +32,17 @@ class FeatureNetwork:
     name: str
     params: Params
     apply: Callable[[Params, Images], dict[str, Float[Array, "b _d"]]]
+
+    @property
+    def version(self) -> str:
+        """Tells its features from those of the network as it was before a change."""
+        return f"{self.name}{NETWORKS[self.name].VERSION}"
+
+    def sizes(self, image_shape: tuple[int, ...]) -> dict[str, int]:
+        """How many numbers each feature has, of images of a shape (h, w, c)."""
+        image = jax.ShapeDtypeStruct((1, *image_shape), jax.numpy.float32)
+        found = jax.eval_shape(self.apply, self.params, image)
+        return {name: feature.shape[1] for name, feature in found.items()}
 
 
 def load(name: str, folder: str | os.PathLike = "") -> FeatureNetwork:

@@ -14,6 +14,8 @@ from jaxtyping import Array, Float
 from jcm.metrics.networks import layers
 from jcm.metrics.networks.layers import Images, Params, Weights
 
+# To be raised when the same image gives other features: old statistics are then void.
+VERSION = 1
 IMAGE_SIZE = 224
 _PATCH = 14
 _HEADS = 16

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float
 from jcm.metrics.networks import layers
 from jcm.metrics.networks.layers import Images, Params, Weights
 
+# To be raised when the same image gives other features: old statistics are then void.
+VERSION = 1
 # It was trained on images of the larger size; the smaller one is cheap, and enough to
 # tell small images apart.
 _SMALLEST, _LARGEST = 64, 224

@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 from jcm.metrics.networks import layers
 from jcm.metrics.networks.layers import Images, Params, Weights
 
+# To be raised when the same image gives other features: old statistics are then void.
+VERSION = 1
 IMAGE_SIZE = 299
 _EPSILON = 1e-3
 
