@@ -134,7 +134,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         )
         train_step = compile_step(
             make_train_step(
-                method, optimizer, seed_key=step_key, accumulate=config.train.accumulate
+                method,
+                optimizer,
+                mesh=mesh,
+                seed_key=step_key,
+                accumulate=config.train.accumulate,
             ),
             template,
             frozen,
