@@ -84,11 +84,7 @@ def measure(config: ConfigDict, *, repeats: int, sample_batch: int) -> dict[str,
 
     accumulate = config.train.accumulate
     step = make_train_step(
-        method,
-        optimizer,
-        mesh=mesh,
-        seed_key=jax.random.key(1),
-        accumulate=accumulate,
+        method, optimizer, seed_key=jax.random.key(1), accumulate=accumulate
     )
     started = time.perf_counter()
     compiled = compile_step(step, state, frozen, batch, accumulate=accumulate)

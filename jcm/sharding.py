@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jcm.errors import JcmError
@@ -42,41 +41,6 @@ def batch(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
-
-
-def over_data(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The mean over the axis `data` of a function of (replicated, batch).
-
-    The function runs on each part of the batch alone, and the parts of its result meet
-    once: not for every micro-batch, nor, as XLA would have it on a CPU, one tensor
-    after the other, which takes a quarter of a small network's step. The axis `fsdp`
-    is left to the compiler.
-
-    Args:
-      mesh: from `make_mesh`.
-      function: gives a tree of means over its part of the batch.
-
-    Returns:
-      The function of the whole, to be used inside of `jax.jit`.
-    """
-    # Elsewhere XLA bundles them itself; what is split should not be put together here.
-    bundled = jax.default_backend() == "cpu" and mesh.shape["fsdp"] == 1
-
-    def local(replicated: Any, batch: Any) -> Any:
-        found = function(replicated, batch)
-        if not bundled:
-            return jax.lax.pmean(found, "data")
-        flat, restore = ravel_pytree(found)
-        return restore(jax.lax.pmean(flat, "data"))
-
-    return jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec("data")),
-        out_specs=PartitionSpec(),
-        axis_names={"data"},
-        check_vma=False,
-    )
 
 
 def shard_tree(mesh: Mesh, tree: Any, min_bytes: float) -> Any:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from absl import logging
-from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key, UInt8
 
 from jcm import images, memory, sharding
@@ -31,7 +30,6 @@ def make_train_step(
     method: Method,
     optimizer: optax.GradientTransformation,
     *,
-    mesh: Mesh,
     seed_key: Key[Array, ""],
     accumulate: int = 1,
 ) -> TrainStep:
@@ -40,7 +38,6 @@ def make_train_step(
     Args:
       method: its loss and curriculum.
       optimizer: turns gradients into updates.
-      mesh: the devices that share a batch; each has its part of it.
       seed_key: of the whole run; the step number is folded in.
       accumulate: micro-batches whose gradients are averaged; must divide the batch.
         The result is the same up to rounding.
@@ -54,26 +51,25 @@ def make_train_step(
     def mean_loss(params: Params, frozen: Frozen, batch: Batch, step: Array) -> Array:
         return jnp.mean(method.loss(params, frozen, batch, step))
 
-    def gradients(replicated: tuple[Params, Frozen, Array], batch: Batch) -> Any:
-        params, frozen, step = replicated
+    def gradients(params: Params, frozen: Frozen, batch: Batch, step: Array) -> Any:
         return jax.value_and_grad(mean_loss)(params, frozen, batch, step)
 
-    def accumulated(replicated: tuple[Params, Frozen, Array], batch: Batch) -> Any:
+    def accumulated(params: Params, frozen: Frozen, batch: Batch, step: Array) -> Any:
         def micro_batches(x: Array) -> Array:
-            # Strided, so that `fsdp` keeps an equal part of each micro-batch.
+            # Strided, so that each device keeps an equal part of each micro-batch.
             return jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0)
 
         def add(total: Any, part: Batch) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, gradients(replicated, part)), None
+            return jax.tree.map(
+                jnp.add, total, gradients(params, frozen, part, step)
+            ), None
 
-        zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), replicated[0]))
+        zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
         parts = jax.tree.map(micro_batches, batch)
         # Inside of a loop XLA's CPU kernels run eight times slower. Unrolled, the
         # micro-batches overlap and save no memory there.
         total, _ = jax.lax.scan(add, zero, parts, unroll=_unrolls())
         return jax.tree.map(lambda x: x / accumulate, total)
-
-    compute = sharding.over_data(mesh, gradients if accumulate == 1 else accumulated)
 
     def train_step(
         state: State,
@@ -86,7 +82,8 @@ def make_train_step(
             keys=example_keys(seed_key, state.step, batch["image"].shape[0]),
         )
         frozen = frozen._replace(target=state.target_params)
-        loss, grads = compute((state.params, frozen, state.step), examples)
+        compute = gradients if accumulate == 1 else accumulated
+        loss, grads = compute(state.params, frozen, examples, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         curriculum = method.curriculum(state.step)  # of the step being taken

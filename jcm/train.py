@@ -134,11 +134,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         )
         train_step = compile_step(
             make_train_step(
-                method,
-                optimizer,
-                mesh=mesh,
-                seed_key=step_key,
-                accumulate=config.train.accumulate,
+                method, optimizer, seed_key=step_key, accumulate=config.train.accumulate
             ),
             template,
             frozen,
