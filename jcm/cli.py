@@ -31,7 +31,7 @@ def run(
         --config is not.
     """
     logging.set_verbosity(logging.INFO)
-    memory.use_one_heap()
+    memory.use_few_heaps()
     # The same sampler is needed in training, evaluation and every restart.
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(download.cache("xla")))
