@@ -257,6 +257,7 @@ _LEAST = {
     "sample.num_images": 1,
     "sample.batch_size": 1,
     "sample.step": 0,
+    "search.steps": 2,
     "eval.num_images": 2,
     "data.workers": 0,
 }

@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -46,7 +46,8 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
     Writes `comparison.png` (teacher, one step, two steps, real images), `scores.json`
     and `scores.md` into the workdir, and logs the table. The checkpoint is the newest,
     or that of `config.sample.step`; with `config.eval.watch` every one there is and
-    each new one as it appears, until that of the run's last step.
+    each new one as it appears, until that of the run's last step. The table has what
+    this call evaluates; what was scored ever is in `evaluation/scores.jsonl`.
 
     Args:
       config: what it says of sampling and scores counts; the network is that of the
@@ -62,7 +63,8 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
     scorer = Scorer(config, workdir, dataset) if config.eval.scores else None
     table: list[Row] = []
     if not config.eval.watch:
-        _evaluate_one(config, workdir, dataset, scorer, table)
+        found = subjects(config, workdir)
+        _evaluate_one(config, workdir, dataset, scorer, table, found)
         return
     step = config.sample.step - 1  # where to begin, if anywhere
     while step < last:
@@ -73,24 +75,37 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
         step = following
         chosen = config.copy_and_resolve_references()
         chosen.sample.step = step
-        try:
-            _evaluate_one(chosen, workdir, dataset, scorer, table)
-        except JcmError:
-            if step in _steps(workdir):
-                raise
+        found = _unless_deleted(chosen, workdir)
+        if found:
+            _evaluate_one(chosen, workdir, dataset, scorer, table, found)
+        else:
             logging.warning("step %d was deleted before it was evaluated", step)
-
-
-def _steps(workdir: pathlib.Path) -> list[int]:
-    with Checkpoints(workdir) as checkpoints:
-        return checkpoints.steps
 
 
 def _next_step(workdir: pathlib.Path, step: int) -> int | None:
     """Of the oldest checkpoint after a step, the same in every process."""
-    later = [found for found in _steps(workdir) if found > step]
+    try:
+        with Checkpoints(workdir) as checkpoints:
+            later = [found for found in checkpoints.steps if found > step]
+    except FileNotFoundError:  # one was deleted while they were listed
+        later = []
     found = int(distributed.gather(np.int64(later[0] if later else -1))[0])
     return None if found < 0 else found
+
+
+def _unless_deleted(config: ConfigDict, workdir: pathlib.Path) -> list[Subject]:
+    """`subjects`, or nothing where training has deleted the checkpoint meanwhile."""
+    found, error = [], None
+    try:
+        found = list(subjects(config, workdir))
+    except JcmError as caught:
+        error = caught
+    # All processes together: the next thing they do is to sample together.
+    if distributed.gather(np.bool_(error is None)).all():
+        return found
+    if error and (workdir / "checkpoints" / str(config.sample.step)).exists():
+        raise error
+    return []
 
 
 def _evaluate_one(
@@ -99,18 +114,19 @@ def _evaluate_one(
     dataset: data.Dataset,
     scorer: Scorer | None,
     table: list[Row],
+    found: Iterable[Subject],
 ) -> None:
     """Appends to the table, and writes it."""
     columns, shown = 8, min(config.sample.num_images, 64)
     panels: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
-    for subject in subjects(config, workdir):
+    for subject in found:
         for schedule in build.sampling_schedules(config, subject.model.denoiser):
             title = f"{subject.name}, {schedule.title}"
             pictures = _pictures(config, subject.model, schedule, shown)
             panels[title] = grids.grid(pictures, columns)
             if scorer:
-                found = [scorer(subject, schedule, seed) for seed in config.eval.seeds]
-                scores = {key: [each[key] for each in found] for key in found[0]}
+                by_seed = [scorer(subject, schedule, s) for s in config.eval.seeds]
+                scores = {key: [each[key] for each in by_seed] for key in by_seed[0]}
                 row = Row(subject.model.step, title, scores)
                 if row not in table:  # the teacher stays the same
                     table.append(row)
@@ -128,17 +144,25 @@ def _evaluate_one(
 
 def subjects(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Subject]:
     """The teacher where it is still at hand, then the checkpoint itself."""
-    at_once = config.sample.batch_size
-    trained = model.load(
-        workdir, ema=config.sample.ema, step=config.sample.step, batch_size=at_once
-    )
+    trained = subject_of(config, workdir)
     teacher = workdir_lib.teacher_place(config, workdir)
-    if trained.kind == "consistency" and teacher and not os.path.exists(teacher):
+    if trained.name == "consistency" and teacher and not os.path.exists(teacher):
         logging.info("the teacher, %s, is not here: it is left out", teacher)
-    elif trained.kind == "consistency" and teacher:
+    elif trained.name == "consistency" and teacher:
+        at_once = config.sample.batch_size
         yield Subject.of("teacher", model.load(teacher, batch_size=at_once))
-    name = "diffusion" if trained.kind == "edm" else "consistency"
-    yield Subject.of(name, trained)
+    yield trained
+
+
+def subject_of(config: ConfigDict, workdir: pathlib.Path) -> Subject:
+    """The checkpoint that the config names."""
+    trained = model.load(
+        workdir,
+        ema=config.sample.ema,
+        step=config.sample.step,
+        batch_size=config.sample.batch_size,
+    )
+    return Subject.of("diffusion" if trained.kind == "edm" else "consistency", trained)
 
 
 def _pictures(

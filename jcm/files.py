@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import secrets
 from collections.abc import Iterator
 
 from jcm.errors import JcmError
@@ -25,8 +26,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     Raises:
       JcmError: where the file cannot be written; what was there before is kept.
     """
-    # Of this process, since another one may write the same.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Another process, here or elsewhere, may write the same.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -5,6 +5,7 @@ WORKDIR/evaluation/*.uint8         samples of the one under way, image after ima
 WORKDIR/evaluation/*.npz           samples, where config.eval.keep_samples is set
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -24,7 +25,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from jcm import build, files, models
+from jcm import build, distributed, files, models
 from jcm.data import Dataset
 from jcm.metrics import scores as scores_lib
 from jcm.model import Model
@@ -83,26 +84,31 @@ class Scorer:
           JcmError: for samples that are not finite or too few for a score.
         """
         identity = self._identity(subject, schedule, seed)
-        for record in self._done:
-            if all(record.get(key) == value for key, value in identity.items()):
-                return record["scores"]
-        started = time.monotonic()
         count = self._config.eval.num_images
         title = f"{subject.name}, {schedule.title}, seed {seed}"
         # Not only the title: other noise levels or labels are other samples.
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
         slug = re.sub(r"\W+", "_", f"{title}_{digest}".lower())
+        kept = self._folder / f"{slug}.npz"
+        known = self._known(identity)
+        enough = known and (kept.exists() or not self._config.eval.keep_samples)
+        if distributed.gather(np.bool_(enough)).all():
+            return known
+        started = time.monotonic()
         samples = self._samples(subject, schedule, seed, self._folder / slug, title)
         labels = build.sample_labels(self._config, subject.model.denoiser, count)
         found: dict[str, float] = {}
         for score in self._scores:
             found |= score(samples, labels)
+        # To the bit: what is sampled next may depend on it.
+        values = distributed.gather(np.asarray(list(found.values())))[0]
+        found = dict(zip(found, values.tolist(), strict=True))
         if jax.process_index() == 0:
-            self._record(identity | {"scores": found})
-            raw = self._folder / f"{slug}.uint8"
             if self._config.eval.keep_samples:
-                write_npz(self._folder / f"{slug}.npz", samples, labels)
-            raw.unlink(missing_ok=True)
+                write_npz(kept, samples, labels)
+            if not known:
+                self._record(identity | {"scores": found})
+            (self._folder / f"{slug}.uint8").unlink(missing_ok=True)
         self._done.append(identity | {"scores": found})
         logging.info(
             "%s: %d images in %.1f s  %s",
@@ -110,6 +116,12 @@ class Scorer:
             "  ".join(f"{key} {value:.4g}" for key, value in found.items()),
         )
         return found
+
+    def _known(self, identity: dict[str, Any]) -> dict[str, float]:
+        for record in self._done:
+            if all(record.get(key) == value for key, value in identity.items()):
+                return record["scores"]
+        return {}
 
     def _identity(
         self, subject: Subject, schedule: Schedule, seed: int
@@ -182,28 +194,30 @@ def fill(
       All images, mapped from the file.
     """
     each, count = math.prod(shape[1:]), shape[0]
-    main = jax.process_index() == 0
-    done = 0
-    if main:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        done = path.stat().st_size // each
-    if jax.process_count() > 1:
-        done = int(multihost_utils.broadcast_one_to_all(np.int32(done)))
-    with tqdm.tqdm(
-        total=count, initial=done, desc=title, unit="image", delay=2
-    ) as progress:
+    done, file = 0, None
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Open to the end: another program that makes the same may delete it before.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            file = stack.enter_context(os.fdopen(descriptor, "r+b"))
+            done = file.seek(0, os.SEEK_END) // each
+        if jax.process_count() > 1:
+            done = int(multihost_utils.broadcast_one_to_all(np.int32(done)))
+        progress = stack.enter_context(
+            tqdm.tqdm(total=count, initial=done, desc=title, unit="image", delay=2)
+        )
         for start in range(done, count, _PART):
             images = make(range(start, min(start + _PART, count)))
-            if main:
-                # At its place: another program may write the same images.
-                with path.open("r+b") as file:
-                    file.seek(start * each)
-                    file.write(images.tobytes())
+            if file:
+                file.seek(start * each)
+                file.write(images.tobytes())
+                file.flush()
             progress.update(len(images))
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(str(path))
-    return np.memmap(path, np.uint8, "r", shape=shape)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(str(path))
+        file = file or stack.enter_context(path.open("rb"))
+        return np.memmap(file, np.uint8, "r", shape=shape)
 
 
 def write_npz(

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from jcm import build, data, files
 from jcm.errors import JcmError
-from jcm.evaluate import subjects
+from jcm.evaluate import subject_of
 from jcm.metrics import scores as scores_lib
 from jcm.sampling import Schedule
 from jcm.scoring import Scorer
@@ -40,7 +40,7 @@ def search(config: ConfigDict, workdir: str | os.PathLike) -> None:
     """
     wanted = config.search
     workdir = pathlib.Path(workdir)
-    *_, subject = subjects(config, workdir)
+    subject = subject_of(config, workdir)
     if subject.model.kind != "consistency":
         raise JcmError("--mode=search is for consistency models: name another workdir")
     if wanted.seed in config.eval.seeds:
@@ -49,6 +49,11 @@ def search(config: ConfigDict, workdir: str | os.PathLike) -> None:
             " is to be judged by others"
         )
     score, more_is_better = scores_lib.find(wanted.score)
+    if wanted.score == "as_asked" and not subject.model.class_names:
+        raise JcmError(
+            "config.search.score='as_asked' needs a class-conditional model: name"
+            " another score"
+        )
     config = config.copy_and_resolve_references()
     config.eval.scores = (score,)  # the others would not count
     scorer = Scorer(config, workdir, data.load(config.data))
@@ -61,6 +66,7 @@ def search(config: ConfigDict, workdir: str | os.PathLike) -> None:
     sigmas = (float(config.noise.sigma_max),)
     for _ in range(wanted.steps - 1):
         sigmas = _with_next(sigmas, levels, lambda s: sign * value(s, wanted.seed))
+    searched = value(sigmas, wanted.seed)
     report = [value(sigmas, seed) for seed in config.eval.seeds]
     if jax.process_index() == 0:
         files.write_text(
@@ -69,7 +75,7 @@ def search(config: ConfigDict, workdir: str | os.PathLike) -> None:
                 {
                     "sigmas": list(sigmas),
                     "score": wanted.score,
-                    "searched": value(sigmas, wanted.seed),
+                    "searched": searched,
                     "reported": dict(zip(config.eval.seeds, report, strict=True)),
                 },
                 indent=2,

@@ -86,11 +86,12 @@ print(hashlib.sha256(setup).hexdigest(), sys.version_info[:2], sys.argv[1])' "$r
     cd "$root" # a name with blanks is then no concern of pip's
     IFS=,
     # Compiling all that is installed takes longer than installing it, and most of it
-    # is never imported; what is compiles below, or at its first use.
+    # is never imported; what is, is compiled below or at its first use.
     "$python" -m pip install -q --no-compile --disable-pip-version-check \
       -e ".${*:+[$*]}"
-    env -u PYTHONDONTWRITEBYTECODE "$python" -P -c 'import jcm.main'
   ) || die "the installation failed: mend what pip names above and run this again"
+  # Whatever is wrong with it shows when it is run.
+  env -u PYTHONDONTWRITEBYTECODE "$python" -P -c 'import jcm.main' 2>/dev/null || true
   for extra in base "$@"; do
     echo "$key" >"$environment/.jcm-$extra"
   done

@@ -80,6 +80,14 @@ def test_every_way_of_sampling_is_scored_once(run, monkeypatch):
         config.eval.seeds = (0, 6)
     with pytest.raises(AssertionError, match="sampled again"):
         evaluate.evaluate(config, workdir)
+    monkeypatch.undo()
+    # Who asks for the samples later gets them, and no second record.
+    with config.unlocked():
+        config.eval.seeds, config.eval.keep_samples = (0, 5), True
+        config.teacher = "/nowhere"
+    evaluate.evaluate(config, workdir)
+    assert len(list((workdir / "evaluation").glob("*.npz"))) == 4
+    assert _records(workdir) == records
 
 
 def test_samples_go_on_after_a_kill(run, monkeypatch):
@@ -185,6 +193,20 @@ def test_a_checkpoint_that_is_deleted_is_passed_over(run, monkeypatch, caplog):
     assert {record["step"] for record in _records(workdir)} == {8}
 
 
+def test_an_error_is_not_taken_for_a_deleted_checkpoint(run, monkeypatch):
+    config, workdir = run
+    with config.unlocked():
+        config.eval.watch = True
+
+    def fail(*_):
+        shutil.rmtree(workdir / "checkpoints" / "4", ignore_errors=True)
+        raise JcmError("no room")
+
+    monkeypatch.setattr(scoring, "fill", fail)
+    with pytest.raises(JcmError, match="no room"):
+        evaluate.evaluate(config, workdir)
+
+
 def test_a_checkpoint_is_chosen_by_its_step(run):
     config, workdir = run
     with config.unlocked():
@@ -198,19 +220,23 @@ def test_a_checkpoint_is_chosen_by_its_step(run):
 
 
 def test_two_programs_may_fill_one_file(tmp_path):
-    whole = np.arange(3000 * 4, dtype=np.uint8).reshape(3000, 2, 2, 1)
-    path, second = tmp_path / "samples.uint8", []
+    whole = np.random.default_rng(0).integers(0, 256, (3000, 2, 2, 1), np.uint8)
+    path, parts, second = tmp_path / "samples.uint8", [], []
+
+    def take(part):
+        return whole[part.start : part.stop]
 
     def make(part):
-        if not second:  # begins when the first one has 1,024 images
-            second.append("at work")
-            second.append(
-                scoring.fill(path, whole.shape, lambda r: whole[r.start : r.stop], "")
-            )
-        return whole[part]
+        parts.append(part)
+        if part.start == 1024:  # the other is done before, and tidies up
+            second.append(np.array(scoring.fill(path, whole.shape, take, "")))
+            path.unlink()
+        return take(part)
 
-    made = scoring.fill(path, whole.shape, lambda r: make(slice(r.start, r.stop)), "")
+    made = scoring.fill(path, whole.shape, make, "")
+    assert len(parts) == 3
     np.testing.assert_array_equal(made, whole)
+    np.testing.assert_array_equal(second[0], whole)
 
 
 def test_scores_while_training_change_nothing_else(tiny, teacher, student, tmp_path):
@@ -270,6 +296,7 @@ def test_search_reports_with_other_seeds(run):
     ("changes", "message"),
     [
         ({"search.score": "fidd"}, "'fidd' is no score: use one of confident, fd"),
+        ({"search.score": "as_asked"}, "needs a class-conditional model"),
         ({"search.seed": 5}, "search.seed=5 is one of config.eval.seeds"),
         ({"search.points": 2, "search.steps": 4}, "too many for config.search.points"),
     ],

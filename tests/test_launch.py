@@ -16,7 +16,7 @@ SCRIPTS = ["launch/local.sh", "launch/test.sh", "launch/setup.sh", ".ci/run"]
 FAKE_PYTHON = """#!/bin/sh
 case "$*" in
 *"pip install"*) echo "$@" >>"$(dirname "$0")/installed" ;;
-*"-m pip"*) ;;
+*"-m pip"* | *"import jcm.main"*) ;;
 *" -m "* | "-m "*) printf '%s\\n' "$PWD" "$@" ;;
 *) exec "{real}" "$@" ;;
 esac

@@ -128,7 +128,8 @@ def test_density_and_coverage_by_brute_force(two_sets, monkeypatch):
     }
 
 
-def test_rows_of_one_distribution_score_as_such():
+def test_rows_of_one_distribution_score_as_such(monkeypatch):
+    monkeypatch.setattr(kernel, "_SUBSETS", 10)
     rng = np.random.default_rng(5)
     a, b = rng.standard_normal((2, 1500, 8)).astype("f4")
     assert abs(kernel.distance(a, b)) < 0.01 < kernel.distance(a, b + 1)
@@ -180,6 +181,7 @@ def digits(tiny):
 @pytest.fixture
 def config(tiny, tmp_path, monkeypatch):
     """Scores by a stand-in for Inception; nothing is cached elsewhere."""
+    monkeypatch.setattr(kernel, "_SUBSETS", 5)
     monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(weights, "path", lambda name, folder: tmp_path)
     monkeypatch.setattr(
@@ -203,14 +205,20 @@ def test_all_scores_of_one_network_at_once(config, digits, tmp_path):
     rng = np.random.default_rng(0)
     noise = score(rng.integers(0, 256, real.shape, np.uint8))
     assert noise["fid"] > 10 and noise["precision"] < 0.1 and noise["kid"] > 0.5
-    (kept,) = (tmp_path / "cache" / "reference").iterdir()
-    before = kept.stat().st_mtime_ns
+    kept = sorted((tmp_path / "cache" / "reference").iterdir())
+    assert [path.stem.rpartition("-")[2] for path in kept] == ["rows", "spatial"]
+    before = [path.stat().st_mtime_ns for path in kept]
     (again,) = scores.create(config, digits)
     assert again(real) == same
-    assert kept.stat().st_mtime_ns == before
-    kept.write_bytes(kept.read_bytes()[:1000])
-    with pytest.raises(JcmError, match="is damaged .*: delete it"):
-        scores.create(config, digits)
+    with config.unlocked():  # one of the features, without its rows
+        config.eval.scores = ("fid",)
+    (fid,) = scores.create(config, digits)
+    assert fid(real) == {"fid": same["fid"]}
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    for content in (kept[0].read_bytes()[:1000], b""):
+        kept[0].write_bytes(content)
+        with pytest.raises(JcmError, match="is damaged .*: delete it"):
+            scores.create(config, digits)
 
 
 def test_fewer_images_than_numbers_get_no_distance(config, digits):
@@ -230,7 +238,7 @@ def test_fewer_images_than_numbers_get_no_distance(config, digits):
             1797,
             "fid needs 17 images at least, and config.eval.num_images is 16: ra",
         ),
-        (400, 16, "fid needs 17 images at least, and .*digits has 16: drop it"),
+        (400, 16, "fid needs 17 images at least, and .*digits has 16: name o"),
     ],
 )
 def test_too_few_images_are_noticed_before_any_are_made(
@@ -293,7 +301,8 @@ def test_references_of_others_are_read(config, digits, tmp_path):
         ({"arr_0": np.zeros((9, 32, 32, 1), np.uint8)}, "the samples are 8x8"),
         ({"mu": np.zeros(3), "sigma": np.zeros((4, 4))}, "do not go together"),
         ({"mu": np.zeros(3), "sigma": np.full((3, 3), np.nan)}, "not finite"),
-        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "of another network"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "of 3 numbers, not 16: it is of an"),
+        ({"arr_0": np.zeros((9, 8, 8, 1), np.uint8)}, "has 9 images, and fid needs 17"),
         ({"other": np.zeros(3)}, "has other: name an .npz with mu"),
         ({"mu": np.array([None])}, "cannot be read"),
         (None, "cannot be read"),
@@ -310,8 +319,7 @@ def test_a_reference_that_does_not_fit_is_named(
     with config.unlocked():
         config.eval.scores, config.eval.reference = ("fid",), str(path)
     with pytest.raises(JcmError, match=message):
-        (score,) = scores.create(config, digits)
-        score(digits.arrays()["image"][:100])
+        scores.create(config, digits)
 
 
 def test_large_sets_are_looked_at_one_by_one_in_part(digits, monkeypatch, tmp_path):
@@ -381,8 +389,9 @@ def test_unknown_scores_are_refused(tiny, digits):
         scores.create(tiny("digits_edm", **{"eval.scores": ("fidd",)}), digits)
 
 
-def test_benchmark_of_scores_measures(tmp_path):
-    found = benchmark_scores.measure(3000, str(tmp_path), images=3)
+def test_benchmark_of_scores_measures(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark_scores, "_FEATURES", 64)
+    found = benchmark_scores.measure(1000, str(tmp_path), images=3)
     for name in (
         "efficientnet_lite0_images_per_second",
         "moments_seconds",

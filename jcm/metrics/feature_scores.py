@@ -110,9 +110,9 @@ class FeatureScores:
         # Only Inception's statistics are published.
         self._published = config.eval.reference if network == "inception" else ""
         size, channels = dataset.image_size, config.data.channels
-        sizes = self._network.sizes((size, size, channels))
+        self._sizes = self._network.sizes((size, size, channels))
         self._least = {
-            name: score.least(sizes[score.feature])
+            name: score.least(self._sizes[score.feature])
             for name, score in self._scores.items()
         }
         self._check_count(config.eval.num_images, "config.eval.num_images is")
@@ -131,7 +131,7 @@ class FeatureScores:
         compared = [score for score in self._scores.values() if score.needs_real]
         wanted = {score.feature for score in compared}
         rows = {score.feature for score in compared if score.by_rows}
-        if self._published:
+        if self._published and compared:
             self._real = reference.published(
                 *(self._published, self._network, wanted, rows),
                 self._dataset.image_size,
@@ -180,8 +180,8 @@ class FeatureScores:
             if count < least and (self._scores[name].needs_real or not of_real):
                 raise JcmError(
                     f"{name} needs {least} images at least, and {where} {count}:"
-                    f" {'' if of_real else 'raise config.eval.num_images, or '}drop it"
-                    " from config.eval.scores"
+                    f" {'' if of_real else 'raise config.eval.num_images, or '}name"
+                    " other scores, or none by --config.eval.scores='()'"
                 )
 
     def _check_reference(self, name: str, score: _Score) -> None:
@@ -193,9 +193,17 @@ class FeatureScores:
                 f"config.eval.reference={self._published} has nothing for the score"
                 f" {name}: drop the score, or the reference"
             )
-        # A file of mean and covariance does not tell of how many.
-        if real.moments.count and real.moments.count < self._least[name]:
+        size = self._sizes[score.feature]
+        if len(real.moments.mean) != size:
             raise JcmError(
-                f"config.eval.reference={self._published} has {real.moments.count}"
-                f" images, and {name} needs {self._least[name]} at least: drop one"
+                f"config.eval.reference={self._published} has features of"
+                f" {len(real.moments.mean)} numbers, not {size}: it is of another"
+                " network"
+            )
+        # A file of mean and covariance does not tell of how many.
+        count = len(real.rows) if score.by_rows else real.moments.count
+        if 0 < count < self._least[name]:
+            raise JcmError(
+                f"config.eval.reference={self._published} has {count} images, and"
+                f" {name} needs {self._least[name]} at least: drop one"
             )

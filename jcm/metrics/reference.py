@@ -25,21 +25,28 @@ def of_dataset(
 
     Args:
       network: what looks at the images.
-      dataset: its fingerprint is part of the file's name.
+      dataset: its fingerprint is part of the files' names, one for each feature.
       wanted: names of the features.
       rows: those of them that are kept one by one, of 50,000 images at most.
     """
-    kinds = [f"{name}_rows" if name in rows else name for name in sorted(wanted)]
-    key = "-".join(
-        (
-            *(dataset.fingerprint, network.version),
-            *(models.fingerprint(network.params), *kinds),
-        )
+    prefix = "-".join(
+        (dataset.fingerprint, network.version, models.fingerprint(network.params))
     )
-    path = download.cache("reference") / f"{key}.npz"
-    # Together or not at all: machines have caches of their own.
-    if distributed.gather(np.bool_(path.exists())).all():
-        return _read(path)
+
+    def path(name: str, with_rows: bool) -> pathlib.Path:
+        file = f"{prefix}-{name}{'-rows' if with_rows else ''}.npz"
+        return download.cache("reference") / file
+
+    known: dict[str, Statistics] = {}
+    for name in sorted(wanted):
+        # One with rows serves either way.
+        for candidate in (path(name, name in rows), path(name, True)):
+            # Together or not at all: machines have caches of their own.
+            if distributed.gather(np.bool_(candidate.exists())).all():
+                known[name] = _read(candidate)
+    wanted, rows = wanted - set(known), rows - set(known)
+    if not wanted:
+        return known
     few = len(dataset) <= _MOST_ROWS
     found = statistics.collect(
         network,
@@ -62,9 +69,10 @@ def of_dataset(
         found |= {
             name: Statistics(found[name].moments, seen[name].rows) for name in rows
         }
-    _write(path, found)
-    logging.info("wrote %s", path)
-    return found
+    for name, each in found.items():
+        _write(path(name, name in rows), each)
+    logging.info("kept statistics of %s below %s", dataset.name, path("", False).parent)
+    return known | found
 
 
 def published(
@@ -138,29 +146,25 @@ def published(
     return found
 
 
-def _write(path: pathlib.Path, found: dict[str, Statistics]) -> None:
-    arrays = {}
-    for name, each in found.items():
-        arrays |= {f"{name}/{k}": v for k, v in vars(each.moments).items()}
-        if each.rows is not None:
-            arrays[f"{name}/rows"] = each.rows
+def _write(path: pathlib.Path, found: Statistics) -> None:
+    arrays = dict(vars(found.moments))
+    if found.rows is not None:
+        arrays["rows"] = found.rows
     with files.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 
 
-def _read(path: pathlib.Path) -> dict[str, Statistics]:
+def _read(path: pathlib.Path) -> Statistics:
     try:
         arrays = _arrays(path)
-        found = {}
-        for name in {name.rpartition("/")[0] for name in arrays}:
-            moments = frechet.Moments(
-                arrays[f"{name}/mean"],
-                arrays[f"{name}/cov"],
-                int(arrays[f"{name}/count"]),
-            )
-            found[name] = Statistics(moments, arrays.get(f"{name}/rows"))
-        return found
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        moments = frechet.Moments(
+            arrays["mean"], arrays["cov"], count=int(arrays["count"])
+        )
+        return Statistics(moments, arrays.get("rows"))
+    except (
+        *(OSError, ValueError, KeyError, TypeError, EOFError),
+        zipfile.BadZipFile,
+    ) as error:
         raise JcmError(f"{path} is damaged ({error}): delete it") from error
 
 

@@ -9,6 +9,7 @@ import tqdm
 from jaxtyping import Float, UInt8
 
 from jcm import distributed
+from jcm.errors import JcmError
 from jcm.metrics import features, frechet
 from jcm.metrics.networks import FeatureNetwork
 
@@ -55,6 +56,8 @@ def collect(
     Raises:
       JcmError: for no images, anything but uint8, or features that are not finite.
     """
+    if count < 1:
+        raise JcmError("there are no images to look at: make some")
     # Equal shares, or the last process might have nothing to join in with. Images that
     # come up twice, at the end, count once.
     share = -(-count // jax.process_count())
