@@ -118,6 +118,7 @@ def _evaluate_one(
 ) -> None:
     """Appends to the table, and writes it."""
     columns, shown = 8, min(config.sample.num_images, 64)
+    rows: list[Row] = []
     panels: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
     for subject in found:
         for schedule in build.sampling_schedules(config, subject.model.denoiser):
@@ -127,9 +128,8 @@ def _evaluate_one(
             if scorer:
                 by_seed = [scorer(subject, schedule, s) for s in config.eval.seeds]
                 scores = {key: [each[key] for each in by_seed] for key in by_seed[0]}
-                row = Row(subject.model.step, title, scores)
-                if row not in table:  # the teacher stays the same
-                    table.append(row)
+                rows.append(Row(subject.model.step, title, scores))
+    table += [row for row in rows if row not in table]  # the teacher stays the same
     # Of a folder the first pictures are often of one kind.
     chosen = np.random.default_rng(0).permutation(len(dataset))[:shown]
     real = dataset.take(chosen)["image"]
@@ -139,7 +139,7 @@ def _evaluate_one(
         logging.info("wrote %s", workdir / "comparison.png")
         if table:
             _write_table(config, workdir, table)
-            _write_events(workdir, subject.model.step, table)
+            _write_events(workdir, subject.model.step, rows)
 
 
 def subjects(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Subject]:
@@ -200,13 +200,13 @@ def _write_table(config: ConfigDict, workdir: pathlib.Path, table: list[Row]) ->
     logging.info("wrote %s\n%s", workdir / "scores.md", markdown)
 
 
-def _write_events(workdir: pathlib.Path, step: int, table: list[Row]) -> None:
-    """The means of one step's rows and of the teacher's, for TensorBoard."""
+def _write_events(workdir: pathlib.Path, step: int, rows: list[Row]) -> None:
+    """The means of one checkpoint's rows and of the teacher's, for TensorBoard."""
     writer = writers.TensorBoardWriter(workdir / "evaluation")
     with contextlib.closing(writer):
         scalars = {
             f"{score}/{row.samples}": float(np.mean(values))
-            for row in table
+            for row in rows
             for score, values in row.scores.items()
         }
         writer.write_scalars(step, scalars)

@@ -2,7 +2,8 @@
 
 WORKDIR/evaluation/scores.jsonl    a line for each model, way of sampling and seed
 WORKDIR/evaluation/*.uint8         samples of the one under way, image after image
-WORKDIR/evaluation/*.npz           samples, where config.eval.keep_samples is set
+WORKDIR/evaluation/*.npz           samples that config.eval.keep_samples has kept;
+                                   scores asked for later look at them
 """
 
 import contextlib
@@ -66,11 +67,12 @@ class Scorer:
         Raises:
           JcmError: where a score cannot be computed.
         """
-        self._config, self._data = config, dataset.fingerprint
+        self._config = config
         self._folder = pathlib.Path(workdir) / "evaluation"
         self._path = self._folder / "scores.jsonl"
         self._scores = scores_lib.create(config, dataset)
-        self._by = scores_lib.identity(config)
+        # All that the scores of the same samples depend on, as JSON gives it back.
+        self._by = {"data": dataset.fingerprint, **scores_lib.identity(config)}
         self._done = [] if not self._path.exists() else _read(self._path)
 
     def __call__(
@@ -83,19 +85,25 @@ class Scorer:
         Raises:
           JcmError: for samples that are not finite or too few for a score.
         """
-        identity = self._identity(subject, schedule, seed)
+        sampled = self._identity(subject, schedule, seed)
+        identity = sampled | self._by
         count = self._config.eval.num_images
         title = f"{subject.name}, {schedule.title}, seed {seed}"
         # Not only the title: other noise levels or labels are other samples.
-        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(json.dumps(sampled).encode()).hexdigest()[:12]
         slug = re.sub(r"\W+", "_", f"{title}_{digest}".lower())
         kept = self._folder / f"{slug}.npz"
-        known = self._known(identity)
-        enough = known and (kept.exists() or not self._config.eval.keep_samples)
+        known, made = self._known(identity), kept.exists()
+        enough = known and (made or not self._config.eval.keep_samples)
         if distributed.gather(np.bool_(enough)).all():
             return known
         started = time.monotonic()
-        samples = self._samples(subject, schedule, seed, self._folder / slug, title)
+        if distributed.gather(np.bool_(made)).all():
+            with np.load(kept) as file:
+                samples = file["arr_0"]
+        else:
+            path = self._folder / f"{slug}.uint8"
+            samples = self._samples(subject, schedule, seed, path, title)
         labels = build.sample_labels(self._config, subject.model.denoiser, count)
         found: dict[str, float] = {}
         for score in self._scores:
@@ -104,7 +112,7 @@ class Scorer:
         values = distributed.gather(np.asarray(list(found.values())))[0]
         found = dict(zip(found, values.tolist(), strict=True))
         if jax.process_index() == 0:
-            if self._config.eval.keep_samples:
+            if self._config.eval.keep_samples and not made:
                 write_npz(kept, samples, labels)
             if not known:
                 self._record(identity | {"scores": found})
@@ -126,7 +134,7 @@ class Scorer:
     def _identity(
         self, subject: Subject, schedule: Schedule, seed: int
     ) -> dict[str, Any]:
-        """All that the numbers depend on, as JSON gives it back."""
+        """All that the samples depend on, as JSON gives it back."""
         evaluation = self._config.eval
         return {
             "model": subject.name,
@@ -138,8 +146,6 @@ class Scorer:
             "labels": list(self._config.sample.labels),
             "seed": seed,
             "num_images": evaluation.num_images,
-            "data": self._data,
-            **self._by,
         }
 
     def _samples(
@@ -164,7 +170,7 @@ class Scorer:
                 None if labels is None else [labels[i] for i in part],
             )
 
-        return fill(path.with_suffix(".uint8"), shape, make, title)
+        return fill(path, shape, make, title)
 
     def _record(self, record: dict[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

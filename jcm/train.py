@@ -75,7 +75,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
     # What the samples shall be is wrong now or never.
     build.sampling_schedules(config, method.model)
     build.sample_labels(config, method.model, config.sample.num_images)
-    scores_lib.check(config, dataset)
+    scores = scores_lib.check(config, dataset)
+    every_steps = math.ceil(1000 * config.eval.every_kimg / config.train.batch_size)
+    if not every_steps:
+        scores = []  # what they hold is not needed before the evaluation
     model.which_weights(config)
     record = workdir_lib.Record(config, dataset.class_names, dataset.fingerprint)
     workdir_lib.claim(workdir, record)
@@ -147,6 +150,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
             )
         )
         writer.write_texts(start, {"config": f"```\n{config}\n```"})
+        for score in scores:
+            score.prepare()
         progress = stack.enter_context(
             contextlib.closing(
                 Progress(total, start, config.train.batch_size, enabled=is_main)
@@ -154,8 +159,6 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         )
         log = TrainLog(writer, progress, config.train.log_every)
         show = Samples(config, workdir, method.model, mesh, writer)
-        every_steps = math.ceil(1000 * config.eval.every_kimg / config.train.batch_size)
-        scores = scores_lib.create(config, dataset) if every_steps else []
 
         # This order makes resuming exact: what is saved is the state between steps.
         for step in range(start, total + 1):

@@ -88,6 +88,12 @@ def test_every_way_of_sampling_is_scored_once(run, monkeypatch):
     evaluate.evaluate(config, workdir)
     assert len(list((workdir / "evaluation").glob("*.npz"))) == 4
     assert _records(workdir) == records
+    # Another score looks at the same samples.
+    monkeypatch.setattr(scoring, "fill", refuse)
+    monkeypatch.setattr(scores, "identity", lambda _: {"asked": ["another"]})
+    evaluate.evaluate(config, workdir)
+    more = _records(workdir)[len(records) :]
+    assert [line["scores"] for line in more] == [line["scores"] for line in records[2:]]
 
 
 def test_samples_go_on_after_a_kill(run, monkeypatch):

@@ -115,8 +115,7 @@ def test_scores_of_rows_equal_torch_fidelity_s(two_sets):
 
 def test_density_and_coverage_by_brute_force(two_sets, monkeypatch):
     a, b = two_sets
-    monkeypatch.setattr(manifold, "_ROWS", 256)
-    monkeypatch.setattr(manifold, "_COLUMNS", 512)
+    monkeypatch.setattr(manifold, "_BLOCK", 256)
     ours = manifold.density_coverage(a, b)
     between = np.linalg.norm(a[:, None] - b, axis=2)
     radii = np.sort(np.linalg.norm(b[:, None] - b, axis=2), axis=1)[:, 5]

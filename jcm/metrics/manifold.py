@@ -5,7 +5,8 @@ Kynkäänniemi et al. 2019 (precision and recall, k = 3); Naeem et al. 2020 (den
 coverage, k = 5).
 """
 
-import functools
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from jcm.errors import JcmError
 
-# Rows and columns of the distances that are held at a time: 64 MiB of float32.
-_ROWS, _COLUMNS = 2048, 8192
+# Distances of so many to so many are held at a time: 64 MiB of float32.
+_BLOCK = 4096
 
 # Neighbours that make the balls of each pair of scores.
 PRECISION_K, DENSITY_K = 3, 5
@@ -32,11 +33,10 @@ def precision_recall(
       JcmError: for k features or fewer on either side.
     """
     samples, real = _centered(samples, real, k)
-    inside_real = _count_balls(samples, real, _radii(real, k))
-    inside_samples = _count_balls(real, samples, _radii(samples, k))
+    balls = _count_balls(samples, real, _radii(samples, k), _radii(real, k))
     return {
-        "precision": float(np.mean(inside_real > 0)),
-        "recall": float(np.mean(inside_samples > 0)),
+        "precision": float(np.mean(balls.around_rows > 0)),
+        "recall": float(np.mean(balls.around_columns > 0)),
     }
 
 
@@ -49,10 +49,10 @@ def density_coverage(
       JcmError: for k features or fewer on either side.
     """
     samples, real = _centered(samples, real, k)
-    radii = _radii(real, k)
+    balls = _count_balls(samples, real, np.zeros(len(samples)), _radii(real, k))
     return {
-        "density": float(np.mean(_count_balls(samples, real, radii)) / k),
-        "coverage": float(np.mean(_nearest(real, samples, 1) < radii)),
+        "density": float(np.mean(balls.around_rows) / k),
+        "coverage": float(np.mean(balls.inside_columns > 0)),
     }
 
 
@@ -69,43 +69,73 @@ def _centered(samples: Features, real: Features, k: int) -> tuple[Features, Feat
 
 def _radii(features: Features, k: int) -> Float[np.ndarray, " _n"]:
     """Squared distance to the k-th nearest other feature."""
-    return _nearest(features, features, k + 1)  # the nearest of all is itself
+    count = len(features)
+    # The nearest of all is the feature itself.
+    best = [jnp.full((min(_BLOCK, count), k + 1), jnp.inf)] * -(-count // _BLOCK)
+    for i, rows in enumerate(_blocks(features)):
+        left = count - i * _BLOCK
+        best[i] = _nearest_within(best[i], rows, left)
+        # Each pair of blocks once: their distances count for both.
+        for j, columns in enumerate(_blocks(features, i + 1), i + 1):
+            best[i], best[j] = _nearest_between(
+                best[i], best[j], rows, columns, count - j * _BLOCK
+            )
+    return np.concatenate([block[:, -1] for block in best])[:count]
 
 
-def _nearest(a: Features, b: Features, k: int) -> Float[np.ndarray, " _n"]:
-    """Squared distance from each of `a` to its k-th nearest of `b`."""
-    found = []
-    for rows, count in _blocks(a, _ROWS):
-        best = jnp.full((_ROWS, k), jnp.inf)
-        for columns, width in _blocks(b, _COLUMNS):
-            best = _merge_nearest(best, rows, columns, width)
-        found.append(np.asarray(best[:count, -1]))
-    return np.concatenate(found)
+class _Balls(NamedTuple):
+    """Counts of balls around features, and of features in balls.
+
+    Attributes:
+      around_rows: balls around columns that each of the rows lies in.
+      around_columns: balls around rows that each of the columns lies in.
+      inside_columns: rows that lie in the ball around each of the columns.
+    """
+
+    around_rows: Float[np.ndarray | Array, " _n"]
+    around_columns: Float[np.ndarray | Array, " _m"]
+    inside_columns: Float[np.ndarray | Array, " _m"]
 
 
 def _count_balls(
-    a: Features, centers: Features, radii: Float[np.ndarray, " _m"]
-) -> Float[np.ndarray, " _n"]:
-    """In how many balls around `centers` each of `a` lies."""
-    found = []
-    for rows, count in _blocks(a, _ROWS):
-        total = jnp.zeros(_ROWS)
-        for index, (columns, width) in enumerate(_blocks(centers, _COLUMNS)):
-            part = radii[index * _COLUMNS : index * _COLUMNS + width]
-            # Below every square, so that nothing lies in the padding's balls.
-            padded = np.full(_COLUMNS, -1, np.float32)
-            padded[:width] = part
-            total = total + _in_balls(rows, columns, padded)
-        found.append(np.asarray(total[:count]))
-    return np.concatenate(found)
+    rows: Features,
+    columns: Features,
+    row_radii: Float[np.ndarray, " _n"],
+    column_radii: Float[np.ndarray, " _m"],
+) -> _Balls:
+    """Balls around two sets of features; radii are squared, edges belong to balls."""
+    found = _Balls(*(np.zeros(len(of)) for of in (rows, columns, columns)))
+    for i, row_block in enumerate(_blocks(rows)):
+        of_rows = slice(i * _BLOCK, (i + 1) * _BLOCK)
+        for j, column_block in enumerate(_blocks(columns)):
+            of_columns = slice(j * _BLOCK, (j + 1) * _BLOCK)
+            radii = row_radii[of_rows], column_radii[of_columns]
+            part = _count_in_block(
+                row_block,
+                column_block,
+                _padded_radii(radii[0], len(row_block)),
+                _padded_radii(radii[1], len(column_block)),
+            )
+            found.around_rows[of_rows] += part.around_rows[: len(radii[0])]
+            found.around_columns[of_columns] += part.around_columns[: len(radii[1])]
+            found.inside_columns[of_columns] += part.inside_columns[: len(radii[1])]
+    return found
 
 
-def _blocks(features: Features, size: int):
-    """Equal blocks, the last one filled up with zeros, and how many of each count."""
-    for start in range(0, len(features), size):
-        block = np.asarray(features[start : start + size], np.float32)
-        padding = ((0, size - len(block)), (0, 0))
-        yield np.pad(block, padding), len(block)
+def _blocks(features: Features, first: int = 0) -> Iterator[Float[np.ndarray, "_b d"]]:
+    """Equal blocks from one on, the last one filled up with zeros."""
+    for start in range(first * _BLOCK, len(features), _BLOCK):
+        block = np.asarray(features[start : start + _BLOCK], np.float32)
+        yield np.pad(block, ((0, min(_BLOCK, len(features)) - len(block)), (0, 0)))
+
+
+def _padded_radii(
+    radii: Float[np.ndarray, " _n"], size: int
+) -> Float[np.ndarray, " _b"]:
+    """Below every square where there is no feature: nothing lies in those balls."""
+    padded = np.full(size, -1, np.float32)
+    padded[: len(radii)] = radii
+    return padded
 
 
 def _squares(a: Array, b: Array) -> Array:
@@ -116,16 +146,39 @@ def _squares(a: Array, b: Array) -> Array:
     )
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _merge_nearest(
-    best: Array, rows: Array, columns: Array, width: Int[Array, ""]
-) -> Array:
-    squares = _squares(rows, columns)
-    squares = jnp.where(jnp.arange(len(columns)) < width, squares, jnp.inf)
-    smallest = -jax.lax.top_k(-squares, best.shape[1])[0]
-    return -jax.lax.top_k(-jnp.concatenate([best, smallest], axis=1), best.shape[1])[0]
+@jax.jit
+def _nearest_within(best: Array, rows: Array, count: Int[Array, ""]) -> Array:
+    return _merge(best, _up_to(count, _squares(rows, rows)))
 
 
 @jax.jit
-def _in_balls(rows: Array, centers: Array, radii: Array) -> Array:
-    return jnp.sum(_squares(rows, centers) <= radii, axis=1).astype(jnp.float32)
+def _nearest_between(
+    best: Array, best_of_columns: Array, rows: Array, columns: Array, count: Array
+) -> tuple[Array, Array]:
+    squares = _squares(rows, columns)  # only columns may end in padding
+    return _merge(best, _up_to(count, squares)), _merge(best_of_columns, squares.T)
+
+
+def _up_to(count: Array, squares: Array) -> Array:
+    return jnp.where(jnp.arange(squares.shape[1]) < count, squares, jnp.inf)
+
+
+def _merge(best: Array, squares: Array) -> Array:
+    """The least of both, for each row, in order."""
+    count = best.shape[1]
+    least = -jax.lax.top_k(-squares, count)[0]
+    return -jax.lax.top_k(-jnp.concatenate([best, least], axis=1), count)[0]
+
+
+@jax.jit
+def _count_in_block(
+    rows: Array, columns: Array, row_radii: Array, column_radii: Array
+) -> _Balls:
+    squares = _squares(rows, columns)
+    in_rows = squares <= row_radii[:, None]
+    in_columns = (squares <= column_radii) & (row_radii >= 0)[:, None]
+    return _Balls(
+        around_rows=jnp.sum(in_columns, axis=1, dtype=jnp.float32),
+        around_columns=jnp.sum(in_rows, axis=0, dtype=jnp.float32),
+        inside_columns=jnp.sum(in_columns, axis=0, dtype=jnp.float32),
+    )

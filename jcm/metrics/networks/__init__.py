@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jcm.errors import JcmError
@@ -40,7 +41,7 @@ class FeatureNetwork:
 
     def sizes(self, image_shape: tuple[int, ...]) -> dict[str, int]:
         """How many numbers each feature has, of images of a shape (h, w, c)."""
-        image = jax.ShapeDtypeStruct((1, *image_shape), jax.numpy.float32)
+        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         found = jax.eval_shape(self.apply, self.params, image)
         return {name: feature.shape[1] for name, feature in found.items()}
 
