@@ -61,7 +61,7 @@ def base() -> ConfigDict:
     config.loss = loss = ConfigDict()
     # l1, l2, linf, pseudo_huber; lpips, lpips_alex, lpips_squeeze, efficientnet_lite0
     loss.metric = "lpips"
-    loss.metric_size = 224  # perceptual ones resize images to this; 0: they do not
+    loss.metric_size = 224  # perceptual ones enlarge images to this; 0: they do not
     loss.metric_dtype = "float32"  # of their network's computation; bfloat16
     loss.huber_c = 0.03
     loss.weighting = "uniform"  # uniform, snr, snrp1, truncated_snr

@@ -123,12 +123,12 @@ def _evaluate_one(
     for subject in found:
         for schedule in build.sampling_schedules(config, subject.model.denoiser):
             title = f"{subject.name}, {schedule.title}"
-            pictures = _pictures(config, subject.model, schedule, shown)
-            panels[title] = grids.grid(pictures, columns)
             if scorer:
                 by_seed = [scorer(subject, schedule, s) for s in config.eval.seeds]
                 scores = {key: [each[key] for each in by_seed] for key in by_seed[0]}
                 rows.append(Row(subject.model.step, title, scores))
+            pictures = _pictures(config, subject.model, schedule, shown)
+            panels[title] = grids.grid(pictures, columns)
     table += [row for row in rows if row not in table]  # the teacher stays the same
     # Of a folder the first pictures are often of one kind.
     chosen = np.random.default_rng(0).permutation(len(dataset))[:shown]

@@ -161,7 +161,7 @@ class Sampler:
         self._devices = jax.local_device_count()
         local = Mesh(np.asarray(jax.local_devices()), ("local",))
         self._everywhere = NamedSharding(local, PartitionSpec())
-        self._batch_size = -(-batch_size // self._devices) * self._devices
+        self.batch_size = -(-batch_size // self._devices) * self._devices
         # For pmap: 0 splits an argument over the devices, None gives it to all.
         self._start = self._parallel(self._start_fn, in_axes=(0, None))
         step_axes = (None, 0, 0, None, None, None, 0)
@@ -199,10 +199,10 @@ class Sampler:
             params = jax.device_put(_local(params), self._everywhere)
         labels = check_labels(self.model, labels, len(indices))
         made = []
-        for start in range(0, len(indices), self._batch_size):
-            chunk = slice(start, start + self._batch_size)
+        for start in range(0, len(indices), self.batch_size):
+            chunk = slice(start, start + self.batch_size)
             size = len(indices[chunk])
-            padding = (0, self._batch_size - size)
+            padding = (0, self.batch_size - size)
             keys = jax.vmap(functools.partial(jax.random.fold_in, key))(
                 np.pad(indices[chunk], padding)
             )

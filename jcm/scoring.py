@@ -32,7 +32,7 @@ from jcm.metrics import scores as scores_lib
 from jcm.model import Model
 from jcm.sampling import Schedule
 
-# Images between two writes: what a kill can cost.
+# Images between two writes, at least: what a kill can cost.
 _PART = 1024
 
 
@@ -62,17 +62,19 @@ class Scorer:
     def __init__(
         self, config: ConfigDict, workdir: str | os.PathLike, dataset: Dataset
     ):
-        """Makes the scores ready on the real images.
+        """Looks at no image yet.
 
         Raises:
           JcmError: where a score cannot be computed.
         """
-        self._config = config
+        self._config, self._ready = config, False
         self._folder = pathlib.Path(workdir) / "evaluation"
         self._path = self._folder / "scores.jsonl"
-        self._scores = scores_lib.create(config, dataset)
-        # All that the scores of the same samples depend on, as JSON gives it back.
-        self._by = {"data": dataset.fingerprint, **scores_lib.identity(config)}
+        self._scores = scores_lib.check(config, dataset)
+        # By name, all that a score of the same samples depends on.
+        self._by: dict[str, Any] = {}
+        for score in self._scores:
+            self._by |= score.identity()
         self._done = [] if not self._path.exists() else _read(self._path)
 
     def __call__(
@@ -86,17 +88,20 @@ class Scorer:
           JcmError: for samples that are not finite or too few for a score.
         """
         sampled = self._identity(subject, schedule, seed)
-        identity = sampled | self._by
         count = self._config.eval.num_images
         title = f"{subject.name}, {schedule.title}, seed {seed}"
         # Not only the title: other noise levels or labels are other samples.
         digest = hashlib.sha256(json.dumps(sampled).encode()).hexdigest()[:12]
         slug = re.sub(r"\W+", "_", f"{title}_{digest}".lower())
         kept = self._folder / f"{slug}.npz"
-        known, made = self._known(identity), kept.exists()
+        known, made = self._known(sampled), kept.exists()
         enough = known and (made or not self._config.eval.keep_samples)
         if distributed.gather(np.bool_(enough)).all():
             return known
+        if not self._ready:
+            for score in self._scores:
+                score.prepare()
+            self._ready = True
         started = time.monotonic()
         if distributed.gather(np.bool_(made)).all():
             with np.load(kept) as file:
@@ -111,13 +116,14 @@ class Scorer:
         # To the bit: what is sampled next may depend on it.
         values = distributed.gather(np.asarray(list(found.values())))[0]
         found = dict(zip(found, values.tolist(), strict=True))
+        record = sampled | {"by": self._by, "scores": found}
         if jax.process_index() == 0:
             if self._config.eval.keep_samples and not made:
                 write_npz(kept, samples, labels)
             if not known:
-                self._record(identity | {"scores": found})
+                self._record(record)
             (self._folder / f"{slug}.uint8").unlink(missing_ok=True)
-        self._done.append(identity | {"scores": found})
+        self._done.append(record)
         logging.info(
             "%s: %d images in %.1f s  %s",
             *(title, count, time.monotonic() - started),
@@ -125,11 +131,22 @@ class Scorer:
         )
         return found
 
-    def _known(self, identity: dict[str, Any]) -> dict[str, float]:
-        for record in self._done:
-            if all(record.get(key) == value for key, value in identity.items()):
-                return record["scores"]
-        return {}
+    def _known(self, sampled: dict[str, Any]) -> dict[str, float]:
+        """All the scores of these samples, from whichever record has them, or none."""
+        records = [
+            record
+            for record in self._done
+            if all(record.get(key) == value for key, value in sampled.items())
+        ]
+        known: dict[str, float] = {}
+        for name, by in self._by.items():
+            found = [each for each in records if each.get("by", {}).get(name) == by]
+            if not found:
+                return {}
+            columns = scores_lib.columns(name)
+            scores = found[-1]["scores"]
+            known |= {key: scores[key] for key in columns if key in scores}
+        return known
 
     def _identity(
         self, subject: Subject, schedule: Schedule, seed: int
@@ -170,7 +187,10 @@ class Scorer:
                 None if labels is None else [labels[i] for i in part],
             )
 
-        return fill(path, shape, make, title)
+        # Whole batches of all processes, but for the last.
+        at_once = trained.sampler.batch_size * jax.process_count()
+        part = -(-_PART // at_once) * at_once
+        return fill(path, shape, make, title, part)
 
     def _record(self, record: dict[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -187,6 +207,7 @@ def fill(
     shape: tuple[int, ...],
     make: Callable[[range], UInt8[np.ndarray, "n h w c"]],
     title: str,
+    part: int = _PART,
 ) -> UInt8[np.ndarray, "n h w c"]:
     """A file of images that grows part by part, and goes on where it was stopped.
 
@@ -195,6 +216,7 @@ def fill(
       shape: of all images.
       make: makes some of them; every process must call with the same.
       title: what the progress bar says.
+      part: images between two writes.
 
     Returns:
       All images, mapped from the file.
@@ -213,8 +235,8 @@ def fill(
         progress = stack.enter_context(
             tqdm.tqdm(total=count, initial=done, desc=title, unit="image", delay=2)
         )
-        for start in range(done, count, _PART):
-            images = make(range(start, min(start + _PART, count)))
+        for start in range(done, count, part):
+            images = make(range(start, min(start + part, count)))
             if file:
                 file.seek(start * each)
                 file.write(images.tobytes())

@@ -38,7 +38,7 @@ from jcm.losses import Frozen
 from jcm.metrics import scores as scores_lib
 from jcm.models import Network, Params
 from jcm.progress import Progress
-from jcm.sampling import Sampler
+from jcm.sampling import Sampler, Schedule
 from jcm.state import State
 from jcm.step import compile_step, make_train_step
 from jcm.train_log import TrainLog
@@ -286,33 +286,39 @@ class Samples:
         self._sampler = Sampler(
             denoiser, batch_size=config.sample.batch_size, sharding=place
         )
-        self._schedule = build.sampling_schedules(config, denoiser)[-1]
+        self._schedules = build.sampling_schedules(config, denoiser)
 
     def write(self, state: State) -> None:
         """Writes a grid to file and TensorBoard."""
-        pixels, _ = self._make(state, self._config.sample.num_images)
+        count = self._config.sample.num_images
+        pixels, _ = self._make(state, count, self._schedules[-1])
         if jax.process_index() == 0:
             step = int(state.step)
             grids.save_png(self._folder / f"step_{step:08d}.png", grids.grid(pixels))
             self._writer.write_images(step, {"samples": pixels})
 
     def score(self, state: State, scores: Sequence[scores_lib.Score]) -> None:
-        """Writes `eval/...` of `config.eval.num_images` samples."""
-        pixels, labels = self._make(state, self._config.eval.num_images)
+        """Writes `eval/...` of `config.eval.num_images` samples of each schedule."""
         found: dict[str, float] = {}
-        for score in scores:
-            found |= {f"eval/{k}": v for k, v in score(pixels, labels).items()}
+        for schedule in self._schedules:
+            count = self._config.eval.num_images
+            pixels, labels = self._make(state, count, schedule)
+            for score in scores:
+                found |= {
+                    f"eval/{name}/{schedule.title}": value
+                    for name, value in score(pixels, labels).items()
+                }
         self._writer.write_scalars(int(state.step), found)
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in found.items())
         logging.info("step %d  %s", state.step, numbers)
 
     def _make(
-        self, state: State, count: int
+        self, state: State, count: int, schedule: Schedule
     ) -> tuple[UInt8[np.ndarray, "n h w c"], list[int] | None]:
         """Samples with the first average, and their labels."""
         params = next(iter(state.ema_params.values()), state.params)
         labels = build.sample_labels(self._config, self._denoiser, count)
         pixels = self._sampler.pixels(
-            params, self._config.sample.seed, range(count), self._schedule, labels
+            params, self._config.sample.seed, range(count), schedule, labels
         )
         return pixels, labels

@@ -18,22 +18,22 @@ from jcm.sampling import Schedule
 @pytest.fixture(scope="module")
 def classifier(student):
     """Fitted once for all tests."""
-    score = Classifier(data.load(student[0].data))
+    score = Classifier(data.load(student[0].data), 80)
     score.prepare()
     return score
 
 
 @pytest.fixture
 def run(student, classifier, tmp_path, monkeypatch):
-    """A workdir of its own, and a config that scores 40 samples with two seeds."""
+    """A workdir of its own, and a config that scores 80 samples with two seeds."""
     monkeypatch.setattr(classifier, "prepare", lambda: None)
-    monkeypatch.setattr(scores, "Classifier", lambda _: classifier)
+    monkeypatch.setattr(scores, "Classifier", lambda *_: classifier)
     config, workdir = student
     shutil.copytree(workdir, tmp_path / "run")
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.eval.scores = ("classifier",)
-        config.eval.num_images = 40
+        config.eval.num_images = 80
         config.eval.seeds = (0, 5)
         config.sample.num_images = 9
     return config, tmp_path / "run"
@@ -90,10 +90,48 @@ def test_every_way_of_sampling_is_scored_once(run, monkeypatch):
     assert _records(workdir) == records
     # Another score looks at the same samples.
     monkeypatch.setattr(scoring, "fill", refuse)
-    monkeypatch.setattr(scores, "identity", lambda _: {"asked": ["another"]})
+    monkeypatch.setattr(Classifier, "identity", lambda _: {"classifier": "new"})
     evaluate.evaluate(config, workdir)
     more = _records(workdir)[len(records) :]
     assert [line["scores"] for line in more] == [line["scores"] for line in records[2:]]
+
+
+class _Constant:
+    """A score that is the same for all samples."""
+
+    def __init__(self, name, version="1"):
+        self.name, self.version = name, version
+
+    def identity(self):
+        return {self.name: self.version}
+
+    def prepare(self):
+        pass
+
+    def __call__(self, images, labels):
+        return {self.name: float(len(self.name) + int(self.version))}
+
+
+def test_a_score_is_found_whatever_was_asked_beside_it(run, monkeypatch):
+    config, workdir = run
+    subject = scoring.Subject.of("consistency", model.load(workdir, batch_size=16))
+    dataset = data.load(config.data)
+
+    def score(*made):
+        monkeypatch.setattr(scores, "check", lambda *_: made)
+        return scoring.Scorer(config, workdir, dataset)(subject, Schedule((80.0,)), 0)
+
+    both = score(_Constant("fid"), _Constant("kid"))
+    assert both == {"fid": 4, "kid": 4}
+    score(_Constant("sfid"))
+    fill = scoring.fill
+    monkeypatch.setattr(scoring, "fill", None)
+    assert score(_Constant("kid")) == {"kid": 4}
+    assert score(_Constant("sfid"), _Constant("fid")) == {"sfid": 5, "fid": 4}
+    monkeypatch.setattr(scoring, "fill", fill)
+    # With other weights, say, it is another score.
+    assert score(_Constant("fid", "7")) == {"fid": 10}
+    assert len(_records(workdir)) == 3
 
 
 def test_samples_go_on_after_a_kill(run, monkeypatch):
@@ -105,7 +143,7 @@ def test_samples_go_on_after_a_kill(run, monkeypatch):
     whole = scoring.Scorer(config, workdir, dataset)(subject, schedule, 7)
     (kept,) = (workdir / "evaluation").glob("*.npz")
     images = np.load(kept)["arr_0"]
-    assert images.shape == (40, 8, 8, 1) and images.dtype == np.uint8
+    assert images.shape == (80, 8, 8, 1) and images.dtype == np.uint8
     shutil.rmtree(workdir / "evaluation")
 
     monkeypatch.setattr(scoring, "_PART", 16)
@@ -125,7 +163,7 @@ def test_samples_go_on_after_a_kill(run, monkeypatch):
     with begun.open("ab") as file:
         file.write(b"half an image")
     assert scoring.Scorer(config, workdir, dataset)(subject, schedule, 7) == whole
-    assert parts[2:] == [range(32, 40)] * 2
+    assert parts[2:] == [range(i, i + 16) for i in (32, 32, 48, 64)]
     (kept,) = (workdir / "evaluation").glob("*.npz")
     np.testing.assert_array_equal(np.load(kept)["arr_0"], images)
     assert not begun.exists()
@@ -251,13 +289,13 @@ def test_scores_while_training_change_nothing_else(tiny, teacher, student, tmp_p
         **{
             "teacher": str(teacher),
             "eval.scores": ("classifier",),
-            "eval.num_images": 30,
+            "eval.num_images": 70,
             "eval.every_kimg": 0.064,  # four steps of 16 images
         },
     )
     train_lib.train(config, tmp_path)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    scored = [line for line in map(json.loads, lines) if "eval/fd" in line]
+    scored = [line for line in map(json.loads, lines) if "eval/fd/1 step" in line]
     assert [line["step"] for line in scored] == [4, 8]
     ours, theirs = (model.load(place).params for place in (tmp_path, student[1]))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)

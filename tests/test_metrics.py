@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import skimage.data
 import torch_weights
 from PIL import Image, ImageFilter
 from scipy import linalg
+from skimage.util import view_as_blocks
 
 from jcm import benchmark_scores, data
 from jcm.errors import JcmError
@@ -13,6 +15,7 @@ from jcm.metrics import (
     inception_score,
     kernel,
     manifold,
+    networks,
     reference,
     scores,
     statistics,
@@ -253,12 +256,13 @@ def test_too_few_images_are_noticed_before_any_are_made(
 def test_a_changed_network_has_other_statistics(config, digits, tmp_path, monkeypatch):
     with config.unlocked():
         config.eval.scores = ("fid",)
-    scores.create(config, digits)
-    before = scores.identity(config)
+    (before,) = scores.create(config, digits)
+    known = before.identity()
     monkeypatch.setattr(inception, "VERSION", 2)
-    scores.create(config, digits)
+    (after,) = scores.create(config, digits)
     assert len(list((tmp_path / "cache" / "reference").iterdir())) == 2
-    assert scores.identity(config) != before
+    assert list(known) == list(after.identity()) == ["fid"]
+    assert known != after.identity()
 
 
 @pytest.mark.parametrize(
@@ -286,12 +290,13 @@ def test_references_of_others_are_read(config, digits, tmp_path):
     assert by_batch(real)["recall"] == 1
     with config.unlocked():
         config.eval.reference = str(tmp_path / "edm.npz")
-    with pytest.raises(JcmError, match="edm.npz has nothing for the score sfid"):
-        scores.create(config, digits)
-    with config.unlocked():
-        config.eval.scores = ("fid", "inception_score")
     (by_moments,) = scores.create(config, digits)
-    assert by_moments(real[:1200])["fid"] == by_batch(real[:1200])["fid"]
+    # What the file does not have comes from the data set.
+    assert by_moments(real[:1200]) == pytest.approx(by_batch(real[:1200]), abs=1e-6)
+    with config.unlocked():
+        config.eval.scores = ("classifier",)
+    with pytest.raises(JcmError, match="edm.npz is of Inception, and no score of"):
+        scores.create(config, digits)
 
 
 @pytest.mark.parametrize(
@@ -332,21 +337,33 @@ def test_large_sets_are_looked_at_one_by_one_in_part(digits, monkeypatch, tmp_pa
     np.testing.assert_array_equal(whole["pool"].moments.cov, part["pool"].moments.cov)
 
 
-def test_the_packaged_network_tells_good_from_bad(tiny, digits, tmp_path, monkeypatch):
-    monkeypatch.setenv("JCM_CACHE", str(tmp_path))
-    config = tiny("digits_edm", **{"eval.scores": ("fd_efficientnet_lite0",)})
-    (score,) = scores.create(config, digits)
-    real = digits.arrays()["image"]
-    blur = ImageFilter.GaussianBlur(0.7)
+def test_the_packaged_network_tells_good_from_bad():
+    network = networks.load("efficientnet_lite0")
+    patches = np.concatenate(
+        [
+            view_as_blocks(photograph[:288, :432], (16, 16, 3)).reshape(-1, 16, 16, 3)
+            for photograph in (skimage.data.chelsea(), skimage.data.coffee())
+        ]
+    )
+    order = np.random.default_rng(0).permutation(len(patches))
+    half, other = patches[order[::2]], patches[order[1::2]]
+    blur = ImageFilter.GaussianBlur(1)
     images = {
-        "real": real[::4],
+        "reference": half,
+        "real": other,
         "blurred": np.stack(
-            [np.asarray(Image.fromarray(x[..., 0]).filter(blur)) for x in real[::4]]
-        )[..., None],
-        "noise": np.random.default_rng(0).integers(0, 256, real[::4].shape, np.uint8),
+            [np.asarray(Image.fromarray(x).filter(blur)) for x in other]
+        ),
+        "noise": np.random.default_rng(0).integers(0, 256, other.shape, np.uint8),
     }
-    found = [score(x)["fd_efficientnet_lite0"] for x in images.values()]
-    assert 0 < 4 * found[0] < found[1] < found[2]
+    moments = [
+        statistics.collect(network, each.__getitem__, len(half), wanted={"stage"})[
+            "stage"
+        ].moments
+        for each in images.values()
+    ]
+    real, blurred, noise = (frechet.distance(each, moments[0]) for each in moments[1:])
+    assert 0 < 2 * real < blurred < noise / 2
 
 
 # --- the classifier

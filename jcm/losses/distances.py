@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -77,7 +78,7 @@ def create(config: Any) -> Distance:
         0.00054 sqrt(elements)), `metric_size` and `metric_dtype`.
 
     Raises:
-      JcmError: for an unknown name, or weights that are missing.
+      JcmError: for an unknown name, weights that are missing, or images too small.
     """
     loss = config.loss
     simple = {"l1": l1, "l2": l2, "linf": linf}
@@ -88,12 +89,16 @@ def create(config: Any) -> Distance:
             raise JcmError(f"config.loss.huber_c={loss.huber_c} must be positive")
         return OfPixels(lambda a, b: pseudo_huber(a, b, c=loss.huber_c))
     if loss.metric in lpips.NAMES:
-        return lpips.load(
+        distance = lpips.load(
             loss.metric,
             size=loss.metric_size,
             dtype=loss.metric_dtype,
             folder=config.weights,
         )
+        size = config.data.image_size
+        image = jax.ShapeDtypeStruct((1, size, size, config.data.channels), jnp.float32)
+        jax.eval_shape(distance, distance.params, image, image)  # refuses small ones
+        return distance
     raise JcmError(
         f"config.loss.metric={loss.metric!r} is unknown: use one of"
         f" {', '.join((*simple, 'pseudo_huber', *lpips.NAMES))}"

@@ -1,6 +1,7 @@
 """Scores by a small classifier of pixels, for small labelled data sets."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -9,7 +10,10 @@ from sklearn.neural_network import MLPClassifier
 from jcm import images as images_lib
 from jcm.data import Dataset
 from jcm.errors import JcmError
-from jcm.metrics import frechet
+from jcm.metrics import features, frechet
+
+COLUMNS = ("confident", "fd", "rarest", "commonest", "as_asked")
+_HIDDEN = (128, 64)
 
 
 class Classifier:
@@ -19,30 +23,47 @@ class Classifier:
     distance. Of the digits, one half lies 0.6 to 2.2 from the other.
     """
 
-    def __init__(self, dataset: Dataset):
-        """Raises JcmError for data without classes."""
+    def __init__(self, dataset: Dataset, num_images: int):
+        """Fits nothing yet; see `prepare`.
+
+        Args:
+          dataset: the real images.
+          num_images: how many samples there will be.
+
+        Raises:
+          JcmError: for data without classes, or too few samples.
+        """
         if len(dataset.class_names) < 2:
             raise JcmError(
                 f"config.eval.scores: 'classifier' needs labels, and {dataset.name} has"
                 " one class: use --config.eval.scores='()'"
             )
+        if num_images <= _HIDDEN[-1]:
+            raise JcmError(
+                f"classifier needs {_HIDDEN[-1] + 1} images at least, and"
+                f" config.eval.num_images is {num_images}: raise it"
+            )
         self._dataset = dataset
+
+    def identity(self) -> dict[str, Any]:
+        """What the scores depend on but the samples."""
+        return {"classifier": {"data": self._dataset.fingerprint}}
 
     def prepare(self) -> None:
         """Fits the classifier, in seconds."""
         real = self._dataset.arrays()
         self._classes = len(self._dataset.class_names)
-        self._net = MLPClassifier((128, 64), max_iter=500, random_state=0)
+        self._net = MLPClassifier(_HIDDEN, max_iter=500, random_state=0)
         self._net.fit(_flat(real["image"]), real["label"])
         self._real = frechet.moments(self._features(real["image"]))
 
     def __call__(
-        self, images: UInt8[np.ndarray, "n h w c"], labels: Sequence[int] | None = None
+        self, images: np.ndarray, labels: Sequence[int] | None = None
     ) -> dict[str, float]:
         """Scores of samples, after `prepare`.
 
         Args:
-          images: samples.
+          images: uint8 samples (n, h, w, c).
           labels: the class each should show; None for an unconditional model.
 
         Returns:
@@ -51,7 +72,11 @@ class Classifier:
           fd: Fréchet distance to the real images; lower is better.
           rarest, commonest: share of the class that is seen least and most often.
           as_asked: with labels, the share recognised as the class asked for.
+
+        Raises:
+          JcmError: for anything but uint8 images.
         """
+        features.check(images)
         probabilities = self._net.predict_proba(_flat(images))
         seen = probabilities.argmax(axis=1)
         shares = np.bincount(seen, minlength=self._classes) / len(images)

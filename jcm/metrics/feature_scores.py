@@ -1,12 +1,17 @@
 """Scores on the features of published networks."""
 
 import dataclasses
+import hashlib
+import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from absl import logging
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
+from jcm import models
 from jcm.data import Dataset
 from jcm.errors import JcmError
 from jcm.metrics import (
@@ -44,6 +49,11 @@ class _Score:
     needs_real: bool = True
     columns: tuple[str, ...] = ()
     more_is_better: bool = False
+
+    @property
+    def uses_published(self) -> bool:
+        """Whether it can compare with statistics that others published."""
+        return self.needs_real and self.network == "inception"
 
 
 def _frechet(network: str, feature: str, column: str) -> _Score:
@@ -109,6 +119,7 @@ class FeatureScores:
         self._network = networks.load(network, config.weights)
         # Only Inception's statistics are published.
         self._published = config.eval.reference if network == "inception" else ""
+        self._weights = models.fingerprint(self._network.params)
         size, channels = dataset.image_size, config.data.channels
         self._sizes = self._network.sizes((size, size, channels))
         self._least = {
@@ -117,8 +128,22 @@ class FeatureScores:
         }
         self._check_count(config.eval.num_images, "config.eval.num_images is")
         if not self._published:
-            self._check_count(len(dataset), f"{dataset.name} has", of_real=True)
+            compared = [n for n, score in self._scores.items() if score.needs_real]
+            self._check_count(len(dataset), f"{dataset.name} has", of_real=compared)
         self._real: dict[str, Statistics] = {}
+
+    def identity(self) -> dict[str, Any]:
+        """What each of the scores depends on but the samples."""
+        digest = ""
+        if self._published:
+            with pathlib.Path(self._published).expanduser().open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        depends = {
+            "network": f"{self._network.version}-{self._weights}",
+            "data": self._dataset.fingerprint,
+            "reference": digest,
+        }
+        return dict.fromkeys(self._scores, depends)
 
     def prepare(self) -> None:
         """Looks at the real images, unless that was done before.
@@ -131,17 +156,40 @@ class FeatureScores:
         compared = [score for score in self._scores.values() if score.needs_real]
         wanted = {score.feature for score in compared}
         rows = {score.feature for score in compared if score.by_rows}
-        if self._published and compared:
+        if not compared:
+            return
+        if self._published:
             self._real = reference.published(
                 *(self._published, self._network, wanted, rows),
                 self._dataset.image_size,
             )
             for name, score in self._scores.items():
                 self._check_reference(name, score)
-        elif compared:
-            self._real = reference.of_dataset(
-                self._network, self._dataset, wanted, rows
+        known = self._real
+        rows -= {name for name, real in known.items() if real.rows is not None}
+        wanted = (wanted - set(known)) | rows
+        if not wanted:
+            return
+        if known:
+            logging.info(
+                "config.eval.reference=%s has no %s: taken from %s",
+                *(self._published, " or ".join(sorted(wanted)), self._dataset.name),
             )
+        self._check_count(
+            *(len(self._dataset), f"{self._dataset.name} has"),
+            of_real=[
+                name
+                for name, score in self._scores.items()
+                if score.needs_real
+                and score.feature in wanted
+                and (score.by_rows or score.feature not in known)
+            ],
+        )
+        found = reference.of_dataset(self._network, self._dataset, wanted, rows)
+        for name, of_data in found.items():
+            if name in known:
+                of_data = Statistics(known[name].moments, of_data.rows)
+            self._real[name] = of_data
 
     def __call__(
         self, images: UInt8[np.ndarray, "n h w c"], labels: Sequence[int] | None = None
@@ -175,24 +223,23 @@ class FeatureScores:
             raise JcmError(f"{found} are not finite: the samples are broken")
         return found
 
-    def _check_count(self, count: int, where: str, of_real: bool = False) -> None:
-        for name, least in self._least.items():
-            if count < least and (self._scores[name].needs_real or not of_real):
+    def _check_count(
+        self, count: int, where: str, of_real: Sequence[str] | None = None
+    ) -> None:
+        """Of samples for all the scores, or of real images for some."""
+        for name in self._scores if of_real is None else of_real:
+            least = self._least[name]
+            if count < least:
+                more = "raise config.eval.num_images, or " if of_real is None else ""
                 raise JcmError(
-                    f"{name} needs {least} images at least, and {where} {count}:"
-                    f" {'' if of_real else 'raise config.eval.num_images, or '}name"
-                    " other scores, or none by --config.eval.scores='()'"
+                    f"{name} needs {least} images at least, and {where} {count}: {more}"
+                    "name other scores, or none by --config.eval.scores='()'"
                 )
 
     def _check_reference(self, name: str, score: _Score) -> None:
-        if not score.needs_real:
-            return
         real = self._real.get(score.feature)
-        if real is None or (score.by_rows and real.rows is None):
-            raise JcmError(
-                f"config.eval.reference={self._published} has nothing for the score"
-                f" {name}: drop the score, or the reference"
-            )
+        if not score.needs_real or real is None:
+            return
         size = self._sizes[score.feature]
         if len(real.moments.mean) != size:
             raise JcmError(
@@ -201,7 +248,9 @@ class FeatureScores:
                 " network"
             )
         # A file of mean and covariance does not tell of how many.
-        count = len(real.rows) if score.by_rows else real.moments.count
+        count = real.moments.count
+        if score.by_rows:
+            count = 0 if real.rows is None else len(real.rows)
         if 0 < count < self._least[name]:
             raise JcmError(
                 f"config.eval.reference={self._published} has {count} images, and"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
 from jcm import images as images_lib
 from jcm import sharding
@@ -16,12 +16,19 @@ from jcm.metrics.networks import FeatureNetwork
 # stays in its cache, which makes Inception 1.6 times as fast.
 _AT_ONCE = {"cpu": 8}
 
-Pictures = UInt8[np.ndarray, "_n h w c"]
+
+def check(images: np.ndarray) -> None:
+    """Raises JcmError for anything but uint8 images."""
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise JcmError(
+            f"images of {images.dtype} and shape {images.shape}: scores take uint8"
+            " images (n, height, width, channels), as jcm.to_uint8 makes them"
+        )
 
 
 def extract(
     network: FeatureNetwork,
-    batches: Iterable[Pictures],
+    batches: Iterable[np.ndarray],
     wanted: Iterable[str],
 ) -> Iterator[dict[str, Float[np.ndarray, "_n d"]]]:
     """Features of images, in order.
@@ -43,11 +50,7 @@ def extract(
     params = jax.device_put(network.params, sharding.replicated(mesh))
     before = None
     for batch in batches:
-        if batch.dtype != np.uint8 or batch.ndim != 4:
-            raise JcmError(
-                f"images of {batch.dtype} and shape {batch.shape}: scores take uint8"
-                " images (n, height, width, channels), as jcm.to_uint8 makes them"
-            )
+        check(batch)
         begun = []
         for start in range(0, len(batch), size):
             part = batch[start : start + size]

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jcm.errors import JcmError
 from jcm.metrics import weights as weights_lib
 from jcm.metrics.networks import classifiers, efficientnet, layers
 from jcm.metrics.networks.layers import Images, Params
@@ -35,7 +36,7 @@ class Perceptual:
     Attributes:
       params: of the network and of the heads.
       maps: from parameters and images in [-1, 1] to maps.
-      size: height and width that images are resized to; 0 leaves them as they are.
+      size: height and width that smaller images are enlarged to; 0: none are.
       dtype: of the network's computation; the distance itself is float32.
     """
 
@@ -64,10 +65,15 @@ class Perceptual:
     def _maps(self, params: Params, x: Images) -> list[Images]:
         """Every pixel of every map as a vector of length 1."""
         x = layers.to_rgb(x)
-        if self.size:
+        if x.shape[1] < self.size:
             shape = (len(x), self.size, self.size, 3)
             x = jax.image.resize(x, shape, "bilinear")
         maps = self.maps(params, x.astype(self.dtype))
+        if not all(each.size for each in maps):
+            raise JcmError(
+                f"images of {x.shape[1]}x{x.shape[2]} are too small for the network of"
+                " config.loss.metric: set config.loss.metric_size=64"
+            )
         return [_unit_length(each.astype(jnp.float32)) for each in maps]
 
 
@@ -91,14 +97,19 @@ def load(
     Args:
       name: lpips (VGG16), lpips_alex, lpips_squeeze, or efficientnet_lite0: the sum
         over the maps of its seven stages, without trained heads.
-      size: height and width that images are resized to, bilinearly; 224 as in the
-        original code. 0 leaves them as they are.
+      size: height and width that smaller images are enlarged to, bilinearly; 224 as
+        in the original code, which leaves 256 as it is. 0 enlarges none.
       dtype: float32 or bfloat16, of the network's computation.
       folder: where the files lie; see `weights.path`.
 
     Raises:
-      JcmError: for a file that is missing, or not of this network.
+      JcmError: for a file that is missing, or not of this network; for a negative
+        size, or another dtype.
     """
+    if size < 0:
+        raise JcmError(f"config.loss.metric_size={size} must be at least 0")
+    if dtype not in ("float32", "bfloat16"):
+        raise JcmError(f"config.loss.metric_dtype={dtype!r}: use float32 or bfloat16")
     if name == "efficientnet_lite0":
         params = efficientnet.params(weights_lib.read(name, folder))
         return Perceptual(params, efficientnet.stages, size, dtype)

@@ -98,7 +98,9 @@ def _sets(
 
 
 def _blocks(features: Features, center: Float[np.ndarray, " d"]) -> list[_Block]:
-    size, blocks = min(_BLOCK, len(features)), []
+    blocks: list[_Block] = []
+    # Equal ones, so that little is added to fill the last.
+    size = -(-len(features) // -(-len(features) // _BLOCK))
     for start in range(0, len(features), size):
         part = np.asarray(features[start : start + size] - center, np.float32)
         padding = size - len(part)

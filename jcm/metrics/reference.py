@@ -3,6 +3,7 @@
 import os
 import pathlib
 import zipfile
+from collections.abc import Collection
 
 import numpy as np
 from absl import logging
@@ -43,7 +44,8 @@ def of_dataset(
         for candidate in (path(name, name in rows), path(name, True)):
             # Together or not at all: machines have caches of their own.
             if distributed.gather(np.bool_(candidate.exists())).all():
-                known[name] = _read(candidate)
+                known[name] = _read(candidate, name in rows)
+                break
     wanted, rows = wanted - set(known), rows - set(known)
     if not wanted:
         return known
@@ -154,9 +156,9 @@ def _write(path: pathlib.Path, found: Statistics) -> None:
         np.savez(file, **arrays)
 
 
-def _read(path: pathlib.Path) -> Statistics:
+def _read(path: pathlib.Path, with_rows: bool) -> Statistics:
     try:
-        arrays = _arrays(path)
+        arrays = _arrays(path, () if with_rows else ("rows",))
         moments = frechet.Moments(
             arrays["mean"], arrays["cov"], count=int(arrays["count"])
         )
@@ -168,7 +170,9 @@ def _read(path: pathlib.Path) -> Statistics:
         raise JcmError(f"{path} is damaged ({error}): delete it") from error
 
 
-def _arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def _arrays(
+    path: str | os.PathLike, but: Collection[str] = ()
+) -> dict[str, np.ndarray]:
     # Opened here, since numpy leaves a file open that it cannot read.
     with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+        return {name: file[name] for name in file.files if name not in but}

@@ -1,6 +1,5 @@
 """Scores of samples, by the name a config gives them."""
 
-import hashlib
 import pathlib
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -10,18 +9,21 @@ from ml_collections import ConfigDict
 
 from jcm.data import Dataset
 from jcm.errors import JcmError
-from jcm.metrics import networks
+from jcm.metrics import classifier
 from jcm.metrics.classifier import Classifier
 from jcm.metrics.feature_scores import SCORES, FeatureScores
 
 _CLASSIFIER = "classifier"
-# What the classifier gives, and whether more of it is better.
+# What of the classifier's columns is better or worse, and whether more is better.
 _CLASSIFIER_COLUMNS = {"confident": True, "fd": False, "as_asked": True}
 
 
 @runtime_checkable
 class Score(Protocol):
     """One score or several that look at the samples together."""
+
+    def identity(self) -> dict[str, Any]:
+        """For each score all that it depends on but the samples, as JSON gives it."""
 
     def prepare(self) -> None:
         """Looks at the real images; every process must call."""
@@ -44,11 +46,17 @@ def check(config: ConfigDict, dataset: Dataset) -> list[Score]:
     published = config.eval.reference
     if published and not pathlib.Path(published).expanduser().is_file():
         raise JcmError(f"config.eval.reference={published} does not exist")
+    uses = [SCORES[n].uses_published for n in config.eval.scores if n in SCORES]
+    if published and not any(uses):
+        raise JcmError(
+            f"config.eval.reference={published} is of Inception, and no score of"
+            f" config.eval.scores={tuple(config.eval.scores)} looks through it: drop it"
+        )
     made: list[Score] = []
     by_network: dict[str, list[str]] = {}
     for name in config.eval.scores:
         if name == _CLASSIFIER:
-            made.append(Classifier(dataset))
+            made.append(Classifier(dataset, config.eval.num_images))
         elif name in SCORES:
             by_network.setdefault(SCORES[name].network, []).append(name)
         else:
@@ -69,21 +77,9 @@ def create(config: ConfigDict, dataset: Dataset) -> list[Score]:
     return made
 
 
-def identity(config: ConfigDict) -> dict[str, Any]:
-    """All that the scores of the same samples and real images depend on, as JSON."""
-    versions = [
-        networks.NETWORKS[SCORES[name].network].VERSION if name in SCORES else 1
-        for name in config.eval.scores
-    ]
-    digest = ""
-    if config.eval.reference:
-        with pathlib.Path(config.eval.reference).expanduser().open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {
-        "asked": list(config.eval.scores),
-        "versions": versions,
-        "reference": digest,
-    }
+def columns(name: str) -> tuple[str, ...]:
+    """What a score gives."""
+    return classifier.COLUMNS if name == _CLASSIFIER else SCORES[name].columns
 
 
 def find(column: str) -> tuple[str, bool]:
@@ -92,9 +88,9 @@ def find(column: str) -> tuple[str, bool]:
     Raises:
       JcmError: for an unknown column.
     """
-    columns = {name: (_CLASSIFIER, more) for name, more in _CLASSIFIER_COLUMNS.items()}
+    known = {name: (_CLASSIFIER, more) for name, more in _CLASSIFIER_COLUMNS.items()}
     for name, score in SCORES.items():
-        columns |= dict.fromkeys(score.columns, (name, score.more_is_better))
-    if column not in columns:
-        raise JcmError(f"{column!r} is no score: use one of {', '.join(columns)}")
-    return columns[column]
+        known |= dict.fromkeys(score.columns, (name, score.more_is_better))
+    if column not in known:
+        raise JcmError(f"{column!r} is no score: use one of {', '.join(known)}")
+    return known[column]
