@@ -46,17 +46,24 @@ def base() -> ConfigDict:
     noise.rho = 7.0
 
     config.model = model = ConfigDict()
-    model.name = "ncsnpp"
+    model.name = "ncsnpp"  # ncsnpp, adm
     model.class_conditional = False
     model.nf = 128
     model.ch_mult = (2, 2, 2)
     model.num_res_blocks = 4
     model.attn_resolutions = (16,)
-    model.fourier_scale = 16.0
-    model.fir_kernel = (1.0, 3.0, 3.0, 1.0)
     model.dropout = 0.0
     model.dtype = "float32"  # of the computation; bfloat16 on accelerators
     model.remat = False
+    # What one architecture alone has.
+    model.ncsnpp = ConfigDict()
+    model.ncsnpp.fourier_scale = 16.0
+    model.ncsnpp.fir_kernel = (1.0, 3.0, 3.0, 1.0)
+    model.adm = ConfigDict()
+    model.adm.num_heads = 4  # of attention; counts where head_channels is 0
+    model.adm.head_channels = 64
+    model.adm.scale_shift_norm = True
+    model.adm.resblock_updown = True
 
     config.loss = loss = ConfigDict()
     # l1, l2, linf, pseudo_huber; lpips, lpips_alex, lpips_squeeze, efficientnet_lite0

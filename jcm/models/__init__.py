@@ -14,11 +14,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from jcm.errors import JcmError
-from jcm.models import ncsnpp
+from jcm.models import adm, ncsnpp
 
 Params = dict[str, Any]
 
-_ARCHITECTURES = {"ncsnpp": (ncsnpp.Architecture, ncsnpp.NCSNpp)}
+_ARCHITECTURES = {
+    "ncsnpp": (ncsnpp.Architecture, ncsnpp.NCSNpp),
+    "adm": (adm.Architecture, adm.ADM),
+}
 
 
 class Network:
@@ -60,7 +63,8 @@ def create(
     """The network that a config describes.
 
     Args:
-      config: `name` and the fields of that architecture.
+      config: `name`, the sizes that all architectures have, and below the name of each
+        what it alone has.
       image_size: height and width of the images.
       image_channels: 1 or 3.
       num_classes: 0 for an unconditional network.
@@ -75,12 +79,14 @@ def create(
             f"config.model.name={name!r} is unknown: use one of "
             f"{', '.join(sorted(_ARCHITECTURES))}"
         )
+    own = {each: config.pop(each, {}) for each in _ARCHITECTURES}[name]
     architecture, module = _ARCHITECTURES[name]
     arch = architecture(
         image_size=image_size,
         image_channels=image_channels,
         num_classes=num_classes,
         **config,
+        **own,
     )
     arch.check()
     return Network(module, arch)

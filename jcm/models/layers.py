@@ -1,9 +1,76 @@
-"""Layers that networks share."""
+"""Layers and sizes that networks share."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
+
+from jcm.errors import JcmError
+
+
+@dataclasses.dataclass(frozen=True)
+class Levels:
+    """Sizes of a U-Net; names as in the original configs.
+
+    Attributes:
+      image_size: height and width; divisible by 2^(levels - 1).
+      image_channels: 3 for colour, 1 for grey.
+      num_classes: 0 for an unconditional network.
+      nf: channels at full resolution before `ch_mult`.
+      ch_mult: channel multiplier of each level; the first is full resolution.
+      num_res_blocks: residual blocks of each level.
+      attn_resolutions: image sizes that get self-attention.
+      dropout: rate inside the residual blocks.
+      dtype: of the computation; parameters and time embedding stay float32.
+      remat: recompute each residual block in the backward pass to save memory.
+    """
+
+    image_size: int
+    image_channels: int
+    num_classes: int
+    nf: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: int
+    attn_resolutions: tuple[int, ...]
+    dropout: float
+    dtype: str
+    remat: bool
+
+    @property
+    def sizes(self) -> list[int]:
+        """Image size at each level, descending."""
+        return [self.image_size // 2**level for level in range(len(self.ch_mult))]
+
+    def check(self) -> None:
+        """Raises JcmError where the sizes do not fit together."""
+        halvings = 2 ** (len(self.ch_mult) - 1)
+        if self.image_size % halvings:
+            raise JcmError(
+                f"config.model.ch_mult={self.ch_mult} has {len(self.ch_mult)} levels, "
+                f"but config.data.image_size={self.image_size} does not divide by "
+                f"{halvings}: use fewer levels or another image size"
+            )
+        unknown = set(self.attn_resolutions) - set(self.sizes)
+        if unknown:
+            raise JcmError(
+                f"config.model.attn_resolutions={self.attn_resolutions}: the network "
+                f"works at {self.sizes} only"
+            )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise JcmError(
+                f"config.model.dtype={self.dtype!r}: use float32 or bfloat16"
+            )
+
+
+def check_labels(labels: Int[Array, " b"] | None, num_classes: int) -> None:
+    """Raises JcmError for missing labels, or labels of an unconditional network."""
+    if (labels is None) != (num_classes == 0):
+        raise JcmError(
+            f"a network of {num_classes} classes takes labels where there are"
+            " classes, and only there"
+        )
 
 
 def initializer(scale: float) -> nnx.Initializer:

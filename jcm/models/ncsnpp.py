@@ -15,62 +15,26 @@ from jaxtyping import Array, Float, Int
 
 from jcm.errors import JcmError
 from jcm.models import fir
-from jcm.models.layers import GroupNorm, dropout, initializer
+from jcm.models.layers import GroupNorm, Levels, check_labels, dropout, initializer
 
 DropoutKeys = Array | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Architecture:
-    """Sizes of an NCSN++; names as in the original configs.
+class Architecture(Levels):
+    """Sizes of an NCSN++; see `layers.Levels` for the rest.
 
     Attributes:
-      image_size: height and width; divisible by 2^(levels - 1).
-      image_channels: 3 for colour, 1 for grey.
-      num_classes: 0 for an unconditional network.
-      nf: channels at full resolution before `ch_mult`.
-      ch_mult: channel multiplier of each level; the first is full resolution.
-      num_res_blocks: residual blocks of each level.
-      attn_resolutions: image sizes that get self-attention.
       fourier_scale: standard deviation of the random time frequencies.
       fir_kernel: taps of the resampling filter, before normalisation.
-      dropout: rate inside the residual blocks.
-      dtype: of the computation; parameters and time embedding stay float32.
-      remat: recompute each residual block in the backward pass to save memory.
     """
 
-    image_size: int
-    image_channels: int
-    num_classes: int
-    nf: int
-    ch_mult: tuple[int, ...]
-    num_res_blocks: int
-    attn_resolutions: tuple[int, ...]
     fourier_scale: float
     fir_kernel: tuple[float, ...]
-    dropout: float
-    dtype: str
-    remat: bool
 
     def check(self) -> None:
         """Raises JcmError where the sizes do not fit together."""
-        halvings = 2 ** (len(self.ch_mult) - 1)
-        if self.image_size % halvings:
-            raise JcmError(
-                f"config.model.ch_mult={self.ch_mult} has {len(self.ch_mult)} levels, "
-                f"but config.data.image_size={self.image_size} does not divide by "
-                f"{halvings}: use fewer levels or another image size"
-            )
-        unknown = set(self.attn_resolutions) - set(sizes(self))
-        if unknown:
-            raise JcmError(
-                f"config.model.attn_resolutions={self.attn_resolutions}: the network "
-                f"works at {sizes(self)} only"
-            )
-        if self.dtype not in ("float32", "bfloat16"):
-            raise JcmError(
-                f"config.model.dtype={self.dtype!r}: use float32 or bfloat16"
-            )
+        super().check()
         widths = {self.nf * mult for mult in self.ch_mult}
         joined = {a + b for a in widths | {self.nf} for b in widths | {self.nf}}
         for width in sorted(widths | joined | {self.nf}):
@@ -211,7 +175,7 @@ class NCSNpp(nnx.Module):
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs):
         self.arch = arch
-        levels = sizes(arch)
+        levels = arch.sizes
         widths = [arch.nf * mult for mult in arch.ch_mult]
         blocks = 0
 
@@ -278,11 +242,7 @@ class NCSNpp(nnx.Module):
           JcmError: for missing labels, or labels of an unconditional network.
         """
         arch = self.arch
-        if (labels is None) != (arch.num_classes == 0):
-            raise JcmError(
-                f"a network of {arch.num_classes} classes takes labels where there are"
-                " classes, and only there"
-            )
+        check_labels(labels, arch.num_classes)
         embedding = self.embed(c_noise, labels)
         call = nnx.remat(ResBlock.__call__) if arch.remat else ResBlock.__call__
 
@@ -292,13 +252,13 @@ class NCSNpp(nnx.Module):
         pyramid = x.astype(arch.dtype)
         h = self.conv_in(pyramid)
         skips = [h]
-        for size in sizes(arch):
+        for size in arch.sizes:
             for i in range(arch.num_res_blocks):
                 h = run(self.down[f"res{size}_block{i}"], h)
                 if size in arch.attn_resolutions:
                     h = self.down[f"res{size}_attn{i}"](h)
                 skips.append(h)
-            if size != sizes(arch)[-1]:
+            if size != arch.sizes[-1]:
                 h = run(self.down[f"res{size}_down"], h)
                 pyramid = _conv_downsample(
                     self.down[f"res{size}_pyramid"], pyramid, arch
@@ -307,7 +267,7 @@ class NCSNpp(nnx.Module):
                 skips.append(h)
         h = run(self.middle["block0"], h)
         h = run(self.middle["block1"], self.middle["attn"](h))
-        for size in reversed(sizes(arch)):
+        for size in reversed(arch.sizes):
             for i in range(arch.num_res_blocks + 1):
                 joined = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = run(self.up[f"res{size}_block{i}"], joined)
@@ -316,11 +276,6 @@ class NCSNpp(nnx.Module):
             if size != arch.image_size:
                 h = run(self.up[f"res{size}_up"], h)
         return self.conv_out(nnx.swish(self.norm_out(h))).astype(jnp.float32)
-
-
-def sizes(arch: Architecture) -> list[int]:
-    """Image size at each level, descending."""
-    return [arch.image_size // 2**level for level in range(len(arch.ch_mult))]
 
 
 def _conv_downsample(conv: nnx.Conv, x: Array, arch: Architecture) -> Array:

@@ -5,12 +5,11 @@ There each kind of layer is numbered in the order in which the forward pass meet
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from jcm.errors import JcmError
 from jcm.models import Params, ncsnpp
+from jcm.pretrained import tensors
 
 _BLOCK = {
     "norm0": "GroupNorm_0",
@@ -46,29 +45,16 @@ def params_from_original(
     Raises:
       JcmError: for a missing, left-over or wrongly shaped array, by its name.
     """
-    left = dict(original)
     modules = _module_names(arch)
 
-    def fill(tree: Any, path: tuple[str, ...]) -> Any:
-        if isinstance(tree, Mapping):
-            return {name: fill(value, (*path, name)) for name, value in tree.items()}
+    def name_of(path: tensors.Path) -> str:
         *module, leaf = path
         name = modules["/".join(module)]
         layer = name.rsplit("/", 1)[-1].rsplit("_", 1)[0]
-        name = f"{name}/{_LEAVES.get(layer, {}).get(leaf, leaf)}".removesuffix(
-            "/frequencies"
-        )
-        if name not in left:
-            raise JcmError(f"tensor {name!r} is missing from the checkpoint")
-        array = np.asarray(left.pop(name), np.float32)
-        if array.shape != tree.shape:
-            raise JcmError(f"tensor {name!r} is {array.shape}, not {tree.shape}")
-        return array
+        leaf = _LEAVES.get(layer, {}).get(leaf, leaf)
+        return f"{name}/{leaf}".removesuffix("/frequencies")
 
-    params = fill(template, ())
-    if left:
-        raise JcmError(f"tensor {min(left)!r} has no place in this network")
-    return params
+    return tensors.fill(template, original, name_of)
 
 
 def _module_names(arch: ncsnpp.Architecture) -> dict[str, str]:
@@ -94,7 +80,7 @@ def _module_names(arch: ncsnpp.Architecture) -> dict[str, str]:
     def add_attention(path: str) -> None:
         add(path, "AttnBlockpp", _ATTENTION)
 
-    sizes = ncsnpp.sizes(arch)
+    sizes = arch.sizes
     for level, size in enumerate(sizes):
         for i in range(arch.num_res_blocks):
             add_block(f"down/res{size}_block{i}")

@@ -1,0 +1,323 @@
+"""ADM (Dhariwal and Nichol 2021), the network of consistency models from 64x64 on.
+
+The variant is the one of Song et al. 2023: the noise level enters as 250 ln(sigma), and
+the published networks resample inside of residual blocks. Those of ImageNet scale and
+shift what is normalised by the embedding, those of LSUN add it before.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jcm.errors import JcmError
+from jcm.models.layers import GroupNorm, Levels, check_labels, dropout
+
+DropoutKeys = Array | None
+
+# The time embedding was made for 1000 steps of a discrete diffusion.
+_TIME_SCALE = 1000.0
+_LONGEST_PERIOD = 10_000.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture(Levels):
+    """Sizes of an ADM; see `layers.Levels` for the rest.
+
+    Attributes:
+      num_heads: of each attention layer; counts where `head_channels` is 0.
+      head_channels: channels of each head, which give their number.
+      scale_shift_norm: the embedding scales and shifts the second normalisation of a
+        block, instead of being added in front of it.
+      resblock_updown: residual blocks change the resolution, instead of plain layers.
+    """
+
+    num_heads: int
+    head_channels: int
+    scale_shift_norm: bool
+    resblock_updown: bool
+
+    def check(self) -> None:
+        """Raises JcmError where the sizes do not fit together."""
+        super().check()
+        if self.num_heads < 1 or self.head_channels < 0:
+            raise JcmError(
+                f"config.model.adm: num_heads={self.num_heads} must be at least 1, and"
+                f" head_channels={self.head_channels} at least 0"
+            )
+        attended = {
+            self.nf * mult
+            for size, mult in zip(self.sizes, self.ch_mult, strict=True)
+            if size in self.attn_resolutions
+        }
+        for width in sorted(attended | {self.nf * self.ch_mult[-1]}):
+            name = "head_channels" if self.head_channels else "num_heads"
+            if width % getattr(self, name):
+                raise JcmError(
+                    f"config.model.adm.{name}={getattr(self, name)} does not divide"
+                    f" {width} channels: choose another"
+                )
+
+
+def _conv(
+    c_in: int, c_out: int, size: int, arch: Architecture, rngs: nnx.Rngs, stride=1
+) -> nnx.Conv:
+    return nnx.Conv(
+        c_in,
+        c_out,
+        (size, size),
+        strides=stride,
+        padding=size // 2,
+        dtype=jnp.dtype(arch.dtype),
+        kernel_init=_fan_in(),
+        rngs=rngs,
+    )
+
+
+def _fan_in() -> nnx.Initializer:
+    """Uniform with variance 1 / (3 fan-in), as PyTorch starts its layers."""
+    return nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def _zero_conv(c_in: int, c_out: int, arch: Architecture, rngs: nnx.Rngs) -> nnx.Conv:
+    return nnx.Conv(
+        c_in,
+        c_out,
+        (3, 3),
+        dtype=jnp.dtype(arch.dtype),
+        kernel_init=nnx.initializers.zeros,
+        rngs=rngs,
+    )
+
+
+def _norm(channels: int, arch: Architecture, rngs: nnx.Rngs) -> GroupNorm:
+    return GroupNorm(
+        channels,
+        groups=math.gcd(channels, 32),
+        epsilon=1e-5,
+        dtype=arch.dtype,
+        rngs=rngs,
+    )
+
+
+def _halve(x: Float[Array, "b h w c"]) -> Float[Array, "b p q c"]:
+    """Means of 2x2 pixels."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return jnp.mean(x, axis=(2, 4))
+
+
+def _double(x: Float[Array, "b h w c"]) -> Float[Array, "b p q c"]:
+    """Every pixel four times."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
+class Embedding(nnx.Module):
+    """Sines of the noise level through two dense layers, plus the label."""
+
+    def __init__(self, arch: Architecture, rngs: nnx.Rngs):
+        width = 4 * arch.nf
+        self.channels = arch.nf
+        self.dense0 = nnx.Linear(arch.nf, width, kernel_init=_fan_in(), rngs=rngs)
+        self.dense1 = nnx.Linear(width, width, kernel_init=_fan_in(), rngs=rngs)
+        if arch.num_classes:
+            unit = nnx.initializers.normal(1.0)
+            self.label = nnx.Embed(
+                arch.num_classes, width, embedding_init=unit, rngs=rngs
+            )
+
+    def __call__(
+        self, c_noise: Float[Array, " b"], labels: Int[Array, " b"] | None
+    ) -> Float[Array, "b e"]:
+        # Always float32: the angles reach 1000.
+        half = self.channels // 2
+        frequencies = _LONGEST_PERIOD ** (-jnp.arange(half, dtype=jnp.float32) / half)
+        angles = _TIME_SCALE * c_noise[:, None] * frequencies
+        waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        embedding = self.dense1(nnx.silu(self.dense0(waves)))
+        return embedding if labels is None else embedding + self.label(labels)
+
+
+class ResBlock(nnx.Module):
+    """Residual block, optionally halving or doubling the resolution."""
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        arch: Architecture,
+        rngs: nnx.Rngs,
+        *,
+        resample: str = "",
+        index: int,
+    ):
+        self.resample, self.index, self.arch = resample, index, arch
+        self.norm0 = _norm(c_in, arch, rngs)
+        self.conv0 = _conv(c_in, c_out, 3, arch, rngs)
+        self.time = nnx.Linear(
+            4 * arch.nf,
+            c_out * (2 if arch.scale_shift_norm else 1),
+            dtype=jnp.dtype(arch.dtype),
+            kernel_init=_fan_in(),
+            rngs=rngs,
+        )
+        self.norm1 = _norm(c_out, arch, rngs)
+        self.conv1 = _zero_conv(c_out, c_out, arch, rngs)
+        if c_in != c_out:
+            self.shortcut = _conv(c_in, c_out, 1, arch, rngs)
+
+    def __call__(self, x: Array, embedding: Array, dropout_keys: DropoutKeys) -> Array:
+        h = nnx.silu(self.norm0(x))
+        if self.resample:
+            change = _double if self.resample == "up" else _halve
+            h, x = change(h), change(x)
+        h = self.conv0(h)
+        time = self.time(nnx.silu(embedding))[:, None, None, :]
+        if self.arch.scale_shift_norm:
+            scale, shift = jnp.split(time, 2, axis=-1)
+            h = self.norm1(h) * (1 + scale) + shift
+        else:
+            h = self.norm1(h + time)
+        h = dropout(nnx.silu(h), self.arch.dropout, dropout_keys, self.index)
+        return (self.shortcut(x) if hasattr(self, "shortcut") else x) + self.conv1(h)
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention over all pixels, with a residual connection."""
+
+    def __init__(self, channels: int, arch: Architecture, rngs: nnx.Rngs):
+        dtype = jnp.dtype(arch.dtype)
+        heads = channels // arch.head_channels if arch.head_channels else arch.num_heads
+        self.heads = heads
+        self.norm = _norm(channels, arch, rngs)
+        self.qkv = nnx.Linear(
+            channels, 3 * channels, dtype=dtype, kernel_init=_fan_in(), rngs=rngs
+        )
+        self.out = nnx.Linear(
+            channels,
+            channels,
+            dtype=dtype,
+            kernel_init=nnx.initializers.zeros,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        batch, height, width, channels = x.shape
+        tokens = self.norm(x).reshape(batch, height * width, channels)
+        # Queries of all heads come first, then keys, then values.
+        shape = (batch, height * width, 3, self.heads, channels // self.heads)
+        query, key, value = jnp.moveaxis(self.qkv(tokens).reshape(shape), 2, 0)
+        mixed = jax.nn.dot_product_attention(query, key, value)
+        return x + self.out(mixed.reshape(tokens.shape)).reshape(x.shape)
+
+
+class ADM(nnx.Module):
+    """The U-Net F(x_in, c_noise, labels).
+
+    The names of the blocks tell resolution and role (`res16_block0`, `res16_down`).
+    """
+
+    def __init__(self, arch: Architecture, rngs: nnx.Rngs):
+        self.arch = arch
+        blocks = 0
+
+        def block(c_in: int, c_out: int, resample: str = "") -> ResBlock:
+            nonlocal blocks
+            blocks += 1
+            return ResBlock(c_in, c_out, arch, rngs, resample=resample, index=blocks)
+
+        def change(channels: int, direction: str) -> ResBlock | nnx.Conv:
+            if arch.resblock_updown:
+                return block(channels, channels, direction)
+            stride = 2 if direction == "down" else 1
+            return _conv(channels, channels, 3, arch, rngs, stride)
+
+        self.embed = Embedding(arch, rngs)
+        channels = arch.nf * arch.ch_mult[0]
+        self.conv_in = _conv(arch.image_channels, channels, 3, arch, rngs)
+        self.down, self.up = nnx.Dict(), nnx.Dict()
+        skips = [channels]
+        for size, mult in zip(arch.sizes, arch.ch_mult, strict=True):
+            for i in range(arch.num_res_blocks):
+                self.down[f"res{size}_block{i}"] = block(channels, arch.nf * mult)
+                channels = arch.nf * mult
+                if size in arch.attn_resolutions:
+                    self.down[f"res{size}_attn{i}"] = Attention(channels, arch, rngs)
+                skips.append(channels)
+            if size != arch.sizes[-1]:
+                self.down[f"res{size}_down"] = change(channels, "down")
+                skips.append(channels)
+
+        self.middle = nnx.Dict(
+            block0=block(channels, channels),
+            attn=Attention(channels, arch, rngs),
+            block1=block(channels, channels),
+        )
+        for size, mult in zip(arch.sizes[::-1], arch.ch_mult[::-1], strict=True):
+            for i in range(arch.num_res_blocks + 1):
+                joined = channels + skips.pop()
+                channels = arch.nf * mult
+                self.up[f"res{size}_block{i}"] = block(joined, channels)
+                if size in arch.attn_resolutions:
+                    self.up[f"res{size}_attn{i}"] = Attention(channels, arch, rngs)
+            if size != arch.image_size:
+                self.up[f"res{size}_up"] = change(channels, "up")
+        self.norm_out = _norm(channels, arch, rngs)
+        self.conv_out = _zero_conv(channels, arch.image_channels, arch, rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        c_noise: Float[Array, " b"],
+        labels: Int[Array, " b"] | None = None,
+        dropout_keys: DropoutKeys = None,
+    ) -> Float[Array, "b h w c"]:
+        """Evaluates the network.
+
+        Args:
+          x: scaled noisy images.
+          c_noise: time input, ln(sigma) / 4.
+          labels: class of each image; None exactly when there are no classes.
+          dropout_keys: a key for each image, or None to leave dropout out.
+
+        Returns:
+          The raw output, in float32.
+
+        Raises:
+          JcmError: for missing labels, or labels of an unconditional network.
+        """
+        arch = self.arch
+        check_labels(labels, arch.num_classes)
+        embedding = self.embed(c_noise, labels)
+        call = nnx.remat(ResBlock.__call__) if arch.remat else ResBlock.__call__
+
+        def run(block: ResBlock, h: Array) -> Array:
+            return call(block, h, embedding, dropout_keys)
+
+        h = self.conv_in(x.astype(arch.dtype))
+        skips = [h]
+        for size in arch.sizes:
+            for i in range(arch.num_res_blocks):
+                h = run(self.down[f"res{size}_block{i}"], h)
+                if size in arch.attn_resolutions:
+                    h = self.down[f"res{size}_attn{i}"](h)
+                skips.append(h)
+            if size != arch.sizes[-1]:
+                down = self.down[f"res{size}_down"]
+                h = run(down, h) if arch.resblock_updown else down(h)
+                skips.append(h)
+        h = run(self.middle["block0"], h)
+        h = run(self.middle["block1"], self.middle["attn"](h))
+        for size in reversed(arch.sizes):
+            for i in range(arch.num_res_blocks + 1):
+                joined = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = run(self.up[f"res{size}_block{i}"], joined)
+                if size in arch.attn_resolutions:
+                    h = self.up[f"res{size}_attn{i}"](h)
+            if size != arch.image_size:
+                up = self.up[f"res{size}_up"]
+                h = run(up, h) if arch.resblock_updown else up(_double(h))
+        return self.conv_out(nnx.silu(self.norm_out(h))).astype(jnp.float32)

@@ -1,0 +1,189 @@
+"""Parameters of the original PyTorch code (openai/consistency_models, 2023).
+
+There blocks are numbered in order (`input_blocks.5.0.in_layers.2.weight`); here names
+tell the place.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from jcm.errors import JcmError
+from jcm.models import Params, adm
+from jcm.pretrained import tensors
+
+# Published networks by their channel multipliers.
+_IMAGE_SIZES = {(1, 2, 3, 4): 64, (1, 1, 2, 3, 4): 128, (1, 1, 2, 2, 4, 4): 256}
+_HEAD_CHANNELS = 64
+
+_BLOCK = {
+    "norm0": "in_layers.0",
+    "conv0": "in_layers.2",
+    "time": "emb_layers.1",
+    "norm1": "out_layers.0",
+    "conv1": "out_layers.3",
+    "shortcut": "skip_connection",
+}
+_ATTENTION = {"norm": "norm", "qkv": "qkv", "out": "proj_out"}
+_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+
+
+def is_adm(state: Mapping[str, np.ndarray]) -> bool:
+    """Whether a state dict looks like that of an ADM."""
+    return "time_embed.0.weight" in state and "input_blocks.0.0.weight" in state
+
+
+def architecture(
+    state: Mapping[str, np.ndarray],
+    *,
+    image_size: int | None = None,
+    num_heads: int | None = None,
+    head_channels: int | None = None,
+) -> adm.Architecture:
+    """What names and shapes tell of a network, and what they cannot.
+
+    Args:
+      state: the state dict.
+      image_size: height and width; by default that of the published network with the
+        same multipliers of channels.
+      num_heads: attention heads of each layer, where `head_channels` is not given.
+      head_channels: channels of each head; 64 as published, without either.
+
+    Raises:
+      JcmError: where the file is not of such a network, or its image size is unknown.
+    """
+    if not is_adm(state):
+        raise JcmError("no 'time_embed.0.weight' in the file: it is of another network")
+    blocks = _numbers(state, "input_blocks")
+    ups = [
+        name
+        for name in state
+        if name.startswith("output_blocks.")
+        and name.split(".")[2] != "0"
+        and name.endswith((".in_layers.0.weight", ".conv.weight"))
+    ]
+    levels = len(ups) + 1
+    if blocks % levels:
+        raise JcmError(
+            f"{blocks} input blocks do not make {levels} levels: tensors are missing"
+        )
+    each = blocks // levels  # residual blocks and one that leads to the level
+    nf = _shape(state, "time_embed.0.weight")[1]
+    firsts = [1 + level * each for level in range(levels)]
+    widths = [_shape(state, f"input_blocks.{i}.0.out_layers.3.bias")[0] for i in firsts]
+    ch_mult = tuple(width // nf for width in widths)
+    image_size = image_size or _IMAGE_SIZES.get(ch_mult)
+    if not image_size:
+        raise JcmError(
+            f"the file does not tell the image size of a network of {nf} channels times"
+            f" {ch_mult}: say image_size=..."
+        )
+    if head_channels is None:
+        head_channels = 0 if num_heads else _HEAD_CHANNELS
+    label = state.get("label_emb.weight")
+    time = _shape(state, "input_blocks.1.0.emb_layers.1.bias")[0]
+    return adm.Architecture(
+        image_size=image_size,
+        image_channels=_shape(state, "input_blocks.0.0.weight")[1],
+        num_classes=0 if label is None else len(label),
+        nf=nf,
+        ch_mult=ch_mult,
+        num_res_blocks=each - 1,
+        attn_resolutions=tuple(
+            image_size // 2**level
+            for level, i in enumerate(firsts)
+            if f"input_blocks.{i}.1.qkv.weight" in state
+        ),
+        dropout=0.0,
+        dtype="float32",
+        remat=False,
+        num_heads=num_heads or 1,
+        head_channels=head_channels,
+        scale_shift_norm=time == 2 * widths[0],
+        resblock_updown=not any(name.endswith(".conv.weight") for name in ups),
+    )
+
+
+def params(
+    state: Mapping[str, np.ndarray], arch: adm.Architecture, template: Params
+) -> Params:
+    """Renames and transposes the parameters of one network.
+
+    Args:
+      state: the state dict.
+      arch: the architecture they belong to.
+      template: parameters or shapes of our network.
+
+    Raises:
+      JcmError: for a missing, left-over or wrongly shaped tensor, by its name.
+    """
+    modules = module_names(arch)
+
+    def name_of(path: tensors.Path) -> str:
+        *module, leaf = path
+        return f"{modules['/'.join(module)]}.{_LEAVES[leaf]}"
+
+    return tensors.fill(template, state, name_of, _ours)
+
+
+def _ours(path: tensors.Path, array: np.ndarray) -> np.ndarray:
+    """Output channels last; 1x1 convolutions of tokens are dense layers here."""
+    if path[-1] != "kernel" or array.ndim < 2:
+        return array
+    if array.ndim == 4 and path[-2] not in ("qkv", "out"):
+        return array.transpose(2, 3, 1, 0)
+    return array.reshape(array.shape[:2]).T
+
+
+def module_names(arch: adm.Architecture) -> dict[str, str]:
+    """Our module path -> the original's."""
+    names = {
+        "embed/dense0": "time_embed.0",
+        "embed/dense1": "time_embed.2",
+        "embed/label": "label_emb",
+        "conv_in": "input_blocks.0.0",
+        "norm_out": "out.0",
+        "conv_out": "out.2",
+    }
+
+    def add(path: str, theirs: str, parts: Mapping[str, str]) -> None:
+        names.update({f"{path}/{a}": f"{theirs}.{b}" for a, b in parts.items()})
+
+    def add_change(path: str, theirs: str, layer: str) -> None:
+        if arch.resblock_updown:
+            add(path, theirs, _BLOCK)
+        else:
+            names[path] = f"{theirs}.{layer}"
+
+    number = 1
+    for size in arch.sizes:
+        for i in range(arch.num_res_blocks):
+            add(f"down/res{size}_block{i}", f"input_blocks.{number}.0", _BLOCK)
+            add(f"down/res{size}_attn{i}", f"input_blocks.{number}.1", _ATTENTION)
+            number += 1
+        add_change(f"down/res{size}_down", f"input_blocks.{number}.0", "op")
+        number += 1
+    add("middle/block0", "middle_block.0", _BLOCK)
+    add("middle/attn", "middle_block.1", _ATTENTION)
+    add("middle/block1", "middle_block.2", _BLOCK)
+    number = 0
+    for size in reversed(arch.sizes):
+        for i in range(arch.num_res_blocks + 1):
+            add(f"up/res{size}_block{i}", f"output_blocks.{number}.0", _BLOCK)
+            add(f"up/res{size}_attn{i}", f"output_blocks.{number}.1", _ATTENTION)
+            number += 1
+        place = 2 if size in arch.attn_resolutions else 1
+        add_change(f"up/res{size}_up", f"output_blocks.{number - 1}.{place}", "conv")
+    return names
+
+
+def _numbers(state: Mapping[str, np.ndarray], part: str) -> int:
+    """How many numbered blocks a part has."""
+    found = {name.split(".")[1] for name in state if name.startswith(f"{part}.")}
+    return len(found)
+
+
+def _shape(state: Mapping[str, np.ndarray], name: str) -> tuple[int, ...]:
+    if name not in state:
+        raise JcmError(f"tensor {name!r} is missing: the file is not whole")
+    return state[name].shape
