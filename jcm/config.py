@@ -172,6 +172,7 @@ def smoke(config: ConfigDict) -> None:
     config.model.ch_mult = (1, 2)
     config.model.num_res_blocks = 1
     config.model.attn_resolutions = ()  # fits every image size
+    config.model.adm.head_channels = 8
     if config.loss.metric == "lpips":
         config.loss.metric = "l2"  # no weights needed
     config.train.batch_size = 16

@@ -174,7 +174,7 @@ def load(
     # Placed here, since the devices that wrote the checkpoint may not exist.
     place = sharding.replicated(sharding.make_mesh())
     template = sharding.with_placement(
-        jax.eval_shape(network.init, jax.random.key(0)),
+        network.shapes,
         lambda shapes: jax.tree.map(lambda _: place, shapes),
     )
     rates = [str(rate) for rate in config.train.ema_rates]

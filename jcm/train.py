@@ -83,7 +83,6 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
     record = workdir_lib.Record(config, dataset.class_names, dataset.fingerprint)
     workdir_lib.claim(workdir, record)
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
-    shapes = jax.eval_shape(network.init, init_key)
     new_state = functools.partial(
         state_lib.create,
         optimizer=optimizer,
@@ -93,7 +92,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
     place = functools.partial(
         sharding.shard_tree, mesh, min_bytes=config.mesh.fsdp_min_mib * 2**20
     )
-    template = sharding.with_placement(jax.eval_shape(new_state, shapes), place)
+    template = sharding.with_placement(jax.eval_shape(new_state, network.shapes), place)
     is_main = jax.process_index() == 0
 
     with contextlib.ExitStack() as stack:
@@ -103,7 +102,9 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         if (checkpoints.latest_step or 0) >= total:
             logging.info("%s is done: %d steps", workdir, checkpoints.latest_step)
             return
-        logging.info("\n%s", get_parameter_overview(shapes, include_stats=False))
+        logging.info(
+            "\n%s", get_parameter_overview(network.shapes, include_stats=False)
+        )
         weights = None
         if method.needs_teacher:
             weights = teacher_weights(config, workdir, network)

@@ -71,9 +71,8 @@ def network(**changes) -> models.Network:
 
 def from_original(flat: dict[str, np.ndarray | jax.Array]) -> models.Params:
     """Parameters by original path -> our tree."""
-    template = jax.eval_shape(network().init, jax.random.key(0))
     flat = {name: np.asarray(array) for name, array in flat.items()}
-    return openai_jcm.params_from_original(flat, network().arch, template)
+    return openai_jcm.params_from_original(flat, network().arch, network().shapes)
 
 
 # Each set of parameters is the same initial one plus 0.05 N(0, 1) of its own.

@@ -25,7 +25,12 @@ _ARCHITECTURES = {
 
 
 class Network:
-    """A network as two pure functions: `init(key)` and `network(params, x, ...)`."""
+    """A network as two pure functions: `init(key)` and `network(params, x, ...)`.
+
+    Attributes:
+      arch: its sizes.
+      shapes: shapes and types of its parameters.
+    """
 
     def __init__(self, module: type[nnx.Module], arch: Any):
         """Builds the graph by shapes alone; no parameter is allocated.
@@ -38,6 +43,7 @@ class Network:
         self._module = module
         abstract = nnx.eval_shape(lambda: module(arch, nnx.Rngs(0)))
         self._graphdef, _ = nnx.split(abstract)
+        self.shapes: Params = nnx.to_pure_dict(nnx.state(abstract, nnx.Param))
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Random parameters: a nested dict of float32 arrays, repeatable by key."""

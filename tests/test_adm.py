@@ -1,0 +1,166 @@
+"""ADM against the original's numbers and the published files' lists of tensors."""
+
+import functools
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jcm import models, precond
+from jcm.errors import JcmError
+from jcm.models import adm
+from jcm.pretrained import openai_adm, torch_file
+
+_CONFIG = {
+    "name": "adm",
+    "nf": 32,
+    "ch_mult": (1, 2),
+    "num_res_blocks": 1,
+    "attn_resolutions": (8,),
+    "dropout": 0.0,
+    "dtype": "float32",
+    "remat": False,
+    "adm": {
+        "num_heads": 1,
+        "head_channels": 16,
+        "scale_shift_norm": True,
+        "resblock_updown": True,
+    },
+}
+
+
+def _state(variant):
+    arrays = golden.arrays(f"G_unet_{variant}.npz")
+    return {
+        name.removeprefix("param/"): np.asarray(array)
+        for name, array in arrays.items()
+        if name.startswith("param/")
+    }
+
+
+def _channels_last(array):
+    return jnp.transpose(array, (0, 2, 3, 1))
+
+
+@functools.cache
+def _loaded(variant):
+    state = _state(variant)
+    arch = openai_adm.architecture(state, image_size=16, head_channels=16)
+    network = models.Network(adm.ADM, arch)
+    return network, openai_adm.params(state, arch, network.shapes)
+
+
+@pytest.mark.parametrize("variant", ["cc_ssn", "uc_ssn_noupdown"])
+def test_outputs_equal_the_original(variant):
+    arrays = golden.arrays(f"G_unet_{variant}.npz")
+    network, params = _loaded(variant)
+    labels = jnp.asarray(arrays["y"], jnp.int32) if variant == "cc_ssn" else None
+    run = functools.partial(jax.jit(network), params, labels=labels)
+    net_x, x = (_channels_last(arrays[name]) for name in ("net_x", "x"))
+    ours = {
+        "raw": run(net_x, jnp.log(arrays["t"]) / 4),
+        "denoiser": precond.EDM()(run, x, arrays["t"]),
+        "consistency": precond.Consistency()(run, x, arrays["t"]),
+    }
+    for name, value in ours.items():
+        theirs = _channels_last(arrays[name])
+        for image in range(len(value)):  # each noise level has a scale of its own
+            assert golden.relative(value[image], theirs[image]) < 1e-4
+
+
+def test_the_published_file_is_the_same_network():
+    arch = openai_adm.architecture(
+        torch_file.load(golden.path("G_unet_cc_ssn.pt")),
+        image_size=16,
+        head_channels=16,
+    )
+    created = models.create(_CONFIG, image_size=16, image_channels=3, num_classes=10)
+    assert arch == created.arch
+
+
+@functools.cache
+def _published():
+    """Names and shapes by the first word of their header."""
+    found = {}
+    for part in golden.path("keys_released_unets.txt").read_text().split("== ")[1:]:
+        header, *lines = part.strip().splitlines()
+        shapes = (line.split("\t") for line in lines)
+        found[header.split()[0]] = {
+            name: np.broadcast_to(
+                np.float32(0), [int(n) for n in shape[1:-1].split(",")]
+            )
+            for name, shape in shapes
+        }
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "count"),
+    [("imagenet64", 64, 295_899_267), ("lsun256", 256, 526_304_771)],
+)
+def test_published_networks_have_these_tensors(name, size, count):
+    state = _published()[name]
+    arch = openai_adm.architecture(state)
+    assert arch.image_size == size and arch.head_channels == 64
+    arch.check()
+    network = models.Network(adm.ADM, arch)
+    assert models.count(network.shapes) == count
+    openai_adm.params(state, arch, network.shapes)  # raises for any that differs
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("out.0.bias"), "tensor 'out.0.bias' is missing"),
+        (lambda s: s.update(extra=np.zeros(3)), "tensor 'extra' has no place"),
+        (
+            lambda s: s.update({"out.2.bias": np.zeros(6)}),
+            r"tensor 'out.2.bias' of shape \(6,\) has no place",
+        ),
+        (lambda s: s.pop("input_blocks.0.0.weight"), "of another network"),
+        (lambda s: s.pop("input_blocks.1.0.out_layers.3.bias"), "is missing"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_by_name(change, message):
+    state = _state("uc_ssn_noupdown")
+    change(state)
+    with pytest.raises(JcmError, match=message):
+        arch = openai_adm.architecture(state, image_size=16, head_channels=16)
+        network = models.Network(adm.ADM, arch)
+        openai_adm.params(state, arch, network.shapes)
+
+
+def test_an_unknown_image_size_is_asked_for():
+    with pytest.raises(JcmError, match="say image_size="):
+        openai_adm.architecture(_state("cc_ssn"))
+
+
+def test_a_fresh_network_gives_nothing_and_uses_its_labels():
+    network = models.create(_CONFIG, image_size=16, image_channels=3, num_classes=3)
+    params = network.init(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    run = jax.jit(network)
+    assert not run(params, x, jnp.zeros(2), jnp.array([0, 1])).any()
+    params = jax.tree.map(lambda p: p + 0.1, params)
+    a = run(params, x, jnp.zeros(2), jnp.array([0, 1]))
+    b = run(params, x, jnp.zeros(2), jnp.array([0, 2]))
+    np.testing.assert_array_equal(a[0], b[0])
+    assert golden.relative(a[1], b[1]) > 1e-3
+    with pytest.raises(JcmError, match="takes labels where there are classes"):
+        jax.eval_shape(network, params, x, jnp.zeros(2), None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head_channels": 48}, "head_channels=48 does not divide 64 channels"),
+        ({"head_channels": 0, "num_heads": 3}, "num_heads=3 does not divide 64"),
+        ({"num_heads": 0}, "num_heads=0 must be at least 1"),
+    ],
+)
+def test_impossible_heads_are_refused(changes, message):
+    config = _CONFIG | {"adm": _CONFIG["adm"] | changes}
+    with pytest.raises(JcmError, match=message):
+        models.create(config, image_size=16, image_channels=3, num_classes=0)
