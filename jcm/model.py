@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
-from jcm import build, losses, precond, sharding, workdir
+from jcm import build, losses, models, precond, sharding, workdir
+from jcm import config as config_lib
 from jcm.checkpoints import Checkpoints
 from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
 from jcm.images import AnyArray
 from jcm.models import Params
+from jcm.pretrained import checkpoint
 from jcm.sampling import Sampler, Schedule, check_labels, ode_schedule
 
 
@@ -153,20 +156,35 @@ def load(
     ema: str = "",
     step: int = 0,
     batch_size: int | None = None,
+    **hints: Any,
 ) -> Model:
-    """Opens the model of a workdir.
+    """Opens the model of a workdir, or a checkpoint of others.
 
     Args:
-      path: workdir of a run, with at least one checkpoint.
+      path: workdir of a run, with at least one checkpoint; or what
+        `pretrained.checkpoint.read` takes: a file of the original JAX or PyTorch code,
+        or the name of a published one, such as openai/cd-cifar10-lpips.
       ema: which weights: a rate of `config.train.ema_rates` such as "0.9999",
         "params" for the weights themselves, "target_params" for the target; by
         default what the run's config says.
       step: of the checkpoint; 0 for the newest.
       batch_size: images made at a time; by default what the run's config says.
+      **hints: what a checkpoint of others may not tell, fields of
+        `pretrained.checkpoint.Hints`: kind, image_size, ...
 
     Raises:
       JcmError: where there is no run, no checkpoint or no such weights.
     """
+    if checkpoint.is_checkpoint(path):
+        if step:
+            raise JcmError(f"{path} is one checkpoint: drop step={step}")
+        found = checkpoint.read(path, checkpoint.Hints(**hints), ema)
+        return _of_checkpoint(found, batch_size)
+    if hints:
+        raise JcmError(
+            f"{', '.join(hints)}: {path} is no checkpoint file; a workdir tells by"
+            " itself"
+        )
     record = workdir.read(path)
     config = record.config
     network = build.network(config, len(record.class_names))
@@ -193,6 +211,27 @@ def load(
         record.class_names,
         batch_size=batch_size,
         step=step,
+    )
+
+
+def _of_checkpoint(found: checkpoint.Checkpoint, batch_size: int | None) -> Model:
+    arch = found.network.arch
+    config = config_lib.base()
+    with config.unlocked():
+        config.method = "edm" if found.kind == "edm" else "cd"
+        config.model.update(models.describe(arch))
+        config.model.class_conditional = arch.num_classes > 0
+        config.data.image_size = arch.image_size
+        config.data.channels = arch.image_channels
+        config.train.ema_rates = ()
+        config.sample.sigmas = found.sigmas or config.sample.sigmas
+    return Model(
+        losses.denoiser(config, found.network),
+        jax.device_put(found.params),
+        config,
+        [str(i) for i in range(arch.num_classes)],
+        batch_size=batch_size,
+        step=found.step,
     )
 
 

@@ -253,6 +253,11 @@ def teacher_weights(
     if teacher.kind != "edm":
         raise JcmError(f"config.teacher={source} is no diffusion model: name another")
     theirs = teacher.denoiser.network.arch
+    if type(theirs) is not type(network.arch):
+        raise JcmError(
+            f"config.teacher={source} is another network than config.model.name="
+            f"{config.model.name}: use the teacher's"
+        )
     for field in dataclasses.fields(theirs):
         a, b = getattr(network.arch, field.name), getattr(theirs, field.name)
         if a != b and field.name not in ("dropout", "dtype", "remat"):

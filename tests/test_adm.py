@@ -10,7 +10,6 @@ import pytest
 
 from jcm import models, precond
 from jcm.errors import JcmError
-from jcm.models import adm
 from jcm.pretrained import openai_adm, torch_file
 
 _CONFIG = {
@@ -48,7 +47,7 @@ def _channels_last(array):
 def _loaded(variant):
     state = _state(variant)
     arch = openai_adm.architecture(state, image_size=16, head_channels=16)
-    network = models.Network(adm.ADM, arch)
+    network = models.build(arch)
     return network, openai_adm.params(state, arch, network.shapes)
 
 
@@ -105,7 +104,7 @@ def test_published_networks_have_these_tensors(name, size, count):
     arch = openai_adm.architecture(state)
     assert arch.image_size == size and arch.head_channels == 64
     arch.check()
-    network = models.Network(adm.ADM, arch)
+    network = models.build(arch)
     assert models.count(network.shapes) == count
     openai_adm.params(state, arch, network.shapes)  # raises for any that differs
 
@@ -128,7 +127,7 @@ def test_a_file_that_does_not_fit_is_refused_by_name(change, message):
     change(state)
     with pytest.raises(JcmError, match=message):
         arch = openai_adm.architecture(state, image_size=16, head_channels=16)
-        network = models.Network(adm.ADM, arch)
+        network = models.build(arch)
         openai_adm.params(state, arch, network.shapes)
 
 

@@ -4,6 +4,7 @@ flax is used here and nowhere else. A network knows nothing of noise levels, los
 or devices.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jcm.errors import JcmError
 from jcm.models import adm, ncsnpp
+from jcm.models.layers import Levels
 
 Params = dict[str, Any]
 
@@ -86,7 +88,7 @@ def create(
             f"{', '.join(sorted(_ARCHITECTURES))}"
         )
     own = {each: config.pop(each, {}) for each in _ARCHITECTURES}[name]
-    architecture, module = _ARCHITECTURES[name]
+    architecture, _ = _ARCHITECTURES[name]
     arch = architecture(
         image_size=image_size,
         image_channels=image_channels,
@@ -94,8 +96,32 @@ def create(
         **config,
         **own,
     )
+    return build(arch)
+
+
+def build(arch: Levels) -> Network:
+    """The network of these sizes.
+
+    Raises:
+      JcmError: for sizes that do not fit together.
+    """
     arch.check()
+    _, module = _ARCHITECTURES[_name(arch)]
     return Network(module, arch)
+
+
+def describe(arch: Levels) -> dict[str, Any]:
+    """The fields of `config.model` that make an architecture, for `create`."""
+    name, common = _name(arch), {field.name for field in dataclasses.fields(Levels)}
+    fields = {key: value for key, value in vars(arch).items() if key in common}
+    own = {key: value for key, value in vars(arch).items() if key not in common}
+    for key in ("image_size", "image_channels", "num_classes"):
+        del fields[key]
+    return {"name": name, **fields, name: own}
+
+
+def _name(arch: Levels) -> str:
+    return next(n for n, (kind, _) in _ARCHITECTURES.items() if type(arch) is kind)
 
 
 def fingerprint(params: Params) -> str:

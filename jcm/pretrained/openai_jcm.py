@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jcm.errors import JcmError
 from jcm.models import Params, ncsnpp
 from jcm.pretrained import tensors
 
@@ -27,6 +28,85 @@ _ATTENTION = {
 }
 # Leaves are called differently by the original's own layers.
 _LEAVES = {"NIN": {"kernel": "W", "bias": "b"}, "Conv2d": {"kernel": "weight"}}
+
+
+def architecture(
+    original: Mapping[str, np.ndarray],
+    *,
+    image_size: int | None = None,
+    attn_resolutions: tuple[int, ...] | None = None,
+) -> ncsnpp.Architecture:
+    """What names and shapes tell of a network, and what they cannot.
+
+    Args:
+      original: arrays by slash-separated path, as in the original's checkpoints.
+      image_size: height and width; 32, as published, by default.
+      attn_resolutions: image sizes with attention; by default the second level, as
+        published, where the widths of the levels do not tell.
+
+    Raises:
+      JcmError: where the tensors are not of such a network.
+    """
+    if "GaussianFourierProjection_0/W" not in original:
+        raise JcmError(
+            "no 'GaussianFourierProjection_0/W' in the file: it is of another network"
+        )
+    blocks, attentions, downs = (
+        len({name.split("/")[0] for name in original if name.startswith(f"{kind}_")})
+        for kind in ("ResnetBlockBigGANpp", "AttnBlockpp", "Downsample")
+    )
+    levels = downs + 1
+    res_blocks, rest = divmod(blocks - 3 * levels, 2 * levels)
+    if rest or res_blocks < 1:
+        raise JcmError(
+            f"{blocks} residual blocks do not make {levels} levels: tensors are missing"
+        )
+
+    def shape(name: str) -> tuple[int, ...]:
+        if name not in original:
+            raise JcmError(f"tensor {name!r} is missing: the file is not whole")
+        return original[name].shape
+
+    (nf,) = shape("GaussianFourierProjection_0/W")
+    firsts = [level * (res_blocks + 1) for level in range(levels)]
+    widths = [shape(f"ResnetBlockBigGANpp_{i}/Conv_0/bias")[0] for i in firsts]
+    image_size = image_size or 32
+    if attn_resolutions is None:
+        count = (attentions - 1) // (res_blocks + 1)
+        attended = _attended(original, widths, count, res_blocks)
+        attn_resolutions = tuple(image_size // 2**level for level in attended)
+    return ncsnpp.Architecture(
+        image_size=image_size,
+        image_channels=shape("Conv_0/kernel")[2],
+        num_classes=0,
+        nf=nf,
+        ch_mult=tuple(width // nf for width in widths),
+        num_res_blocks=res_blocks,
+        attn_resolutions=attn_resolutions,
+        dropout=0.0,
+        dtype="float32",
+        remat=False,
+        fourier_scale=16.0,
+        fir_kernel=(1.0, 3.0, 3.0, 1.0),
+    )
+
+
+def _attended(
+    original: Mapping[str, np.ndarray], widths: list[int], count: int, each: int
+) -> list[int]:
+    """Levels with attention; as published not the first, where another is as wide."""
+    found: list[int] = []
+    for index in range(count):
+        width = original[f"AttnBlockpp_{index * each}/NIN_0/b"].shape[0]
+        first = found[-1] + 1 if found else 0
+        fit = [i for i in range(first, len(widths)) if widths[i] == width]
+        if not fit:
+            raise JcmError(
+                "the file does not tell where its attention is: say"
+                " attn_resolutions=(...)"
+            )
+        found.append(next((i for i in fit if i), fit[0]))
+    return found
 
 
 def params_from_original(

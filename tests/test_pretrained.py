@@ -1,0 +1,202 @@
+"""Checkpoints of others: opened with no config, and refused in one line."""
+
+import golden
+import jax.numpy as jnp
+import msgpack
+import numpy as np
+import pytest
+from flax import serialization
+
+import jcm
+from jcm.pretrained import flax_file, released
+
+
+def _state(with_target):
+    """A checkpoint as the original wrote it; the arrays of others are zero."""
+    tree = {}
+    for name, array in golden.arrays("A_cfg1_params_ema.npz").items():
+        *folders, leaf = name.removeprefix("params_ema/").split("/")
+        branch = tree
+        for folder in folders:
+            branch = branch.setdefault(folder, {})
+        branch[leaf] = np.asarray(array)
+    zeros = {name: {} for name in tree}
+    return {
+        "step": np.int32(20_000),
+        "lr": np.float32(4e-4),
+        "params": tree,
+        **({"target_params": tree} if with_target else {}),
+        "params_ema": tree,
+        "model_state": {},
+        "opt_state": {"0": {"count": np.int32(3), "mu": zeros}, "1": {}},
+    }
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "checkpoint_2"
+    path.write_bytes(serialization.to_bytes(_state(with_target=False)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def forward():
+    return golden.arrays("A_cfg1_forward.npz")
+
+
+def _check(model, forward):
+    found = model.denoise(forward["x"], forward["t"])
+    kind = "distiller" if model.kind == "consistency" else "denoiser"
+    for image in range(len(found)):
+        assert golden.relative(found[image], forward[kind][image]) < 1e-4
+
+
+def test_a_checkpoint_of_the_original_opens_with_no_config(file, forward):
+    model = jcm.load(file, image_size=16)
+    assert (model.kind, model.step) == ("consistency", 20_000)
+    assert model.denoiser.network.arch == golden.network().arch
+    _check(model, forward)
+    assert model.sample(0, 1).shape == (1, 16, 16, 3)
+    _check(jcm.load(file, image_size=16, kind="edm", ema="params"), forward)
+
+
+@pytest.mark.parametrize("name", ["State", "StateWithTarget"])
+def test_the_original_s_own_files_open(name, forward):
+    file = golden.path(f"checkpoints_cfg1_{name}") / "checkpoint_2"
+    _check(jcm.load(file, image_size=16), forward)
+
+
+def test_weights_are_chosen_by_name(file, tmp_path):
+    with pytest.raises(jcm.JcmError, match="it has no target_params"):
+        jcm.load(file, image_size=16, ema="target_params")
+    with pytest.raises(jcm.JcmError, match="ema='ema' is unknown: use one of params_e"):
+        jcm.load(file, image_size=16, ema="ema")
+    other = tmp_path / "with_target"
+    other.write_bytes(serialization.to_bytes(_state(with_target=True)))
+    assert jcm.load(other, image_size=16, ema="target_params").step == 20_000
+
+
+def test_a_published_name_is_fetched_once(file, tmp_path, monkeypatch, forward):
+    monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(released, "_BASE", f"{(tmp_path / 'server').as_uri()}/")
+    for name in ("openai/cd-cifar10-lpips", "openai/edm-cifar10"):
+        place = tmp_path / "server" / released.RELEASED[name].file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.read_bytes())
+    model = jcm.load("openai/cd-cifar10-lpips", image_size=16)
+    assert model.config.sample.sigmas == (80.0, 0.5853)
+    _check(model, forward)
+    teacher = jcm.load("openai/edm-cifar10", image_size=16)
+    assert teacher.kind == "edm"
+    place.unlink()
+    _check(jcm.load("openai/edm-cifar10", image_size=16), forward)
+    (tmp_path / "cache" / "pretrained" / "openai" / "edm-cifar10").rename(
+        tmp_path / "x"
+    )
+    with pytest.raises(jcm.JcmError, match="elsewhere and put it at .*edm_cifar10_ema"):
+        jcm.load("openai/edm-cifar10")
+    with pytest.raises(
+        jcm.JcmError, match="'openai/gan' is no published model: use op"
+    ):
+        jcm.load("openai/gan")
+
+
+def test_every_published_file_has_a_name():
+    files = [each.file for each in released.RELEASED.values()]
+    assert len(set(files)) == 22
+    assert sum(name.endswith(".pt") for name in files) == 12
+    for name, each in released.RELEASED.items():
+        assert ("/edm-" in name) == (each.kind == "edm")
+
+
+def _packed(shape, dtype, content):
+    return msgpack.ExtType(1, msgpack.packb((shape, dtype, content)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a whole checkpoint of flax"),
+        (b"\x81 no map", "not a whole checkpoint of flax"),
+        (msgpack.packb({"params_ema": {"a": 3}}), "entry 'a' is a int, not an array"),
+        (msgpack.packb({"other": 3}), "it has no params_ema"),
+        (
+            msgpack.packb({"params_ema": {"a": _packed((1,), "object", b"8" * 8)}}),
+            "an array of object",
+        ),
+        (
+            msgpack.packb({"params_ema": {"a": _packed((9,), "float32", b"8" * 8)}}),
+            "not a whole checkpoint",
+        ),
+        (
+            msgpack.packb({"params_ema": {"a": msgpack.ExtType(9, b"8")}}),
+            "an entry of type 9",
+        ),
+        (
+            msgpack.packb({"params_ema": {"a": _packed((2,), "float32", b"8" * 8)}}),
+            "no 'GaussianFourierProjection_0/W' in the file",
+        ),
+    ],
+)
+def test_other_content_is_refused(tmp_path, content, message):
+    path = tmp_path / "checkpoint"
+    path.write_bytes(content)
+    with pytest.raises(jcm.JcmError, match=message):
+        jcm.load(path)
+
+
+def test_a_file_cut_short_or_too_long_is_refused(file):
+    whole = file.read_bytes()
+    for content in (whole[:-1], whole[: len(whole) // 2], whole + b"\x00"):
+        file.write_bytes(content)
+        with pytest.raises(jcm.JcmError, match="not a whole checkpoint of flax"):
+            jcm.load(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.pop("Conv_1"), "tensor 'Conv_1/.*' is missing"),
+        (
+            lambda p: p.update(Extra={"W": jnp.zeros(2)}),
+            "tensor 'Extra/W' has no place",
+        ),
+        (lambda p: p.pop("ResnetBlockBigGANpp_3"), "residual blocks do not make 2 lev"),
+        (lambda p: p["Conv_0"].pop("kernel"), "tensor 'Conv_0/kernel' is missing"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_named(tmp_path, change, message):
+    state = _state(with_target=False)
+    change(state["params_ema"])
+    path = tmp_path / "checkpoint"
+    path.write_bytes(serialization.to_bytes(state))
+    with pytest.raises(jcm.JcmError, match=message):
+        jcm.load(path, image_size=16)
+
+
+def test_what_cannot_be_is_refused(file, tmp_path, student):
+    for name, hints, message in (
+        (file, {"kind": "gan"}, "kind='gan': use one of edm, consistency"),
+        (file, {"image_size": 15}, "does not divide"),
+        (file, {"step": 3}, "is one checkpoint: drop step=3"),
+        (student[1], {"kind": "edm"}, "a workdir tells by itself"),
+    ):
+        with pytest.raises(jcm.JcmError, match=message):
+            jcm.load(name, **hints)
+    pickled = tmp_path / "edm-cifar10-32x32-uncond-vp.pkl"
+    pickled.write_bytes(b"\x80\x04")
+    with pytest.raises(jcm.JcmError, match=r"\.pkl runs code when it is opened"):
+        jcm.load(pickled)
+
+
+def test_parts_not_asked_for_are_not_read(file, monkeypatch):
+    decoded = []
+    decode = flax_file._decode
+
+    def record(code, data):
+        decoded.append(len(data))
+        return decode(code, data)
+
+    monkeypatch.setattr(flax_file, "_decode", record)
+    flax_file.load(file, ("params_ema",))
+    assert len(decoded) == 157
