@@ -18,7 +18,7 @@ from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
 from jcm.images import AnyArray
 from jcm.models import Params
-from jcm.pretrained import checkpoint
+from jcm.pretrained import checkpoint, folder
 from jcm.sampling import Sampler, Schedule, check_labels, ode_schedule
 
 
@@ -161,9 +161,9 @@ def load(
     """Opens the model of a workdir, or a checkpoint of others.
 
     Args:
-      path: workdir of a run, with at least one checkpoint; or what
-        `pretrained.checkpoint.read` takes: a file of the original JAX or PyTorch code,
-        or the name of a published one, such as openai/cd-cifar10-lpips.
+      path: workdir of a run, with at least one checkpoint; a folder that `save` wrote;
+        a file of the original JAX or PyTorch code; or the name of a published one, such
+        as openai/cd-cifar10-lpips. See `pretrained.checkpoint.read`.
       ema: which weights: a rate of `config.train.ema_rates` such as "0.9999",
         "params" for the weights themselves, "target_params" for the target; by
         default what the run's config says.
@@ -175,6 +175,10 @@ def load(
     Raises:
       JcmError: where there is no run, no checkpoint or no such weights.
     """
+    if folder.is_exported(path):
+        if step or ema or hints:
+            raise JcmError(f"{path} is one whole model: it takes no other arguments")
+        return _of_folder(path, batch_size)
     if checkpoint.is_checkpoint(path):
         if step:
             raise JcmError(f"{path} is one checkpoint: drop step={step}")
@@ -211,6 +215,64 @@ def load(
         record.class_names,
         batch_size=batch_size,
         step=step,
+    )
+
+
+def save(model: Model, path: str | os.PathLike, *, notes: str = "") -> None:
+    """Writes a model as a folder to share, which `load` opens.
+
+    Args:
+      model: any that `load` gives.
+      path: of the folder, new or empty: params.safetensors (bit for bit), config.json
+        and a model card, README.md.
+      notes: for the card, in Markdown: data, scores, licence.
+
+    Raises:
+      JcmError: where the folder has files already, or cannot be written.
+    """
+    arch = model.denoiser.network.arch
+    card = "\n".join(
+        [
+            f"# {model.config.method} on {model.config.data.name}",
+            "",
+            f"A {model.kind} model of {arch.image_size}x{arch.image_size} images:"
+            f" {type(arch).__module__.rpartition('.')[2]} with"
+            f" {models.count(model.params):,} parameters, of step {model.step}.",
+            "",
+            "```python",
+            "import jcm",
+            "",
+            'images = jcm.load("FOLDER").sample(0, 16)  # in [-1, 1]',
+            "```",
+            *(["", notes.strip()] if notes else []),
+            "",
+        ]
+    )
+    config = model.config.to_dict()
+    exported = folder.Exported(model.params, config, model.class_names, model.step)
+    folder.write(path, exported, card)
+
+
+def _of_folder(path: str | os.PathLike, batch_size: int | None) -> Model:
+    found = folder.read(path)
+    try:
+        config = config_lib.from_dict(found.config)
+        network = build.network(config, len(found.class_names))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise JcmError(
+            f"{path}: config.json is of another version of jcm ({error})"
+        ) from error
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), network.shapes)
+    theirs = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), found.params)
+    if shapes != theirs:
+        raise JcmError(f"{path}: config.json and params.safetensors do not go together")
+    return Model(
+        losses.denoiser(config, network),
+        jax.device_put(found.params),
+        config,
+        found.class_names,
+        batch_size=batch_size,
+        step=found.step,
     )
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jcm import config as config_lib
 from jcm import models, precond
 from jcm.errors import JcmError
 from jcm.pretrained import openai_adm, torch_file
@@ -107,6 +108,24 @@ def test_published_networks_have_these_tensors(name, size, count):
     network = models.build(arch)
     assert models.count(network.shapes) == count
     openai_adm.params(state, arch, network.shapes)  # raises for any that differs
+
+
+@pytest.mark.parametrize("name", ["imagenet64", "lsun256"])
+def test_the_configs_describe_the_published_networks(name):
+    published = openai_adm.architecture(_published()[name])
+    for method in ("edm", "cd", "ct"):
+        config = config_lib.load(f"configs/{name}_{method}.py")
+        fields = config.model.to_dict()
+        fields |= {"dropout": 0.0, "dtype": "float32", "remat": False}
+        fields["adm"]["num_heads"] = 1
+        classes = 1000 if fields.pop("class_conditional") else 0
+        created = models.architecture(
+            fields,
+            image_size=config.data.image_size,
+            image_channels=3,
+            num_classes=classes,
+        )
+        assert created == published
 
 
 @pytest.mark.parametrize(

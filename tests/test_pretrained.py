@@ -1,6 +1,7 @@
 """Checkpoints of others: opened with no config, and refused in one line."""
 
 import golden
+import jax
 import jax.numpy as jnp
 import msgpack
 import numpy as np
@@ -187,6 +188,42 @@ def test_what_cannot_be_is_refused(file, tmp_path, student):
     pickled.write_bytes(b"\x80\x04")
     with pytest.raises(jcm.JcmError, match=r"\.pkl runs code when it is opened"):
         jcm.load(pickled)
+
+
+def test_a_saved_model_is_the_same_to_the_bit(student, file, tmp_path):
+    for name, model in (
+        ("digits", jcm.load(student[1])),
+        ("original", jcm.load(file, image_size=16)),
+    ):
+        jcm.save(model, tmp_path / name, notes="Licence: Apache-2.0")
+        again = jcm.load(tmp_path / name)
+        jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+        assert again.denoiser.network.arch == model.denoiser.network.arch
+        assert (again.kind, again.step) == (model.kind, model.step)
+        assert again.config == model.config
+        assert "Licence: Apache-2.0" in (tmp_path / name / "README.md").read_text()
+    with pytest.raises(jcm.JcmError, match="is there already: name a new folder"):
+        jcm.save(model, tmp_path / name)
+
+
+def test_a_damaged_folder_is_refused(file, tmp_path):
+    jcm.save(jcm.load(file, image_size=16), tmp_path / "model")
+    params = tmp_path / "model" / "params.safetensors"
+    whole, about = params.read_bytes(), tmp_path / "model" / "config.json"
+    params.write_bytes(whole[:-5])
+    with pytest.raises(jcm.JcmError, match="is not a whole model written by jcm.save"):
+        jcm.load(tmp_path / "model")
+    params.write_bytes(whole)
+    text = about.read_text()
+    about.write_text(text.replace('"nf": 16', '"nf": 32'))
+    with pytest.raises(jcm.JcmError, match="do not go together"):
+        jcm.load(tmp_path / "model")
+    about.write_text(text.replace('"nf"', '"width"'))
+    with pytest.raises(jcm.JcmError, match="of another version of jcm"):
+        jcm.load(tmp_path / "model")
+    about.write_text(text[:100])
+    with pytest.raises(jcm.JcmError, match="is not a whole model written by jcm.save"):
+        jcm.load(tmp_path / "model")
 
 
 def test_parts_not_asked_for_are_not_read(file, monkeypatch):

@@ -65,10 +65,10 @@ class Network:
         return model(x, c_noise, labels, dropout_keys)
 
 
-def create(
+def architecture(
     config: Mapping[str, Any], *, image_size: int, image_channels: int, num_classes: int
-) -> Network:
-    """The network that a config describes.
+) -> Levels:
+    """The sizes that a config describes.
 
     Args:
       config: `name`, the sizes that all architectures have, and below the name of each
@@ -78,7 +78,7 @@ def create(
       num_classes: 0 for an unconditional network.
 
     Raises:
-      JcmError: for an unknown name, or sizes that do not fit together.
+      JcmError: for an unknown name.
     """
     config = dict(config)
     name = config.pop("name")
@@ -88,15 +88,31 @@ def create(
             f"{', '.join(sorted(_ARCHITECTURES))}"
         )
     own = {each: config.pop(each, {}) for each in _ARCHITECTURES}[name]
-    architecture, _ = _ARCHITECTURES[name]
-    arch = architecture(
+    return _ARCHITECTURES[name][0](
         image_size=image_size,
         image_channels=image_channels,
         num_classes=num_classes,
         **config,
         **own,
     )
-    return build(arch)
+
+
+def create(
+    config: Mapping[str, Any], *, image_size: int, image_channels: int, num_classes: int
+) -> Network:
+    """The network that a config describes; arguments as of `architecture`.
+
+    Raises:
+      JcmError: for an unknown name, or sizes that do not fit together.
+    """
+    return build(
+        architecture(
+            config,
+            image_size=image_size,
+            image_channels=image_channels,
+            num_classes=num_classes,
+        )
+    )
 
 
 def build(arch: Levels) -> Network:
