@@ -99,7 +99,7 @@ class Model:
         sigmas: Sequence[float] | None = None,
         steps: int | None = None,
         solver: str | None = None,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[int | str] | None = None,
     ) -> Float[np.ndarray, "n h w c"]:
         """Makes images.
 
@@ -110,8 +110,8 @@ class Model:
             values; (80.0,) is one step. By default those of the config.
           steps: diffusion models: points of the noise grid.
           solver: diffusion models: "heun" or "euler".
-          labels: class of each image, or fewer to be repeated in turn; by default
-            every class in turn.
+          labels: class of each image by number or name, or fewer to be repeated in
+            turn; by default every class in turn.
 
         Returns:
           Images in [-1, 1]. `jcm.to_uint8` makes pixels of them.
@@ -145,9 +145,18 @@ class Model:
         if labels is None or len(labels) == 0:
             labels = build.sample_labels(self.config, self.denoiser, count)
         else:
-            labels = [labels[i % len(labels)] for i in range(count)]
+            named = [self._label(label) for label in labels]
+            labels = [named[i % len(named)] for i in range(count)]
         made = self.sampler(self.params, key, range(count), schedule, labels)
         return np.clip(made, -1.0, 1.0)
+
+    def _label(self, label: int | str) -> int:
+        if not isinstance(label, str):
+            return label
+        if label not in self.class_names:
+            known = ", ".join(self.class_names[:20]) or "none"
+            raise JcmError(f"label {label!r} is no class: the model knows {known}")
+        return self.class_names.index(label)
 
 
 def load(

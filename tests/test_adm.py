@@ -1,6 +1,7 @@
 """ADM against the original's numbers and the published files' lists of tensors."""
 
 import functools
+import itertools
 
 import golden
 import jax
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 
 from jcm import config as config_lib
-from jcm import models, precond
+from jcm import models, ode, precond, sampling
+from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
 from jcm.pretrained import openai_adm, torch_file
+from jcm.schedules import KarrasGrid
 
 _CONFIG = {
     "name": "adm",
@@ -68,6 +71,54 @@ def test_outputs_equal_the_original(variant):
         theirs = _channels_last(arrays[name])
         for image in range(len(value)):  # each noise level has a scale of its own
             assert golden.relative(value[image], theirs[image]) < 1e-4
+
+
+@functools.cache
+def _denoiser(kind):
+    """D or f of the class-conditional network, with its parameters."""
+    network, params = _loaded("cc_ssn")
+    labels = jnp.asarray(golden.arrays("G_unet_cc_ssn.npz")["y"][:2], jnp.int32)
+    model = Denoiser(network, kind)
+    return params, labels, model
+
+
+def test_one_and_several_steps_equal_the_original():
+    params, labels, model = _denoiser(precond.Consistency())
+    step = jax.jit(functools.partial(sampling.consistency_step, model))
+    cases = golden.cases("G_samplers_losses.npz")
+    for name in ("onestep", "multistep"):
+        case = cases[name]
+        grid = KarrasGrid().sigmas(int(case["steps"]))
+        sigmas = [grid[i] for i in case.get("ts", [0])]
+        noise = [_channels_last(z) for z in case["noise"]]
+        x, after = sigmas[0] * noise[0], [*sigmas[1:], KarrasGrid().sigma_min]
+        for i, (sigma, sigma_next) in enumerate(zip(sigmas, after, strict=True)):
+            z = noise[i + 1] if i + 1 < len(noise) else jnp.zeros_like(x)
+            levels = np.float32(sigma), np.float32(sigma_next)
+            x = step(params, x, *levels, z, labels)
+        ours = jnp.clip(x, -1, 1)
+        assert golden.relative(ours, _channels_last(case["sample"])) < 1e-3
+
+
+def test_heun_equals_the_original():
+    params, labels, model = _denoiser(precond.EDM())
+    case = golden.cases("G_samplers_losses.npz")["heun"]
+
+    def clipped(x, sigma):  # as the original's sampler does
+        return jnp.clip(model(params, x, sigma, labels), -1, 1)
+
+    @functools.partial(jax.jit, static_argnames="solver")
+    def step(x, sigma, sigma_next, solver):
+        levels = (jnp.full(len(x), level) for level in (sigma, sigma_next))
+        return ode.step(clipped, x, *levels, solver=solver)
+
+    sigmas = sampling.ode_schedule(KarrasGrid(), int(case["steps"]), "heun").sigmas
+    x = 80 * _channels_last(case["noise"][0])
+    for sigma, sigma_next in itertools.pairwise(sigmas):
+        solver = "heun" if sigma_next else "euler"
+        x = step(x, np.float32(sigma), np.float32(sigma_next), solver)
+    ours = jnp.clip(x, -1, 1)
+    assert golden.relative(ours, _channels_last(case["sample"])) < 1e-3
 
 
 def test_the_published_file_is_the_same_network():

@@ -132,8 +132,12 @@ def test_teacher_and_student_with_classes(tiny, tmp_path):
     trained = jcm.load(tmp_path)
     assert trained.class_names == tuple("0123456789")
     assert trained.sample(0, 3, labels=[7]).shape == (3, 8, 8, 1)
+    by_name, by_number = (trained.sample(0, 2, labels=[n]) for n in ("7", 7))
+    np.testing.assert_array_equal(by_name, by_number)
     with pytest.raises(JcmError, match="0 to 9"):
         trained.sample(0, 3, labels=[10])
+    with pytest.raises(JcmError, match="label 'cat' is no class: the model knows 0, 1"):
+        trained.sample(0, 3, labels=["cat"])
     given = np.zeros((2, 8, 8, 1), np.float32), np.ones(2), np.array([3, 4])
     inside = jax.jit(trained.denoise)(*given)
     np.testing.assert_allclose(inside, trained.denoise(*given), atol=1e-5)
