@@ -119,5 +119,5 @@ def _take(name: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def _only_ours(record: std_logging.LogRecord) -> bool:
     """Orbax and others tell of every step they take; their warnings are enough."""
-    ours = pathlib.Path(record.pathname).parent == pathlib.Path(__file__).parent
+    ours = pathlib.Path(__file__).parent in pathlib.Path(record.pathname).parents
     return ours or record.levelno >= std_logging.WARNING

@@ -1,5 +1,8 @@
 """Checkpoints of others: opened with no config, and refused in one line."""
 
+import subprocess
+import sys
+
 import golden
 import jax
 import jax.numpy as jnp
@@ -204,6 +207,31 @@ def test_a_saved_model_is_the_same_to_the_bit(student, file, tmp_path):
         assert "Licence: Apache-2.0" in (tmp_path / name / "README.md").read_text()
     with pytest.raises(jcm.JcmError, match="is there already: name a new folder"):
         jcm.save(model, tmp_path / name)
+
+
+def test_the_command_converts(file, tmp_path):
+    def run(*arguments):
+        command = [sys.executable, "-m", "jcm.pretrained", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+    done = run(file, tmp_path / "model", "--image_size=16", "--notes=Licence: MIT")
+    assert done.returncode == 0, done.stderr
+    model = jcm.load(tmp_path / "model")
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        model.params,
+        jcm.load(file, image_size=16).params,
+    )
+    assert "Licence: MIT" in (tmp_path / "model" / "README.md").read_text()
+    for arguments, message in (
+        ([file], "name a source and a folder"),
+        ([file, tmp_path / "model"], "is there already"),
+        ([tmp_path / "nothing", tmp_path / "new"], "is not the workdir of a run"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith("jcm: ")
+        assert message in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_damaged_folder_is_refused(file, tmp_path):
