@@ -166,38 +166,37 @@ def folder(config: ConfigDict) -> None:
     config.train.checkpoint_every = 1000
 
 
-def imagenet64(config: ConfigDict) -> None:
-    """What the three ImageNet-64 configs share: data, the published network, bf16."""
+def _large(config: ConfigDict) -> None:
+    """What the published networks of pictures from 64x64 on share; bf16."""
     config.data.name = "image_folder"
-    config.data.image_size = 64
     config.model.name = "adm"
+    config.model.attn_resolutions = (32, 16, 8)
+    config.model.dtype = "bfloat16"
+    config.model.remat = True
+    config.loss.metric_dtype = "bfloat16"
+    config.train.ema_rates = (0.999943,)
+
+
+def imagenet64(config: ConfigDict) -> None:
+    """What the three ImageNet-64 configs share: data and the published network."""
+    _large(config)
+    config.data.image_size = 64
     config.model.class_conditional = True
     config.model.nf = 192
     config.model.ch_mult = (1, 2, 3, 4)
     config.model.num_res_blocks = 3
-    config.model.attn_resolutions = (32, 16, 8)
-    config.model.dtype = "bfloat16"
-    config.model.remat = True
-    config.loss.metric_dtype = "bfloat16"
     config.train.batch_size = 2048
-    config.train.ema_rates = (0.999943,)
 
 
 def lsun256(config: ConfigDict) -> None:
-    """What the three LSUN configs share: data, the published network, bf16."""
-    config.data.name = "image_folder"
+    """What the three LSUN configs share: data and the published network."""
+    _large(config)
     config.data.image_size = 256
-    config.model.name = "adm"
     config.model.nf = 256
     config.model.ch_mult = (1, 1, 2, 2, 4, 4)
     config.model.num_res_blocks = 2
-    config.model.attn_resolutions = (32, 16, 8)
     config.model.adm.scale_shift_norm = False
-    config.model.dtype = "bfloat16"
-    config.model.remat = True
-    config.loss.metric_dtype = "bfloat16"
     config.train.batch_size = 256
-    config.train.ema_rates = (0.999943,)
 
 
 def smoke(config: ConfigDict) -> None:

@@ -70,7 +70,7 @@ class Scorer:
         self._config, self._ready = config, False
         self._folder = pathlib.Path(workdir) / "evaluation"
         self._path = self._folder / "scores.jsonl"
-        self._scores = scores_lib.check(config, dataset)
+        self._scores = scores_lib.create(config, dataset)
         # By name, all that a score of the same samples depends on.
         self._by: dict[str, Any] = {}
         for score in self._scores:

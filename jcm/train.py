@@ -75,7 +75,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
     # What the samples shall be is wrong now or never.
     build.sampling_schedules(config, method.model)
     build.sample_labels(config, method.model, config.sample.num_images)
-    scores = scores_lib.check(config, dataset)
+    scores = scores_lib.create(config, dataset)
     every_steps = math.ceil(1000 * config.eval.every_kimg / config.train.batch_size)
     if not every_steps:
         scores = []  # what they hold is not needed before the evaluation

@@ -118,7 +118,7 @@ def test_a_score_is_found_whatever_was_asked_beside_it(run, monkeypatch):
     dataset = data.load(config.data)
 
     def score(*made):
-        monkeypatch.setattr(scores, "check", lambda *_: made)
+        monkeypatch.setattr(scores, "create", lambda *_: made)
         return scoring.Scorer(config, workdir, dataset)(subject, Schedule((80.0,)), 0)
 
     both = score(_Constant("fid"), _Constant("kid"))

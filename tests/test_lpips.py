@@ -49,7 +49,8 @@ def test_lpips_equals_the_original():
     # entry in ten beyond 1e-4.
     theirs = np.asarray(case["lpips_224_grad_a"])
     error = np.abs(np.asarray(gradient) - theirs) / np.abs(theirs).max()
-    assert np.mean(error < 1e-4) > 0.9
+    least = 0.99 if jax.__version_info__ < (0, 11) else 0.94
+    assert np.mean(error < 1e-4) > least
     assert error.max() < 3e-3
     resized = jax.image.resize(case["a"][0], (224, 224, 3), "bilinear")[:16, :16]
     assert golden.relative(resized, case["resized_a0"]) < 1e-5

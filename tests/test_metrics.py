@@ -24,6 +24,13 @@ from jcm.metrics import (
 from jcm.metrics.networks import FeatureNetwork, inception
 
 
+def _ready(config, dataset):
+    made = scores.create(config, dataset)
+    for score in made:
+        score.prepare()
+    return made
+
+
 def _distance(a, b):
     return frechet.distance(frechet.moments(a), frechet.moments(b))
 
@@ -195,7 +202,7 @@ def config(tiny, tmp_path, monkeypatch):
 
 
 def test_all_scores_of_one_network_at_once(config, digits, tmp_path):
-    (score,) = scores.create(config, digits)
+    (score,) = _ready(config, digits)
     real = digits.arrays()["image"]
     same = score(real)
     assert set(same) == {
@@ -210,23 +217,23 @@ def test_all_scores_of_one_network_at_once(config, digits, tmp_path):
     kept = sorted((tmp_path / "cache" / "reference").iterdir())
     assert [path.stem.rpartition("-")[2] for path in kept] == ["rows", "spatial"]
     before = [path.stat().st_mtime_ns for path in kept]
-    (again,) = scores.create(config, digits)
+    (again,) = _ready(config, digits)
     assert again(real) == same
     with config.unlocked():  # one of the features, without its rows
         config.eval.scores = ("fid",)
-    (fid,) = scores.create(config, digits)
+    (fid,) = _ready(config, digits)
     assert fid(real) == {"fid": same["fid"]}
     assert [path.stat().st_mtime_ns for path in kept] == before
     for content in (kept[0].read_bytes()[:1000], b""):
         kept[0].write_bytes(content)
         with pytest.raises(JcmError, match="is damaged .*: delete it"):
-            scores.create(config, digits)
+            _ready(config, digits)
 
 
 def test_fewer_images_than_numbers_get_no_distance(config, digits):
     with config.unlocked():
         config.eval.scores = ("fid",)
-    (score,) = scores.create(config, digits)
+    (score,) = _ready(config, digits)
     with pytest.raises(JcmError, match="fid needs 17 images .* samples are 16: raise"):
         score(digits.arrays()["image"][:16])
     assert score(digits.arrays()["image"][:17])["fid"] > 0
@@ -250,16 +257,16 @@ def test_too_few_images_are_noticed_before_any_are_made(
         config.eval.scores, config.eval.num_images = ("fid", "inception_score"), count
     monkeypatch.setattr(type(digits), "__len__", lambda _: real)
     with pytest.raises(JcmError, match=message):
-        scores.check(config, digits)
+        scores.create(config, digits)
 
 
 def test_a_changed_network_has_other_statistics(config, digits, tmp_path, monkeypatch):
     with config.unlocked():
         config.eval.scores = ("fid",)
-    (before,) = scores.create(config, digits)
+    (before,) = _ready(config, digits)
     known = before.identity()
     monkeypatch.setattr(inception, "VERSION", 2)
-    (after,) = scores.create(config, digits)
+    (after,) = _ready(config, digits)
     assert len(list((tmp_path / "cache" / "reference").iterdir())) == 2
     assert list(known) == list(after.identity()) == ["fid"]
     assert known != after.identity()
@@ -285,18 +292,18 @@ def test_references_of_others_are_read(config, digits, tmp_path):
     np.savez(tmp_path / "batch.npz", **batch)
     with config.unlocked():
         config.eval.reference = str(tmp_path / "batch.npz")
-    (by_batch,) = scores.create(config, digits)
+    (by_batch,) = _ready(config, digits)
     assert by_batch(real)["fid"] == pytest.approx(0, abs=1e-9)
     assert by_batch(real)["recall"] == 1
     with config.unlocked():
         config.eval.reference = str(tmp_path / "edm.npz")
-    (by_moments,) = scores.create(config, digits)
+    (by_moments,) = _ready(config, digits)
     # What the file does not have comes from the data set.
     assert by_moments(real[:1200]) == pytest.approx(by_batch(real[:1200]), abs=1e-6)
     with config.unlocked():
         config.eval.scores = ("classifier",)
     with pytest.raises(JcmError, match="edm.npz is of Inception, and no score of"):
-        scores.create(config, digits)
+        _ready(config, digits)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +330,7 @@ def test_a_reference_that_does_not_fit_is_named(
     with config.unlocked():
         config.eval.scores, config.eval.reference = ("fid",), str(path)
     with pytest.raises(JcmError, match=message):
-        scores.create(config, digits)
+        _ready(config, digits)
 
 
 def test_large_sets_are_looked_at_one_by_one_in_part(digits, monkeypatch, tmp_path):
@@ -371,9 +378,7 @@ def test_the_packaged_network_tells_good_from_bad():
 
 @pytest.fixture(scope="module")
 def classifier(tiny, digits):
-    return scores.create(
-        tiny("digits_edm", **{"eval.scores": ("classifier",)}), digits
-    )[0]
+    return _ready(tiny("digits_edm", **{"eval.scores": ("classifier",)}), digits)[0]
 
 
 def test_classifier_knows_real_from_bad(digits, classifier):
@@ -402,7 +407,7 @@ def test_unknown_scores_are_refused(tiny, digits):
     with pytest.raises(
         JcmError, match="'fidd' is unknown: use some of classifier, fid"
     ):
-        scores.create(tiny("digits_edm", **{"eval.scores": ("fidd",)}), digits)
+        _ready(tiny("digits_edm", **{"eval.scores": ("fidd",)}), digits)
 
 
 def test_benchmark_of_scores_measures(tmp_path, monkeypatch):

@@ -63,7 +63,8 @@ def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.eval.scores = ("fd_efficientnet_lite0",)
-    scores.create(config, data.load(config.data))
+    (score,) = scores.create(config, data.load(config.data))
+    score.prepare()
     port = _free_port()
     pair = [_start(config, tmp_path / "run", port, process) for process in (0, 1)]
     outputs = [process.communicate(timeout=280)[0] for process in pair]

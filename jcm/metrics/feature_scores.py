@@ -11,7 +11,6 @@ from absl import logging
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from jcm import models
 from jcm.data import Dataset
 from jcm.errors import JcmError
 from jcm.metrics import (
@@ -119,7 +118,6 @@ class FeatureScores:
         self._network = networks.load(network, config.weights)
         # Only Inception's statistics are published.
         self._published = config.eval.reference if network == "inception" else ""
-        self._weights = models.fingerprint(self._network.params)
         size, channels = dataset.image_size, config.data.channels
         self._sizes = self._network.sizes((size, size, channels))
         self._least = {
@@ -139,7 +137,7 @@ class FeatureScores:
             with pathlib.Path(self._published).expanduser().open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         depends = {
-            "network": f"{self._network.version}-{self._weights}",
+            "network": self._network.version,
             "data": self._dataset.fingerprint,
             "reference": digest,
         }

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import numpy as np
 from absl import logging
 
-from jcm import distributed, download, files, models
+from jcm import distributed, download, files
 from jcm.data import Dataset
 from jcm.errors import JcmError
 from jcm.metrics import frechet, statistics
@@ -30,9 +30,7 @@ def of_dataset(
       wanted: names of the features.
       rows: those of them that are kept one by one, of 50,000 images at most.
     """
-    prefix = "-".join(
-        (dataset.fingerprint, network.version, models.fingerprint(network.params))
-    )
+    prefix = f"{dataset.fingerprint}-{network.version}"
 
     def path(name: str, with_rows: bool) -> pathlib.Path:
         file = f"{prefix}-{name}{'-rows' if with_rows else ''}.npz"

@@ -34,7 +34,7 @@ class Score(Protocol):
         """Scores uint8 samples, with the labels asked for or None; as `prepare`."""
 
 
-def check(config: ConfigDict, dataset: Dataset) -> list[Score]:
+def create(config: ConfigDict, dataset: Dataset) -> list[Score]:
     """The scores that `config.eval.scores` names, before they look at images.
 
     Fetches weights where they are missing.
@@ -67,14 +67,6 @@ def check(config: ConfigDict, dataset: Dataset) -> list[Score]:
     return made + [
         FeatureScores(names, dataset, config) for names in by_network.values()
     ]
-
-
-def create(config: ConfigDict, dataset: Dataset) -> list[Score]:
-    """The same, made ready on the real images; every process must call."""
-    made = check(config, dataset)
-    for score in made:
-        score.prepare()
-    return made
 
 
 def columns(name: str) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Published networks that turn images into features, by name."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jcm import models
 from jcm.errors import JcmError
 from jcm.metrics import weights as weights_lib
 from jcm.metrics.networks import dinov2, efficientnet, inception
@@ -34,10 +36,11 @@ class FeatureNetwork:
     params: Params
     apply: Callable[[Params, Images], dict[str, Float[Array, "b _d"]]]
 
-    @property
+    @functools.cached_property
     def version(self) -> str:
-        """Tells its features from those of the network as it was before a change."""
-        return f"{self.name}{NETWORKS[self.name].VERSION}"
+        """Tells its features from those of other weights, or of code before a change."""
+        digest = models.fingerprint(self.params)
+        return f"{self.name}{NETWORKS[self.name].VERSION}-{digest}"
 
     def sizes(self, image_shape: tuple[int, ...]) -> dict[str, int]:
         """How many numbers each feature has, of images of a shape (h, w, c)."""
