@@ -38,7 +38,7 @@ class FeatureNetwork:
 
     @functools.cached_property
     def version(self) -> str:
-        """Tells its features from those of other weights, or of code before a change."""
+        """Tells its features from those of other weights, or of older code."""
         digest = models.fingerprint(self.params)
         return f"{self.name}{NETWORKS[self.name].VERSION}-{digest}"
 
