@@ -21,8 +21,13 @@ def base() -> ConfigDict:
     config = ConfigDict()
     config.method = "cd"  # a name in jcm.losses: edm, cd, ct
     config.seed = 0
-    # For cd: a workdir to load, or a config to train first in WORKDIR/teacher.
+    # For cd: a model that jcm.load opens (a workdir, a file, a published name), or a
+    # config to train first in WORKDIR/teacher.
     config.teacher = ""
+    # What a run begins with; "": the teacher, or random weights.
+    config.init = ConfigDict()
+    config.init.model = ""  # whatever jcm.load opens
+    config.init.state = False  # also step, averages, optimiser: a training goes on
 
     # Folder with the files of published networks; "": $JCM_CACHE/weights or
     # ~/.cache/jcm/weights, into which they are fetched.
@@ -57,11 +62,14 @@ def base() -> ConfigDict:
     model.remat = False
     # What one architecture alone has.
     model.ncsnpp = ConfigDict()
+    model.ncsnpp.embedding_type = "fourier"  # of the time: fourier, positional
     model.ncsnpp.fourier_scale = 16.0
+    model.ncsnpp.progressive_input = "residual"  # residual, none
     model.ncsnpp.fir_kernel = (1.0, 3.0, 3.0, 1.0)
     model.adm = ConfigDict()
-    model.adm.num_heads = 4  # of attention; counts where head_channels is 0
-    model.adm.head_channels = 64
+    model.adm.num_heads = 0  # of attention; 0: as many as head_channels gives
+    model.adm.head_channels = 64  # of each head; 0 with num_heads
+    model.adm.time_scale = 1000.0  # of the time input; NVlabs: 1
     model.adm.scale_shift_norm = True
     model.adm.resblock_updown = True
 
@@ -115,6 +123,7 @@ def base() -> ConfigDict:
     sample.num_images = 64
     sample.batch_size = 64  # over the local devices
     sample.labels = ()  # classes, cycled; (): every class in turn
+    sample.model = ""  # whatever jcm.load opens; "": the workdir's own
     sample.step = 0  # which checkpoint; 0: the newest
     sample.ema = ""  # which weights: a rate of train.ema_rates, "params"; "": first
 
@@ -331,6 +340,8 @@ def check(config: ConfigDict) -> None:
         section, field = name.split(".")
         if not config[section][field]:
             raise JcmError(f"config.{name}=() must have at least one value")
+    if config.init.state and not config.init.model:
+        raise JcmError("config.init.state=True needs config.init.model: name one")
     if config.eval.every_kimg > 0 and not config.eval.scores:
         raise JcmError(
             "config.eval.every_kimg needs config.eval.scores: name some, such as"

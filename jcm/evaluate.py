@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import time
@@ -41,13 +40,14 @@ class Row:
 
 
 def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
-    """Samples a checkpoint in every way the config asks for, and scores it.
+    """Samples a model in every way the config asks for, and scores it.
 
     Writes `comparison.png` (teacher, one step, two steps, real images), `scores.json`
-    and `scores.md` into the workdir, and logs the table. The checkpoint is the newest,
-    or that of `config.sample.step`; with `config.eval.watch` every one there is and
-    each new one as it appears, until that of the run's last step. The table has what
-    this call evaluates; what was scored ever is in `evaluation/scores.jsonl`.
+    and `scores.md` into the workdir, and logs the table. The model is the one that
+    `config.sample.model` names, or the newest checkpoint, or that of
+    `config.sample.step`; with `config.eval.watch` every checkpoint there is and each
+    new one as it appears, until that of the run's last step. The table has what this
+    call evaluates; what was scored ever is in `evaluation/scores.jsonl`.
 
     Args:
       config: what it says of sampling and scores counts; the network is that of the
@@ -58,7 +58,8 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
       JcmError: where there is no checkpoint, or a score cannot be computed.
     """
     workdir = pathlib.Path(workdir)
-    last = workdir_lib.read(workdir).config.train.num_steps
+    if config.eval.watch and config.sample.model:
+        raise JcmError("config.eval.watch is for a workdir: drop config.sample.model")
     dataset = data.load(config.data)
     scorer = Scorer(config, workdir, dataset) if config.eval.scores else None
     table: list[Row] = []
@@ -66,6 +67,7 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
         found = subjects(config, workdir)
         _evaluate_one(config, workdir, dataset, scorer, table, found)
         return
+    last = workdir_lib.read(workdir).config.train.num_steps
     step = config.sample.step - 1  # where to begin, if anywhere
     while step < last:
         following = _next_step(workdir, step)
@@ -139,29 +141,25 @@ def _evaluate_one(
         logging.info("wrote %s", workdir / "comparison.png")
         if table:
             _write_table(config, workdir, table)
-            _write_events(workdir, subject.model.step, rows)
+            _write_events(workdir, subject.model.step or 0, rows)
 
 
 def subjects(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Subject]:
     """The teacher where it is still at hand, then the checkpoint itself."""
     trained = subject_of(config, workdir)
     teacher = workdir_lib.teacher_place(config, workdir)
-    if trained.name == "consistency" and teacher and not os.path.exists(teacher):
+    wanted = trained.name == "consistency" and teacher and not config.sample.model
+    if wanted and not model.exists(teacher):
         logging.info("the teacher, %s, is not here: it is left out", teacher)
-    elif trained.name == "consistency" and teacher:
+    elif wanted:
         at_once = config.sample.batch_size
         yield Subject.of("teacher", model.load(teacher, batch_size=at_once))
     yield trained
 
 
 def subject_of(config: ConfigDict, workdir: pathlib.Path) -> Subject:
-    """The checkpoint that the config names."""
-    trained = model.load(
-        workdir,
-        ema=config.sample.ema,
-        step=config.sample.step,
-        batch_size=config.sample.batch_size,
-    )
+    """The model that the config names."""
+    trained = model.of_config(config, workdir)
     return Subject.of("diffusion" if trained.kind == "edm" else "consistency", trained)
 
 
@@ -184,7 +182,8 @@ def _write_table(config: ConfigDict, workdir: pathlib.Path, table: list[Row]) ->
     ]
     for row in table:
         cells = (_cell(row.scores[column]) for column in columns)
-        lines.append(f"| {row.samples} | {row.step} | {' | '.join(cells)} |")
+        step = "" if row.step is None else row.step
+        lines.append(f"| {row.samples} | {step} | {' | '.join(cells)} |")
     seeds = len(config.eval.seeds)
     note = f"{config.eval.num_images} images each, pixels rounded" + (
         f", mean ± standard deviation (least) of {seeds} seeds" if seeds > 1 else ""
@@ -196,7 +195,7 @@ def _write_table(config: ConfigDict, workdir: pathlib.Path, table: list[Row]) ->
         "seeds": list(config.eval.seeds),
         "rows": [dataclasses.asdict(row) for row in table],
     }
-    files.write_text(workdir / "scores.json", json.dumps(content, indent=2) + "\n")
+    files.write_json(workdir / "scores.json", content)
     logging.info("wrote %s\n%s", workdir / "scores.md", markdown)
 
 

@@ -1,10 +1,16 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import json
 import os
 import pathlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
 
 from jcm.errors import JcmError
 
@@ -17,6 +23,46 @@ def write_text(path: pathlib.Path, text: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_text(text)
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """The same, of plain data as indented JSON."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_tensors(
+    path: pathlib.Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, str]
+) -> None:
+    """The same, of contiguous arrays by name as safetensors."""
+    with replacing(path) as temporary:
+        try:
+            safetensors.save_file(dict(tensors), temporary, metadata=dict(about))
+        except SafetensorError as error:
+            raise JcmError(f"cannot write {path} ({error}): make room") from error
+
+
+def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """What a file of safetensors holds.
+
+    Raises:
+      JcmError: where it is missing or not whole.
+    """
+    try:
+        return safetensors.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise JcmError(f"cannot read {path} ({error}): copy it again") from error
+
+
+def new_folder(path: str | os.PathLike) -> pathlib.Path:
+    """A folder to write into, which has nothing in it yet.
+
+    Raises:
+      JcmError: where it has.
+    """
+    path = pathlib.Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise JcmError(f"{path} is there already: name a new folder")
+    return path
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ python -m jcm.main --config=FILE[:smoke] [--workdir=DIR] [--mode=train]
 """
 
 import pathlib
+import re
 from collections.abc import Sequence
 
 from absl import flags, logging
@@ -62,8 +63,15 @@ def _config_and_workdir() -> tuple[ConfigDict, pathlib.Path]:
     if config is None:
         found = f"{workdir} is not the workdir of a run: " if workdir else ""
         raise JcmError(f"{found}name a config, such as --config=configs/digits_cd.py")
-    workdir = pathlib.Path(workdir or f"runs/{cli.config_name()}").expanduser()
-    if _MODE.value in ("evaluate", "search", "sample"):
+    other = config.sample.model
+    if other and _MODE.value == "train":
+        raise JcmError(
+            "config.sample.model is for --mode=sample, evaluate and search: a training"
+            " begins with --config.init.model"
+        )
+    name = re.sub(r"\W+", "_", other).strip("_") or cli.config_name()
+    workdir = pathlib.Path(workdir or f"runs/{name}").expanduser()
+    if _MODE.value in ("evaluate", "search", "sample") and not other:
         workdir_lib.refuse_other_settings(workdir, config)
     return config, workdir
 

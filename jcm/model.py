@@ -18,8 +18,11 @@ from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
 from jcm.images import AnyArray
 from jcm.models import Params
-from jcm.pretrained import checkpoint, folder
+from jcm.pretrained import card, checkpoint, diffusers_folder, folder
 from jcm.sampling import Sampler, Schedule, check_labels, ode_schedule
+
+# What `save` writes.
+FORMS = ("jcm", "diffusers")
 
 
 class Model:
@@ -32,6 +35,8 @@ class Model:
       class_names: what the labels 0, 1, ... mean; empty for an unconditional model.
       kind: "edm" or "consistency".
       step: how many training steps made the weights; None where nothing tells.
+      workdir: of the run that made them; None where they come from elsewhere.
+      notes: where they come from, in Markdown.
     """
 
     def __init__(
@@ -43,6 +48,8 @@ class Model:
         *,
         batch_size: int | None = None,
         step: int | None = None,
+        workdir: str | os.PathLike | None = None,
+        notes: str = "",
     ):
         """Puts the parts together; see `load`."""
         if batch_size is not None and batch_size < 1:
@@ -52,7 +59,7 @@ class Model:
         self.class_names = tuple(class_names) if conditional else ()
         consistency = isinstance(denoiser.precond, precond.Consistency)
         self.kind = "consistency" if consistency else "edm"
-        self.step = step
+        self.step, self.workdir, self.notes = step, workdir, notes
         self._batch_size = batch_size or config.sample.batch_size
         self._denoise = jax.jit(denoiser)
 
@@ -171,8 +178,9 @@ def load(
 
     Args:
       path: workdir of a run, with at least one checkpoint; a folder that `save` wrote;
-        a file of the original JAX or PyTorch code; or the name of a published one, such
-        as openai/cd-cifar10-lpips. See `pretrained.checkpoint.read`.
+        a file of the original JAX or PyTorch code or of NVlabs/edm; a folder of
+        diffusers; or the name of a published one, such as openai/cd-cifar10-lpips. See
+        `pretrained.checkpoint.read`.
       ema: which weights: a rate of `config.train.ema_rates` such as "0.9999",
         "params" for the weights themselves, "target_params" for the target; by
         default what the run's config says.
@@ -224,42 +232,82 @@ def load(
         record.class_names,
         batch_size=batch_size,
         step=step,
+        workdir=path,
     )
 
 
-def save(model: Model, path: str | os.PathLike, *, notes: str = "") -> None:
+def of_config(config: ConfigDict, workdir: str | os.PathLike) -> Model:
+    """The model that `config.sample` names: another's, or of a checkpoint of a run.
+
+    Raises:
+      JcmError: where it cannot be opened, or makes other images than `config.data`.
+    """
+    wanted, source = config.sample, config.sample.model or workdir
+    found = load(source, ema=wanted.ema, step=wanted.step, batch_size=wanted.batch_size)
+    arch = found.denoiser.network.arch
+    for name, theirs in (
+        ("image_size", arch.image_size),
+        ("channels", arch.image_channels),
+    ):
+        if config.data[name] != theirs:
+            raise JcmError(
+                f"{source} makes images with {name}={theirs}, and not"
+                f" {config.data[name]}: use another config, or --config.data.{name}"
+            )
+    return found
+
+
+def exists(source: str | os.PathLike) -> bool:
+    """Whether there is something that `load` could open."""
+    return os.path.exists(source) or checkpoint.is_checkpoint(source)
+
+
+def save(
+    model: Model,
+    path: str | os.PathLike,
+    *,
+    to: str = "jcm",
+    licence: str = "",
+    notes: str = "",
+) -> None:
     """Writes a model as a folder to share, which `load` opens.
 
     Args:
       model: any that `load` gives.
-      path: of the folder, new or empty: params.safetensors (bit for bit), config.json
-        and a model card, README.md.
-      notes: for the card, in Markdown: data, scores, licence.
+      path: of the folder, new or empty.
+      to: "jcm": params.safetensors (bit for bit), config.json and a model card,
+        README.md; "diffusers": what its ConsistencyModelPipeline opens, for a
+        consistency model with an ADM.
+      licence: for the card, such as apache-2.0.
+      notes: for the card, in Markdown; by default where the model comes from.
 
     Raises:
-      JcmError: where the folder has files already, or cannot be written.
+      JcmError: where the folder has files already or cannot be written, or diffusers
+        has no such model.
     """
-    arch = model.denoiser.network.arch
-    card = "\n".join(
-        [
-            f"# {model.config.method} on {model.config.data.name}",
-            "",
-            f"A {model.kind} model of {arch.image_size}x{arch.image_size} images:"
-            f" {type(arch).__module__.rpartition('.')[2]} with"
-            f" {models.count(model.params):,} parameters, of step {model.step}.",
-            "",
-            "```python",
-            "import jcm",
-            "",
-            'images = jcm.load("FOLDER").sample(0, 16)  # in [-1, 1]',
-            "```",
-            *(["", notes.strip()] if notes else []),
-            "",
-        ]
+    if to not in FORMS:
+        raise JcmError(f"to={to!r}: use one of {', '.join(FORMS)}")
+    if to == "diffusers" and model.kind != "consistency":
+        raise JcmError("diffusers has a pipeline for consistency models alone")
+    notes = notes or model.notes
+    text = _card(model, to, licence, notes)
+    if to == "diffusers":
+        diffusers_folder.write(
+            path,
+            model.denoiser.network.arch,
+            model.params,
+            model.config.noise.to_dict(),
+            text,
+        )
+        return
+    exported = folder.Exported(
+        params=model.params,
+        config=model.config.to_dict(),
+        class_names=model.class_names,
+        step=model.step,
+        notes=notes,
     )
-    config = model.config.to_dict()
-    exported = folder.Exported(model.params, config, model.class_names, model.step)
-    folder.write(path, exported, card)
+    folder.write(path, exported, text)
 
 
 def _of_folder(path: str | os.PathLike, batch_size: int | None) -> Model:
@@ -282,27 +330,55 @@ def _of_folder(path: str | os.PathLike, batch_size: int | None) -> Model:
         found.class_names,
         batch_size=batch_size,
         step=found.step,
+        notes=found.notes,
     )
 
 
 def _of_checkpoint(found: checkpoint.Checkpoint, batch_size: int | None) -> Model:
     arch = found.network.arch
     config = config_lib.base()
-    with config.unlocked():
+    with config.unlocked(), config.ignore_type():
         config.method = "edm" if found.kind == "edm" else "cd"
         config.model.update(models.describe(arch))
         config.model.class_conditional = arch.num_classes > 0
         config.data.image_size = arch.image_size
         config.data.channels = arch.image_channels
         config.train.ema_rates = ()
-        config.sample.sigmas = found.sigmas or config.sample.sigmas
+        config.noise.update(found.noise)
+        config.sample.sigmas = found.sigmas or (config.noise.sigma_max,)
     return Model(
         losses.denoiser(config, found.network),
         jax.device_put(found.params),
         config,
-        [str(i) for i in range(arch.num_classes)],
+        found.class_names or [str(i) for i in range(arch.num_classes)],
         batch_size=batch_size,
         step=found.step,
+        notes=found.notes,
+    )
+
+
+def _card(model: Model, form: str, licence: str, notes: str) -> str:
+    """What there is to say of a model, with the scores of exactly these weights."""
+    arch = model.denoiser.network.arch
+    records = []
+    if model.workdir is not None:
+        digest = models.fingerprint(model.params)
+        records = [
+            record
+            for record in workdir.scores(model.workdir)
+            if record.get("weights") == digest
+        ]
+    made = "" if model.step is None else f", after {model.step:,} training steps"
+    classes = f" of {arch.num_classes} classes" if arch.num_classes else ""
+    return card.markdown(
+        f"A {model.kind} model of {arch.image_size}x{arch.image_size} images{classes}:"
+        f" {models.describe(arch)['name']} with {models.count(model.params):,}"
+        f" parameters{made}.",
+        form=form,
+        config=None if model.workdir is None else model.config,
+        records=records,
+        licence=licence,
+        notes=notes,
     )
 
 

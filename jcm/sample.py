@@ -20,17 +20,12 @@ def sample(config: ConfigDict, workdir: str | os.PathLike) -> None:
 
     Args:
       config: what it says of sampling counts.
-      workdir: of the run.
+      workdir: of the run; with `config.sample.model` only where files go.
 
     Raises:
       JcmError: where there is no checkpoint, or labels or noise levels do not fit.
     """
-    trained = model.load(
-        workdir,
-        ema=config.sample.ema,
-        step=config.sample.step,
-        batch_size=config.sample.batch_size,
-    )
+    trained = model.of_config(config, workdir)
     count = config.sample.num_images
     schedule = build.sampling_schedules(config, trained.denoiser)[-1]
     labels = build.sample_labels(config, trained.denoiser, count)

@@ -27,6 +27,7 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from jcm import build, distributed, files, models
+from jcm import workdir as workdir_lib
 from jcm.data import Dataset
 from jcm.metrics import scores as scores_lib
 from jcm.model import Model
@@ -69,13 +70,13 @@ class Scorer:
         """
         self._config, self._ready = config, False
         self._folder = pathlib.Path(workdir) / "evaluation"
-        self._path = self._folder / "scores.jsonl"
+        self._path = pathlib.Path(workdir) / workdir_lib.SCORES
         self._scores = scores_lib.create(config, dataset)
         # By name, all that a score of the same samples depends on.
         self._by: dict[str, Any] = {}
         for score in self._scores:
             self._by |= score.identity()
-        self._done = [] if not self._path.exists() else _read(self._path)
+        self._done = workdir_lib.scores(workdir)
 
     def __call__(
         self, subject: Subject, schedule: Schedule, seed: int
@@ -261,14 +262,3 @@ def write_npz(
     arrays = [images] if labels is None else [images, np.asarray(labels, np.int32)]
     with files.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, *arrays)
-
-
-def _read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Whole lines; what a kill has left half written is done again."""
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            logging.warning("%s: a line is not whole and does not count", path)
-    return records

@@ -4,7 +4,6 @@ Song et al. 2023, section 3 and Appendix C: each further level in turn by ternar
 search, which asks for a score with one lowest point between neighbours.
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -69,19 +68,13 @@ def search(config: ConfigDict, workdir: str | os.PathLike) -> None:
     searched = value(sigmas, wanted.seed)
     report = [value(sigmas, seed) for seed in config.eval.seeds]
     if jax.process_index() == 0:
-        files.write_text(
-            workdir / "search.json",
-            json.dumps(
-                {
-                    "sigmas": list(sigmas),
-                    "score": wanted.score,
-                    "searched": searched,
-                    "reported": dict(zip(config.eval.seeds, report, strict=True)),
-                },
-                indent=2,
-            )
-            + "\n",
-        )
+        found = {
+            "sigmas": list(sigmas),
+            "score": wanted.score,
+            "searched": searched,
+            "reported": dict(zip(config.eval.seeds, report, strict=True)),
+        }
+        files.write_json(workdir / "search.json", found)
     logging.info(
         "%s %.4g over %d other seeds with --config.sample.sigmas='%s'",
         *(wanted.score, np.mean(report), len(report), sigmas),

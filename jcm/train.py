@@ -1,7 +1,6 @@
 """Training, top to bottom: set up, then sample, save, step, log in a loop."""
 
 import contextlib
-import dataclasses
 import functools
 import math
 import os
@@ -26,6 +25,7 @@ from jcm import (
     models,
     optim,
     sharding,
+    start,
     writers,
 )
 from jcm import config as config_lib
@@ -36,7 +36,6 @@ from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
 from jcm.losses import Frozen
 from jcm.metrics import scores as scores_lib
-from jcm.models import Network, Params
 from jcm.progress import Progress
 from jcm.sampling import Sampler, Schedule
 from jcm.state import State
@@ -68,7 +67,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
     method = losses.create(config, network)
     if method.needs_teacher and config_lib.is_file(config.teacher):
         try:
-            split_batch(teacher_config(config), mesh.size)
+            split_batch(start.teacher_config(config), mesh.size)
         except JcmError as error:
             raise JcmError(f"the teacher, {config.teacher}: {error}") from error
     optimizer = optim.create(config.optim, config.train.batch_size)
@@ -105,13 +104,13 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         logging.info(
             "\n%s", get_parameter_overview(network.shapes, include_stats=False)
         )
-        weights = None
+        teacher = None
         if method.needs_teacher:
-            weights = teacher_weights(config, workdir, network)
-            workdir_lib.claim_teacher(workdir, models.fingerprint(weights))
-        frozen = Frozen(teacher=weights, constants=method.constants)
+            teacher = start.teacher_weights(config, workdir, network, train)
+            workdir_lib.claim_teacher(workdir, models.fingerprint(teacher))
+        frozen = Frozen(teacher=teacher, constants=method.constants)
         frozen = jax.device_put(frozen, place(frozen))
-        del weights
+        del teacher
         batches = data.batches(
             dataset,
             local_batch_size,
@@ -122,15 +121,14 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
             workers=config.data.workers,
         )
         if checkpoints.latest_step is None:
-            shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
-            state = jax.jit(new_state, out_shardings=shardings)(
-                frozen.teacher or jax.jit(network.init)(init_key)
-            )
+            weights = frozen.teacher or jax.jit(network.init)(init_key)
+            state = start.first_state(config, network, new_state, template, weights)
+            del weights
             memory.release()
         else:
             state = checkpoints.restore(template, batches)
             logging.info("going on from step %d", state.step)
-        start = int(state.step)
+        first = int(state.step)
 
         batch_place = sharding.batch(mesh)
         to_devices = functools.partial(
@@ -147,32 +145,32 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         )
         writer = stack.enter_context(
             contextlib.closing(
-                writers.create(workdir, resume_step=start, enabled=is_main)
+                writers.create(workdir, resume_step=first, enabled=is_main)
             )
         )
-        writer.write_texts(start, {"config": f"```\n{config}\n```"})
+        writer.write_texts(first, {"config": f"```\n{config}\n```"})
         for score in scores:
             score.prepare()
         progress = stack.enter_context(
             contextlib.closing(
-                Progress(total, start, config.train.batch_size, enabled=is_main)
+                Progress(total, first, config.train.batch_size, enabled=is_main)
             )
         )
         log = TrainLog(writer, progress, config.train.log_every)
         show = Samples(config, workdir, method.model, mesh, writer)
 
         # This order makes resuming exact: what is saved is the state between steps.
-        for step in range(start, total + 1):
+        for step in range(first, total + 1):
             last = step == total
-            if step > start and (last or due(step, config.train.sample_every)):
+            if step > first and (last or due(step, config.train.sample_every)):
                 log.settle()
                 with progress.pause():
                     show.write(state)
-            if step > start and due(step, every_steps):
+            if step > first and due(step, every_steps):
                 log.settle()
                 with progress.pause():
                     show.score(state, scores)
-            if step > start and (last or due(step, config.train.checkpoint_every)):
+            if step > first and (last or due(step, config.train.checkpoint_every)):
                 log.settle()  # raises before anything that is not finite is saved
                 with progress.pause():
                     checkpoints.save(state, batches)
@@ -213,64 +211,6 @@ def batch_shapes(
 def due(step: int, every: int) -> bool:
     """Whether something done `every` so many steps is due; 0 is never."""
     return every > 0 and step % every == 0
-
-
-def teacher_config(config: ConfigDict) -> ConfigDict:
-    """The config that a student's `teacher` names, fitted to the student.
-
-    Data, noise levels, network (but for its dropout), mesh, evaluation and seed are the
-    student's.
-    """
-    found = config_lib.load(config.teacher)
-    with found.unlocked():
-        dropout = found.model.dropout
-        for field in ("data", "noise", "model", "mesh", "eval"):
-            found[field] = config[field].copy_and_resolve_references()
-        found.model.dropout = dropout
-        found.seed = config.seed
-    return found
-
-
-def teacher_weights(
-    config: ConfigDict, workdir: pathlib.Path, network: Network
-) -> Params:
-    """The weights to distil: loaded, or trained first in WORKDIR/teacher.
-
-    Raises:
-      JcmError: where no teacher is named, or it has another network.
-    """
-    source = config.teacher
-    if not source:
-        raise JcmError(
-            f"config.method={config.method!r} needs a teacher: set --config.teacher to"
-            " the workdir of a diffusion model, or to a config to train first"
-        )
-    if config_lib.is_file(source):
-        source = workdir_lib.teacher_place(config, workdir)
-        logging.info("training the teacher, %s, in %s", config.teacher, source)
-        train(teacher_config(config), source)
-    teacher = model.load(source)
-    if teacher.kind != "edm":
-        raise JcmError(f"config.teacher={source} is no diffusion model: name another")
-    theirs = teacher.denoiser.network.arch
-    if type(theirs) is not type(network.arch):
-        raise JcmError(
-            f"config.teacher={source} is another network than config.model.name="
-            f"{config.model.name}: use the teacher's"
-        )
-    for field in dataclasses.fields(theirs):
-        a, b = getattr(network.arch, field.name), getattr(theirs, field.name)
-        if a != b and field.name not in ("dropout", "dtype", "remat"):
-            raise JcmError(
-                f"config.teacher={source} has another network, with {field.name}={b}"
-                f" and not {a}: use the teacher's settings"
-            )
-    if teacher.config.noise.to_dict() != config.noise.to_dict():
-        raise JcmError(
-            f"config.teacher={source} has other noise levels than config.noise: use the"
-            " teacher's settings"
-        )
-    return teacher.params
 
 
 class Samples:

@@ -16,12 +16,16 @@ import pathlib
 from typing import Any
 
 import jax
+from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from jcm import config as config_lib
 from jcm import files
 from jcm.errors import JcmError
+
+# A line for each model, way of sampling and seed that was scored.
+SCORES = os.path.join("evaluation", "scores.jsonl")
 
 # What may differ between two starts of one run: it changes what is shown or where,
 # and never the numbers of the training.
@@ -159,6 +163,20 @@ def refuse_other_settings(workdir: str | os.PathLike, config: ConfigDict) -> Non
             )
 
 
+def scores(workdir: str | os.PathLike) -> list[dict[str, Any]]:
+    """What was scored in a workdir, in order, without lines that a kill has cut."""
+    path = pathlib.Path(workdir) / SCORES
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            logging.warning("%s: a line is not whole and does not count", path)
+    return records
+
+
 def _begun(workdir: str | os.PathLike) -> bool:
     """Whether there is a checkpoint to lose."""
     return any((pathlib.Path(workdir) / "checkpoints").glob("[0-9]*"))
@@ -168,7 +186,7 @@ def _write(workdir: str | os.PathLike, record: Record) -> None:
     fields = dataclasses.asdict(record) | {"config": record.config.to_dict()}
     if jax.process_index() == 0:
         path = pathlib.Path(workdir) / "run.json"
-        files.write_text(path, json.dumps(fields, indent=2) + "\n")
+        files.write_json(path, fields)
 
 
 def _longer(key: str, config: ConfigDict) -> bool:

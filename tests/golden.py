@@ -25,7 +25,12 @@ CONFIG = {
     "ch_mult": (1, 2),
     "num_res_blocks": 1,
     "attn_resolutions": (8,),
-    "ncsnpp": {"fourier_scale": 16.0, "fir_kernel": (1.0, 3.0, 3.0, 1.0)},
+    "ncsnpp": {
+        "embedding_type": "fourier",
+        "fourier_scale": 16.0,
+        "progressive_input": "residual",
+        "fir_kernel": (1.0, 3.0, 3.0, 1.0),
+    },
     "dropout": 0.0,
     "dtype": "float32",
     "remat": False,

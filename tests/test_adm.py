@@ -13,8 +13,10 @@ from jcm import config as config_lib
 from jcm import models, ode, precond, sampling
 from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
+from jcm.losses import Batch, Frozen
+from jcm.losses.edm import EDM
 from jcm.pretrained import openai_adm, torch_file
-from jcm.schedules import KarrasGrid
+from jcm.schedules import AdaptiveScales, KarrasGrid
 
 _CONFIG = {
     "name": "adm",
@@ -26,8 +28,9 @@ _CONFIG = {
     "dtype": "float32",
     "remat": False,
     "adm": {
-        "num_heads": 1,
+        "num_heads": 0,
         "head_channels": 16,
+        "time_scale": 1000.0,
         "scale_shift_norm": True,
         "resblock_updown": True,
     },
@@ -121,6 +124,89 @@ def test_heun_equals_the_original():
     assert golden.relative(ours, _channels_last(case["sample"])) < 1e-3
 
 
+@functools.cache
+def _moved(seed):
+    """The same network with other weights, as the numbers of the losses had it."""
+    state = {
+        name: array
+        + (0.03 * np.random.RandomState(seed).standard_normal(array.shape)).astype("f4")
+        for name, array in _state("cc_ssn").items()
+    }
+    network, _ = _loaded("cc_ssn")
+    return openai_adm.params(state, network.arch, network.shapes)
+
+
+def _batch():
+    arrays = golden.arrays("G_unet_cc_ssn.npz")
+    images = _channels_last(arrays["clean"])
+    keys = jax.random.split(jax.random.key(0), len(images))
+    labels = jnp.asarray(arrays["y"], jnp.int32)
+    return Batch(images, labels, keys), _channels_last(arrays["z"])
+
+
+@pytest.mark.parametrize("kind", ["cd", "ct"])
+def test_losses_equal_the_original(kind):
+    network, params = _loaded("cc_ssn")
+    case = golden.cases("G_samplers_losses.npz")[f"loss_{kind}_l2_N18"]
+    method = _method(kind)
+    batch, noise = _batch()
+    frozen = Frozen(_moved(31), _moved(32))
+    index = jnp.asarray(case["indices"], jnp.int32)
+    each, norm = _loss_and_norm(method)(
+        params, frozen, batch, index, jnp.int32(18), noise
+    )
+    np.testing.assert_allclose(each, case["per_sample"], rtol=1e-4)
+    np.testing.assert_allclose(norm, case["grad_norm"], rtol=1e-3)
+
+
+@functools.cache
+def _method(kind):
+    network, _ = _loaded("cc_ssn")
+    return golden.consistency(
+        model=Denoiser(network, precond.Consistency()),
+        teacher=Denoiser(network, precond.EDM()) if kind == "cd" else None,
+    )
+
+
+@functools.cache
+def _loss_and_norm(method):
+    def loss(params, *args):
+        each = method.loss_at(params, *args)
+        return jnp.mean(each), each
+
+    def both(*args):
+        gradient, each = jax.grad(loss, has_aux=True)(*args)
+        squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))
+        return each, jnp.sqrt(squares)
+
+    return jax.jit(both)
+
+
+def test_the_teacher_s_loss_equals_the_original():
+    network, params = _loaded("cc_ssn")
+    case = golden.cases("G_samplers_losses.npz")["edm_karras"]
+    batch, noise = _batch()
+    method = EDM(Denoiser(network, precond.EDM()))
+    sigma = golden.arrays("G_unet_cc_ssn.npz")["t"]
+    ours = jax.jit(method.loss_at)(params, batch, sigma, noise)
+    # A mean over the pixels there, a sum here.
+    np.testing.assert_allclose(ours / noise[0].size, case["mse"], rtol=1e-4)
+
+
+def test_the_curriculum_of_imagenet_equals_the_original():
+    cases = golden.arrays("G_samplers_losses.npz")
+    config = config_lib.load("configs/imagenet64_ct.py")
+    loss = config.loss
+    scales = AdaptiveScales(
+        loss.start_scales, loss.end_scales, loss.start_ema, config.train.num_steps
+    )
+    for step, (mu, count) in zip(
+        cases["imagenet64_ct_steps"], cases["imagenet64_ct_ema_scales"], strict=True
+    ):
+        found = scales(jnp.int32(step))
+        assert (int(found[0]), float(found[1])) == (count, pytest.approx(mu, rel=1e-5))
+
+
 def test_the_published_file_is_the_same_network():
     arch = openai_adm.architecture(
         torch_file.load(golden.path("G_unet_cc_ssn.pt")),
@@ -168,7 +254,6 @@ def test_the_configs_describe_the_published_networks(name):
         config = config_lib.load(f"configs/{name}_{method}.py")
         fields = config.model.to_dict()
         fields |= {"dropout": 0.0, "dtype": "float32", "remat": False}
-        fields["adm"]["num_heads"] = 1
         classes = 1000 if fields.pop("class_conditional") else 0
         created = models.architecture(
             fields,
@@ -227,7 +312,8 @@ def test_a_fresh_network_gives_nothing_and_uses_its_labels():
     [
         ({"head_channels": 48}, "head_channels=48 does not divide 64 channels"),
         ({"head_channels": 0, "num_heads": 3}, "num_heads=3 does not divide 64"),
-        ({"num_heads": 0}, "num_heads=0 must be at least 1"),
+        ({"num_heads": 2}, "num_heads=2 and head_channels=16: one must be above 0"),
+        ({"head_channels": 0}, "num_heads=0 and head_channels=0: one must be above 0"),
     ],
 )
 def test_impossible_heads_are_refused(changes, message):

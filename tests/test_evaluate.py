@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+import jcm
 from jcm import data, evaluate, model, scoring, search
+from jcm import sample as sample_lib
 from jcm import train as train_lib
 from jcm.errors import JcmError
 from jcm.metrics import scores
@@ -373,3 +375,40 @@ def test_search_takes_the_most_where_more_is_better(run, monkeypatch):
 def test_search_is_for_consistency_models(run, teacher):
     with pytest.raises(JcmError, match="for consistency models"):
         search.search(run[0], teacher)
+
+
+def test_a_model_from_elsewhere_is_scored_and_sampled(run, tmp_path):
+    config, workdir = run
+    evaluate.evaluate(config, workdir)
+    jcm.save(jcm.load(workdir), tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    known = [r["scores"] for r in _records(workdir) if r["samples"] == "2 steps"]
+    mean = np.mean([each["confident"] for each in known])
+    assert f"| 2 steps | 80 | {mean:.4g} |" in card
+    assert "Heun" not in card and "Method `cd`" in card
+    with config.unlocked():
+        config.sample.model = str(tmp_path / "model")
+    place = tmp_path / "elsewhere"
+    evaluate.evaluate(config, place)
+    found = [r for r in _records(place) if r["samples"] == "2 steps"]
+    assert [each["scores"] for each in found] == known
+    assert {r["model"] for r in _records(place)} == {"consistency"}  # no teacher
+    assert (place / "comparison.png").exists() and not (place / "run.json").exists()
+    sample_lib.sample(config, place)
+    with np.load(place / "samples" / "seed_0_2_steps.npz") as file:
+        assert file["arr_0"].shape == (9, 8, 8, 1)
+    for call, field, value, message in (
+        (sample_lib.sample, "data.image_size", 16, "makes images with image_size=8, a"),
+        (
+            sample_lib.sample,
+            "data.channels",
+            3,
+            "makes images with channels=1, and not",
+        ),
+        (sample_lib.sample, "sample.step", 4, "is one whole model: it takes no other"),
+        (evaluate.evaluate, "eval.watch", True, "config.eval.watch is for a workdir"),
+    ):
+        wrong = config.copy_and_resolve_references()
+        wrong.update_from_flattened_dict({field: value})
+        with pytest.raises(JcmError, match=message):
+            call(wrong, place)

@@ -1,7 +1,12 @@
 """Checkpoints of others: opened with no config, and refused in one line."""
 
+import os
+import pathlib
+import pickle
+import re
 import subprocess
 import sys
+import zipfile
 
 import golden
 import jax
@@ -9,10 +14,11 @@ import jax.numpy as jnp
 import msgpack
 import numpy as np
 import pytest
+import torch_weights
 from flax import serialization
 
 import jcm
-from jcm.pretrained import flax_file, released
+from jcm.pretrained import flax_file, imagenet, released
 
 
 def _state(with_target):
@@ -105,12 +111,78 @@ def test_a_published_name_is_fetched_once(file, tmp_path, monkeypatch, forward):
         jcm.load("openai/gan")
 
 
+def _files():
+    """The addresses in the READMEs of the two releases."""
+    cifar = [
+        f"jcm_checkpoints/{folder}/checkpoints/checkpoint_{number}"
+        for folder, number in (
+            *((f"cd-{metric}", 80) for metric in ("l1", "l2", "lpips")),
+            ("ct-lpips", 74),
+            *(
+                (f"cifar10-continuous-cd-{kind}", 40)
+                for kind in ("l2", "l2-stopgrad", "lpips-stopgrad")
+            ),
+            ("continuous-ct-l2", 80),
+            ("continuous-ct-lpips", 40),
+        )
+    ]
+    large = [
+        name.format(data)
+        for data in ("imagenet64", "bedroom256", "cat256")
+        for name in ("edm_{}_ema", "cd_{}_l2", "cd_{}_lpips", "ct_{}")
+    ]
+    return {
+        "jcm_checkpoints/edm_cifar10_ema",
+        *cifar,
+        *(f"{name}.pt" for name in large),
+    }
+
+
 def test_every_published_file_has_a_name():
     files = [each.file for each in released.RELEASED.values()]
-    assert len(set(files)) == 22
-    assert sum(name.endswith(".pt") for name in files) == 12
+    assert len(files) == 22 and set(files) == _files()
     for name, each in released.RELEASED.items():
         assert ("/edm-" in name) == (each.kind == "edm")
+        assert not each.sigmas or each.sigmas[0] == 80 and "edm" not in name
+        assert set(each.fid) <= ({35, 79} if "edm" in name else {1, 2})
+
+
+def test_every_name_is_in_the_readme():
+    text = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+    listed: set[str] = set()
+    for line in text.splitlines():
+        if line.startswith("| `openai/"):
+            first, *endings = re.findall(r"`([^`]+)`", line.split("|")[1])
+            listed.add(first)
+            for ending in endings:  # openai/a-b, -c: openai/a-c
+                stem = first if ending.startswith("openai/") else _stem(first)
+                listed.add(ending if stem is first else stem + ending)
+    assert listed == set(released.RELEASED)
+
+
+def _stem(name):
+    return "-".join(name.split("-")[:2])
+
+
+def test_a_published_model_knows_where_it_comes_from(file, tmp_path, monkeypatch):
+    monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))
+    place = tmp_path / "cache" / "pretrained" / "openai" / "cd-cifar10-lpips"
+    place.mkdir(parents=True)
+    (place / "checkpoint_80").write_bytes(file.read_bytes())
+    model = jcm.load("openai/cd-cifar10-lpips", image_size=16)
+    jcm.save(model, tmp_path / "folder", licence="apache-2.0")
+    card = (tmp_path / "folder" / "README.md").read_text()
+    for text in ("license: apache-2.0", "3.55 in 1 network evaluation", "CIFAR-10"):
+        assert text in card
+    assert jcm.load(tmp_path / "folder").notes == model.notes
+
+
+def test_classes_of_imagenet_have_names():
+    names = imagenet.class_names()
+    assert len(names) == len({name.lower() for name in names}) == 1000
+    known = {0: "tench", 207: "golden retriever", 281: "tabby", 999: "toilet tissue"}
+    assert {number: names[number] for number in known} == known
+    assert (names[134], names[517]) == ("crane (bird)", "crane (machine)")
 
 
 def _packed(shape, dtype, content):
@@ -198,13 +270,14 @@ def test_a_saved_model_is_the_same_to_the_bit(student, file, tmp_path):
         ("digits", jcm.load(student[1])),
         ("original", jcm.load(file, image_size=16)),
     ):
-        jcm.save(model, tmp_path / name, notes="Licence: Apache-2.0")
+        jcm.save(model, tmp_path / name, licence="apache-2.0", notes="Of digits.")
         again = jcm.load(tmp_path / name)
         jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
         assert again.denoiser.network.arch == model.denoiser.network.arch
         assert (again.kind, again.step) == (model.kind, model.step)
         assert again.config == model.config
-        assert "Licence: Apache-2.0" in (tmp_path / name / "README.md").read_text()
+        card = (tmp_path / name / "README.md").read_text()
+        assert "license: apache-2.0" in card and "Of digits." in card
     with pytest.raises(jcm.JcmError, match="is there already: name a new folder"):
         jcm.save(model, tmp_path / name)
 
@@ -214,7 +287,7 @@ def test_the_command_converts(file, tmp_path):
         command = [sys.executable, "-m", "jcm.pretrained", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
-    done = run(file, tmp_path / "model", "--image_size=16", "--notes=Licence: MIT")
+    done = run(file, tmp_path / "model", "--image_size=16", "--licence=mit")
     assert done.returncode == 0, done.stderr
     model = jcm.load(tmp_path / "model")
     jax.tree.map(
@@ -222,11 +295,15 @@ def test_the_command_converts(file, tmp_path):
         model.params,
         jcm.load(file, image_size=16).params,
     )
-    assert "Licence: MIT" in (tmp_path / "model" / "README.md").read_text()
+    assert "license: mit" in (tmp_path / "model" / "README.md").read_text()
     for arguments, message in (
         ([file], "name a source and a folder"),
         ([file, tmp_path / "model"], "is there already"),
         ([tmp_path / "nothing", tmp_path / "new"], "is not the workdir of a run"),
+        (
+            [tmp_path / "model", tmp_path / "new", "--to=diffusers"],
+            "diffusers has no NCSN",
+        ),
     ):
         done = run(*arguments)
         assert done.returncode == 1
@@ -265,3 +342,43 @@ def test_parts_not_asked_for_are_not_read(file, monkeypatch):
     monkeypatch.setattr(flax_file, "_decode", record)
     flax_file.load(file, ("params_ema",))
     assert len(decoded) == 157
+
+
+class _Attack:
+    def __reduce__(self):
+        return os.system, ("touch BROKEN",)
+
+
+@pytest.mark.parametrize("content", [_Attack(), {"w": _Attack()}, [eval]])
+def test_code_in_a_file_is_never_run(tmp_path, monkeypatch, content):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("zip.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(content, 2))
+    pathlib.Path("bare.pt").write_bytes(pickle.dumps(content, 2))
+    for name in ("zip.pt", "bare.pt"):
+        with pytest.raises(jcm.JcmError, match=f"{name} is not a whole PyTorch file"):
+            jcm.load(name)
+    assert not pathlib.Path("BROKEN").exists()
+
+
+def test_a_label_that_does_not_exist_is_refused(tmp_path):
+    state = golden.arrays("G_unet_cc_ssn.npz")
+    tensors = {
+        name.removeprefix("param/"): np.asarray(array)
+        for name, array in state.items()
+        if name.startswith("param/")
+    }
+    path = torch_weights.save(tmp_path / "cd_small.pt", tensors)
+    model = jcm.load(path, image_size=16, head_channels=16)
+    assert model.kind == "consistency" and len(model.class_names) == 10
+    assert model.sample(0, 2, sigmas=(80.0,), labels=[9, "3"]).shape == (2, 16, 16, 3)
+    for label, message in (
+        (10, "0 to 9"),
+        (-1, "0 to 9"),
+        ("tench", "'tench' is no class: the model knows 0, 1, 2"),
+    ):
+        with pytest.raises(jcm.JcmError, match=message):
+            model.sample(0, 1, labels=[label])
+    jcm.save(model, tmp_path / "folder", to="diffusers")
+    again = jcm.load(tmp_path / "folder")
+    jax.tree.map(np.testing.assert_array_equal, again.params, model.params)

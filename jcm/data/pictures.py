@@ -14,8 +14,8 @@ def read(
 ) -> UInt8[np.ndarray, "size size channels"]:
     """Reads a picture upright, on white, cut to its central square, resized.
 
-    Of an animation the first frame. Shrinking is by Pillow's box filter, as for the
-    published ImageNet-64; a picture smaller than `size` is enlarged bicubically.
+    Of an animation the first frame. Shrinking is by Pillow's box filter (docs/data.md
+    compares other sets); a picture smaller than `size` is enlarged bicubically.
 
     Args:
       path: a file that Pillow can decode.

@@ -1,8 +1,9 @@
 """ADM (Dhariwal and Nichol 2021), the network of consistency models from 64x64 on.
 
-The variant is the one of Song et al. 2023: the noise level enters as 250 ln(sigma), and
-the published networks resample inside of residual blocks. Those of ImageNet scale and
-shift what is normalised by the embedding, those of LSUN add it before.
+The variant is the one of Song et al. 2023: the noise level enters as 250 ln(sigma) (as
+ln(sigma) / 4 in that of Karras et al. 2022), and the published networks resample inside
+of residual blocks. Those of ImageNet scale and shift what is normalised by the
+embedding, those of LSUN add it before.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -18,8 +20,6 @@ from jcm.models.layers import GroupNorm, Levels, check_labels, dropout
 
 DropoutKeys = Array | None
 
-# The time embedding was made for 1000 steps of a discrete diffusion.
-_TIME_SCALE = 1000.0
 _LONGEST_PERIOD = 10_000.0
 
 
@@ -28,8 +28,9 @@ class Architecture(Levels):
     """Sizes of an ADM; see `layers.Levels` for the rest.
 
     Attributes:
-      num_heads: of each attention layer; counts where `head_channels` is 0.
-      head_channels: channels of each head, which give their number.
+      num_heads: of each attention layer; 0 where `head_channels` gives their number.
+      head_channels: channels of each head; 0 where `num_heads` counts.
+      time_scale: of the time input; 1000 as OpenAI trained, 1 as NVlabs did.
       scale_shift_norm: the embedding scales and shifts the second normalisation of a
         block, instead of being added in front of it.
       resblock_updown: residual blocks change the resolution, instead of plain layers.
@@ -37,16 +38,17 @@ class Architecture(Levels):
 
     num_heads: int
     head_channels: int
+    time_scale: float
     scale_shift_norm: bool
     resblock_updown: bool
 
     def check(self) -> None:
         """Raises JcmError where the sizes do not fit together."""
         super().check()
-        if self.num_heads < 1 or self.head_channels < 0:
+        if sorted(np.sign((self.num_heads, self.head_channels))) != [0, 1]:
             raise JcmError(
-                f"config.model.adm: num_heads={self.num_heads} must be at least 1, and"
-                f" head_channels={self.head_channels} at least 0"
+                f"config.model.adm: num_heads={self.num_heads} and head_channels="
+                f"{self.head_channels}: one must be above 0, the other 0"
             )
         attended = {
             self.nf * mult
@@ -120,7 +122,7 @@ class Embedding(nnx.Module):
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs):
         width = 4 * arch.nf
-        self.channels = arch.nf
+        self.channels, self.time_scale = arch.nf, arch.time_scale
         self.dense0 = nnx.Linear(arch.nf, width, kernel_init=_fan_in(), rngs=rngs)
         self.dense1 = nnx.Linear(width, width, kernel_init=_fan_in(), rngs=rngs)
         if arch.num_classes:
@@ -135,7 +137,7 @@ class Embedding(nnx.Module):
         # Always float32: the angles reach 1000.
         half = self.channels // 2
         frequencies = _LONGEST_PERIOD ** (-jnp.arange(half, dtype=jnp.float32) / half)
-        angles = _TIME_SCALE * c_noise[:, None] * frequencies
+        angles = self.time_scale * c_noise[:, None] * frequencies
         waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
         embedding = self.dense1(nnx.silu(self.dense0(waves)))
         return embedding if labels is None else embedding + self.label(labels)

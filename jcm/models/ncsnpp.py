@@ -1,8 +1,9 @@
 """NCSN++ (Song et al. 2021), the network of consistency models on CIFAR-10.
 
 The variant is the one of Song et al. 2023: BigGAN residual blocks, FIR resampling,
-residual input pyramid, Fourier time embedding, no output pyramid. A label embedding
-is added to the time embedding where there are classes.
+residual input pyramid, Fourier time embedding, no output pyramid. With a positional
+embedding, a box filter and no pyramid it is the DDPM++ of Karras et al. 2022. A label
+embedding is added to the time embedding where there are classes.
 """
 
 import dataclasses
@@ -19,22 +20,39 @@ from jcm.models.layers import GroupNorm, Levels, check_labels, dropout, initiali
 
 DropoutKeys = Array | None
 
+_CHOICES = {
+    "embedding_type": ("fourier", "positional"),
+    "progressive_input": ("residual", "none"),
+}
+_LONGEST_PERIOD = 10_000.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Architecture(Levels):
     """Sizes of an NCSN++; see `layers.Levels` for the rest.
 
     Attributes:
-      fourier_scale: standard deviation of the random time frequencies.
+      embedding_type: of the time: "fourier", at random frequencies, or "positional".
+      fourier_scale: standard deviation of the random frequencies.
+      progressive_input: "residual" where smaller copies of the input join each level,
+        or "none".
       fir_kernel: taps of the resampling filter, before normalisation.
     """
 
+    embedding_type: str
     fourier_scale: float
+    progressive_input: str
     fir_kernel: tuple[float, ...]
 
     def check(self) -> None:
         """Raises JcmError where the sizes do not fit together."""
         super().check()
+        for field, known in _CHOICES.items():
+            if getattr(self, field) not in known:
+                raise JcmError(
+                    f"config.model.ncsnpp.{field}={getattr(self, field)!r} is unknown:"
+                    f" use {' or '.join(known)}"
+                )
         widths = {self.nf * mult for mult in self.ch_mult}
         joined = {a + b for a in widths | {self.nf} for b in widths | {self.nf}}
         for width in sorted(widths | joined | {self.nf}):
@@ -70,15 +88,17 @@ def _norm(channels: int, arch: Architecture, rngs: nnx.Rngs) -> GroupNorm:
 
 
 class TimeEmbedding(nnx.Module):
-    """Fourier features of c_noise, plus the label, through two dense layers."""
+    """Sines and cosines of c_noise, plus the label, through two dense layers."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs):
         width = 4 * arch.nf
         dense = {"kernel_init": initializer(1.0), "rngs": rngs}
-        self.frequencies = nnx.Param(
-            arch.fourier_scale * jax.random.normal(rngs.params(), (arch.nf,))
-        )
-        self.dense0 = nnx.Linear(2 * arch.nf, width, **dense)
+        self.count = arch.nf // 2
+        if arch.embedding_type == "fourier":
+            self.count = arch.nf
+            random = jax.random.normal(rngs.params(), (arch.nf,))
+            self.frequencies = nnx.Param(arch.fourier_scale * random)
+        self.dense0 = nnx.Linear(2 * self.count, width, **dense)
         self.dense1 = nnx.Linear(width, width, **dense)
         if arch.num_classes:
             # Unit variance, as in ADM: no smaller than the time's part beside it.
@@ -91,8 +111,12 @@ class TimeEmbedding(nnx.Module):
         self, c_noise: Float[Array, " b"], labels: Int[Array, " b"] | None
     ) -> Float[Array, "b e"]:
         # Always float32: frequencies of +-50 on c_noise of +-1.6 are lost in bf16.
-        frequencies = jax.lax.stop_gradient(self.frequencies[...])
-        angles = c_noise[:, None] * frequencies * 2 * jnp.pi
+        if hasattr(self, "frequencies"):
+            frequencies = jax.lax.stop_gradient(self.frequencies[...])
+            angles = c_noise[:, None] * frequencies * 2 * jnp.pi
+        else:
+            exponents = jnp.linspace(0, 1, self.count, dtype=jnp.float32)
+            angles = c_noise[:, None] * _LONGEST_PERIOD**-exponents
         embedding = self.dense0(
             jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
         )
@@ -198,9 +222,10 @@ class NCSNpp(nnx.Module):
                 skips.append(channels)
             if level < len(levels) - 1:
                 self.down[f"res{size}_down"] = block(channels, channels, "down")
-                conv = _conv(pyramid, channels, 3, arch, rngs)
-                self.down[f"res{size}_pyramid"] = conv
-                pyramid = channels
+                if arch.progressive_input == "residual":
+                    conv = _conv(pyramid, channels, 3, arch, rngs)
+                    self.down[f"res{size}_pyramid"] = conv
+                    pyramid = channels
                 skips.append(channels)
 
         self.middle = nnx.Dict(
@@ -260,10 +285,10 @@ class NCSNpp(nnx.Module):
                 skips.append(h)
             if size != arch.sizes[-1]:
                 h = run(self.down[f"res{size}_down"], h)
-                pyramid = _conv_downsample(
-                    self.down[f"res{size}_pyramid"], pyramid, arch
-                )
-                pyramid = h = (pyramid + h) / math.sqrt(2)
+                if arch.progressive_input == "residual":
+                    conv = self.down[f"res{size}_pyramid"]
+                    pyramid = _conv_downsample(conv, pyramid, arch)
+                    pyramid = h = (pyramid + h) / math.sqrt(2)
                 skips.append(h)
         h = run(self.middle["block0"], h)
         h = run(self.middle["block1"], self.middle["attn"](h))

@@ -1,9 +1,10 @@
 """Turns a checkpoint into a folder that can be shared, which jcm.load opens.
 
-python -m jcm.pretrained SOURCE FOLDER [--kind=edm] [--image_size=64] [--ema=params]
+python -m jcm.pretrained SOURCE FOLDER [--to=jcm|diffusers] [--kind=edm]
+                         [--image_size=64] [--ema=params]
 
-SOURCE is whatever jcm.load opens: a workdir, a file of the original JAX or PyTorch
-code, or the name of a published checkpoint.
+SOURCE is whatever jcm.load opens: a workdir, a file of the original JAX or PyTorch code
+or of NVlabs/edm, a folder of diffusers, or the name of a published checkpoint.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,9 @@ _HINTS = {
 }
 _EMA = flags.DEFINE_string("ema", "", "Which weights, where there are several.")
 _STEP = flags.DEFINE_integer("step", 0, "Checkpoint of a workdir; 0: the newest.")
-_NOTES = flags.DEFINE_string("notes", "", "For the model card: data, scores, licence.")
+_TO = flags.DEFINE_enum("to", "jcm", model.FORMS, "Which library shall open it.")
+_LICENCE = flags.DEFINE_string("licence", "", "For the model card: apache-2.0, ...")
+_NOTES = flags.DEFINE_string("notes", "", "For the model card, in Markdown.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -48,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     if "attn_resolutions" in hints:
         hints["attn_resolutions"] = tuple(hints["attn_resolutions"])
     found = model.load(source, ema=_EMA.value, step=_STEP.value, **hints)
-    model.save(found, folder, notes=_NOTES.value)
+    model.save(found, folder, to=_TO.value, licence=_LICENCE.value, notes=_NOTES.value)
     logging.info("wrote %s: jcm.load(%r) opens it", folder, folder)
 
 

@@ -13,8 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors import SafetensorError
-from safetensors import numpy as safetensors
 
 from jcm import files
 from jcm.errors import JcmError
@@ -33,12 +31,14 @@ class Exported:
       config: of the run that made them, or what describes them, as plain data.
       class_names: what the labels 0, 1, ... mean.
       step: how many training steps made them; None where nothing tells.
+      notes: where they come from, in Markdown.
     """
 
     params: Params
     config: dict[str, Any]
     class_names: tuple[str, ...]
     step: int | None
+    notes: str
 
 
 def is_exported(path: str | os.PathLike) -> bool:
@@ -57,27 +57,22 @@ def write(path: str | os.PathLike, model: Exported, card: str) -> None:
     Raises:
       JcmError: where the folder has files already, or cannot be written.
     """
-    path = pathlib.Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise JcmError(f"{path} is there already: name a new folder")
+    path = files.new_folder(path)
     about = {
         "format": _FORMAT,
         "config": model.config,
         "class_names": list(model.class_names),
         "step": model.step,
+        "notes": model.notes,
     }
     flat = {
         jax.tree_util.keystr(key, simple=True, separator="/"): np.asarray(leaf)
         for key, leaf in jax.tree_util.tree_leaves_with_path(model.params)
     }
     files.write_text(path / _CARD, card)
-    files.write_text(path / _CONFIG, json.dumps(about, indent=2) + "\n")
+    files.write_json(path / _CONFIG, about)
     # The last, by which the folder is known.
-    with files.replacing(path / _PARAMS) as temporary:
-        try:
-            safetensors.save_file(flat, temporary, metadata={"format": _FORMAT})
-        except SafetensorError as error:
-            raise JcmError(f"cannot write {path / _PARAMS} ({error})") from error
+    files.write_tensors(path / _PARAMS, flat, {"format": _FORMAT})
 
 
 def read(path: str | os.PathLike) -> Exported:
@@ -91,11 +86,15 @@ def read(path: str | os.PathLike) -> Exported:
         about = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
         if about["format"] != _FORMAT:
             raise ValueError(f"format {about['format']!r}")
-        flat = safetensors.load_file(path / _PARAMS)
+        flat = files.read_tensors(path / _PARAMS)
         return Exported(
-            _nested(flat), about["config"], tuple(about["class_names"]), about["step"]
+            params=_nested(flat),
+            config=about["config"],
+            class_names=tuple(about["class_names"]),
+            step=about["step"],
+            notes=about["notes"],
         )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, JcmError) as error:
         reason = " ".join(str(error).split())
         raise JcmError(
             f"{path} is not a whole model written by jcm.save ({reason}): copy"

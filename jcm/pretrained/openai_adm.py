@@ -97,8 +97,9 @@ def architecture(
         dropout=0.0,
         dtype="float32",
         remat=False,
-        num_heads=num_heads or 1,
+        num_heads=num_heads or 0,
         head_channels=head_channels,
+        time_scale=1000.0,
         scale_shift_norm=time == 2 * widths[0],
         resblock_updown=not any(name.endswith(".conv.weight") for name in ups),
     )

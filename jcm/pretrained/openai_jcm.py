@@ -86,7 +86,9 @@ def architecture(
         dropout=0.0,
         dtype="float32",
         remat=False,
+        embedding_type="fourier",
         fourier_scale=16.0,
+        progressive_input="residual",
         fir_kernel=(1.0, 3.0, 3.0, 1.0),
     )
 

@@ -12,6 +12,7 @@ import pathlib
 from jcm import download
 from jcm.errors import JcmError
 
+_PUBLISHER = "openai/"
 _BASE = "https://openaipublic.blob.core.windows.net/consistency/"
 
 
@@ -21,56 +22,98 @@ class Released:
 
     Attributes:
       file: its address below the publisher's folder.
+      data: which images it makes.
+      fid: as published, by the number of network evaluations.
       kind: "edm" or "consistency".
       sigmas: noise levels that sample well in two steps; empty for "edm", and where
         none were published.
     """
 
     file: str
+    data: str
+    fid: dict[int, float] = dataclasses.field(default_factory=dict)
     kind: str = "consistency"
     sigmas: tuple[float, ...] = ()
 
 
-def _cifar10(folder: str, number: int) -> Released:
-    file = f"jcm_checkpoints/{folder}/checkpoints/checkpoint_{number}"
-    return Released(file, sigmas=(80.0, 0.5853) if folder == "cd-lpips" else ())
-
-
-RELEASED = {
-    "openai/edm-cifar10": Released("jcm_checkpoints/edm_cifar10_ema", "edm"),
-    "openai/cd-cifar10-l1": _cifar10("cd-l1", 80),
-    "openai/cd-cifar10-l2": _cifar10("cd-l2", 80),
-    "openai/cd-cifar10-lpips": _cifar10("cd-lpips", 80),
-    "openai/ct-cifar10-lpips": _cifar10("ct-lpips", 74),
-    "openai/ccd-cifar10-l2": _cifar10("cifar10-continuous-cd-l2", 40),
-    "openai/ccd-cifar10-l2-stopgrad": _cifar10("cifar10-continuous-cd-l2-stopgrad", 40),
-    "openai/ccd-cifar10-lpips-stopgrad": _cifar10(
-        "cifar10-continuous-cd-lpips-stopgrad", 40
-    ),
-    "openai/cct-cifar10-l2": _cifar10("continuous-ct-l2", 80),
-    "openai/cct-cifar10-lpips": _cifar10("continuous-ct-lpips", 40),
-    "openai/edm-imagenet64": Released("edm_imagenet64_ema.pt", "edm"),
-    "openai/cd-imagenet64-l2": Released("cd_imagenet64_l2.pt", sigmas=(80.0, 1.3824)),
-    "openai/cd-imagenet64-lpips": Released(
-        "cd_imagenet64_lpips.pt", sigmas=(80.0, 1.3824)
-    ),
-    "openai/ct-imagenet64": Released("ct_imagenet64.pt", sigmas=(80.0, 1.9128)),
-    "openai/edm-bedroom256": Released("edm_bedroom256_ema.pt", "edm"),
-    "openai/cd-bedroom256-l2": Released("cd_bedroom256_l2.pt", sigmas=(80.0, 3.5197)),
-    "openai/cd-bedroom256-lpips": Released(
-        "cd_bedroom256_lpips.pt", sigmas=(80.0, 4.3656)
-    ),
-    "openai/ct-bedroom256": Released("ct_bedroom256.pt", sigmas=(80.0, 3.9912)),
-    "openai/edm-cat256": Released("edm_cat256_ema.pt", "edm"),
-    "openai/cd-cat256-l2": Released("cd_cat256_l2.pt"),
-    "openai/cd-cat256-lpips": Released("cd_cat256_lpips.pt"),
-    "openai/ct-cat256": Released("ct_cat256.pt", sigmas=(80.0, 5.2485)),
+# Data sets by the word for them in a name.
+_DATA = {
+    "cifar10": "CIFAR-10",
+    "imagenet64": "ImageNet 64x64, by class",
+    "bedroom256": "LSUN Bedroom 256x256",
+    "cat256": "LSUN Cat 256x256",
 }
+# Song et al. 2023, tables 1 and 2: one and two steps; EDM's 35 or 79 evaluations.
+_FID = {
+    "edm-cifar10": {35: 2.04},
+    "cd-cifar10-lpips": {1: 3.55, 2: 2.93},
+    "ct-cifar10-lpips": {1: 8.70, 2: 5.83},
+    "edm-imagenet64": {79: 2.44},
+    "cd-imagenet64-lpips": {1: 6.20, 2: 4.70},
+    "ct-imagenet64": {1: 13.0, 2: 11.1},
+    "edm-bedroom256": {79: 3.57},
+    "cd-bedroom256-lpips": {1: 7.80, 2: 5.22},
+    "ct-bedroom256": {1: 16.0, 2: 7.85},
+    "edm-cat256": {79: 6.69},
+    "cd-cat256-lpips": {1: 11.0, 2: 8.84},
+    "ct-cat256": {1: 20.7, 2: 11.7},
+}
+# The second of two noise levels, as their scripts sample.
+_SECOND = {
+    "cd-cifar10-lpips": 0.5853,
+    "cd-imagenet64-l2": 1.3824,
+    "cd-imagenet64-lpips": 1.3824,
+    "ct-imagenet64": 1.9128,
+    "cd-bedroom256-l2": 3.5197,
+    "cd-bedroom256-lpips": 4.3656,
+    "ct-bedroom256": 3.9912,
+    "ct-cat256": 5.2485,
+}
+
+
+def _jax(folder: str, number: int) -> str:
+    return f"jcm_checkpoints/{folder}/checkpoints/checkpoint_{number}"
+
+
+_FILES = {
+    "edm-cifar10": "jcm_checkpoints/edm_cifar10_ema",
+    "cd-cifar10-l1": _jax("cd-l1", 80),
+    "cd-cifar10-l2": _jax("cd-l2", 80),
+    "cd-cifar10-lpips": _jax("cd-lpips", 80),
+    "ct-cifar10-lpips": _jax("ct-lpips", 74),
+    "ccd-cifar10-l2": _jax("cifar10-continuous-cd-l2", 40),
+    "ccd-cifar10-l2-stopgrad": _jax("cifar10-continuous-cd-l2-stopgrad", 40),
+    "ccd-cifar10-lpips-stopgrad": _jax("cifar10-continuous-cd-lpips-stopgrad", 40),
+    "cct-cifar10-l2": _jax("continuous-ct-l2", 80),
+    "cct-cifar10-lpips": _jax("continuous-ct-lpips", 40),
+    "edm-imagenet64": "edm_imagenet64_ema.pt",
+    "cd-imagenet64-l2": "cd_imagenet64_l2.pt",
+    "cd-imagenet64-lpips": "cd_imagenet64_lpips.pt",
+    "ct-imagenet64": "ct_imagenet64.pt",
+    "edm-bedroom256": "edm_bedroom256_ema.pt",
+    "cd-bedroom256-l2": "cd_bedroom256_l2.pt",
+    "cd-bedroom256-lpips": "cd_bedroom256_lpips.pt",
+    "ct-bedroom256": "ct_bedroom256.pt",
+    "edm-cat256": "edm_cat256_ema.pt",
+    "cd-cat256-l2": "cd_cat256_l2.pt",
+    "cd-cat256-lpips": "cd_cat256_lpips.pt",
+    "ct-cat256": "ct_cat256.pt",
+}
+
+
+def _released(name: str) -> Released:
+    kind = "edm" if name.startswith("edm") else "consistency"
+    sigmas = (80.0, _SECOND[name]) if name in _SECOND else ()
+    data = _DATA[name.split("-")[1]]
+    return Released(_FILES[name], data, _FID.get(name, {}), kind, sigmas)
+
+
+RELEASED = {f"{_PUBLISHER}{name}": _released(name) for name in _FILES}
 
 
 def is_name(source: str | os.PathLike) -> bool:
     """Whether something is meant as a name of a published checkpoint."""
-    return str(source).startswith("openai/")
+    return str(source).startswith(_PUBLISHER)
 
 
 def fetch(name: str) -> pathlib.Path:
@@ -88,4 +131,18 @@ def fetch(name: str) -> pathlib.Path:
     target = download.cache("pretrained") / name / pathlib.Path(url).name
     return download.fetch(
         url, target, "", f"download {url} elsewhere and put it at {target}"
+    )
+
+
+def notes(name: str) -> str:
+    """What is known of a published checkpoint, in Markdown."""
+    found = RELEASED[name]
+    evaluations = "; ".join(
+        f"{fid} in {count} network evaluation{'s' if count > 1 else ''}"
+        for count, fid in found.fid.items()
+    )
+    return (
+        f"The weights are `{name}`, published by OpenAI with Song et al. 2023,"
+        f" *Consistency Models*, at {_BASE}{found.file} under the licence of that"
+        f" release. Data: {found.data}. Published FID: {evaluations or 'none'}."
     )

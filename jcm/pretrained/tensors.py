@@ -34,11 +34,7 @@ def fill(
         if isinstance(tree, Mapping):
             return {name: place(value, (*path, name)) for name, value in tree.items()}
         name = name_of(path)
-        if name not in left:
-            raise JcmError(
-                f"tensor {name!r} is missing: the file is of another network"
-            )
-        theirs = left.pop(name)
+        theirs = take(left, name)
         array = np.asarray(convert(path, theirs), np.float32)
         if array.shape != tree.shape:
             raise JcmError(
@@ -53,3 +49,14 @@ def fill(
             f"tensor {min(left)!r} has no place in this network: the file is of another"
         )
     return params
+
+
+def take(tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """Removes a tensor and gives it.
+
+    Raises:
+      JcmError: where there is none of this name.
+    """
+    if name not in tensors:
+        raise JcmError(f"tensor {name!r} is missing: the file is of another network")
+    return tensors.pop(name)

@@ -1,0 +1,234 @@
+"""Folders of diffusers, against what diffusers 0.42.1 on PyTorch 2.13 made of them.
+
+`diffusers.npz` has, for two networks with the weights that `_model` draws, names and
+shapes of the tensors of the UNet2DModel that `ConsistencyModelPipeline.from_pretrained`
+built from the folder written here, and its one-step images from the noise of `_noise`.
+"""
+
+import json
+
+import golden
+import jax
+import numpy as np
+import pytest
+
+import jcm
+from jcm import build, losses
+from jcm import config as config_lib
+from jcm.pretrained import diffusers_folder
+
+# By residual blocks and by plain layers, with and without classes.
+_NETWORKS = {
+    "a": {"model.class_conditional": True, "model.attn_resolutions": (8,)},
+    "b": {
+        "model.attn_resolutions": (16,),
+        "model.adm.scale_shift_norm": False,
+        "model.adm.resblock_updown": False,
+    },
+}
+_CLASSES = 3
+
+
+def _config(**changes):
+    config = config_lib.base()
+    with config.unlocked():
+        config.data.image_size = 16
+        config.model.name = "adm"
+        config.model.nf = 32
+        config.model.ch_mult = (1, 2)
+        config.model.num_res_blocks = 1
+        config.model.adm.head_channels = 16
+        config.update_from_flattened_dict(changes)
+    return config
+
+
+def _model(**changes):
+    config = _config(**changes)
+    network = build.network(config, _CLASSES)
+    random = np.random.RandomState(5)
+
+    def draw(path, leaf):
+        values = random.standard_normal(leaf.shape)
+        if path[-1].key == "kernel":
+            values = values / np.sqrt(np.prod(leaf.shape[:-1]))
+        elif path[-1].key == "scale":
+            values = 1 + 0.05 * values
+        elif path[-1].key == "bias":
+            values = 0.05 * values
+        return values.astype(np.float32)
+
+    params = jax.tree_util.tree_map_with_path(draw, network.shapes)
+    denoiser = losses.denoiser(config, network)
+    return jcm.Model(denoiser, params, config, [f"class {i}" for i in range(_CLASSES)])
+
+
+def _noise():
+    return np.random.RandomState(3).standard_normal((2, 16, 16, 3)).astype(np.float32)
+
+
+def _keys(folder):
+    tensors = jcm.files.read_tensors(
+        folder / "unet" / "diffusion_pytorch_model.safetensors"
+    )
+    return [
+        f"{name} {','.join(map(str, array.shape))}"
+        for name, array in sorted(tensors.items())
+    ]
+
+
+@pytest.mark.parametrize("name", _NETWORKS)
+def test_diffusers_makes_the_same_image(name, tmp_path):
+    theirs = golden.cases("diffusers.npz")[name]
+    model = _model(**_NETWORKS[name])
+    jcm.save(model, tmp_path / "folder", to="diffusers", licence="mit")
+    assert _keys(tmp_path / "folder") == list(theirs["keys"])
+    labels = np.asarray([2, 0]) if model.class_names else None
+    sigma = np.full(2, 80, np.float32)
+    # The way there and back again loses nothing.
+    for folder in (tmp_path / "folder", tmp_path / "folder" / "unet"):
+        again = jcm.load(folder)
+        assert again.kind == "consistency"
+        assert again.denoiser.network.arch == model.denoiser.network.arch
+        jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+    image = np.clip(again.denoise(80 * _noise(), sigma, labels), -1, 1)
+    assert np.abs(image - theirs["image"]).max() < 1e-3
+    card = (tmp_path / "folder" / "README.md").read_text()
+    assert "license: mit" in card and "ConsistencyModelPipeline" in card
+
+
+def test_noise_levels_of_the_scheduler_are_taken(tmp_path):
+    model = _model(**{"noise.sigma_max": 40.0, "noise.sigma_min": 0.01})
+    jcm.save(model, tmp_path / "folder", to="diffusers")
+    noise = jcm.load(tmp_path / "folder").config.noise
+    assert (noise.sigma_max, noise.sigma_min) == (40.0, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model.ch_mult": (2, 2)},
+            r"no ADM with ch_mult=\(2, 2\) and time_scale=1000",
+        ),
+        (
+            {"model.adm.time_scale": 1.0},
+            "time_scale=1.0, but with 1 at first, and 1000",
+        ),
+        (
+            {
+                "model.adm.head_channels": 0,
+                "model.adm.num_heads": 2,
+                "model.attn_resolutions": (16,),
+            },
+            r"heads of one width, and not num_heads=2 of \[16, 32\] channels",
+        ),
+        ({"model.name": "ncsnpp"}, "no NCSN.. with an input pyramid"),
+        ({"method": "edm"}, "a pipeline for consistency models alone"),
+    ],
+)
+def test_what_diffusers_cannot_express_is_refused(tmp_path, changes, message):
+    with pytest.raises(jcm.JcmError, match=message):
+        jcm.save(_model(**changes), tmp_path / "folder", to="diffusers")
+    assert not (tmp_path / "folder").exists()
+
+
+def test_another_form_is_refused(tmp_path):
+    with pytest.raises(jcm.JcmError, match="to='onnx': use one of jcm, diffusers"):
+        jcm.save(_model(), tmp_path / "folder", to="onnx")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written") / "folder"
+    jcm.save(_model(), folder, to="diffusers")
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (
+            "model_index.json",
+            {"_class_name": "DDPMPipeline"},
+            "folder is a DDPMPipeline",
+        ),
+        ("unet/config.json", {"_class_name": "VQModel"}, "VQModel is no UNet2DModel"),
+        (
+            "unet/config.json",
+            {"act_fn": "gelu"},
+            "act_fn='gelu' is not what an ADM has",
+        ),
+        (
+            "unet/config.json",
+            {"mid_block_type": None},
+            "mid_block_type=None is not what",
+        ),
+        ("unet/config.json", {"sample_size": "x"}, "does not describe a UNet2DModel"),
+        (
+            "unet/config.json",
+            {"block_out_channels": [32, 72]},
+            "block_out_channels=.*72",
+        ),
+        ("unet/config.json", {"layers_per_block": 2}, "tensor '.*' is missing"),
+        (
+            "unet/config.json",
+            {"downsample_type": "conv"},
+            "upsample_type=.resnet. is not",
+        ),
+        ("unet/config.json", None, "cannot read .*config.json .*: copy it again"),
+        (
+            "unet/diffusion_pytorch_model.safetensors",
+            None,
+            "cannot read .*safetensors .*: copy it again",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            None,
+            "cannot read .*scheduler_config.json",
+        ),
+    ],
+)
+def test_a_folder_that_does_not_fit_is_refused(
+    written, tmp_path, file, change, message
+):
+    folder = tmp_path / "folder"
+    for name, content in written.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    if change is None:
+        (folder / file).write_bytes((folder / file).read_bytes()[:-9])
+    else:
+        about = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(about | change))
+    with pytest.raises(jcm.JcmError, match=message):
+        jcm.load(folder)
+
+
+def test_hints_and_averages_are_for_other_files(written, tmp_path):
+    for name, content in written.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(jcm.JcmError, match="it tells by itself: drop image_size"):
+        jcm.load(tmp_path, image_size=32)
+    with pytest.raises(jcm.JcmError, match="one set of weights: drop ema='params'"):
+        jcm.load(tmp_path, ema="params")
+    tensors = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    with pytest.raises(jcm.JcmError, match="no config beside its tensors: name the fo"):
+        jcm.load(tensors)
+
+
+def test_silence_in_a_config_means_what_diffusers_means():
+    about = diffusers_folder._describe(_model().denoiser.network.arch)
+    short = {
+        name: value
+        for name, value in about.items()
+        if name not in diffusers_folder._DEFAULTS
+        or value != diffusers_folder._DEFAULTS[name]
+    }
+    assert len(short) < len(about) / 2
+    arch = diffusers_folder._architecture(short)
+    assert diffusers_folder._describe(arch) == about
