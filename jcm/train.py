@@ -261,8 +261,9 @@ class Samples:
     def _make(
         self, state: State, count: int, schedule: Schedule
     ) -> tuple[UInt8[np.ndarray, "n h w c"], list[int] | None]:
-        """Samples with the first average, and their labels."""
-        params = next(iter(state.ema_params.values()), state.params)
+        """Samples with the weights that the config names, and their labels."""
+        name = model.which_weights(self._config)
+        params = state.ema_params.get(name) or getattr(state, name)
         labels = build.sample_labels(self._config, self._denoiser, count)
         pixels = self._sampler.pixels(
             params, self._config.sample.seed, range(count), schedule, labels

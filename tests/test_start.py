@@ -1,6 +1,7 @@
 """What a run begins with: models of others as teacher, weights, or a whole training."""
 
-import folders
+import functools
+
 import golden
 import jax
 import numpy as np
@@ -8,99 +9,90 @@ import pytest
 from flax import serialization
 
 import jcm
-from jcm import model
+from jcm import build, losses, model, optim, sharding, start
+from jcm import state as state_lib
 from jcm import train as train_lib
 from jcm.checkpoints import Checkpoints
 from jcm.errors import JcmError
+from jcm.pretrained import flax_file, openai_jcm
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    for seed in range(16):
-        folders.save(folder / f"{seed}.png", seed, (16, 16))
-    return folder
+def _file(path, network, trees, step):
+    """A checkpoint of the original code, with our trees under its names."""
+    names = openai_jcm._module_names(network.arch)
 
+    def theirs(params):
+        tree = {}
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
+            *module, last = (key.key for key in keys)
+            parts = names["/".join(module)].split("/")
+            layer = parts[-1].rpartition("_")[0]
+            last = openai_jcm._LEAVES.get(layer, {}).get(last, last)
+            parts = parts if last == "frequencies" else [*parts, last]
+            branch = tree
+            for part in parts[:-1]:
+                branch = branch.setdefault(part, {})
+            branch[parts[-1]] = np.asarray(leaf)
+        return tree
 
-@pytest.fixture
-def config(tiny, pictures):
-    """Of the network that the numbers of the original were made with."""
-
-    def get(name, **changes):
-        small = golden.CONFIG
-        return tiny(
-            name,
-            **{
-                "data.name": "image_folder",
-                "data.path": str(pictures),
-                "data.image_size": 16,
-                "data.channels": 3,
-                "model.nf": small["nf"],
-                "model.ch_mult": small["ch_mult"],
-                "model.num_res_blocks": small["num_res_blocks"],
-                "model.attn_resolutions": small["attn_resolutions"],
-                "loss.metric": "l2",
-                "train.batch_size": 8,
-                "train.log_every": 1,
-                "train.sample_every": 0,
-                "train.checkpoint_every": 0,
-                **changes,
-            },
-        )
-
-    return get
-
-
-def _nested(flat):
-    tree = {}
-    for name, array in flat.items():
-        *parts, leaf = name.split("/")
-        branch = tree
-        for part in parts:
-            branch = branch.setdefault(part, {})
-        branch[leaf] = np.asarray(array)
-    return tree
-
-
-def _drawn(seed, like):
-    random = np.random.RandomState(seed)
-    return {
-        name: (0.05 * random.standard_normal(array.shape)).astype(np.float32)
-        for name, array in sorted(like.items())
-    }
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    """A training of the original code after 20,000 steps: the file, and its trees."""
-    ema = {
-        name.removeprefix("params_ema/"): np.asarray(array)
-        for name, array in golden.arrays("A_cfg1_params_ema.npz").items()
-    }
-    trees = {"params_ema": ema}
-    for seed, name in enumerate(("params", "target_params", "mu", "nu")):
-        trees[name] = _drawn(seed, ema)
-    trees["nu"] = {name: array**2 for name, array in trees["nu"].items()}
     state = {
-        "step": np.int32(20_000),
+        "step": np.int32(step),
         "lr": np.float32(4e-4),
-        "params": _nested(trees["params"]),
-        "target_params": _nested(trees["target_params"]),
-        "params_ema": _nested(ema),
+        **{
+            part: theirs(trees[part])
+            for part in ("params", "target_params", "params_ema")
+            if part in trees
+        },
         "model_state": {},
         "opt_state": {
             "0": {
-                "count": np.int32(20_000),
-                "mu": _nested(trees["mu"]),
-                "nu": _nested(trees["nu"]),
+                "count": np.int32(step),
+                "mu": theirs(trees["mu"]),
+                "nu": theirs(trees["nu"]),
             },
             "1": {},
             "2": {},
         },
     }
-    path = tmp_path_factory.mktemp("original") / "edm_checkpoint_2"
     path.write_bytes(serialization.to_bytes(state))
-    return path, {name: golden.from_original(tree) for name, tree in trees.items()}
+    return path
+
+
+def _drawn(network, *parts):
+    """Trees of random numbers; nu is of squares."""
+    trees = {}
+    for seed, part in enumerate(parts):
+        random = np.random.RandomState(seed)
+        tree = jax.tree.map(
+            lambda leaf, random=random: (
+                0.05 * random.standard_normal(leaf.shape).astype(np.float32)
+            ),
+            network.shapes,
+        )
+        trees[part] = jax.tree.map(np.square, tree) if part == "nu" else tree
+    return trees
+
+
+_PARTS = ("params", "target_params", "params_ema", "mu", "nu")
+
+
+def _first(config):
+    """The state that a run of a config would begin with, and no step of it."""
+    network = build.network(config, 0)
+    method = losses.create(config, network)
+    new_state = functools.partial(
+        state_lib.create,
+        optimizer=optim.create(config.optim, config.train.batch_size),
+        keeps_target=method.keeps_target,
+        ema_rates=config.train.ema_rates,
+    )
+    place = sharding.replicated(sharding.make_mesh(1))
+    template = sharding.with_placement(
+        jax.eval_shape(new_state, network.shapes),
+        lambda shapes: jax.tree.map(lambda _: place, shapes),
+    )
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), network.shapes)
+    return start.first_state(config, network, new_state, template, zeros)
 
 
 def _same(a, b):
@@ -109,82 +101,96 @@ def _same(a, b):
         np.testing.assert_array_equal(one, other)
 
 
-class _Stop(Exception):
-    pass
+def _moments(state):
+    return next(part for part in state.opt_state if hasattr(part, "mu"))
 
 
-@pytest.fixture
-def states(monkeypatch):
-    """The states that steps are called with; the first stops the run where asked."""
-    seen = []
-    compile_step = train_lib.compile_step
-
-    def spy(*args, **kwargs):
-        step = compile_step(*args, **kwargs)
-
-        def run(state, frozen, batch):
-            seen.append(jax.device_get(state))
-            return step(state, frozen, batch)
-
-        return run
-
-    monkeypatch.setattr(train_lib, "compile_step", spy)
-    return seen
-
-
-def test_a_training_of_the_original_goes_on(config, original, states, tmp_path):
-    path, trees = original
+@pytest.mark.parametrize("with_target", [True, False])
+def test_the_whole_state_of_the_original_is_taken(tiny, tmp_path, with_target):
     settings = {
-        "init.model": str(path),
+        "init.model": str(tmp_path / "checkpoint_2"),
         "init.state": True,
-        "train.num_steps": 20_002,
+        "train.num_steps": 30_000,
         "train.ema_rates": (0.9999, 0.99),
     }
-    config = config("cifar10_ct", **settings)
-    train_lib.train(config, tmp_path / "run")
-    first, second = states
-    assert (first.step, second.step) == (20_000, 20_001)
-    _same(first.params, trees["params"])
-    _same(first.target_params, trees["target_params"])
-    for rate in ("0.9999", "0.99"):
-        _same(first.ema_params[rate], trees["params_ema"])
-    moments = next(part for part in first.opt_state if hasattr(part, "mu"))
+    config = tiny("cifar10_ct", **settings)
+    trees = _drawn(build.network(config, 0), *_PARTS)
+    if not with_target:
+        del trees["target_params"]  # the original then has the student itself
+    _file(tmp_path / "checkpoint_2", build.network(config, 0), trees, 20_000)
+    state = _first(config)
+    assert state.step == 20_000 and state.step.dtype == np.int32
+    _same(state.params, trees["params"])
+    _same(state.target_params, trees.get("target_params", trees["params"]))
+    assert set(state.ema_params) == {"0.9999", "0.99"}
+    for average in state.ema_params.values():
+        _same(average, trees["params_ema"])
+    moments = _moments(state)
     assert moments.count == 20_000
     _same(moments.mu, trees["mu"])
     _same(moments.nu, trees["nu"])
-    with Checkpoints(tmp_path / "run") as checkpoints:
-        assert checkpoints.latest_step == 20_002
-    # Of our own run the whole state goes on as well, with another length.
-    with config.unlocked():
-        config.init.model = str(tmp_path / "run")
-        config.train.num_steps = 20_003
-    train_lib.train(config, tmp_path / "next")
-    assert states[-1].step == 20_002
-    _same(
-        states[-1].params,
-        jax.device_get(model.load(tmp_path / "run", ema="params").params),
-    )
     with config.unlocked():
         config.train.num_steps = 20_000
     with pytest.raises(
-        JcmError, match="has done 20002 steps: raise config.train.num_s"
+        JcmError, match="has done 20000 steps: raise config.train.num_s"
     ):
-        train_lib.train(config, tmp_path / "short")
+        _first(config)
 
 
-def test_weights_of_others_begin_and_teach(config, original, states, tmp_path):
-    path, trees = original
-    # What the file does not tell is told once, by a folder that says all.
-    edm = tmp_path / "edm"
-    jcm.save(jcm.load(path, image_size=16), edm)
-    taught = config("cifar10_cd", teacher=str(edm), **{"train.num_steps": 1})
-    train_lib.train(taught, tmp_path / "cd")
-    _same(states[0].params, trees["params_ema"])
-    begun = config("cifar10_ct", **{"init.model": str(edm), "train.num_steps": 1})
-    train_lib.train(begun, tmp_path / "ct")
-    assert states[1].step == 0
-    for part in (states[1].params, states[1].target_params):
-        _same(part, trees["params_ema"])
+@pytest.mark.parametrize("kind", ["cd", "ct"])
+def test_trainings_that_the_original_wrote_go_on(tiny, kind):
+    """Ten real steps of its own code; the moments are those of the eleventh."""
+    path = golden.path(f"checkpoints_steps_{kind}") / "checkpoint_1"
+    small = golden.CONFIG
+    names = ("nf", "ch_mult", "num_res_blocks", "attn_resolutions")
+    settings = {f"model.{name}": small[name] for name in names}
+    settings |= {"init.model": str(path), "init.state": True, "data.image_size": 16}
+    settings |= {"train.num_steps": 20_011}
+    state = _first(tiny(f"cifar10_{kind}", **settings))
+    raw = flax_file.load(path, ("step", "params", "params_ema", "opt_state"))
+    assert state.step == raw["step"]
+    for ours, theirs in (
+        (state.params, raw["params"]),
+        (state.ema_params["0.9999"], raw["params_ema"]),
+        (_moments(state).mu, raw["opt_state"]["0"]["mu"]),
+        (_moments(state).nu, raw["opt_state"]["0"]["nu"]),
+    ):
+        _same(ours, golden.from_original(flax_file.flatten(theirs)))
+    assert _moments(state).count == raw["opt_state"]["0"]["count"]
+
+
+def test_a_continued_training_runs_and_goes_on_again(tiny, tmp_path):
+    config = tiny("digits_ct", **{"train.checkpoint_every": 0, "train.sample_every": 0})
+    network = build.network(config, 10)
+    _file(tmp_path / "file", network, _drawn(network, *_PARTS), 20_000)
+    with config.unlocked():
+        config.init.model, config.init.state = str(tmp_path / "file"), True
+        config.train.num_steps = 20_002
+    train_lib.train(config, tmp_path / "run")
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        assert checkpoints.latest_step == 20_002
+    # A run of our own is continued in the same way, with other settings.
+    again = config.copy_and_resolve_references()
+    with again.unlocked():
+        again.init.model = str(tmp_path / "run")
+        again.train.num_steps = 20_003
+    state = _first(again)
+    assert state.step == 20_002 and _moments(state).count == 20_002
+    _same(state.params, model.load(tmp_path / "run", ema="params").params)
+
+
+def test_weights_of_others_begin_and_teach(tiny, teacher, tmp_path):
+    folder, theirs = tmp_path / "folder", model.load(teacher)
+    jcm.save(theirs, folder)
+    config = tiny("digits_ct", **{"init.model": str(folder)})
+    state = _first(config)
+    assert state.step == 0
+    for part in (state.params, state.target_params, *state.ema_params.values()):
+        _same(part, theirs.params)
+    config = tiny("digits_cd", teacher=str(folder))
+    network = build.network(config, 10)
+    found = start.teacher_weights(config, tmp_path, network, train_lib.train)
+    _same(found, theirs.params)
 
 
 @pytest.mark.parametrize(
@@ -192,34 +198,44 @@ def test_weights_of_others_begin_and_teach(config, original, states, tmp_path):
     [
         ({"init.model": "nothing"}, "nothing is not the workdir of a run"),
         (
-            {"init.model": "PATH"},
-            "config.init.model=.* another network, with image_size=32 and not 16",
+            {"init.model": "FOLDER", "model.nf": 16},
+            "config.init.model=.* another network, with nf=8 and not 16",
         ),
         (
-            {"init.model": "PATH", "init.state": True, "model.nf": 8},
-            "checkpoint_2: tensor '.*' of shape .* has no place in this network",
+            {"init.model": "FILE", "init.state": True, "model.nf": 16},
+            "file: tensor '.*' of shape .* has no place in this network",
         ),
         (
-            {"init.model": "PATH", "init.state": True, "model.name": "adm"},
+            {"init.model": "FILE", "init.state": True, "model.name": "adm"},
             "it is of an NCSN.*: set config.model.name=ncsnpp",
         ),
         (
             {"init.model": "FOLDER", "init.state": True},
             "folder has weights but no optimiser: begin anew .* config.init.state=Fal",
         ),
-        ({"teacher": "PATH", "method": "cd"}, "config.teacher=.*with image_size=32"),
     ],
 )
-def test_what_does_not_fit_is_refused(config, original, tmp_path, changes, message):
-    path, _ = original
-    folder = tmp_path / "folder"
-    jcm.save(jcm.load(path, image_size=16), folder)
-    places = {"PATH": str(path), "FOLDER": str(folder)}
+def test_what_does_not_fit_is_refused(tiny, teacher, tmp_path, changes, message):
+    network = build.network(tiny("digits_ct"), 10)
+    places = {
+        "FILE": str(_file(tmp_path / "file", network, _drawn(network, *_PARTS), 9)),
+        "FOLDER": str(tmp_path / "folder"),
+    }
+    jcm.save(model.load(teacher), tmp_path / "folder")
     given = {name: places.get(value, value) for name, value in changes.items()}
-    if given.get("model.name") == "adm":
-        given |= {"model.nf": 32, "model.adm.head_channels": 16}
     with pytest.raises(JcmError, match=message):
-        train_lib.train(config("cifar10_ct", **given), tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoints").exists() or not any(
-        (tmp_path / "run" / "checkpoints").iterdir()
-    )
+        _first(tiny("digits_ct", **given))
+
+
+def test_a_teacher_that_is_none_is_refused(tiny, student, teacher, tmp_path):
+    network = build.network(tiny("digits_cd"), 10)
+    jcm.save(model.load(student[1]), tmp_path / "student")
+    for source, changes, message in (
+        (tmp_path / "student", {}, "student is no diffusion model: name another"),
+        (teacher, {"noise.sigma_max": 40.0}, "other noise levels than config.noise"),
+        ("openai/gan", {}, "'openai/gan' is no published model"),
+        ("", {}, "needs a teacher: set --config.teacher"),
+    ):
+        config = tiny("digits_cd", teacher=str(source), **changes)
+        with pytest.raises(JcmError, match=message):
+            start.teacher_weights(config, tmp_path, network, train_lib.train)

@@ -129,8 +129,9 @@ def build(arch: Levels) -> Network:
 def describe(arch: Levels) -> dict[str, Any]:
     """The fields of `config.model` that make an architecture, for `create`."""
     name, common = _name(arch), {field.name for field in dataclasses.fields(Levels)}
-    fields = {key: value for key, value in vars(arch).items() if key in common}
-    own = {key: value for key, value in vars(arch).items() if key not in common}
+    values = {f.name: getattr(arch, f.name) for f in dataclasses.fields(arch)}
+    fields = {key: value for key, value in values.items() if key in common}
+    own = {key: value for key, value in values.items() if key not in common}
     for key in ("image_size", "image_channels", "num_classes"):
         del fields[key]
     return {"name": name, **fields, name: own}

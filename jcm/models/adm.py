@@ -7,6 +7,7 @@ embedding, those of LSUN add it before.
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -16,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jcm.errors import JcmError
-from jcm.models.layers import GroupNorm, Levels, check_labels, dropout
+from jcm.models.layers import GroupNorm, Levels, Step, check_labels, dropout, steps
 
 DropoutKeys = Array | None
 
@@ -41,6 +42,16 @@ class Architecture(Levels):
     time_scale: float
     scale_shift_norm: bool
     resblock_updown: bool
+
+    @property
+    def first_width(self) -> int:
+        """Channels that the first convolution gives."""
+        return self.nf * self.ch_mult[0]
+
+    @functools.cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """The layers in between; see `layers.steps`."""
+        return steps(self, self.first_width, attends_each=True)
 
     def check(self) -> None:
         """Raises JcmError where the sizes do not fit together."""
@@ -216,6 +227,20 @@ class Attention(nnx.Module):
         return x + self.out(mixed.reshape(tokens.shape)).reshape(x.shape)
 
 
+def _layer(
+    step: Step, index: int, arch: Architecture, rngs: nnx.Rngs
+) -> ResBlock | Attention | nnx.Conv:
+    if step.kind == "attn":
+        return Attention(step.c_out, arch, rngs)
+    if step.kind == "block" or arch.resblock_updown:
+        resample = "" if step.kind == "block" else step.kind
+        return ResBlock(
+            step.c_in, step.c_out, arch, rngs, resample=resample, index=index
+        )
+    stride = 2 if step.kind == "down" else 1
+    return _conv(step.c_in, step.c_out, 3, arch, rngs, stride)
+
+
 class ADM(nnx.Module):
     """The U-Net F(x_in, c_noise, labels).
 
@@ -224,49 +249,12 @@ class ADM(nnx.Module):
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs):
         self.arch = arch
-        blocks = 0
-
-        def block(c_in: int, c_out: int, resample: str = "") -> ResBlock:
-            nonlocal blocks
-            blocks += 1
-            return ResBlock(c_in, c_out, arch, rngs, resample=resample, index=blocks)
-
-        def change(channels: int, direction: str) -> ResBlock | nnx.Conv:
-            if arch.resblock_updown:
-                return block(channels, channels, direction)
-            stride = 2 if direction == "down" else 1
-            return _conv(channels, channels, 3, arch, rngs, stride)
-
         self.embed = Embedding(arch, rngs)
-        channels = arch.nf * arch.ch_mult[0]
-        self.conv_in = _conv(arch.image_channels, channels, 3, arch, rngs)
-        self.down, self.up = nnx.Dict(), nnx.Dict()
-        skips = [channels]
-        for size, mult in zip(arch.sizes, arch.ch_mult, strict=True):
-            for i in range(arch.num_res_blocks):
-                self.down[f"res{size}_block{i}"] = block(channels, arch.nf * mult)
-                channels = arch.nf * mult
-                if size in arch.attn_resolutions:
-                    self.down[f"res{size}_attn{i}"] = Attention(channels, arch, rngs)
-                skips.append(channels)
-            if size != arch.sizes[-1]:
-                self.down[f"res{size}_down"] = change(channels, "down")
-                skips.append(channels)
-
-        self.middle = nnx.Dict(
-            block0=block(channels, channels),
-            attn=Attention(channels, arch, rngs),
-            block1=block(channels, channels),
-        )
-        for size, mult in zip(arch.sizes[::-1], arch.ch_mult[::-1], strict=True):
-            for i in range(arch.num_res_blocks + 1):
-                joined = channels + skips.pop()
-                channels = arch.nf * mult
-                self.up[f"res{size}_block{i}"] = block(joined, channels)
-                if size in arch.attn_resolutions:
-                    self.up[f"res{size}_attn{i}"] = Attention(channels, arch, rngs)
-            if size != arch.image_size:
-                self.up[f"res{size}_up"] = change(channels, "up")
+        self.conv_in = _conv(arch.image_channels, arch.first_width, 3, arch, rngs)
+        self.down, self.middle, self.up = nnx.Dict(), nnx.Dict(), nnx.Dict()
+        for index, step in enumerate(arch.steps):
+            getattr(self, step.part)[step.name] = _layer(step, index, arch, rngs)
+        channels = arch.steps[-1].c_out
         self.norm_out = _norm(channels, arch, rngs)
         self.conv_out = _zero_conv(channels, arch.image_channels, arch, rngs)
 
@@ -295,31 +283,16 @@ class ADM(nnx.Module):
         check_labels(labels, arch.num_classes)
         embedding = self.embed(c_noise, labels)
         call = nnx.remat(ResBlock.__call__) if arch.remat else ResBlock.__call__
-
-        def run(block: ResBlock, h: Array) -> Array:
-            return call(block, h, embedding, dropout_keys)
-
         h = self.conv_in(x.astype(arch.dtype))
         skips = [h]
-        for size in arch.sizes:
-            for i in range(arch.num_res_blocks):
-                h = run(self.down[f"res{size}_block{i}"], h)
-                if size in arch.attn_resolutions:
-                    h = self.down[f"res{size}_attn{i}"](h)
+        for step in arch.steps:
+            layer = getattr(self, step.part)[step.name]
+            if step.joins:
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+            if isinstance(layer, ResBlock):
+                h = call(layer, h, embedding, dropout_keys)
+            else:  # a plain layer doubles nothing by itself
+                h = layer(_double(h) if step.kind == "up" else h)
+            if step.keeps:
                 skips.append(h)
-            if size != arch.sizes[-1]:
-                down = self.down[f"res{size}_down"]
-                h = run(down, h) if arch.resblock_updown else down(h)
-                skips.append(h)
-        h = run(self.middle["block0"], h)
-        h = run(self.middle["block1"], self.middle["attn"](h))
-        for size in reversed(arch.sizes):
-            for i in range(arch.num_res_blocks + 1):
-                joined = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = run(self.up[f"res{size}_block{i}"], joined)
-                if size in arch.attn_resolutions:
-                    h = self.up[f"res{size}_attn{i}"](h)
-            if size != arch.image_size:
-                up = self.up[f"res{size}_up"]
-                h = run(up, h) if arch.resblock_updown else up(_double(h))
         return self.conv_out(nnx.silu(self.norm_out(h))).astype(jnp.float32)

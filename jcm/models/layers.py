@@ -64,6 +64,82 @@ class Levels:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A layer of a U-Net.
+
+    Attributes:
+      part: "down", "middle" or "up".
+      kind: "block", "attn", or "down" and "up" where the size changes.
+      size: height and width of the input.
+      index: of its kind within part and size.
+      c_in: channels of the input; after joining, where it joins.
+      c_out: channels of the output.
+      keeps: the output is kept for the way up.
+      joins: the input is joined by the output that was kept last.
+    """
+
+    part: str
+    kind: str
+    size: int
+    index: int
+    c_in: int
+    c_out: int
+    keeps: bool = False
+    joins: bool = False
+
+    @property
+    def name(self) -> str:
+        """Tells it from the others of its part, such as res16_block0."""
+        number = self.index if self.kind in ("block", "attn") else ""
+        return f"res{self.size}_{self.kind}{number}"
+
+    @property
+    def path(self) -> str:
+        """Of its parameters."""
+        return f"{self.part}/{self.name}"
+
+
+def steps(arch: Levels, first: int, attends_each: bool) -> tuple[Step, ...]:
+    """The layers between the first convolution and the last normalisation, in order.
+
+    Args:
+      arch: the sizes.
+      first: channels that the first convolution gives.
+      attends_each: on the way up attention follows every block of a level, and not the
+        last alone.
+    """
+    made: list[Step] = []
+    channels, kept = first, [first]
+    levels = list(zip(arch.sizes, arch.ch_mult, strict=True))
+    for size, mult in levels:
+        width, attends = arch.nf * mult, size in arch.attn_resolutions
+        for i in range(arch.num_res_blocks):
+            made.append(
+                Step("down", "block", size, i, channels, width, keeps=not attends)
+            )
+            if attends:
+                made.append(Step("down", "attn", size, i, width, width, keeps=True))
+            channels = width
+            kept.append(channels)
+        if size != arch.sizes[-1]:
+            made.append(Step("down", "down", size, 0, channels, channels, keeps=True))
+            kept.append(channels)
+    for kind, i in (("block", 0), ("attn", 0), ("block", 1)):
+        made.append(Step("middle", kind, arch.sizes[-1], i, channels, channels))
+    for size, mult in reversed(levels):
+        width, attends = arch.nf * mult, size in arch.attn_resolutions
+        for i in range(arch.num_res_blocks + 1):
+            joined = channels + kept.pop()
+            made.append(Step("up", "block", size, i, joined, width, joins=True))
+            channels = width
+            if attends and (attends_each or i == arch.num_res_blocks):
+                made.append(Step("up", "attn", size, i, width, width))
+        if size != arch.image_size:
+            made.append(Step("up", "up", size, 0, channels, channels))
+    return tuple(made)
+
+
 def check_labels(labels: Int[Array, " b"] | None, num_classes: int) -> None:
     """Raises JcmError for missing labels, or labels of an unconditional network."""
     if (labels is None) != (num_classes == 0):

@@ -7,6 +7,7 @@ embedding is added to the time embedding where there are classes.
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -16,7 +17,15 @@ from jaxtyping import Array, Float, Int
 
 from jcm.errors import JcmError
 from jcm.models import fir
-from jcm.models.layers import GroupNorm, Levels, check_labels, dropout, initializer
+from jcm.models.layers import (
+    GroupNorm,
+    Levels,
+    Step,
+    check_labels,
+    dropout,
+    initializer,
+    steps,
+)
 
 DropoutKeys = Array | None
 
@@ -43,6 +52,11 @@ class Architecture(Levels):
     fourier_scale: float
     progressive_input: str
     fir_kernel: tuple[float, ...]
+
+    @functools.cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """The layers between the first and the last; see `layers.steps`."""
+        return steps(self, self.nf, attends_each=False)
 
     def check(self) -> None:
         """Raises JcmError where the sizes do not fit together."""
@@ -191,6 +205,15 @@ class Attention(nnx.Module):
         return (x + self.out(mixed).reshape(x.shape)) / math.sqrt(2)
 
 
+def _layer(
+    step: Step, index: int, arch: Architecture, rngs: nnx.Rngs
+) -> ResBlock | Attention:
+    if step.kind == "attn":
+        return Attention(step.c_out, arch, rngs)
+    resample = "" if step.kind == "block" else step.kind
+    return ResBlock(step.c_in, step.c_out, arch, rngs, resample=resample, index=index)
+
+
 class NCSNpp(nnx.Module):
     """The U-Net F(x_in, c_noise, labels).
 
@@ -199,49 +222,18 @@ class NCSNpp(nnx.Module):
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs):
         self.arch = arch
-        levels = arch.sizes
-        widths = [arch.nf * mult for mult in arch.ch_mult]
-        blocks = 0
-
-        def block(c_in: int, c_out: int, resample: str = "") -> ResBlock:
-            nonlocal blocks
-            blocks += 1
-            return ResBlock(c_in, c_out, arch, rngs, resample=resample, index=blocks)
-
         self.embed = TimeEmbedding(arch, rngs)
         self.conv_in = _conv(arch.image_channels, arch.nf, 3, arch, rngs)
-        self.down, self.up = nnx.Dict(), nnx.Dict()
-        channels, skips = arch.nf, [arch.nf]
+        self.down, self.middle, self.up = nnx.Dict(), nnx.Dict(), nnx.Dict()
         pyramid = arch.image_channels
-        for level, (size, width) in enumerate(zip(levels, widths, strict=True)):
-            for i in range(arch.num_res_blocks):
-                self.down[f"res{size}_block{i}"] = block(channels, width)
-                channels = width
-                if size in arch.attn_resolutions:
-                    self.down[f"res{size}_attn{i}"] = Attention(channels, arch, rngs)
-                skips.append(channels)
-            if level < len(levels) - 1:
-                self.down[f"res{size}_down"] = block(channels, channels, "down")
-                if arch.progressive_input == "residual":
-                    conv = _conv(pyramid, channels, 3, arch, rngs)
-                    self.down[f"res{size}_pyramid"] = conv
-                    pyramid = channels
-                skips.append(channels)
-
-        self.middle = nnx.Dict(
-            block0=block(channels, channels),
-            attn=Attention(channels, arch, rngs),
-            block1=block(channels, channels),
-        )
-        for level, size in reversed(list(enumerate(levels))):
-            for i in range(arch.num_res_blocks + 1):
-                joined = channels + skips.pop()
-                channels = widths[level]
-                self.up[f"res{size}_block{i}"] = block(joined, channels)
-            if size in arch.attn_resolutions:
-                self.up[f"res{size}_attn"] = Attention(channels, arch, rngs)
-            if level:
-                self.up[f"res{size}_up"] = block(channels, channels, "up")
+        for index, step in enumerate(arch.steps):
+            part = getattr(self, step.part)
+            part[step.name] = _layer(step, index, arch, rngs)
+            if step.kind == "down" and arch.progressive_input == "residual":
+                conv = _conv(pyramid, step.c_out, 3, arch, rngs)
+                part[f"res{step.size}_pyramid"] = conv
+                pyramid = step.c_out
+        channels = arch.steps[-1].c_out
         self.norm_out = _norm(channels, arch, rngs)
         self.conv_out = _conv(channels, arch.image_channels, 3, arch, rngs, scale=0.0)
 
@@ -270,36 +262,23 @@ class NCSNpp(nnx.Module):
         check_labels(labels, arch.num_classes)
         embedding = self.embed(c_noise, labels)
         call = nnx.remat(ResBlock.__call__) if arch.remat else ResBlock.__call__
-
-        def run(block: ResBlock, h: Array) -> Array:
-            return call(block, h, embedding, dropout_keys)
-
         pyramid = x.astype(arch.dtype)
         h = self.conv_in(pyramid)
         skips = [h]
-        for size in arch.sizes:
-            for i in range(arch.num_res_blocks):
-                h = run(self.down[f"res{size}_block{i}"], h)
-                if size in arch.attn_resolutions:
-                    h = self.down[f"res{size}_attn{i}"](h)
+        for step in arch.steps:
+            part = getattr(self, step.part)
+            if step.joins:
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+            if step.kind == "attn":
+                h = part[step.name](h)
+            else:
+                h = call(part[step.name], h, embedding, dropout_keys)
+            if step.kind == "down" and arch.progressive_input == "residual":
+                conv = part[f"res{step.size}_pyramid"]
+                pyramid = _conv_downsample(conv, pyramid, arch)
+                pyramid = h = (pyramid + h) / math.sqrt(2)
+            if step.keeps:
                 skips.append(h)
-            if size != arch.sizes[-1]:
-                h = run(self.down[f"res{size}_down"], h)
-                if arch.progressive_input == "residual":
-                    conv = self.down[f"res{size}_pyramid"]
-                    pyramid = _conv_downsample(conv, pyramid, arch)
-                    pyramid = h = (pyramid + h) / math.sqrt(2)
-                skips.append(h)
-        h = run(self.middle["block0"], h)
-        h = run(self.middle["block1"], self.middle["attn"](h))
-        for size in reversed(arch.sizes):
-            for i in range(arch.num_res_blocks + 1):
-                joined = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = run(self.up[f"res{size}_block{i}"], joined)
-            if size in arch.attn_resolutions:
-                h = self.up[f"res{size}_attn"](h)
-            if size != arch.image_size:
-                h = run(self.up[f"res{size}_up"], h)
         return self.conv_out(nnx.swish(self.norm_out(h))).astype(jnp.float32)
 
 

@@ -45,7 +45,7 @@ _ATTENTION = {
     "out": "to_out.0",
 }
 _QKV = "qkv"  # one layer here, and after `read`; three in their files
-_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+_PARTS = {"down": "down_blocks.{}", "middle": "mid_block", "up": "up_blocks.{}"}
 _NOISE = ("sigma_min", "sigma_max", "sigma_data", "rho")
 _SCHEDULER_CONFIG = "scheduler_config.json"
 # What a config of theirs means by saying nothing.
@@ -141,14 +141,9 @@ def params(found: Pipeline, template: Params) -> Params:
 
     def name_of(path: tensors.Path) -> str:
         *module, leaf = path
-        return f"{names['/'.join(module)]}.{_LEAVES[leaf]}"
+        return f"{names['/'.join(module)]}.{tensors.TORCH_LEAVES[leaf]}"
 
-    def ours(path: tensors.Path, array: np.ndarray) -> np.ndarray:
-        if path[-1] != "kernel":
-            return array
-        return array.T if array.ndim == 2 else array.transpose(2, 3, 1, 0)
-
-    return tensors.fill(template, merged, name_of, ours)
+    return tensors.fill(template, merged, name_of, tensors.channels_last)
 
 
 def write(
@@ -174,17 +169,15 @@ def write(
     path = files.new_folder(path)
     names, flat = _module_names(arch), {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
-        *module, last = (key.key for key in keys)
-        array = np.asarray(leaf)
-        if last == "kernel":
-            array = array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1)
-        name = f"{names['/'.join(module)]}.{_LEAVES[last]}"
+        *module, last = place = tuple(key.key for key in keys)
+        array = tensors.channels_first(place, np.asarray(leaf))
+        name = f"{names['/'.join(module)]}.{tensors.TORCH_LEAVES[last]}"
         if _QKV in name:
             thirds = np.split(array, 3)
             for letter, part in zip("qkv", thirds, strict=True):
-                flat[name.replace(_QKV, f"to_{letter}")] = np.ascontiguousarray(part)
+                flat[name.replace(_QKV, f"to_{letter}")] = part
         else:
-            flat[name] = np.ascontiguousarray(array)
+            flat[name] = array
     scheduler = {
         "_class_name": _SOLVER,
         "_diffusers_version": _VERSION,
@@ -263,6 +256,10 @@ def _describe(arch: Levels) -> dict[str, Any]:
         raise JcmError(
             "diffusers has no NCSN++ with an input pyramid: only an ADM can go"
         )
+    if any(arch.nf * mult % 32 for mult in arch.ch_mult):
+        raise JcmError(
+            f"diffusers normalises groups of 32 channels: nf={arch.nf} does not divide"
+        )
     if arch.ch_mult[0] != 1 or arch.time_scale != 1000.0:
         raise JcmError(
             f"diffusers has no ADM with ch_mult={arch.ch_mult} and time_scale="
@@ -332,30 +329,20 @@ def _module_names(arch: adm.Architecture) -> dict[str, str]:
         "conv_out": "conv_out",
     }
 
-    def add(path: str, theirs: str, parts: Mapping[str, str]) -> None:
-        names.update({f"{path}/{a}": f"{theirs}.{b}" for a, b in parts.items()})
-
-    def add_change(path: str, theirs: str) -> None:
-        if arch.resblock_updown:
-            add(path, theirs, _BLOCK)
+    for step in arch.steps:
+        level = arch.sizes.index(step.size)
+        if step.part == "up":
+            level = len(arch.sizes) - 1 - level
+        layers = {"block": "resnets", "attn": "attentions"}.get(
+            step.kind, f"{step.kind}samplers"
+        )
+        theirs = f"{_PARTS[step.part].format(level)}.{layers}.{step.index}"
+        if step.kind == "attn":
+            names |= tensors.named(step.path, theirs, _ATTENTION)
+        elif step.kind == "block" or arch.resblock_updown:
+            names |= tensors.named(step.path, theirs, _BLOCK)
         else:
-            names[path] = f"{theirs}.conv"
-
-    for level, size in enumerate(arch.sizes):
-        theirs = f"down_blocks.{level}"
-        for i in range(arch.num_res_blocks):
-            add(f"down/res{size}_block{i}", f"{theirs}.resnets.{i}", _BLOCK)
-            add(f"down/res{size}_attn{i}", f"{theirs}.attentions.{i}", _ATTENTION)
-        add_change(f"down/res{size}_down", f"{theirs}.downsamplers.0")
-    add("middle/block0", "mid_block.resnets.0", _BLOCK)
-    add("middle/attn", "mid_block.attentions.0", _ATTENTION)
-    add("middle/block1", "mid_block.resnets.1", _BLOCK)
-    for level, size in enumerate(reversed(arch.sizes)):
-        theirs = f"up_blocks.{level}"
-        for i in range(arch.num_res_blocks + 1):
-            add(f"up/res{size}_block{i}", f"{theirs}.resnets.{i}", _BLOCK)
-            add(f"up/res{size}_attn{i}", f"{theirs}.attentions.{i}", _ATTENTION)
-        add_change(f"up/res{size}_up", f"{theirs}.upsamplers.0")
+            names[step.path] = f"{theirs}.conv"
     return names
 
 

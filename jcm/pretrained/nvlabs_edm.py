@@ -24,7 +24,11 @@ _BLOCK = {
     "shortcut": "skip",
 }
 _ATTENTION = {"norm": "norm2", "qkv": "qkv", "out": "proj"}
-_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+_PARTS = {
+    "down": "enc.{0}x{0}_block",
+    "middle": "dec.{0}x{0}_in",
+    "up": "dec.{0}x{0}_block",
+}
 _QKV = ("query", "key", "value")
 
 _FIRST = re.compile(r"enc\.(\d+)x\1_conv\.weight")
@@ -78,6 +82,9 @@ def read(state: State) -> tuple[Levels, Params]:
         "remat": False,
     }
     if "out_conv.weight" in state:
+        if any(width < 128 or width % 32 for width in widths):
+            # Theirs have fewer groups then.
+            raise JcmError(f"an ADM of {widths} channels is none that was published")
         arch: Levels = adm.Architecture(
             **common,
             num_heads=0,
@@ -117,9 +124,9 @@ def params(prepared: State, arch: Levels, template: Params) -> Params:
     def name_of(path: tensors.Path) -> str:
         *module, leaf = path
         name = modules["/".join(module)]
-        return name if leaf == "frequencies" else f"{name}.{_LEAVES[leaf]}"
+        return name if leaf == "frequencies" else f"{name}.{tensors.TORCH_LEAVES[leaf]}"
 
-    return tensors.fill(template, prepared, name_of, _ours)
+    return tensors.fill(template, prepared, name_of, tensors.channels_last)
 
 
 def _prepared(state: State, arch: Levels) -> dict[str, np.ndarray]:
@@ -154,15 +161,6 @@ def _prepared(state: State, arch: Levels) -> dict[str, np.ndarray]:
     return made
 
 
-def _ours(path: tensors.Path, array: np.ndarray) -> np.ndarray:
-    """Output channels last; 1x1 convolutions of tokens are dense layers here."""
-    if path[-1] != "kernel" or array.ndim < 2:
-        return array
-    if array.ndim == 4 and path[-2] not in ("qkv", *_QKV, "out"):
-        return array.transpose(2, 3, 1, 0)
-    return array.reshape(array.shape[:2]).T
-
-
 def _module_names(arch: Levels) -> dict[str, str]:
     """Our module path -> theirs."""
     song = isinstance(arch, ncsnpp.Architecture)
@@ -180,27 +178,18 @@ def _module_names(arch: Levels) -> dict[str, str]:
     if song:
         attention = attention | {part: f"qkv.{part}" for part in _QKV}
 
-    def add(path: str, theirs: str, parts: Mapping[str, str]) -> None:
-        names.update({f"{path}/{a}": f"{theirs}.{b}" for a, b in parts.items()})
-
-    for size in arch.sizes:
-        for i in range(arch.num_res_blocks):
-            block = f"enc.{size}x{size}_block{i}"
-            add(f"down/res{size}_block{i}", block, _BLOCK)
-            add(f"down/res{size}_attn{i}", block, attention)
-        half = size // 2
-        add(f"down/res{size}_down", f"enc.{half}x{half}_down", _BLOCK)
-        names[f"down/res{size}_pyramid"] = f"enc.{half}x{half}_aux_residual"
-    add("middle/block0", f"dec.{size}x{size}_in0", _BLOCK)
-    add("middle/attn", f"dec.{size}x{size}_in0", attention)
-    add("middle/block1", f"dec.{size}x{size}_in1", _BLOCK)
-    for size in reversed(arch.sizes):
-        for i in range(arch.num_res_blocks + 1):
-            block = f"dec.{size}x{size}_block{i}"
-            add(f"up/res{size}_block{i}", block, _BLOCK)
-            add(f"up/res{size}_attn{i}", block, attention)
-        add(f"up/res{size}_attn", block, attention)
-        add(f"up/res{size}_up", f"dec.{2 * size}x{2 * size}_up", _BLOCK)
+    for step in arch.steps:
+        half = step.size // 2
+        role = {
+            "down": f"enc.{half}x{half}_down",
+            "up": f"dec.{2 * step.size}x{2 * step.size}_up",
+        }.get(step.kind, f"{_PARTS[step.part].format(step.size)}{step.index}")
+        names |= tensors.named(
+            step.path, role, attention if step.kind == "attn" else _BLOCK
+        )
+        if step.kind == "down":
+            pyramid = f"{step.part}/res{step.size}_pyramid"
+            names[pyramid] = f"enc.{half}x{half}_aux_residual"
     return names
 
 

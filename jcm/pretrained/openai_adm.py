@@ -25,7 +25,12 @@ _BLOCK = {
     "shortcut": "skip_connection",
 }
 _ATTENTION = {"norm": "norm", "qkv": "qkv", "out": "proj_out"}
-_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+_PLAIN = {"down": "op", "up": "conv"}
+_PARTS = {
+    "down": "input_blocks.{}.{}",
+    "middle": "middle_block.{1}",
+    "up": "output_blocks.{}.{}",
+}
 
 
 def is_adm(state: Mapping[str, np.ndarray]) -> bool:
@@ -122,18 +127,9 @@ def params(
 
     def name_of(path: tensors.Path) -> str:
         *module, leaf = path
-        return f"{modules['/'.join(module)]}.{_LEAVES[leaf]}"
+        return f"{modules['/'.join(module)]}.{tensors.TORCH_LEAVES[leaf]}"
 
-    return tensors.fill(template, state, name_of, _ours)
-
-
-def _ours(path: tensors.Path, array: np.ndarray) -> np.ndarray:
-    """Output channels last; 1x1 convolutions of tokens are dense layers here."""
-    if path[-1] != "kernel" or array.ndim < 2:
-        return array
-    if array.ndim == 4 and path[-2] not in ("qkv", "out"):
-        return array.transpose(2, 3, 1, 0)
-    return array.reshape(array.shape[:2]).T
+    return tensors.fill(template, state, name_of, tensors.channels_last)
 
 
 def module_names(arch: adm.Architecture) -> dict[str, str]:
@@ -147,34 +143,19 @@ def module_names(arch: adm.Architecture) -> dict[str, str]:
         "conv_out": "out.2",
     }
 
-    def add(path: str, theirs: str, parts: Mapping[str, str]) -> None:
-        names.update({f"{path}/{a}": f"{theirs}.{b}" for a, b in parts.items()})
-
-    def add_change(path: str, theirs: str, layer: str) -> None:
-        if arch.resblock_updown:
-            add(path, theirs, _BLOCK)
+    places = {"down": (0, 0), "middle": (0, -1), "up": (-1, 0)}
+    for step in arch.steps:
+        number, place = places[step.part]
+        # A block, or what halves, begins a number; the rest follows under the same.
+        begins = step.kind in ("block", "down") and step.part != "middle"
+        place = places[step.part] = (number + 1, 0) if begins else (number, place + 1)
+        theirs = _PARTS[step.part].format(*place)
+        if step.kind == "attn":
+            names |= tensors.named(step.path, theirs, _ATTENTION)
+        elif step.kind == "block" or arch.resblock_updown:
+            names |= tensors.named(step.path, theirs, _BLOCK)
         else:
-            names[path] = f"{theirs}.{layer}"
-
-    number = 1
-    for size in arch.sizes:
-        for i in range(arch.num_res_blocks):
-            add(f"down/res{size}_block{i}", f"input_blocks.{number}.0", _BLOCK)
-            add(f"down/res{size}_attn{i}", f"input_blocks.{number}.1", _ATTENTION)
-            number += 1
-        add_change(f"down/res{size}_down", f"input_blocks.{number}.0", "op")
-        number += 1
-    add("middle/block0", "middle_block.0", _BLOCK)
-    add("middle/attn", "middle_block.1", _ATTENTION)
-    add("middle/block1", "middle_block.2", _BLOCK)
-    number = 0
-    for size in reversed(arch.sizes):
-        for i in range(arch.num_res_blocks + 1):
-            add(f"up/res{size}_block{i}", f"output_blocks.{number}.0", _BLOCK)
-            add(f"up/res{size}_attn{i}", f"output_blocks.{number}.1", _ATTENTION)
-            number += 1
-        place = 2 if size in arch.attn_resolutions else 1
-        add_change(f"up/res{size}_up", f"output_blocks.{number - 1}.{place}", "conv")
+            names[step.path] = f"{theirs}.{_PLAIN[step.kind]}"
     return names
 
 

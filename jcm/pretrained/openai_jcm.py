@@ -18,6 +18,7 @@ _BLOCK = {
     "time": "Dense_0",
     "norm1": "GroupNorm_1",
     "conv1": "Conv_1",
+    "shortcut": "Conv_2",
 }
 _ATTENTION = {
     "norm": "GroupNorm_0",
@@ -151,34 +152,14 @@ def _module_names(arch: ncsnpp.Architecture) -> dict[str, str]:
         "conv_out": "Conv_1",
     }
 
-    def add(path: str, kind: str, parts: Mapping[str, str]) -> None:
-        for ours, theirs in parts.items():
-            names[f"{path}/{ours}"] = f"{kind}_{counts[kind]}/{theirs}"
+    for step in arch.steps:
+        kind, parts = "ResnetBlockBigGANpp", _BLOCK
+        if step.kind == "attn":
+            kind, parts = "AttnBlockpp", _ATTENTION
+        names |= tensors.named(step.path, f"{kind}_{counts[kind]}", parts, "/")
         counts[kind] += 1
-
-    def add_block(path: str) -> None:
-        add(path, "ResnetBlockBigGANpp", _BLOCK | {"shortcut": "Conv_2"})
-
-    def add_attention(path: str) -> None:
-        add(path, "AttnBlockpp", _ATTENTION)
-
-    sizes = arch.sizes
-    for level, size in enumerate(sizes):
-        for i in range(arch.num_res_blocks):
-            add_block(f"down/res{size}_block{i}")
-            if size in arch.attn_resolutions:
-                add_attention(f"down/res{size}_attn{i}")
-        if size != sizes[-1]:
-            add_block(f"down/res{size}_down")
-            names[f"down/res{size}_pyramid"] = f"Downsample_{level}/Conv2d_0"
-    add_block("middle/block0")
-    add_attention("middle/attn")
-    add_block("middle/block1")
-    for size in reversed(sizes):
-        for i in range(arch.num_res_blocks + 1):
-            add_block(f"up/res{size}_block{i}")
-        if size in arch.attn_resolutions:
-            add_attention(f"up/res{size}_attn")
-        if size != sizes[0]:
-            add_block(f"up/res{size}_up")
+        if step.kind == "down":
+            level = arch.sizes.index(step.size)
+            pyramid = f"{step.part}/res{step.size}_pyramid"
+            names[pyramid] = f"Downsample_{level}/Conv2d_0"
     return names

@@ -10,12 +10,20 @@ from jcm.models import Params
 
 Path = tuple[str, ...]
 
+# What PyTorch calls our leaves.
+TORCH_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "bias": "bias",
+}
+
 
 def fill(
     template: Params,
     tensors: Mapping[str, np.ndarray],
     name_of: Callable[[Path], str],
-    convert: Callable[[Path, np.ndarray], np.ndarray] = lambda _, array: array,
+    convert: Callable[[Path, int, np.ndarray], np.ndarray] = lambda *a: a[-1],
 ) -> Params:
     """Parameters shaped like a template.
 
@@ -23,7 +31,8 @@ def fill(
       template: parameters or shapes of our network.
       tensors: arrays by the names that others give them.
       name_of: from a path in our tree to their name.
-      convert: from a path in our tree and their array to ours.
+      convert: from a path in our tree, the number of axes there, and their array to
+        ours.
 
     Raises:
       JcmError: for a missing, left-over or wrongly shaped tensor, by its name.
@@ -35,7 +44,7 @@ def fill(
             return {name: place(value, (*path, name)) for name, value in tree.items()}
         name = name_of(path)
         theirs = take(left, name)
-        array = np.asarray(convert(path, theirs), np.float32)
+        array = np.asarray(convert(path, len(tree.shape), theirs), np.float32)
         if array.shape != tree.shape:
             raise JcmError(
                 f"tensor {name!r} of shape {theirs.shape} has no place in this network,"
@@ -60,3 +69,36 @@ def take(tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
     if name not in tensors:
         raise JcmError(f"tensor {name!r} is missing: the file is of another network")
     return tensors.pop(name)
+
+
+def named(
+    path: str, theirs: str, parts: Mapping[str, str], separator: str = "."
+) -> dict[str, str]:
+    """Our module path -> theirs, for the layers of one block."""
+    return {
+        f"{path}/{ours}": f"{theirs}{separator}{name}" for ours, name in parts.items()
+    }
+
+
+def channels_last(path: Path, axes: int, array: np.ndarray) -> np.ndarray:
+    """Turns a tensor of PyTorch into ours, where output channels come last.
+
+    Args:
+      path: in our tree.
+      axes: 4 for a convolution; 2 for a dense layer, which may be a convolution of one
+        pixel there.
+      array: theirs.
+    """
+    if path[-1] != "kernel" or array.ndim < 2:
+        return array
+    if axes == 2:
+        array = array.reshape(*array.shape[:2], -1)
+        return array[..., 0].T if array.shape[2] == 1 else array
+    return np.moveaxis(array, (0, 1), (-1, -2))
+
+
+def channels_first(path: Path, array: np.ndarray) -> np.ndarray:
+    """The way back, of dense layers with two axes; contiguous."""
+    if path[-1] == "kernel":
+        array = np.moveaxis(array, (-1, -2), (0, 1))
+    return np.ascontiguousarray(array)
