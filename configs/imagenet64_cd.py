@@ -5,8 +5,8 @@ FID 6.20 in one step, 4.70 in two (80, 1.3824). The released teacher serves as w
 --config.teacher=openai/edm-imagenet64.
 
 Name the folder with one sub-folder for each class by --config.data.path=DIR. Pictures
-are cropped to the centre square and reduced by averaging; the "official downsampled"
-set was reduced by another filter, so that scores against its statistics differ.
+are cropped to the centre square and reduced by averaging, which is none of the
+published sets of this name: docs/data.md compares them.
 """
 
 from jcm import config as config_lib

@@ -5,8 +5,8 @@ the learning rate (the table says 8e-6). Expected FID 13.0 in one step, 11.1 in 
 (80, 1.9128).
 
 Name the folder with one sub-folder for each class by --config.data.path=DIR. Pictures
-are cropped to the centre square and reduced by averaging; the "official downsampled"
-set was reduced by another filter, so that scores against its statistics differ.
+are cropped to the centre square and reduced by averaging, which is none of the
+published sets of this name: docs/data.md compares them.
 """
 
 from jcm import config as config_lib

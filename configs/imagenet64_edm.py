@@ -1,11 +1,12 @@
 """EDM diffusion model on ImageNet 64x64, by class: the teacher of imagenet64_cd.
 
-Source: Song et al. 2023, Appendix C, and scripts/launch.sh of their PyTorch code.
-Expected FID 2.44 by Heun, 79 evaluations.
+Source: Song et al. 2023, Appendix C, and scripts/launch.sh of their PyTorch code, which
+trains without an end: 800,000 steps are those of CIFAR-10. Expected FID 2.44 by Heun,
+79 evaluations.
 
 Name the folder with one sub-folder for each class by --config.data.path=DIR. Pictures
-are cropped to the centre square and reduced by averaging; the "official downsampled"
-set was reduced by another filter, so that scores against its statistics differ.
+are cropped to the centre square and reduced by averaging, which is none of the
+published sets of this name: docs/data.md compares them.
 """
 
 from jcm import config as config_lib

@@ -1,7 +1,8 @@
 """EDM diffusion model on LSUN Bedroom or Cat, 256x256: the teacher of lsun256_cd.
 
-Source: Song et al. 2023, Appendix C, and scripts/launch.sh of their PyTorch code.
-Expected FID 3.57 (Bedroom) and 6.69 (Cat, 300,000 steps) by Heun, 79 evaluations.
+Source: Song et al. 2023, Appendix C: 600,000 steps (Cat: 300,000) of 2,048 images,
+where scripts/launch.sh of their PyTorch code has 256. Expected FID 3.57 (Bedroom) and
+6.69 (Cat) by Heun, 79 evaluations.
 
 Name the folder of pictures by --config.data.path=DIR. They are cropped to the centre
 square and reduced by averaging, as the authors prepared them.

@@ -4,4 +4,4 @@ from jcm.errors import JcmError as JcmError
 from jcm.images import to_uint8 as to_uint8
 from jcm.model import Model as Model
 from jcm.model import load as load
-from jcm.model import save as save
+from jcm.share import save as save

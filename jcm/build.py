@@ -1,11 +1,13 @@
 """From a config to the objects that the modes share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from jcm import models, precond, schedules
 from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
 from jcm.models import Network
+from jcm.pretrained import imagenet
 from jcm.sampling import Schedule, ode_schedule
 
 
@@ -58,7 +60,9 @@ def sampling_schedules(config: Any, model: Denoiser) -> list[Schedule]:
     return made
 
 
-def sample_labels(config: Any, model: Denoiser, count: int) -> list[int] | None:
+def sample_labels(
+    config: Any, model: Denoiser, class_names: Sequence[str], count: int
+) -> list[int] | None:
     """Labels of `count` samples: those asked for in turn, or every class in turn.
 
     Returns:
@@ -67,7 +71,7 @@ def sample_labels(config: Any, model: Denoiser, count: int) -> list[int] | None:
     Raises:
       JcmError: for labels that the model does not have.
     """
-    asked = tuple(config.sample.labels)
+    asked = config.sample.labels
     classes = model.network.arch.num_classes
     if not classes:
         if asked:
@@ -76,9 +80,29 @@ def sample_labels(config: Any, model: Denoiser, count: int) -> list[int] | None:
                 " the labels, or train with config.model.class_conditional=True"
             )
         return None
-    if any(not 0 <= label < classes for label in asked):
+    try:
+        numbers = [label_number(label, class_names) for label in asked]
+    except JcmError as error:
+        raise JcmError(f"config.sample.labels={asked}: {error}") from error
+    if any(not 0 <= number < classes for number in numbers):
         raise JcmError(
             f"config.sample.labels={asked}: the classes are 0 to {classes - 1}"
         )
-    asked = asked or tuple(range(classes))
-    return [asked[i % len(asked)] for i in range(count)]
+    numbers = numbers or range(classes)
+    return [numbers[i % len(numbers)] for i in range(count)]
+
+
+def label_number(label: int | str, class_names: Sequence[str]) -> int:
+    """The number of a class by number or name; of ImageNet's also by WordNet's number.
+
+    Raises:
+      JcmError: for a name that is none.
+    """
+    if not isinstance(label, str):
+        return label
+    for name in (label, imagenet.other_names().get(label)):
+        if name in class_names:
+            return class_names.index(name)
+    known = ", ".join(class_names[:10]) or "none"
+    more = f", ... ({len(class_names)} in all)" if len(class_names) > 10 else ""
+    raise JcmError(f"label {label!r} is no class: the model knows {known}{more}")

@@ -148,7 +148,7 @@ def subjects(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Subject]:
     """The teacher where it is still at hand, then the checkpoint itself."""
     trained = subject_of(config, workdir)
     teacher = workdir_lib.teacher_place(config, workdir)
-    wanted = trained.name == "consistency" and teacher and not config.sample.model
+    wanted = trained.name == "consistency" and teacher
     if wanted and not model.exists(teacher):
         logging.info("the teacher, %s, is not here: it is left out", teacher)
     elif wanted:
@@ -160,14 +160,15 @@ def subjects(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Subject]:
 def subject_of(config: ConfigDict, workdir: pathlib.Path) -> Subject:
     """The model that the config names."""
     trained = model.of_config(config, workdir)
-    return Subject.of("diffusion" if trained.kind == "edm" else "consistency", trained)
+    name = "diffusion" if trained.kind == "edm" else "consistency"
+    return Subject.of(config.sample.model or name, trained)
 
 
 def _pictures(
     config: ConfigDict, trained: Model, schedule: Schedule, count: int
 ) -> UInt8[np.ndarray, "n h w c"]:
     """The first of the samples that are scored."""
-    labels = build.sample_labels(config, trained.denoiser, count)
+    labels = build.sample_labels(config, trained.denoiser, trained.class_names, count)
     return trained.sampler.pixels(
         trained.params, config.eval.seeds[0], range(count), schedule, labels
     )

@@ -1,28 +1,29 @@
 """A trained model in Python: `jcm.load`, `model.denoise`, `model.sample`."""
 
+import dataclasses
 import functools
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
-from jcm import build, losses, models, precond, sharding, workdir
+from jcm import build, losses, models, precond, sharding
 from jcm import config as config_lib
+from jcm import workdir as workdir_lib
 from jcm.checkpoints import Checkpoints
 from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
 from jcm.images import AnyArray
 from jcm.models import Params
-from jcm.pretrained import card, checkpoint, diffusers_folder, folder
+from jcm.pretrained import card, checkpoint, folder, released, tensors
 from jcm.sampling import Sampler, Schedule, check_labels, ode_schedule
-
-# What `save` writes.
-FORMS = ("jcm", "diffusers")
 
 
 class Model:
@@ -36,7 +37,7 @@ class Model:
       kind: "edm" or "consistency".
       step: how many training steps made the weights; None where nothing tells.
       workdir: of the run that made them; None where they come from elsewhere.
-      notes: where they come from, in Markdown.
+      about: what else is known of the weights, for a model card.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Model:
         batch_size: int | None = None,
         step: int | None = None,
         workdir: str | os.PathLike | None = None,
-        notes: str = "",
+        about: card.About | None = None,
     ):
         """Puts the parts together; see `load`."""
         if batch_size is not None and batch_size < 1:
@@ -59,7 +60,7 @@ class Model:
         self.class_names = tuple(class_names) if conditional else ()
         consistency = isinstance(denoiser.precond, precond.Consistency)
         self.kind = "consistency" if consistency else "edm"
-        self.step, self.workdir, self.notes = step, workdir, notes
+        self.step, self.workdir, self.about = step, workdir, about or card.About()
         self._batch_size = batch_size or config.sample.batch_size
         self._denoise = jax.jit(denoiser)
 
@@ -106,7 +107,7 @@ class Model:
         sigmas: Sequence[float] | None = None,
         steps: int | None = None,
         solver: str | None = None,
-        labels: Sequence[int | str] | None = None,
+        labels: Sequence[int | str] | int | str | None = None,
     ) -> Float[np.ndarray, "n h w c"]:
         """Makes images.
 
@@ -149,21 +150,16 @@ class Model:
         schedule.check(noise.sigma_min, noise.sigma_max)
         if count < 1:
             raise JcmError(f"count={count} must be at least 1")
+        names = self.class_names
+        if isinstance(labels, int | str):
+            labels = [labels]
         if labels is None or len(labels) == 0:
-            labels = build.sample_labels(self.config, self.denoiser, count)
+            labels = build.sample_labels(self.config, self.denoiser, names, count)
         else:
-            named = [self._label(label) for label in labels]
-            labels = [named[i % len(named)] for i in range(count)]
+            numbers = [build.label_number(label, names) for label in labels]
+            labels = [numbers[i % len(numbers)] for i in range(count)]
         made = self.sampler(self.params, key, range(count), schedule, labels)
         return np.clip(made, -1.0, 1.0)
-
-    def _label(self, label: int | str) -> int:
-        if not isinstance(label, str):
-            return label
-        if label not in self.class_names:
-            known = ", ".join(self.class_names[:20]) or "none"
-            raise JcmError(f"label {label!r} is no class: the model knows {known}")
-        return self.class_names.index(label)
 
 
 def load(
@@ -177,7 +173,8 @@ def load(
     """Opens the model of a workdir, or a checkpoint of others.
 
     Args:
-      path: workdir of a run, with at least one checkpoint; a folder that `save` wrote;
+      path: workdir of a run, with at least one checkpoint; a folder that `jcm.save`
+        wrote;
         a file of the original JAX or PyTorch code or of NVlabs/edm; a folder of
         diffusers; or the name of a published one, such as openai/cd-cifar10-lpips. See
         `pretrained.checkpoint.read`.
@@ -192,6 +189,14 @@ def load(
     Raises:
       JcmError: where there is no run, no checkpoint or no such weights.
     """
+    unknown = hints.keys() - {f.name for f in dataclasses.fields(checkpoint.Hints)}
+    if unknown:
+        raise JcmError(f"{', '.join(sorted(unknown))}: jcm.load takes no such argument")
+    if not os.path.exists(path) and not released.is_name(path):
+        raise JcmError(
+            f"there is no {path}: name a workdir, a file or folder of a model, or a"
+            " published one, such as openai/cd-cifar10-lpips"
+        )
     if folder.is_exported(path):
         if step or ema or hints:
             raise JcmError(f"{path} is one whole model: it takes no other arguments")
@@ -206,7 +211,7 @@ def load(
             f"{', '.join(hints)}: {path} is no checkpoint file; a workdir tells by"
             " itself"
         )
-    record = workdir.read(path)
+    record = workdir_lib.read(path)
     config = record.config
     network = build.network(config, len(record.class_names))
     denoiser = losses.denoiser(config, network)
@@ -240,97 +245,81 @@ def of_config(config: ConfigDict, workdir: str | os.PathLike) -> Model:
     """The model that `config.sample` names: another's, or of a checkpoint of a run.
 
     Raises:
-      JcmError: where it cannot be opened, or makes other images than `config.data`.
+      JcmError: where it cannot be opened, or makes other images than `config.data` at
+        other noise levels than `config.noise`.
     """
-    wanted, source = config.sample, config.sample.model or workdir
-    found = load(source, ema=wanted.ema, step=wanted.step, batch_size=wanted.batch_size)
-    arch = found.denoiser.network.arch
-    for name, theirs in (
-        ("image_size", arch.image_size),
-        ("channels", arch.image_channels),
-    ):
-        if config.data[name] != theirs:
-            raise JcmError(
-                f"{source} makes images with {name}={theirs}, and not"
-                f" {config.data[name]}: use another config, or --config.data.{name}"
-            )
+    wanted, other = config.sample, config.sample.model
+    if other and (pathlib.Path(workdir) / "run.json").exists():
+        raise JcmError(
+            f"{workdir} holds a run of its own: use another --workdir for what"
+            f" config.sample.model={other} makes"
+        )
+    try:
+        found = load(
+            other or workdir,
+            ema=wanted.ema,
+            step=wanted.step,
+            batch_size=wanted.batch_size,
+        )
+    except JcmError as error:
+        raise JcmError(f"config.sample.model: {error}" if other else error) from error
+    arch, data = found.denoiser.network.arch, config.data
+    if (arch.image_size, arch.image_channels) != (data.image_size, data.channels):
+        raise JcmError(
+            f"{other or workdir} makes images with image_size={arch.image_size} and"
+            f" channels={arch.image_channels}, and not {data.image_size} and"
+            f" {data.channels} as config.data: use another config"
+        )
+    refuse_other_noise(other or workdir, found, config)
+    if other:
+        for name in ("steps", "solver") if found.kind == "edm" else ("sigmas",):
+            theirs, ours = found.config.sample[name], config.sample[name]
+            if theirs != ours:
+                logging.info(
+                    "sampling with config.sample.%s=%s; what comes with %s is %s",
+                    *(name, ours, other, theirs),
+                )
     return found
 
 
+def refuse_other_noise(source: str | os.PathLike, found: Model, config: ConfigDict):
+    """Raises JcmError where a model is for other noise levels than `config.noise`."""
+    for name, theirs in found.config.noise.items():
+        if theirs != config.noise[name]:
+            raise JcmError(
+                f"{source} is for other noise levels, with {name}={theirs} and not"
+                f" {config.noise[name]}: set config.noise.{name}"
+            )
+
+
 def exists(source: str | os.PathLike) -> bool:
-    """Whether there is something that `load` could open."""
-    return os.path.exists(source) or checkpoint.is_checkpoint(source)
-
-
-def save(
-    model: Model,
-    path: str | os.PathLike,
-    *,
-    to: str = "jcm",
-    licence: str = "",
-    notes: str = "",
-) -> None:
-    """Writes a model as a folder to share, which `load` opens.
-
-    Args:
-      model: any that `load` gives.
-      path: of the folder, new or empty.
-      to: "jcm": params.safetensors (bit for bit), config.json and a model card,
-        README.md; "diffusers": what its ConsistencyModelPipeline opens, for a
-        consistency model with an ADM.
-      licence: for the card, such as apache-2.0.
-      notes: for the card, in Markdown; by default where the model comes from.
-
-    Raises:
-      JcmError: where the folder has files already or cannot be written, or diffusers
-        has no such model.
-    """
-    if to not in FORMS:
-        raise JcmError(f"to={to!r}: use one of {', '.join(FORMS)}")
-    if to == "diffusers" and model.kind != "consistency":
-        raise JcmError("diffusers has a pipeline for consistency models alone")
-    notes = notes or model.notes
-    text = _card(model, to, licence, notes)
-    if to == "diffusers":
-        diffusers_folder.write(
-            path,
-            model.denoiser.network.arch,
-            model.params,
-            model.config.noise.to_dict(),
-            text,
-        )
-        return
-    exported = folder.Exported(
-        params=model.params,
-        config=model.config.to_dict(),
-        class_names=model.class_names,
-        step=model.step,
-        notes=notes,
-    )
-    folder.write(path, exported, text)
+    """Whether there is something to `load`, without fetching it first."""
+    return os.path.exists(source) or released.is_here(str(source))
 
 
 def _of_folder(path: str | os.PathLike, batch_size: int | None) -> Model:
     found = folder.read(path)
     try:
         config = config_lib.from_dict(found.config)
+        config_lib.check(config)
         network = build.network(config, len(found.class_names))
-    except (KeyError, TypeError, AttributeError) as error:
+        denoiser = losses.denoiser(config, network)
+        params = tensors.fill(network.shapes, found.params, "/".join)
+    except JcmError as error:
+        raise JcmError(f"{path}: {error}") from error
+    except Exception as error:  # what anybody wrote can be wrong in any way
+        reason = " ".join(str(error).split())
         raise JcmError(
-            f"{path}: config.json is of another version of jcm ({error})"
+            f"{path}: config.json is damaged or of another version of jcm ({reason})"
         ) from error
-    shapes = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), network.shapes)
-    theirs = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), found.params)
-    if shapes != theirs:
-        raise JcmError(f"{path}: config.json and params.safetensors do not go together")
     return Model(
-        losses.denoiser(config, network),
-        jax.device_put(found.params),
+        denoiser,
+        jax.device_put(params),
         config,
         found.class_names,
         batch_size=batch_size,
         step=found.step,
-        notes=found.notes,
+        about=found.about,
     )
 
 
@@ -343,9 +332,9 @@ def _of_checkpoint(found: checkpoint.Checkpoint, batch_size: int | None) -> Mode
         config.model.class_conditional = arch.num_classes > 0
         config.data.image_size = arch.image_size
         config.data.channels = arch.image_channels
-        config.train.ema_rates = ()
         config.noise.update(found.noise)
         config.sample.sigmas = found.sigmas or (config.noise.sigma_max,)
+        config.sample.steps = found.steps or config.sample.steps
     return Model(
         losses.denoiser(config, found.network),
         jax.device_put(found.params),
@@ -353,32 +342,7 @@ def _of_checkpoint(found: checkpoint.Checkpoint, batch_size: int | None) -> Mode
         found.class_names or [str(i) for i in range(arch.num_classes)],
         batch_size=batch_size,
         step=found.step,
-        notes=found.notes,
-    )
-
-
-def _card(model: Model, form: str, licence: str, notes: str) -> str:
-    """What there is to say of a model, with the scores of exactly these weights."""
-    arch = model.denoiser.network.arch
-    records = []
-    if model.workdir is not None:
-        digest = models.fingerprint(model.params)
-        records = [
-            record
-            for record in workdir.scores(model.workdir)
-            if record.get("weights") == digest
-        ]
-    made = "" if model.step is None else f", after {model.step:,} training steps"
-    classes = f" of {arch.num_classes} classes" if arch.num_classes else ""
-    return card.markdown(
-        f"A {model.kind} model of {arch.image_size}x{arch.image_size} images{classes}:"
-        f" {models.describe(arch)['name']} with {models.count(model.params):,}"
-        f" parameters{made}.",
-        form=form,
-        config=None if model.workdir is None else model.config,
-        records=records,
-        licence=licence,
-        notes=notes,
+        about=card.About(trained=False, licence=found.licence, notes=found.notes),
     )
 
 

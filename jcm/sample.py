@@ -28,7 +28,7 @@ def sample(config: ConfigDict, workdir: str | os.PathLike) -> None:
     trained = model.of_config(config, workdir)
     count = config.sample.num_images
     schedule = build.sampling_schedules(config, trained.denoiser)[-1]
-    labels = build.sample_labels(config, trained.denoiser, count)
+    labels = build.sample_labels(config, trained.denoiser, trained.class_names, count)
     seed = config.sample.seed
     pixels = trained.sampler.pixels(
         trained.params, seed, range(count), schedule, labels

@@ -110,7 +110,7 @@ class Scorer:
         else:
             path = self._folder / f"{slug}.uint8"
             samples = self._samples(subject, schedule, seed, path, title)
-        labels = build.sample_labels(self._config, subject.model.denoiser, count)
+        labels = self._labels(subject.model)
         found: dict[str, float] = {}
         for score in self._scores:
             found |= score(samples, labels)
@@ -131,6 +131,12 @@ class Scorer:
             "  ".join(f"{key} {value:.4g}" for key, value in found.items()),
         )
         return found
+
+    def _labels(self, model: Model) -> list[int] | None:
+        count = self._config.eval.num_images
+        return build.sample_labels(
+            self._config, model.denoiser, model.class_names, count
+        )
 
     def _known(self, sampled: dict[str, Any]) -> dict[str, float]:
         """All the scores of these samples, from whichever record has them, or none."""
@@ -177,7 +183,7 @@ class Scorer:
         trained, count = subject.model, self._config.eval.num_images
         arch = trained.denoiser.network.arch
         shape = (count, arch.image_size, arch.image_size, arch.image_channels)
-        labels = build.sample_labels(self._config, trained.denoiser, count)
+        labels = self._labels(trained)
 
         def make(part: range) -> UInt8[np.ndarray, "n h w c"]:
             return trained.sampler.pixels(

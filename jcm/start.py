@@ -67,15 +67,14 @@ def teacher_weights(
         source = workdir_lib.teacher_place(config, workdir)
         logging.info("training the teacher, %s, in %s", config.teacher, source)
         train(teacher_config(config), source)
-    teacher = model.load(source)
+    teacher = _load("config.teacher", source)
     if teacher.kind != "edm":
-        raise JcmError(f"config.teacher={source} is no diffusion model: name another")
-    _refuse_other_network("config.teacher", source, teacher, network)
-    if teacher.config.noise.to_dict() != config.noise.to_dict():
         raise JcmError(
-            f"config.teacher={source} has other noise levels than config.noise: use the"
-            " teacher's settings"
+            f"config.teacher={source} is no diffusion model: name another, or convert a"
+            " file that is one by python -m jcm.pretrained FILE FOLDER --kind=edm"
         )
+    _refuse_other_network("config.teacher", source, teacher, network)
+    model.refuse_other_noise(f"config.teacher={source}", teacher, config)
     return teacher.params
 
 
@@ -113,8 +112,9 @@ def first_state(
         copy = functools.partial(jax.tree.map, jnp.copy)
         return jax.jit(copy, out_shardings=shardings)(state)
     if source:
-        found = model.load(source)
+        found = _load("config.init.model", source)
         _refuse_other_network("config.init.model", source, found, network)
+        model.refuse_other_noise(f"config.init.model={source}", found, config)
         logging.info("beginning with the weights of %s", source)
         weights = found.params
     return jax.jit(new_state, out_shardings=shardings)(weights)
@@ -124,6 +124,7 @@ def _continued(config: ConfigDict, network: Network, template: State) -> State:
     """The state that another training has reached: a workdir, or a file."""
     source = config.init.model
     if (pathlib.Path(source) / "run.json").exists():
+        _refuse_other_training(source, config)
         with Checkpoints(source) as checkpoints:
             parts = {
                 field: checkpoints.restore_part(field, part)
@@ -145,6 +146,31 @@ def _continued(config: ConfigDict, network: Network, template: State) -> State:
         ema_params=dict.fromkeys(template.ema_params, found.ema_params),
         opt_state=optax.tree.set(template.opt_state, **found.moments),
     )
+
+
+def _load(field: str, source: str) -> model.Model:
+    try:
+        return model.load(source)
+    except JcmError as error:
+        raise JcmError(f"{field}: {error}") from error
+
+
+# What a state has by: other settings of the same names may follow.
+_STATE = ("method", "model", "noise", "optim", "train.ema_rates")
+_NOT_STATE = ("model.dropout", "model.dtype", "model.remat", "optim.learning_rate")
+
+
+def _refuse_other_training(source: str, config: ConfigDict) -> None:
+    """Makes sure that a run's state can be that of this config."""
+    theirs = workdir_lib.flatten(workdir_lib.read(source).config.to_dict())
+    for name, ours in workdir_lib.flatten(config.to_dict()).items():
+        counts = any(name == part or name.startswith(f"{part}.") for part in _STATE)
+        if counts and name not in _NOT_STATE and theirs.get(name) != ours:
+            raise JcmError(
+                f"config.init.model={source} was trained with config.{name}="
+                f"{theirs.get(name)!r}, and not {ours!r}: use the same, or begin anew"
+                " from the weights, with config.init.state=False"
+            )
 
 
 def _refuse_other_network(

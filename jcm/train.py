@@ -73,12 +73,17 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
     optimizer = optim.create(config.optim, config.train.batch_size)
     # What the samples shall be is wrong now or never.
     build.sampling_schedules(config, method.model)
-    build.sample_labels(config, method.model, config.sample.num_images)
+    names = dataset.class_names
+    build.sample_labels(config, method.model, names, config.sample.num_images)
     scores = scores_lib.create(config, dataset)
     every_steps = math.ceil(1000 * config.eval.every_kimg / config.train.batch_size)
     if not every_steps:
         scores = []  # what they hold is not needed before the evaluation
-    model.which_weights(config)
+    if model.which_weights(config) == "target_params" and not method.keeps_target:
+        raise JcmError(
+            "config.sample.ema='target_params', but this method keeps no target: use"
+            " params, or a rate of config.train.ema_rates"
+        )
     record = workdir_lib.Record(config, dataset.class_names, dataset.fingerprint)
     workdir_lib.claim(workdir, record)
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
@@ -157,7 +162,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
             )
         )
         log = TrainLog(writer, progress, config.train.log_every)
-        show = Samples(config, workdir, method.model, mesh, writer)
+        show = Samples(config, workdir, method.model, names, mesh, writer)
 
         # This order makes resuming exact: what is saved is the state between steps.
         for step in range(first, total + 1):
@@ -221,12 +226,13 @@ class Samples:
         config: ConfigDict,
         workdir: pathlib.Path,
         denoiser: Denoiser,
+        class_names: Sequence[str],
         mesh: jax.sharding.Mesh,
         writer: writers.MetricWriter,
     ):
         """Compiles nothing yet; see `write`."""
         self._config, self._folder, self._writer = config, workdir / "samples", writer
-        self._denoiser = denoiser
+        self._denoiser, self._class_names = denoiser, class_names
         # Parameters that one device cannot hold are sampled where they are.
         place = sharding.batch(mesh) if config.mesh.fsdp > 1 else None
         self._sampler = Sampler(
@@ -264,7 +270,9 @@ class Samples:
         """Samples with the weights that the config names, and their labels."""
         name = model.which_weights(self._config)
         params = state.ema_params.get(name) or getattr(state, name)
-        labels = build.sample_labels(self._config, self._denoiser, count)
+        labels = build.sample_labels(
+            self._config, self._denoiser, self._class_names, count
+        )
         pixels = self._sampler.pixels(
             params, self._config.sample.seed, range(count), schedule, labels
         )

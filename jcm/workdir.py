@@ -152,7 +152,7 @@ def refuse_other_settings(workdir: str | os.PathLike, config: ConfigDict) -> Non
     Raises:
       JcmError: where there is no run, or it has other settings; names the first.
     """
-    before, now = (_flatten(c.to_dict()) for c in (read(workdir).config, config))
+    before, now = (flatten(c.to_dict()) for c in (read(workdir).config, config))
     for key in sorted(before.keys() | now.keys()):
         free = any(key == name or key.startswith(f"{name}.") for name in _FREE)
         if before.get(key) != now.get(key) and not free and not _longer(key, config):
@@ -194,11 +194,12 @@ def _longer(key: str, config: ConfigDict) -> bool:
     return key == "train.num_steps" and config.loss.scales != "adaptive"
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted name, as JSON gives them back."""
     if not isinstance(tree, dict):
         # JSON has no tuples.
         return {prefix[:-1]: list(tree) if isinstance(tree, tuple) else tree}
     flat = {}
     for name, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{name}.")
+        flat |= flatten(value, f"{prefix}{name}.")
     return flat

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jcm
-from jcm import build, losses
+from jcm import build, files, losses
 from jcm import config as config_lib
 from jcm.pretrained import diffusers_folder
 
@@ -67,7 +67,7 @@ def _noise():
 
 
 def _keys(folder):
-    tensors = jcm.files.read_tensors(
+    tensors = files.read_tensors(
         folder / "unet" / "diffusion_pytorch_model.safetensors"
     )
     return [
@@ -93,7 +93,7 @@ def test_diffusers_makes_the_same_image(name, tmp_path):
     image = np.clip(again.denoise(80 * _noise(), sigma, labels), -1, 1)
     assert np.abs(image - theirs["image"]).max() < 1e-3
     card = (tmp_path / "folder" / "README.md").read_text()
-    assert "license: mit" in card and "ConsistencyModelPipeline" in card
+    assert 'license: "mit"' in card and "ConsistencyModelPipeline" in card
 
 
 def test_noise_levels_of_the_scheduler_are_taken(tmp_path):
@@ -122,6 +122,7 @@ def test_noise_levels_of_the_scheduler_are_taken(tmp_path):
             },
             r"heads of one width, and not num_heads=2 of \[16, 32\] channels",
         ),
+        ({"model.nf": 48}, "groups of 32 channels: nf=48 does not divide"),
         ({"model.name": "ncsnpp"}, "no NCSN.. with an input pyramid"),
         ({"method": "edm"}, "a pipeline for consistency models alone"),
     ],
@@ -167,7 +168,11 @@ def written(tmp_path_factory):
             {"mid_block_type": None},
             "mid_block_type=None is not what",
         ),
-        ("unet/config.json", {"sample_size": "x"}, "does not describe a UNet2DModel"),
+        (
+            "unet/config.json",
+            {"sample_size": "x"},
+            "sizes are not all whole numbers above 0",
+        ),
         (
             "unet/config.json",
             {"block_out_channels": [32, 72]},
@@ -178,6 +183,15 @@ def written(tmp_path_factory):
             "unet/config.json",
             {"downsample_type": "conv"},
             "upsample_type=.resnet. is not",
+        ),
+        ("unet/config.json", {"attention_head_dim": 16.0}, "whole numbers above 0"),
+        ("unet/config.json", {"num_class_embeds": "3"}, "whole numbers above 0"),
+        ("unet/config.json", {"block_out_channels": [0, 0]}, "whole numbers above 0"),
+        ("unet/config.json", {"down_block_types": 3}, "does not describe a UNet2DMode"),
+        (
+            "scheduler/scheduler_config.json",
+            {"sigma_min": None},
+            "noise levels must be above 0",
         ),
         ("unet/config.json", None, "cannot read .*config.json .*: copy it again"),
         (
@@ -212,11 +226,26 @@ def test_hints_and_averages_are_for_other_files(written, tmp_path):
     for name, content in written.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(jcm.JcmError, match="it tells by itself: drop image_size"):
+    with pytest.raises(jcm.JcmError, match="image_size: drop it, such a file"):
         jcm.load(tmp_path, image_size=32)
     with pytest.raises(jcm.JcmError, match="one set of weights: drop ema='params'"):
         jcm.load(tmp_path, ema="params")
     tensors = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    # Without the index it is a network still; of one variant there is no doubt.
+    (tmp_path / "model_index.json").unlink()
+    assert jcm.load(tmp_path).kind == "consistency"
+    half = tensors.with_suffix(".fp16.safetensors")
+    half.write_bytes(tensors.read_bytes())
+    other = half.with_name("diffusion_pytorch_model.ema.safetensors")
+    other.write_bytes(tensors.read_bytes())
+    assert jcm.load(tmp_path).kind == "consistency"
+    content = tensors.read_bytes()
+    tensors.unlink()
+    with pytest.raises(jcm.JcmError, match="keep one, or save them as diffusion_py"):
+        jcm.load(tmp_path)
+    other.unlink()
+    assert jcm.load(tmp_path).kind == "consistency"
+    tensors.write_bytes(content)
     with pytest.raises(jcm.JcmError, match="no config beside its tensors: name the fo"):
         jcm.load(tensors)
 
@@ -232,3 +261,17 @@ def test_silence_in_a_config_means_what_diffusers_means():
     assert len(short) < len(about) / 2
     arch = diffusers_folder._architecture(short)
     assert diffusers_folder._describe(arch) == about
+
+
+def test_a_missing_part_of_attention_is_named(written, tmp_path):
+    for name, content in written.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    path = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = files.read_tensors(path)
+    del tensors["mid_block.attentions.0.to_k.bias"]
+    files.write_tensors(path, tensors, {"format": "pt"})
+    with pytest.raises(
+        jcm.JcmError, match="'mid_block.attentions.0.to_k.bias' is miss"
+    ):
+        jcm.load(tmp_path)

@@ -392,23 +392,32 @@ def test_a_model_from_elsewhere_is_scored_and_sampled(run, tmp_path):
     evaluate.evaluate(config, place)
     found = [r for r in _records(place) if r["samples"] == "2 steps"]
     assert [each["scores"] for each in found] == known
-    assert {r["model"] for r in _records(place)} == {"consistency"}  # no teacher
+    assert {r["model"] for r in _records(place)} == {str(tmp_path / "model")}
     assert (place / "comparison.png").exists() and not (place / "run.json").exists()
     sample_lib.sample(config, place)
     with np.load(place / "samples" / "seed_0_2_steps.npz") as file:
         assert file["arr_0"].shape == (9, 8, 8, 1)
     for call, field, value, message in (
-        (sample_lib.sample, "data.image_size", 16, "makes images with image_size=8, a"),
+        (
+            sample_lib.sample,
+            "data.image_size",
+            16,
+            "image_size=8 and channels=1, and n",
+        ),
         (
             sample_lib.sample,
             "data.channels",
             3,
-            "makes images with channels=1, and not",
+            "image_size=8 and channels=1, and not",
         ),
         (sample_lib.sample, "sample.step", 4, "is one whole model: it takes no other"),
+        (sample_lib.sample, "noise.sigma_max", 90.0, "with sigma_max=80.0 and not 90"),
+        (sample_lib.sample, "sample.model", "x", "config.sample.model: there is no x"),
         (evaluate.evaluate, "eval.watch", True, "config.eval.watch is for a workdir"),
     ):
         wrong = config.copy_and_resolve_references()
         wrong.update_from_flattened_dict({field: value})
         with pytest.raises(JcmError, match=message):
             call(wrong, place)
+    with pytest.raises(JcmError, match="run holds a run of its own: use another --wo"):
+        sample_lib.sample(config, workdir)

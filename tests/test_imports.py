@@ -28,7 +28,7 @@ _LAYERS = [
     {"losses", "sampling", "state", "optim"},
     {"step", "build", "workdir", "checkpoints", "writers", "progress"},
     {"train_log", "model"},
-    {"scoring", "start"},
+    {"scoring", "start", "share"},
     {"train", "evaluate", "sample", "benchmark", "benchmark_scores", "__init__"},
     {"search"},
     {"main"},

@@ -70,16 +70,20 @@ def test_the_wrapper_of_edm_makes_no_difference(tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("adm", lambda s: s.pop("model.out_norm.bias"), "'out_norm.bias' is missing"),
+        (
+            "adm",
+            lambda s: s.pop("model.out_norm.bias"),
+            "'model.out_norm.bias' is missing",
+        ),
         (
             "ddpmpp",
             lambda s: s.update({"model.dec.extra": np.zeros(2)}),
-            "tensor 'dec.extra' has no place",
+            "tensor 'model.dec.extra' has no place",
         ),
         (
             "ncsnpp",
             lambda s: s.update({"model.dec.8x8_aux_conv.bias": np.zeros(4)}),
-            r"tensor 'dec.8x8_aux_conv.bias' of shape \(4,\) has no place",
+            r"tensor 'model.dec.8x8_aux_conv.bias' of shape \(4,\) has no place",
         ),
         (
             "ncsnpp",
@@ -89,12 +93,12 @@ def test_the_wrapper_of_edm_makes_no_difference(tmp_path):
         (
             "ncsnpp",
             lambda s: s.pop("model.enc.4x4_block0.conv0.bias"),
-            "tensor 'enc.4x4_block0.conv0.bias' is missing",
+            "tensor 'model.enc.4x4_block0.conv0.bias' is missing",
         ),
         (
             "ncsnpp",
             lambda s: s.pop("model.enc.4x4_block0.qkv.bias"),
-            "tensor 'enc.4x4_block0.qkv.key.bias' is missing",
+            "tensor 'model.enc.4x4_block0.qkv.bias' is missing",
         ),
     ],
 )
@@ -106,5 +110,19 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path, name, change, message):
 
 
 def test_what_it_tells_is_not_asked(tmp_path):
-    with pytest.raises(jcm.JcmError, match="it tells by itself: drop image_size"):
+    with pytest.raises(jcm.JcmError, match="image_size: drop it, such a file tells"):
         jcm.load(_file(tmp_path, _state("ncsnpp")), image_size=8)
+
+
+def test_an_adm_with_other_groups_is_refused(tmp_path):
+    state = _state("adm")
+    for name, array in state.items():
+        if name.startswith("model.enc.8x8_block0") and len(array) == 128:
+            state[name] = array[:96]
+    with pytest.raises(jcm.JcmError, match=r"channels are none of a known network"):
+        jcm.load(_file(tmp_path, state))
+    state["model.map_layer0.weight"] = state["model.map_layer0.weight"][:128]
+    with pytest.raises(
+        jcm.JcmError, match=r"\[96, 256\] channels is none that was pub"
+    ):
+        jcm.load(_file(tmp_path, state))

@@ -1,5 +1,7 @@
 """Checkpoints of others: opened with no config, and refused in one line."""
 
+import dataclasses
+import json
 import os
 import pathlib
 import pickle
@@ -18,18 +20,19 @@ import torch_weights
 from flax import serialization
 
 import jcm
+from jcm import build
+from jcm import model as model_lib
 from jcm.pretrained import flax_file, imagenet, released
 
 
 def _state(with_target):
     """A checkpoint as the original wrote it; the arrays of others are zero."""
-    tree = {}
-    for name, array in golden.arrays("A_cfg1_params_ema.npz").items():
-        *folders, leaf = name.removeprefix("params_ema/").split("/")
-        branch = tree
-        for folder in folders:
-            branch = branch.setdefault(folder, {})
-        branch[leaf] = np.asarray(array)
+    tree = _tree(
+        {
+            name.removeprefix("params_ema/"): array
+            for name, array in golden.arrays("A_cfg1_params_ema.npz").items()
+        }
+    )
     zeros = {name: {} for name in tree}
     return {
         "step": np.int32(20_000),
@@ -86,20 +89,33 @@ def test_weights_are_chosen_by_name(file, tmp_path):
     assert jcm.load(other, image_size=16, ema="target_params").step == 20_000
 
 
-def test_a_published_name_is_fetched_once(file, tmp_path, monkeypatch, forward):
+@pytest.fixture
+def small(monkeypatch):
+    """Names of files as small as those of the tests."""
+    for name in ("openai/cd-cifar10-lpips", "openai/edm-cifar10"):
+        each = dataclasses.replace(released.RELEASED[name], image_size=16)
+        monkeypatch.setitem(released.RELEASED, name, each)
+
+
+def test_a_published_name_is_fetched_once(small, file, tmp_path, monkeypatch, forward):
     monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(released, "_BASE", f"{(tmp_path / 'server').as_uri()}/")
     for name in ("openai/cd-cifar10-lpips", "openai/edm-cifar10"):
         place = tmp_path / "server" / released.RELEASED[name].file
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(file.read_bytes())
-    model = jcm.load("openai/cd-cifar10-lpips", image_size=16)
+    model = jcm.load("openai/cd-cifar10-lpips")
     assert model.config.sample.sigmas == (80.0, 0.5853)
     _check(model, forward)
-    teacher = jcm.load("openai/edm-cifar10", image_size=16)
-    assert teacher.kind == "edm"
+    teacher = jcm.load("openai/edm-cifar10")
+    assert teacher.kind == "edm" and teacher.config.sample.steps == 18
+    assert model_lib.exists("openai/edm-cifar10")
+    assert not model_lib.exists("openai/ct-cifar10-lpips")
+    for hint in ({"kind": "consistency"}, {"image_size": 64}):
+        with pytest.raises(jcm.JcmError, match="openai/edm-cifar10 has"):
+            jcm.load("openai/edm-cifar10", **hint)
     place.unlink()
-    _check(jcm.load("openai/edm-cifar10", image_size=16), forward)
+    _check(jcm.load("openai/edm-cifar10"), forward)
     (tmp_path / "cache" / "pretrained" / "openai" / "edm-cifar10").rename(
         tmp_path / "x"
     )
@@ -164,17 +180,28 @@ def _stem(name):
     return "-".join(name.split("-")[:2])
 
 
-def test_a_published_model_knows_where_it_comes_from(file, tmp_path, monkeypatch):
+def test_a_published_model_knows_where_it_comes_from(
+    small, file, tmp_path, monkeypatch
+):
     monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))
     place = tmp_path / "cache" / "pretrained" / "openai" / "cd-cifar10-lpips"
     place.mkdir(parents=True)
     (place / "checkpoint_80").write_bytes(file.read_bytes())
-    model = jcm.load("openai/cd-cifar10-lpips", image_size=16)
+    model = jcm.load("openai/cd-cifar10-lpips")
     jcm.save(model, tmp_path / "folder", licence="apache-2.0")
     card = (tmp_path / "folder" / "README.md").read_text()
-    for text in ("license: apache-2.0", "3.55 in 1 network evaluation", "CIFAR-10"):
+    for text in (
+        'license: "apache-2.0"',
+        "3.55 in 1 network evaluation",
+        "CIFAR-10. Method: consistency distillation.",
+    ):
         assert text in card
-    assert jcm.load(tmp_path / "folder").notes == model.notes
+    assert "Training" not in card  # by us
+    again = jcm.load(tmp_path / "folder")
+    assert again.about == dataclasses.replace(model.about, licence="apache-2.0")
+    told = json.loads((tmp_path / "folder" / "config.json").read_text())["config"]
+    assert told.keys() == {"method", "noise", "model", "sample", "data"}
+    assert told["data"] == {"image_size": 16, "channels": 3}
 
 
 def test_classes_of_imagenet_have_names():
@@ -196,6 +223,8 @@ def _packed(shape, dtype, content):
         (b"\x81 no map", "not a whole checkpoint of flax"),
         (msgpack.packb({"params_ema": {"a": 3}}), "entry 'a' is a int, not an array"),
         (msgpack.packb({"other": 3}), "it has no params_ema"),
+        (msgpack.packb({"params_ema": 3}), "entry 'params_ema' is a int, not a tree"),
+        (msgpack.packb({"params_ema": {3: 4}}), "not a whole checkpoint of flax"),
         (
             msgpack.packb({"params_ema": {"a": _packed((1,), "object", b"8" * 8)}}),
             "an array of object",
@@ -239,6 +268,14 @@ def test_a_file_cut_short_or_too_long_is_refused(file):
         ),
         (lambda p: p.pop("ResnetBlockBigGANpp_3"), "residual blocks do not make 2 lev"),
         (lambda p: p["Conv_0"].pop("kernel"), "tensor 'Conv_0/kernel' is missing"),
+        (
+            lambda p: p["AttnBlockpp_0"]["NIN_0"].pop("b"),
+            "tensor 'AttnBlockpp_0/NIN_0/b' is missing",
+        ),
+        (
+            lambda p: p["Conv_0"].update(kernel=jnp.zeros(3)),
+            r"tensor 'Conv_0/kernel' of shape \(3,\) has no place",
+        ),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_named(tmp_path, change, message):
@@ -254,6 +291,10 @@ def test_what_cannot_be_is_refused(file, tmp_path, student):
     for name, hints, message in (
         (file, {"kind": "gan"}, "kind='gan': use one of edm, consistency"),
         (file, {"image_size": 15}, "does not divide"),
+        (file, {"image_size": -16}, "does not divide"),
+        (file, {"num_heads": 3}, "num_heads: drop it, such a file tells by itself"),
+        (file, {"size": 3}, "size: jcm.load takes no such argument"),
+        ("cd_imagenet.pt", {}, "there is no cd_imagenet.pt: name a workdir, a file"),
         (file, {"step": 3}, "is one checkpoint: drop step=3"),
         (student[1], {"kind": "edm"}, "a workdir tells by itself"),
     ):
@@ -277,7 +318,7 @@ def test_a_saved_model_is_the_same_to_the_bit(student, file, tmp_path):
         assert (again.kind, again.step) == (model.kind, model.step)
         assert again.config == model.config
         card = (tmp_path / name / "README.md").read_text()
-        assert "license: apache-2.0" in card and "Of digits." in card
+        assert 'license: "apache-2.0"' in card and "Of digits." in card
     with pytest.raises(jcm.JcmError, match="is there already: name a new folder"):
         jcm.save(model, tmp_path / name)
 
@@ -295,11 +336,12 @@ def test_the_command_converts(file, tmp_path):
         model.params,
         jcm.load(file, image_size=16).params,
     )
-    assert "license: mit" in (tmp_path / "model" / "README.md").read_text()
+    assert 'license: "mit"' in (tmp_path / "model" / "README.md").read_text()
     for arguments, message in (
         ([file], "name a source and a folder"),
         ([file, tmp_path / "model"], "is there already"),
-        ([tmp_path / "nothing", tmp_path / "new"], "is not the workdir of a run"),
+        ([tmp_path / "nothing", tmp_path / "new"], "there is no "),
+        ([file, tmp_path / "new", "--image_size=0"], "does not divide"),
         (
             [tmp_path / "model", tmp_path / "new", "--to=diffusers"],
             "diffusers has no NCSN",
@@ -321,11 +363,18 @@ def test_a_damaged_folder_is_refused(file, tmp_path):
     params.write_bytes(whole)
     text = about.read_text()
     about.write_text(text.replace('"nf": 16', '"nf": 32'))
-    with pytest.raises(jcm.JcmError, match="do not go together"):
+    with pytest.raises(jcm.JcmError, match=r"tensor 'conv_in/bias' of shape \(16,\)"):
         jcm.load(tmp_path / "model")
     about.write_text(text.replace('"nf"', '"width"'))
-    with pytest.raises(jcm.JcmError, match="of another version of jcm"):
+    with pytest.raises(jcm.JcmError, match="damaged or of another version of jcm"):
         jcm.load(tmp_path / "model")
+    about.write_text(text.replace('"sigma_min": 0.002', '"sigma_min": "x"'))
+    with pytest.raises(jcm.JcmError, match="config.json is damaged"):
+        jcm.load(tmp_path / "model")
+    for content in (text.replace('"step": 20000', '"step": "x"'), "[" * 100_000):
+        about.write_text(content)
+        with pytest.raises(jcm.JcmError, match="is not a whole model written by jcm."):
+            jcm.load(tmp_path / "model")
     about.write_text(text[:100])
     with pytest.raises(jcm.JcmError, match="is not a whole model written by jcm.save"):
         jcm.load(tmp_path / "model")
@@ -371,7 +420,11 @@ def test_a_label_that_does_not_exist_is_refused(tmp_path):
     path = torch_weights.save(tmp_path / "cd_small.pt", tensors)
     model = jcm.load(path, image_size=16, head_channels=16)
     assert model.kind == "consistency" and len(model.class_names) == 10
-    assert model.sample(0, 2, sigmas=(80.0,), labels=[9, "3"]).shape == (2, 16, 16, 3)
+    three = model.sample(0, 2, sigmas=(80.0,), labels=[3, "3"])
+    for labels in (3, "3"):
+        np.testing.assert_array_equal(
+            model.sample(0, 2, sigmas=(80.0,), labels=labels), three
+        )
     for label, message in (
         (10, "0 to 9"),
         (-1, "0 to 9"),
@@ -382,3 +435,82 @@ def test_a_label_that_does_not_exist_is_refused(tmp_path):
     jcm.save(model, tmp_path / "folder", to="diffusers")
     again = jcm.load(tmp_path / "folder")
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.9])
+@pytest.mark.parametrize("suffix", [".pt", ".pth"])
+def test_a_half_downloaded_file_is_called_what_it_is(tmp_path, share, suffix):
+    whole = torch_weights.save(tmp_path / "whole.pt", {"w": np.zeros((99, 9))})
+    content = whole.read_bytes()
+    path = tmp_path / f"half{suffix}"
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(jcm.JcmError, match="half.* is not a whole PyTorch file of wei"):
+        jcm.load(path)
+
+
+def _changes(tensors, random):
+    """The same tensors with one missing, or of another shape."""
+    name = sorted(tensors)[random.randint(len(tensors))]
+    array = tensors[name]
+    changed = {
+        "missing": {},
+        "flat": {name: array.ravel() if array.ndim != 1 else array[None]},
+        "shorter": {name: array[: len(array) // 2]},
+        "empty": {name: array[:0]},
+        "number": {name: np.zeros((), np.float32)},
+        "deeper": {name: array[None]},
+    }
+    for how, new in changed.items():
+        yield (
+            f"{name} {how}",
+            {key: value for key, value in tensors.items() if key != name} | new,
+        )
+
+
+def _tree(flat):
+    tree = {}
+    for name, array in flat.items():
+        *folders, leaf = name.split("/")
+        branch = tree
+        for folder in folders:
+            branch = branch.setdefault(folder, {})
+        branch[leaf] = np.asarray(array)
+    return tree
+
+
+@pytest.mark.parametrize("form", ["jax", "pytorch"])
+def test_whatever_tensor_is_damaged_it_is_one_line(tmp_path, form):
+    random = np.random.RandomState(0)
+    name, prefix = {
+        "jax": ("A_cfg1_params_ema.npz", "params_ema/"),
+        "pytorch": ("G_unet_cc_ssn.npz", "param/"),
+    }[form]
+    tensors = {
+        name.removeprefix(prefix): np.asarray(array)
+        for name, array in golden.arrays(name).items()
+        if name.startswith(prefix)
+    }
+    path = tmp_path / ("checkpoint" if form == "jax" else "cd.pt")
+    hints = {"image_size": 16}
+    if form == "pytorch":
+        hints["head_channels"] = 16
+    for _ in range(6):
+        for what, found in _changes(tensors, random):
+            if form == "jax":
+                content = serialization.to_bytes({"params_ema": _tree(found)})
+                path.write_bytes(content)
+            else:
+                torch_weights.save(path, found)
+            with pytest.raises(jcm.JcmError, match="tensor|entry|whole") as caught:
+                jcm.load(path, **hints)
+            assert "\n" not in str(caught.value), what
+
+
+def test_labels_of_imagenet_go_by_either_name():
+    names = imagenet.class_names()
+    folders = sorted(imagenet.other_names()[name] for name in names)
+    assert build.label_number("tabby", names) == build.label_number("tabby", folders)
+    assert build.label_number("n02123045", names) == 281
+    assert build.label_number(7, names) == 7
+    with pytest.raises(jcm.JcmError, match=r"'cat' is no class: .* \(1000 in all\)"):
+        build.label_number("cat", names)

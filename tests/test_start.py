@@ -177,6 +177,16 @@ def test_a_continued_training_runs_and_goes_on_again(tiny, tmp_path):
     state = _first(again)
     assert state.step == 20_002 and _moments(state).count == 20_002
     _same(state.params, model.load(tmp_path / "run", ema="params").params)
+    for field, value, theirs in (
+        ("method", "edm", "'ct', and not 'edm'"),
+        ("optim.name", "radam", "'adam', and not 'radam'"),
+        ("noise.sigma_data", 1.0, "0.5, and not 1.0"),
+        ("train.ema_rates", (0.9,), r"\[0.998\], and not \[0.9\]"),
+    ):
+        wrong = again.copy_and_resolve_references()
+        wrong.update_from_flattened_dict({field: value})
+        with pytest.raises(JcmError, match=f"trained with config.{field}={theirs}"):
+            _first(wrong)
 
 
 def test_weights_of_others_begin_and_teach(tiny, teacher, tmp_path):
@@ -196,7 +206,11 @@ def test_weights_of_others_begin_and_teach(tiny, teacher, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"init.model": "nothing"}, "nothing is not the workdir of a run"),
+        (
+            {"init.model": "FOLDER", "noise.sigma_data": 1.0},
+            "config.init.model=.* is for other noise levels, with sigma_data=0.5",
+        ),
+        ({"init.model": "nothing"}, "config.init.model: there is no nothing: name a"),
         (
             {"init.model": "FOLDER", "model.nf": 16},
             "config.init.model=.* another network, with nf=8 and not 16",
@@ -206,8 +220,13 @@ def test_weights_of_others_begin_and_teach(tiny, teacher, tmp_path):
             "file: tensor '.*' of shape .* has no place in this network",
         ),
         (
-            {"init.model": "FILE", "init.state": True, "model.name": "adm"},
-            "it is of an NCSN.*: set config.model.name=ncsnpp",
+            {
+                "init.model": "FILE",
+                "init.state": True,
+                "model.name": "adm",
+                "model.nf": 32,
+            },
+            "file is of an NCSN.*: set config.model.name=ncsnpp",
         ),
         (
             {"init.model": "FOLDER", "init.state": True},
@@ -232,7 +251,8 @@ def test_a_teacher_that_is_none_is_refused(tiny, student, teacher, tmp_path):
     jcm.save(model.load(student[1]), tmp_path / "student")
     for source, changes, message in (
         (tmp_path / "student", {}, "student is no diffusion model: name another"),
-        (teacher, {"noise.sigma_max": 40.0}, "other noise levels than config.noise"),
+        (teacher, {"noise.sigma_max": 40.0}, "with sigma_max=80.0 and not 40.0: set"),
+        ("nothing", {}, "config.teacher: there is no nothing: name a workdir"),
         ("openai/gan", {}, "'openai/gan' is no published model"),
         ("", {}, "needs a teacher: set --config.teacher"),
     ):

@@ -125,8 +125,8 @@ def test_a_compressed_archive_is_refused(tmp_path):
         torch_file.load(path)
 
 
-def _tensor(monkeypatch, *view):
-    """The pickle of {"w": a view of two numbers}, as torch writes it."""
+def _tensor(monkeypatch, *view, count=1):
+    """The pickle of {"w0": a view of two numbers}, as torch writes it."""
     torch = types.ModuleType("torch")
     torch._utils = types.ModuleType("torch._utils")
     storage = type("FloatStorage", (), {"__module__": "torch"})
@@ -147,7 +147,8 @@ def _tensor(monkeypatch, *view):
             return None
 
     file = io.BytesIO()
-    Pickler(file, 2).dump({"w": _Call(rebuild, storage(), *view, False, {})})
+    tensor = _Call(rebuild, storage(), *view, False, {})
+    Pickler(file, 2).dump({f"w{i}": tensor for i in range(count)})
     return file.getvalue()
 
 
@@ -169,7 +170,7 @@ def _tensor(monkeypatch, *view):
 def test_a_tensor_lies_within_its_numbers(tmp_path, monkeypatch, view):
     two = np.arange(2, dtype=np.float32).tobytes()
     good = _zip(tmp_path / "good.pt", _tensor(monkeypatch, 1, (1,), (1,)), **{"0": two})
-    np.testing.assert_array_equal(torch_file.load(good)["w"], [1])
+    np.testing.assert_array_equal(torch_file.load(good)["w0"], [1])
     bad = _zip(tmp_path / "bad.pt", _tensor(monkeypatch, *view), **{"0": two})
     with pytest.raises(JcmError, match="bad.pt is not a whole PyTorch file"):
         torch_file.load(bad)
@@ -186,3 +187,23 @@ def test_other_contents_are_named(tmp_path):
     (tmp_path / "text.pt").write_text("not weights at all")
     with pytest.raises(JcmError, match="not a whole PyTorch file"):
         torch_file.load(tmp_path / "text.pt")
+
+
+def test_small_files_do_not_fill_memory_or_time(tmp_path, monkeypatch):
+    numbers = struct.pack("<2f", 1, 2)
+    few, many = (_tensor(monkeypatch, 0, (2,), (1,), count=n) for n in (4, 5))
+    assert len(torch_file.load(_zip(tmp_path / "few.pt", few, **{"0": numbers}))) == 4
+    with pytest.raises(JcmError, match="its tensors share too few numbers"):
+        torch_file.load(_zip(tmp_path / "many.pt", many, **{"0": numbers}))
+    # A key that takes 2^60 steps to hash.
+    nested = b")" + b"".join(
+        b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(60)
+    )
+    for bomb, message in (
+        (b"\x80\x02}" + nested + b"K\x01s.", "a key is a tuple"),
+        (b"\x80\x02}(" + nested + b"K\x01u.", "a key is a tuple"),
+        (b"\x80\x02})" + b"2\x86" * 60 + b"K\x01s.", "it uses DUP, which is refused"),
+        (b"\x80\x02](K\x01K\x02u.", "items are put into a list"),
+    ):
+        with pytest.raises(JcmError, match=message):
+            torch_file.load(_zip(tmp_path / "bomb.pt", bomb))

@@ -44,6 +44,15 @@ class Architecture(Levels):
     resblock_updown: bool
 
     @property
+    def attended_widths(self) -> set[int]:
+        """Channels where there is attention; the middle always has it."""
+        return {step.c_out for step in self.steps if step.kind == "attn"}
+
+    def heads(self, channels: int) -> int:
+        """Attention heads of a layer of so many channels."""
+        return self.num_heads or channels // self.head_channels
+
+    @property
     def first_width(self) -> int:
         """Channels that the first convolution gives."""
         return self.nf * self.ch_mult[0]
@@ -61,12 +70,7 @@ class Architecture(Levels):
                 f"config.model.adm: num_heads={self.num_heads} and head_channels="
                 f"{self.head_channels}: one must be above 0, the other 0"
             )
-        attended = {
-            self.nf * mult
-            for size, mult in zip(self.sizes, self.ch_mult, strict=True)
-            if size in self.attn_resolutions
-        }
-        for width in sorted(attended | {self.nf * self.ch_mult[-1]}):
+        for width in sorted(self.attended_widths):
             name = "head_channels" if self.head_channels else "num_heads"
             if width % getattr(self, name):
                 raise JcmError(
@@ -203,8 +207,7 @@ class Attention(nnx.Module):
 
     def __init__(self, channels: int, arch: Architecture, rngs: nnx.Rngs):
         dtype = jnp.dtype(arch.dtype)
-        heads = channels // arch.head_channels if arch.head_channels else arch.num_heads
-        self.heads = heads
+        self.heads = arch.heads(channels)
         self.norm = _norm(channels, arch, rngs)
         self.qkv = nnx.Linear(
             channels, 3 * channels, dtype=dtype, kernel_init=_fan_in(), rngs=rngs

@@ -46,7 +46,7 @@ class Levels:
     def check(self) -> None:
         """Raises JcmError where the sizes do not fit together."""
         halvings = 2 ** (len(self.ch_mult) - 1)
-        if self.image_size % halvings:
+        if self.image_size < halvings or self.image_size % halvings:
             raise JcmError(
                 f"config.model.ch_mult={self.ch_mult} has {len(self.ch_mult)} levels, "
                 f"but config.data.image_size={self.image_size} does not divide by "

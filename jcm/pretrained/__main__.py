@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags, logging
 
-from jcm import cli, distributed, model
+from jcm import cli, distributed, model, share
 from jcm import config as config_lib
 from jcm.errors import JcmError
 
@@ -32,7 +32,7 @@ _HINTS = {
 }
 _EMA = flags.DEFINE_string("ema", "", "Which weights, where there are several.")
 _STEP = flags.DEFINE_integer("step", 0, "Checkpoint of a workdir; 0: the newest.")
-_TO = flags.DEFINE_enum("to", "jcm", model.FORMS, "Which library shall open it.")
+_TO = flags.DEFINE_enum("to", "jcm", share.FORMS, "Which library shall open it.")
 _LICENCE = flags.DEFINE_string("licence", "", "For the model card: apache-2.0, ...")
 _NOTES = flags.DEFINE_string("notes", "", "For the model card, in Markdown.")
 
@@ -47,11 +47,13 @@ def main(argv: Sequence[str]) -> None:
         raise JcmError("name a source and a folder: python -m jcm.pretrained FILE DIR")
     distributed.initialize(config_lib.base())
     source, folder = argv[1:]
-    hints = {name: flag.value for name, flag in _HINTS.items() if flag.value}
+    hints = {
+        name: flag.value for name, flag in _HINTS.items() if flag.value is not None
+    }
     if "attn_resolutions" in hints:
         hints["attn_resolutions"] = tuple(hints["attn_resolutions"])
     found = model.load(source, ema=_EMA.value, step=_STEP.value, **hints)
-    model.save(found, folder, to=_TO.value, licence=_LICENCE.value, notes=_NOTES.value)
+    share.save(found, folder, to=_TO.value, licence=_LICENCE.value, notes=_NOTES.value)
     logging.info("wrote %s: jcm.load(%r) opens it", folder, folder)
 
 

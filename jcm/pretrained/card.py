@@ -1,5 +1,7 @@
 """The text beside a shared model: what it is, what it scored, whose it is."""
 
+import dataclasses
+import json
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -16,41 +18,45 @@ images = ConsistencyModelPipeline.from_pretrained("FOLDER")(batch_size=16).image
 }
 
 
-def markdown(
-    about: str,
-    *,
-    form: str,
-    config: ConfigDict | None,
-    records: Sequence[dict[str, Any]],
-    licence: str,
-    notes: str,
-) -> str:
-    """A model card.
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What there is to know of weights, beside the numbers.
 
-    Args:
-      about: a sentence on the model.
-      form: of the folder: "jcm" or "diffusers".
-      config: of the run that trained it; None for what was trained elsewhere.
-      records: what was scored of it, as in evaluation/scores.jsonl.
+    Attributes:
+      trained: the config tells how they were trained; else it only tells the network
+        and how to sample, and they come from elsewhere.
+      scores: what was scored of them, as in evaluation/scores.jsonl.
       licence: its name, such as apache-2.0; empty where nobody says.
       notes: what else there is to say, in Markdown.
     """
+
+    trained: bool = True
+    scores: tuple[dict[str, Any], ...] = ()
+    licence: str = ""
+    notes: str = ""
+
+
+def markdown(sentence: str, form: str, config: ConfigDict, about: About) -> str:
+    """A model card.
+
+    Args:
+      sentence: on the network.
+      form: of the folder: "jcm" or "diffusers".
+      config: of the model.
+      about: the rest.
+    """
     parts = ["---", f"library_name: {form}"]
-    if licence:
-        parts.append(f"license: {licence}")
-    parts += [
-        "---",
-        "",
-        "# A consistency model" if form == "diffusers" else "# A model",
-    ]
-    parts += ["", about, "", "```python", _USE[form], "```"]
-    if config is not None:
+    if about.licence:
+        parts.append(f"license: {json.dumps(about.licence)}")  # JSON is YAML, too
+    parts += ["---", "", "# Model card", "", sentence]
+    parts += ["", "```python", _USE[form], "```"]
+    if about.trained:
         parts += ["", "## Training", "", _training(config)]
-    if records:
-        parts += ["", "## Scores", "", _scores(records)]
-    if notes.strip():
-        parts += ["", "## Notes", "", notes.strip()]
-    parts += ["", "## Licence", "", licence or "Not stated."]
+    if about.scores:
+        parts += ["", "## Scores", "", _scores(about.scores)]
+    if about.notes.strip():
+        parts += ["", "## Notes", "", about.notes.strip()]
+    parts += ["", "## Licence", "", about.licence or "Not stated."]
     return "\n".join(parts) + "\n"
 
 

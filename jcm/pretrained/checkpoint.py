@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from jcm import models
 from jcm.errors import JcmError
-from jcm.models import Network, Params, ncsnpp
+from jcm.models import Levels, Network, Params, adm, ncsnpp
 from jcm.pretrained import (
     diffusers_folder,
     flax_file,
@@ -38,9 +37,11 @@ class Checkpoint:
       kind: "edm" or "consistency".
       step: how many training steps made them; None where the file does not tell.
       sigmas: noise levels that its publisher samples with, if any.
+      steps: points of the noise grid that its publisher samples with, if any.
       noise: fields of `config.noise` that it tells.
       class_names: what the labels 0, 1, ... mean.
       notes: where it comes from, in Markdown; empty where nobody says.
+      licence: its name; empty where nobody says.
     """
 
     network: Network
@@ -48,9 +49,11 @@ class Checkpoint:
     kind: str
     step: int | None = None
     sigmas: tuple[float, ...] = ()
+    steps: int | None = None
     noise: Mapping[str, float] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     notes: str = ""
+    licence: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,26 +118,53 @@ def read(source: str | os.PathLike, hints: Hints, ema: str = "") -> Checkpoint:
       JcmError: for a file of another kind, or one that does not fit; nothing that it
         names is ever run.
     """
-    published = None
-    path = pathlib.Path(source)
+    path, published = pathlib.Path(source), None
     if released.is_name(source):
         path = released.fetch(str(source))
         published = released.RELEASED[str(source)]
-        hints = dataclasses.replace(hints, kind=hints.kind or published.kind)
+        for field in ("kind", "image_size"):
+            given, known = getattr(hints, field), getattr(published, field)
+            if given not in (None, known):
+                raise JcmError(f"{field}={given!r}: {source} has {known!r}")
+        hints = dataclasses.replace(
+            hints, kind=published.kind, image_size=published.image_size
+        )
     if hints.kind not in (None, *_KINDS):
         raise JcmError(f"kind={hints.kind!r}: use one of {', '.join(_KINDS)}")
-    if path.is_dir():
-        reader = _read_diffusers
-    else:
-        reader = _read_torch if _is_torch(path) else _read_flax
-    found = reader(path, hints, ema)
+    try:
+        if path.is_dir():
+            found = _read_diffusers(path, hints, ema)
+        else:
+            reader = _read_torch if _is_torch(path) else _read_flax
+            found = reader(path, hints, ema)
+    except JcmError:
+        raise
+    except Exception as error:  # what anybody wrote can be wrong in any way
+        reason = " ".join(str(error).split())[:200]
+        raise JcmError(
+            f"{path} is of no known network ({type(error).__name__}: {reason}): fetch"
+            " it again"
+        ) from error
     found = dataclasses.replace(found, kind=hints.kind or found.kind)
-    if found.network.arch.num_classes == len(imagenet.class_names()):
+    if _is_imagenet(found.network.arch):
         found = dataclasses.replace(found, class_names=imagenet.class_names())
     if published is None:
         return found
     return dataclasses.replace(
-        found, sigmas=published.sigmas, notes=released.notes(str(source))
+        found,
+        sigmas=published.sigmas,
+        steps=published.steps,
+        notes=released.notes(str(source)),
+        licence=published.licence,
+    )
+
+
+def _is_imagenet(arch: Levels) -> bool:
+    """Whether it is the published network of ImageNet 64x64, OpenAI's or NVlabs'."""
+    return (
+        isinstance(arch, adm.Architecture)
+        and (arch.num_classes, arch.image_size, arch.nf) == (1000, 64, 192)
+        and arch.ch_mult == (1, 2, 3, 4)
     )
 
 
@@ -157,27 +187,27 @@ def read_training(source: str | os.PathLike, network: Network) -> Training:
             " config.init.state=False"
         )
     found = flax_file.load(path, ("step", "opt_state", *_WEIGHTS))
+    if not isinstance(network.arch, ncsnpp.Architecture):
+        raise JcmError(f"{path} is of an NCSN++: set config.model.name=ncsnpp")
 
     def tree(theirs: Any) -> Params:
         flat = flax_file.flatten(theirs)
         return openai_jcm.params_from_original(flat, network.arch, network.shapes)
 
     try:
-        if not isinstance(network.arch, ncsnpp.Architecture):
-            raise JcmError("it is of an NCSN++: set config.model.name=ncsnpp")
         if not {"step", "opt_state", "params", "params_ema"} <= found.keys():
             raise JcmError("it has weights alone: set config.init.state=False")
-        moments = found["opt_state"].get("0", {})
+        moments = flax_file.part(flax_file.part(found, "opt_state"), "0")
         if not {"count", "mu", "nu"} <= moments.keys():
             raise JcmError("its opt_state is neither of RAdam nor of Adam")
         target = found.get("target_params")
         return Training(
-            step=int(found["step"]),
+            step=flax_file.count(found, "step"),
             params=tree(found["params"]),
             target_params=None if target is None else tree(target),
             ema_params=tree(found["params_ema"]),
             moments={
-                "count": np.int32(moments["count"]),
+                "count": np.int32(flax_file.count(moments, "count")),
                 "mu": tree(moments["mu"]),
                 "nu": tree(moments["nu"]),
             },
@@ -199,8 +229,9 @@ def _is_torch(path: pathlib.Path) -> bool:
         )
     try:
         with path.open("rb") as file:
-            start = file.read(1)
-            return start == b"\x80" or zipfile.is_zipfile(file)
+            start = file.read(2)
+            named = path.suffix in (".pt", ".pth", ".bin")
+            return named or start == b"PK" or start[:1] == b"\x80"
     except OSError as error:
         raise JcmError(f"cannot read {path}: {error.strerror}") from error
 
@@ -216,10 +247,11 @@ def _read_torch(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
     try:
         if nvlabs_edm.is_edm(state):
             _refuse_hints(hints)
-            arch, state = nvlabs_edm.read(state)
-            network = models.build(arch)
-            params = nvlabs_edm.params(state, arch, network.shapes)
-            return Checkpoint(network, params, "edm")
+            found = nvlabs_edm.read(state)
+            network = models.build(found.arch)
+            params = nvlabs_edm.params(found, network.shapes)
+            return Checkpoint(network, params, "edm", notes=nvlabs_edm.NOTES)
+        _refuse_hints(hints, "image_size", "num_heads", "head_channels")
         arch = openai_adm.architecture(
             state,
             image_size=hints.image_size,
@@ -239,13 +271,12 @@ def _read_flax(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
         raise JcmError(f"ema={ema!r} is unknown: use one of {', '.join(_WEIGHTS)}")
     found = flax_file.load(path, (ema, "step"))
     try:
+        _refuse_hints(hints, "image_size", "attn_resolutions")
         network, params = _network(found, ema, hints)
+        step = flax_file.count(found, "step") if "step" in found else None
     except JcmError as error:
         raise JcmError(f"{path}: {error}") from error
-    step = found.get("step")
-    return Checkpoint(
-        network, params, _kind_of(path), None if step is None else int(step)
-    )
+    return Checkpoint(network, params, _kind_of(path), step)
 
 
 def _network(
@@ -254,7 +285,7 @@ def _network(
     """The network of a checkpoint of the original JAX code."""
     if ema not in found:
         raise JcmError(f"it has no {ema}: choose other weights by ema=...")
-    flat = flax_file.flatten(found[ema])
+    flat = flax_file.flatten(flax_file.part(found, ema))
     arch = openai_jcm.architecture(
         flat, image_size=hints.image_size, attn_resolutions=hints.attn_resolutions
     )
@@ -265,19 +296,19 @@ def _network(
 def _read_diffusers(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
     if ema:
         raise JcmError(f"{path} holds one set of weights: drop ema={ema!r}")
-    _refuse_hints(hints)
     found = diffusers_folder.read(path)
-    network = models.build(found.arch)
     try:
+        _refuse_hints(hints)
+        network = models.build(found.arch)
         params = diffusers_folder.params(found, network.shapes)
     except JcmError as error:
         raise JcmError(f"{path}: {error}") from error
     return Checkpoint(network, params, "consistency", noise=found.noise)
 
 
-def _refuse_hints(hints: Hints) -> None:
-    """For what tells its whole architecture."""
+def _refuse_hints(hints: Hints, *taken: str) -> None:
+    """What a format tells by itself, or has not, is not to be said."""
     given = [name for name, value in vars(hints).items() if value is not None]
-    unused = [name for name in given if name != "kind"]
+    unused = [name for name in given if name not in ("kind", *taken)]
     if unused:
-        raise JcmError(f"it tells by itself: drop {', '.join(unused)}")
+        raise JcmError(f"{', '.join(unused)}: drop it, such a file tells by itself")

@@ -93,7 +93,9 @@ class Pipeline:
 def is_pipeline(path: str | os.PathLike) -> bool:
     """Whether a folder looks like a pipeline, or the network of one."""
     path = pathlib.Path(path)
-    return (path / _INDEX).is_file() or any(path.glob(f"{_WEIGHTS}.*"))
+    return any(
+        place.is_file() for place in (path / _INDEX, path / _UNET / _CONFIG)
+    ) or any(path.glob(f"{_WEIGHTS}*"))
 
 
 def read(path: str | os.PathLike) -> Pipeline:
@@ -109,18 +111,18 @@ def read(path: str | os.PathLike) -> Pipeline:
         name = _json(path / _INDEX).get("_class_name")
         if name != _PIPELINE:
             raise JcmError(f"{path} is a {name}: only a {_PIPELINE} can be read")
-        about = _json(path / _SCHEDULER / _SCHEDULER_CONFIG)
-        noise = {key: float(about[key]) for key in _NOISE if key in about}
+        noise = _noise(path / _SCHEDULER / _SCHEDULER_CONFIG)
+    if (path / _UNET / _CONFIG).is_file():
         path /= _UNET
     about = _json(path / _CONFIG)
     try:
         arch = _architecture(about)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except JcmError as error:
+        raise JcmError(f"{path / _CONFIG}: {error}") from error
+    except Exception as error:  # what anybody wrote can be wrong in any way
         raise JcmError(
             f"{path / _CONFIG} does not describe a {_MODEL} ({error!r}): copy it again"
         ) from error
-    except JcmError as error:
-        raise JcmError(f"{path / _CONFIG}: {error}") from error
     return Pipeline(arch, _tensors(path), noise)
 
 
@@ -132,12 +134,18 @@ def params(found: Pipeline, template: Params) -> Params:
     """
     names = _module_names(found.arch)
     merged = dict(found.tensors)
-    for name in [name for name in merged if ".to_q." in name]:
-        parts = [
-            tensors.take(merged, name.replace("to_q", f"to_{letter}"))
-            for letter in "qkv"
-        ]
-        merged[name.replace("to_q", _QKV)] = np.concatenate(parts)
+    for step in found.arch.steps:
+        if step.kind != "attn":
+            continue
+        for leaf in ("weight", "bias"):
+            name = f"{names[step.path + '/qkv']}.{leaf}"
+            parts = [
+                tensors.take(merged, name.replace(_QKV, f"to_{letter}"))
+                for letter in "qkv"
+            ]
+            if len({part.shape for part in parts}) > 1:
+                raise JcmError(f"tensors of {name} have different shapes")
+            merged[name] = np.concatenate(parts)
 
     def name_of(path: tensors.Path) -> str:
         *module, leaf = path
@@ -208,6 +216,11 @@ def _architecture(about: Mapping[str, Any]) -> adm.Architecture:
         raise JcmError(f"{about.get('_class_name')} is no {_MODEL}")
     about = {**_DEFAULTS, **about}
     size, widths = about["sample_size"], about["block_out_channels"]
+    counts = [size, *widths, about["in_channels"], about["layers_per_block"]]
+    optional = about["num_class_embeds"], about["attention_head_dim"]
+    counts += [count for count in optional if count is not None]
+    if any(type(count) is not int or count < 1 for count in counts):
+        raise JcmError("its sizes are not all whole numbers above 0")
     arch = adm.Architecture(
         image_size=size,
         image_channels=about["in_channels"],
@@ -229,6 +242,7 @@ def _architecture(about: Mapping[str, Any]) -> adm.Architecture:
         scale_shift_norm=about["resnet_time_scale_shift"] == "scale_shift",
         resblock_updown=about["downsample_type"] == "resnet",
     )
+    arch.check()
     expected = _describe(arch)
     if not arch.scale_shift_norm and about["attn_norm_num_groups"] is None:
         about["attn_norm_num_groups"] = about["norm_num_groups"]  # as theirs does
@@ -267,11 +281,7 @@ def _describe(arch: Levels) -> dict[str, Any]:
         )
     widths = [arch.nf * mult for mult in arch.ch_mult]
     attended = [size in arch.attn_resolutions for size in arch.sizes]
-    heads = (
-        {width // arch.num_heads for width in _attended(arch)}
-        if arch.num_heads
-        else {arch.head_channels}
-    )
+    heads = {width // arch.heads(width) for width in arch.attended_widths}
     if len(heads) > 1:
         raise JcmError(
             f"diffusers has heads of one width, and not num_heads={arch.num_heads} of"
@@ -308,16 +318,6 @@ def _describe(arch: Levels) -> dict[str, Any]:
     }
 
 
-def _attended(arch: adm.Architecture) -> set[int]:
-    """Widths of the levels with attention; the middle always has it."""
-    widths = {
-        arch.nf * mult
-        for size, mult in zip(arch.sizes, arch.ch_mult, strict=True)
-        if size in arch.attn_resolutions
-    }
-    return widths | {arch.nf * arch.ch_mult[-1]}
-
-
 def _module_names(arch: adm.Architecture) -> dict[str, str]:
     """Our module path -> theirs."""
     names = {
@@ -346,17 +346,32 @@ def _module_names(arch: adm.Architecture) -> dict[str, str]:
     return names
 
 
-def _tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    path = folder / f"{_WEIGHTS}.safetensors"
-    if not path.exists() and (folder / f"{_WEIGHTS}.bin").exists():
-        return torch_file.load(folder / f"{_WEIGHTS}.bin")
-    return files.read_tensors(path)
+def _tensors(folder: pathlib.Path) -> Mapping[str, np.ndarray]:
+    """The weights of a `unet` folder; of several variants the one without a name."""
+    found = sorted(folder.glob(f"{_WEIGHTS}*.safetensors"))
+    plain = folder / f"{_WEIGHTS}.safetensors"
+    if plain in found or not found:
+        old = folder / f"{_WEIGHTS}.bin"
+        only_old = old.exists() and not found
+        return torch_file.load(old) if only_old else files.read_tensors(plain)
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise JcmError(f"{folder} has {names}: keep one, or save them as {plain.name}")
+    return files.read_tensors(found[0])
+
+
+def _noise(path: pathlib.Path) -> dict[str, float]:
+    about = _json(path)
+    found = {key: about[key] for key in _NOISE if key in about}
+    if any(type(value) not in (int, float) or value <= 0 for value in found.values()):
+        raise JcmError(f"{path}: noise levels must be above 0: copy it again")
+    return {key: float(value) for key, value in found.items()}
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise JcmError(f"cannot read {path} ({error}): copy it again") from error
     if not isinstance(found, dict):
         raise JcmError(f"{path} is a {type(found).__name__}: copy it again")

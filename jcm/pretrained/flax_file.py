@@ -7,7 +7,7 @@ parameters taken from it.
 
 import os
 import pathlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -64,6 +64,30 @@ def load(path: str | os.PathLike, wanted: Collection[str]) -> dict[str, Any]:
         ) from error
 
 
+def part(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """One branch of a checkpoint.
+
+    Raises:
+      JcmError: where it is missing or no branch.
+    """
+    found = tree.get(name)
+    if not isinstance(found, dict):
+        raise JcmError(f"entry {name!r} is a {type(found).__name__}, not a tree")
+    return found
+
+
+def count(tree: Mapping[str, Any], name: str) -> int:
+    """One whole number of a checkpoint.
+
+    Raises:
+      JcmError: where it is anything else.
+    """
+    found = np.asarray(tree[name])
+    if found.shape or found.dtype.kind not in "iu":
+        raise JcmError(f"entry {name!r} is no whole number")
+    return int(found)
+
+
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
     """Arrays by slash-separated path.
 
@@ -72,6 +96,8 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
     """
     flat: dict[str, np.ndarray] = {}
     for name, value in tree.items():
+        if not isinstance(name, str):
+            raise JcmError(f"entry {name!r} of {prefix!r} has no name")
         path = f"{prefix}{name}"
         if isinstance(value, dict):
             flat |= flatten(value, f"{path}/")

@@ -11,12 +11,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from jcm import files
 from jcm.errors import JcmError
-from jcm.models import Params
+from jcm.pretrained import card
 
 _PARAMS, _CONFIG, _CARD = "params.safetensors", "config.json", "README.md"
 _FORMAT = "jcm"
@@ -27,18 +26,18 @@ class Exported:
     """What a folder holds.
 
     Attributes:
-      params: of the network, as nested dictionaries of float32 arrays.
-      config: of the run that made them, or what describes them, as plain data.
+      params: of the network: float32 arrays by their path.
+      config: as plain data; of the fields that count.
       class_names: what the labels 0, 1, ... mean.
       step: how many training steps made them; None where nothing tells.
-      notes: where they come from, in Markdown.
+      about: what else is known of them.
     """
 
-    params: Params
+    params: Mapping[str, np.ndarray]
     config: dict[str, Any]
     class_names: tuple[str, ...]
     step: int | None
-    notes: str
+    about: card.About
 
 
 def is_exported(path: str | os.PathLike) -> bool:
@@ -46,13 +45,13 @@ def is_exported(path: str | os.PathLike) -> bool:
     return (pathlib.Path(path) / _PARAMS).is_file()
 
 
-def write(path: str | os.PathLike, model: Exported, card: str) -> None:
+def write(path: str | os.PathLike, model: Exported, text: str) -> None:
     """Writes a model, the parameters bit for bit.
 
     Args:
       path: of the folder; made where it is missing.
       model: what is written.
-      card: text for people, in Markdown.
+      text: the model card, in Markdown.
 
     Raises:
       JcmError: where the folder has files already, or cannot be written.
@@ -63,16 +62,12 @@ def write(path: str | os.PathLike, model: Exported, card: str) -> None:
         "config": model.config,
         "class_names": list(model.class_names),
         "step": model.step,
-        "notes": model.notes,
+        "about": dataclasses.asdict(model.about),
     }
-    flat = {
-        jax.tree_util.keystr(key, simple=True, separator="/"): np.asarray(leaf)
-        for key, leaf in jax.tree_util.tree_leaves_with_path(model.params)
-    }
-    files.write_text(path / _CARD, card)
+    files.write_text(path / _CARD, text)
     files.write_json(path / _CONFIG, about)
     # The last, by which the folder is known.
-    files.write_tensors(path / _PARAMS, flat, {"format": _FORMAT})
+    files.write_tensors(path / _PARAMS, model.params, {"format": _FORMAT})
 
 
 def read(path: str | os.PathLike) -> Exported:
@@ -86,28 +81,20 @@ def read(path: str | os.PathLike) -> Exported:
         about = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
         if about["format"] != _FORMAT:
             raise ValueError(f"format {about['format']!r}")
-        flat = files.read_tensors(path / _PARAMS)
+        step, names = about["step"], about["class_names"]
+        if not (step is None or type(step) is int) or not isinstance(names, list):
+            raise ValueError(f"step {step!r}")
+        known = about["about"]
         return Exported(
-            params=_nested(flat),
+            params=files.read_tensors(path / _PARAMS),
             config=about["config"],
-            class_names=tuple(about["class_names"]),
-            step=about["step"],
-            notes=about["notes"],
+            class_names=tuple(map(str, names)),
+            step=step,
+            about=card.About(**known | {"scores": tuple(known["scores"])}),
         )
-    except (OSError, ValueError, KeyError, TypeError, JcmError) as error:
+    except Exception as error:  # what anybody wrote can be wrong in any way
         reason = " ".join(str(error).split())
         raise JcmError(
             f"{path} is not a whole model written by jcm.save ({reason}): copy"
             f" {_CONFIG} and {_PARAMS} again"
         ) from error
-
-
-def _nested(flat: Mapping[str, np.ndarray]) -> Params:
-    tree: Params = {}
-    for name, array in flat.items():
-        *folders, leaf = name.split("/")
-        branch = tree
-        for folder in folders:
-            branch = branch.setdefault(folder, {})
-        branch[leaf] = array
-    return tree

@@ -5,6 +5,7 @@ bear the image size at which they end (`enc.16x16_block0.conv0.weight`), and hav
 attention inside.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
@@ -29,11 +30,30 @@ _PARTS = {
     "middle": "dec.{0}x{0}_in",
     "up": "dec.{0}x{0}_block",
 }
+NOTES = (
+    "The network is one of NVlabs/edm (Karras et al. 2022). The weights that NVIDIA"
+    " published are under CC BY-NC-SA 4.0: not for commercial use."
+)
 _QKV = ("query", "key", "value")
 
-_FIRST = re.compile(r"enc\.(\d+)x\1_conv\.weight")
+_FIRST = re.compile(r"(model\.)?enc\.(\d+)x\2_conv\.weight")
 
 State = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a state dict holds.
+
+    Attributes:
+      arch: sizes of the network.
+      tensors: by their names there, but with queries, keys and values in our order.
+      prefix: "model." where their preconditioning was saved around the network.
+    """
+
+    arch: Levels
+    tensors: Mapping[str, np.ndarray]
+    prefix: str
 
 
 def is_edm(state: State) -> bool:
@@ -41,8 +61,8 @@ def is_edm(state: State) -> bool:
     return any(name.endswith("map_layer0.weight") for name in state)
 
 
-def read(state: State) -> tuple[Levels, Params]:
-    """Architecture and tensors of a network, the latter under `model_names`.
+def read(state: State) -> Found:
+    """The network of a state dict.
 
     Args:
       state: the state dict, of the network or of its preconditioning around it.
@@ -50,38 +70,46 @@ def read(state: State) -> tuple[Levels, Params]:
     Raises:
       JcmError: where the file is not of such a network, or not whole.
     """
-    state = {name.removeprefix("model."): array for name, array in state.items()}
-    firsts = [name for name in state if _FIRST.fullmatch(name)]
+    firsts = [found for name in state if (found := _FIRST.fullmatch(name))]
     if len(firsts) != 1:
         raise JcmError("no 'enc...._conv.weight' in the file: it is of another network")
-    image_size = int(_FIRST.fullmatch(firsts[0])[1])
+    prefix, image_size = firsts[0][1] or "", int(firsts[0][2])
+
+    def shape(name: str, axes: int) -> tuple[int, ...]:
+        return tensors.shape(state, f"{prefix}{name}", axes)
+
+    def has(name: str) -> bool:
+        return f"{prefix}{name}" in state
+
     sizes = [image_size]
-    while f"enc.{sizes[-1] // 2}x{sizes[-1] // 2}_down.conv0.weight" in state:
+    while has(f"enc.{sizes[-1] // 2}x{sizes[-1] // 2}_down.conv0.weight"):
         sizes.append(sizes[-1] // 2)
-    nf = _shape(state, "map_layer0.weight")[0] // 4
-    widths = [
-        _shape(state, f"enc.{size}x{size}_block0.conv0.bias")[0] for size in sizes
-    ]
-    blocks = f"enc.{image_size}x{image_size}_block"
+    nf = shape("map_layer0.weight", 2)[0] // 4
+    widths = [shape(f"enc.{size}x{size}_block0.conv0.bias", 1)[0] for size in sizes]
+    if not nf or any(width % nf for width in widths):
+        raise JcmError(f"levels of {widths} channels are none of a known network")
+    block = re.compile(
+        re.escape(f"{prefix}enc.{image_size}x{image_size}_block") + r"\d+"
+    )
     common = {
         "image_size": image_size,
-        "image_channels": _shape(state, firsts[0])[1],
-        "num_classes": _shape(state, "map_label.weight")[1]
-        if "map_label.weight" in state
+        "image_channels": shape(f"enc.{image_size}x{image_size}_conv.weight", 4)[1],
+        "num_classes": shape("map_label.weight", 2)[1]
+        if has("map_label.weight")
         else 0,
         "nf": nf,
         "ch_mult": tuple(width // nf for width in widths),
         "num_res_blocks": len(
-            {name.split(".")[1] for name in state if name.startswith(blocks)}
+            {found[0] for name in state if (found := block.match(name))}
         ),
         "attn_resolutions": tuple(
-            size for size in sizes if f"enc.{size}x{size}_block0.qkv.weight" in state
+            size for size in sizes if has(f"enc.{size}x{size}_block0.qkv.weight")
         ),
         "dropout": 0.0,
         "dtype": "float32",
         "remat": False,
     }
-    if "out_conv.weight" in state:
+    if has("out_conv.weight"):
         if any(width < 128 or width % 32 for width in widths):
             # Theirs have fewer groups then.
             raise JcmError(f"an ADM of {widths} channels is none that was published")
@@ -94,9 +122,10 @@ def read(state: State) -> tuple[Levels, Params]:
             resblock_updown=True,
         )
     else:
-        fourier = "map_noise.freqs" in state
-        down = f"enc.{sizes[-1]}x{sizes[-1]}_down.conv0.resample_filter"
-        taps = _shape(state, down)[-1] if len(sizes) > 1 else 2
+        fourier = has("map_noise.freqs")
+        taps = 2
+        if len(sizes) > 1:
+            taps = shape(f"enc.{sizes[1]}x{sizes[1]}_down.conv0.resample_filter", 4)[-1]
         residual = any("_aux_residual." in name for name in state)
         arch = ncsnpp.Architecture(
             **common,
@@ -105,59 +134,69 @@ def read(state: State) -> tuple[Levels, Params]:
             progressive_input="residual" if residual else "none",
             fir_kernel=(1.0, 3.0, 3.0, 1.0) if taps == 4 else (1.0, 1.0),
         )
-    return arch, _prepared(state, arch)
+    arch.check()
+    return Found(arch, _prepared(state, arch, prefix), prefix)
 
 
-def params(prepared: State, arch: Levels, template: Params) -> Params:
+def params(found: Found, template: Params) -> Params:
     """Renames and transposes the parameters of one network.
 
     Args:
-      prepared: what `read` gives.
-      arch: the architecture that it gives.
+      found: what `read` gives.
       template: parameters or shapes of our network.
 
     Raises:
       JcmError: for a missing, left-over or wrongly shaped tensor, by its name.
     """
-    modules = _module_names(arch)
+    modules = _module_names(found.arch)
 
     def name_of(path: tensors.Path) -> str:
         *module, leaf = path
-        name = modules["/".join(module)]
+        name = f"{found.prefix}{modules['/'.join(module)]}"
         return name if leaf == "frequencies" else f"{name}.{tensors.TORCH_LEAVES[leaf]}"
 
-    return tensors.fill(template, prepared, name_of, tensors.channels_last)
+    return tensors.fill(template, found.tensors, name_of, tensors.channels_last)
 
 
-def _prepared(state: State, arch: Levels) -> dict[str, np.ndarray]:
+def _prepared(state: State, arch: Levels, prefix: str) -> dict[str, np.ndarray]:
     """What is stored otherwise there, as it is stored here."""
     made = {
         name: array
         for name, array in state.items()
         # Augmented training told the network what it did; filters are constants.
-        if name != "map_augment.weight" and not name.endswith(".resample_filter")
+        if name != f"{prefix}map_augment.weight"
+        and not name.endswith(".resample_filter")
     }
     song = isinstance(arch, ncsnpp.Architecture)
-    if "map_label.weight" in made:
-        table = made["map_label.weight"].T
+    if arch.num_classes:
+        table = made[f"{prefix}map_label.weight"].T
         if song:
             # They add the label in front of the first dense layer, which is linear.
-            bias = made.pop("map_label.bias", np.zeros(table.shape[1], np.float32))
-            table = math.sqrt(len(table)) * table + bias
-            table = table @ _tensor(made, "map_layer0.weight").T
-        made["map_label.weight"] = table
-    for name in [name for name in made if ".qkv." in name]:
-        # Of each channel of each head the query, the key and the value.
-        array = made.pop(name)
-        channels = len(array) // 3
-        parts = np.moveaxis(array.reshape(channels, 3, *array.shape[1:]), 1, 0)
-        if song:
-            made |= {
-                name.replace(".qkv.", f".qkv.{part}."): values
-                for part, values in zip(_QKV, parts, strict=True)
-            }
-        else:
-            made[name] = parts.reshape(array.shape)
+            bias = tensors.take(made, f"{prefix}map_label.bias")
+            first = made[f"{prefix}map_layer0.weight"]
+            if not first.shape[1] == table.shape[1] == bias.size:
+                raise JcmError(
+                    f"tensor '{prefix}map_label.weight' of shape {table.T.shape} has no"
+                    " place in this network"
+                )
+            table = (math.sqrt(len(table)) * table + bias) @ first.T
+        made[f"{prefix}map_label.weight"] = table
+    names = _module_names(arch)
+    blocks = [
+        f"{prefix}{names[s.path + '/out']}" for s in arch.steps if s.kind == "attn"
+    ]
+    for name in [block.replace(".proj", ".qkv") for block in blocks]:
+        for leaf in ("weight", "bias"):
+            # Of each channel of each head the query, the key and the value.
+            array = tensors.take(made, f"{name}.{leaf}")
+            if len(array) % 3:
+                raise JcmError(f"tensor '{name}.{leaf}' is no query, key and value")
+            parts = np.moveaxis(array.reshape(-1, 3, *array.shape[1:]), 1, 0)
+            if song:
+                for part, values in zip(_QKV, parts, strict=True):
+                    made[f"{name}.{part}.{leaf}"] = values
+            else:
+                made[f"{name}.{leaf}"] = parts.reshape(array.shape)
     return made
 
 
@@ -191,13 +230,3 @@ def _module_names(arch: Levels) -> dict[str, str]:
             pyramid = f"{step.part}/res{step.size}_pyramid"
             names[pyramid] = f"enc.{half}x{half}_aux_residual"
     return names
-
-
-def _tensor(state: State, name: str) -> np.ndarray:
-    if name not in state:
-        raise JcmError(f"tensor {name!r} is missing: the file is not whole")
-    return state[name]
-
-
-def _shape(state: State, name: str) -> tuple[int, ...]:
-    return _tensor(state, name).shape

@@ -64,7 +64,7 @@ def architecture(
         name
         for name in state
         if name.startswith("output_blocks.")
-        and name.split(".")[2] != "0"
+        and name.split(".")[2:3] != ["0"]
         and name.endswith((".in_layers.0.weight", ".conv.weight"))
     ]
     levels = len(ups) + 1
@@ -73,24 +73,30 @@ def architecture(
             f"{blocks} input blocks do not make {levels} levels: tensors are missing"
         )
     each = blocks // levels  # residual blocks and one that leads to the level
-    nf = _shape(state, "time_embed.0.weight")[1]
+    nf = tensors.shape(state, "time_embed.0.weight", 2)[1]
     firsts = [1 + level * each for level in range(levels)]
-    widths = [_shape(state, f"input_blocks.{i}.0.out_layers.3.bias")[0] for i in firsts]
+    widths = [
+        tensors.shape(state, f"input_blocks.{i}.0.out_layers.3.bias", 1)[0]
+        for i in firsts
+    ]
     ch_mult = tuple(width // nf for width in widths)
-    image_size = image_size or _IMAGE_SIZES.get(ch_mult)
-    if not image_size:
+    if image_size is None:
+        image_size = _IMAGE_SIZES.get(ch_mult)
+    if image_size is None:
         raise JcmError(
             f"the file does not tell the image size of a network of {nf} channels times"
             f" {ch_mult}: say image_size=..."
         )
     if head_channels is None:
         head_channels = 0 if num_heads else _HEAD_CHANNELS
-    label = state.get("label_emb.weight")
-    time = _shape(state, "input_blocks.1.0.emb_layers.1.bias")[0]
+    classes = 0
+    if "label_emb.weight" in state:
+        classes = tensors.shape(state, "label_emb.weight", 2)[0]
+    time = tensors.shape(state, "input_blocks.1.0.emb_layers.1.bias", 1)[0]
     return adm.Architecture(
         image_size=image_size,
-        image_channels=_shape(state, "input_blocks.0.0.weight")[1],
-        num_classes=0 if label is None else len(label),
+        image_channels=tensors.shape(state, "input_blocks.0.0.weight", 4)[1],
+        num_classes=classes,
         nf=nf,
         ch_mult=ch_mult,
         num_res_blocks=each - 1,
@@ -163,9 +169,3 @@ def _numbers(state: Mapping[str, np.ndarray], part: str) -> int:
     """How many numbered blocks a part has."""
     found = {name.split(".")[1] for name in state if name.startswith(f"{part}.")}
     return len(found)
-
-
-def _shape(state: Mapping[str, np.ndarray], name: str) -> tuple[int, ...]:
-    if name not in state:
-        raise JcmError(f"tensor {name!r} is missing: the file is not whole")
-    return state[name].shape

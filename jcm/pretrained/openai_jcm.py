@@ -63,22 +63,21 @@ def architecture(
             f"{blocks} residual blocks do not make {levels} levels: tensors are missing"
         )
 
-    def shape(name: str) -> tuple[int, ...]:
-        if name not in original:
-            raise JcmError(f"tensor {name!r} is missing: the file is not whole")
-        return original[name].shape
-
-    (nf,) = shape("GaussianFourierProjection_0/W")
+    (nf,) = tensors.shape(original, "GaussianFourierProjection_0/W", 1)
     firsts = [level * (res_blocks + 1) for level in range(levels)]
-    widths = [shape(f"ResnetBlockBigGANpp_{i}/Conv_0/bias")[0] for i in firsts]
-    image_size = image_size or 32
+    widths = [
+        tensors.shape(original, f"ResnetBlockBigGANpp_{i}/Conv_0/bias", 1)[0]
+        for i in firsts
+    ]
+    if image_size is None:
+        image_size = 32
     if attn_resolutions is None:
         count = (attentions - 1) // (res_blocks + 1)
         attended = _attended(original, widths, count, res_blocks)
         attn_resolutions = tuple(image_size // 2**level for level in attended)
     return ncsnpp.Architecture(
         image_size=image_size,
-        image_channels=shape("Conv_0/kernel")[2],
+        image_channels=tensors.shape(original, "Conv_0/kernel", 4)[2],
         num_classes=0,
         nf=nf,
         ch_mult=tuple(width // nf for width in widths),
@@ -100,7 +99,8 @@ def _attended(
     """Levels with attention; as published not the first, where another is as wide."""
     found: list[int] = []
     for index in range(count):
-        width = original[f"AttnBlockpp_{index * each}/NIN_0/b"].shape[0]
+        name = f"AttnBlockpp_{index * each}/NIN_0/b"
+        (width,) = tensors.shape(original, name, 1)
         first = found[-1] + 1 if found else 0
         fit = [i for i in range(first, len(widths)) if widths[i] == width]
         if not fit:

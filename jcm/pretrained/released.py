@@ -23,25 +23,43 @@ class Released:
     Attributes:
       file: its address below the publisher's folder.
       data: which images it makes.
-      fid: as published, by the number of network evaluations.
+      image_size: their height and width.
+      method: how it was trained.
       kind: "edm" or "consistency".
+      fid: as published, by the number of network evaluations.
       sigmas: noise levels that sample well in two steps; empty for "edm", and where
         none were published.
+      licence: of the release.
     """
 
     file: str
     data: str
-    fid: dict[int, float] = dataclasses.field(default_factory=dict)
-    kind: str = "consistency"
-    sigmas: tuple[float, ...] = ()
+    image_size: int
+    method: str
+    kind: str
+    fid: dict[int, float]
+    sigmas: tuple[float, ...]
+    licence: str
+
+    @property
+    def steps(self) -> int | None:
+        """Points of the noise grid of an "edm": Heun's takes two evaluations each."""
+        return (max(self.fid) + 1) // 2 if self.kind == "edm" else None
 
 
 # Data sets by the word for them in a name.
 _DATA = {
-    "cifar10": "CIFAR-10",
-    "imagenet64": "ImageNet 64x64, by class",
-    "bedroom256": "LSUN Bedroom 256x256",
-    "cat256": "LSUN Cat 256x256",
+    "cifar10": ("CIFAR-10", 32),
+    "imagenet64": ("ImageNet 64x64, by class", 64),
+    "bedroom256": ("LSUN Bedroom 256x256", 256),
+    "cat256": ("LSUN Cat 256x256", 256),
+}
+_METHODS = {
+    "edm": "EDM",
+    "cd": "consistency distillation",
+    "ct": "consistency training",
+    "ccd": "continuous-time consistency distillation",
+    "cct": "continuous-time consistency training",
 }
 # Song et al. 2023, tables 1 and 2: one and two steps; EDM's 35 or 79 evaluations.
 _FID = {
@@ -102,18 +120,38 @@ _FILES = {
 
 
 def _released(name: str) -> Released:
-    kind = "edm" if name.startswith("edm") else "consistency"
-    sigmas = (80.0, _SECOND[name]) if name in _SECOND else ()
-    data = _DATA[name.split("-")[1]]
-    return Released(_FILES[name], data, _FID.get(name, {}), kind, sigmas)
+    method, data, *_ = name.split("-")
+    return Released(
+        _FILES[name],
+        *_DATA[data],
+        method=_METHODS[method],
+        kind="edm" if method == "edm" else "consistency",
+        fid=_FID.get(name, {}),
+        sigmas=(80.0, _SECOND[name]) if name in _SECOND else (),
+        # Of the JAX and of the PyTorch release.
+        licence="apache-2.0" if data == "cifar10" else "mit",
+    )
 
 
 RELEASED = {f"{_PUBLISHER}{name}": _released(name) for name in _FILES}
 
 
 def is_name(source: str | os.PathLike) -> bool:
-    """Whether something is meant as a name of a published checkpoint."""
-    return str(source).startswith(_PUBLISHER)
+    """Whether something is meant as a name of a published checkpoint.
+
+    What lies under such a path comes first.
+    """
+    return str(source).startswith(_PUBLISHER) and not os.path.exists(source)
+
+
+def is_here(name: str) -> bool:
+    """Whether a published checkpoint has been fetched already."""
+    return name in RELEASED and _place(name).exists()
+
+
+def _place(name: str) -> pathlib.Path:
+    file = pathlib.PurePosixPath(RELEASED[name].file).name
+    return download.cache("pretrained") / name / file
 
 
 def fetch(name: str) -> pathlib.Path:
@@ -128,7 +166,7 @@ def fetch(name: str) -> pathlib.Path:
     if name not in RELEASED:
         raise JcmError(f"{name!r} is no published model: use {', '.join(RELEASED)}")
     url = _BASE + RELEASED[name].file
-    target = download.cache("pretrained") / name / pathlib.Path(url).name
+    target = _place(name)
     return download.fetch(
         url, target, "", f"download {url} elsewhere and put it at {target}"
     )
@@ -143,6 +181,6 @@ def notes(name: str) -> str:
     )
     return (
         f"The weights are `{name}`, published by OpenAI with Song et al. 2023,"
-        f" *Consistency Models*, at {_BASE}{found.file} under the licence of that"
-        f" release. Data: {found.data}. Published FID: {evaluations or 'none'}."
+        f" *Consistency Models*, at {_BASE}{found.file}. Data: {found.data}. Method:"
+        f" {found.method}. Published FID: {evaluations or 'none'}."
     )

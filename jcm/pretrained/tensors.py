@@ -44,6 +44,8 @@ def fill(
             return {name: place(value, (*path, name)) for name, value in tree.items()}
         name = name_of(path)
         theirs = take(left, name)
+        if theirs.dtype.kind not in "fV":  # V: bfloat16
+            raise JcmError(f"tensor {name!r} is of {theirs.dtype}, not of fractions")
         array = np.asarray(convert(path, len(tree.shape), theirs), np.float32)
         if array.shape != tree.shape:
             raise JcmError(
@@ -71,6 +73,23 @@ def take(tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
     return tensors.pop(name)
 
 
+def shape(tensors: Mapping[str, np.ndarray], name: str, axes: int) -> tuple[int, ...]:
+    """The shape of one tensor, which must be there and have so many axes.
+
+    Raises:
+      JcmError: names the tensor.
+    """
+    if name not in tensors:
+        raise JcmError(f"tensor {name!r} is missing: the file is not whole")
+    found = tensors[name].shape
+    if len(found) != axes or 0 in found:
+        raise JcmError(
+            f"tensor {name!r} of shape {found} has no place in this network: the file"
+            " is of another"
+        )
+    return found
+
+
 def named(
     path: str, theirs: str, parts: Mapping[str, str], separator: str = "."
 ) -> dict[str, str]:
@@ -92,8 +111,8 @@ def channels_last(path: Path, axes: int, array: np.ndarray) -> np.ndarray:
     if path[-1] != "kernel" or array.ndim < 2:
         return array
     if axes == 2:
-        array = array.reshape(*array.shape[:2], -1)
-        return array[..., 0].T if array.shape[2] == 1 else array
+        pixels = array.shape[2:]
+        return array.reshape(array.shape[:2]).T if set(pixels) <= {1} else array
     return np.moveaxis(array, (0, 1), (-1, -2))
 
 

@@ -38,6 +38,15 @@ _DTYPES = {
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
 }
+# What PyTorch's pickles are made of, and those of protocol 4.
+_OPERATIONS = frozenset(
+    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT"
+    " BINUNICODE SHORT_BINUNICODE EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2"
+    " TUPLE3 SETITEM SETITEMS APPEND APPENDS GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID"
+    " BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET".split()
+)
+# Views may share a storage, but each is a copy here: so much at the most.
+_LARGEST_SHARE = 4
 # A pickle describes tensors in about a hundred bytes each; the largest released
 # network has under two thousand.
 _LARGEST_PICKLE = 64 * 2**20
@@ -155,6 +164,8 @@ def _unpickle(file: io.BufferedIOBase) -> Any:
     operations = 0
     for operation, argument, _ in pickletools.genops(file):
         operations += 1
+        if operation.name not in _OPERATIONS:
+            raise _Refused(f"it uses {operation.name}, which is refused")
         # A memo slot is used for each object put there, in order.
         if operation.name in ("PUT", "BINPUT", "LONG_BINPUT"):
             if int(argument) > operations:
@@ -165,15 +176,42 @@ def _unpickle(file: io.BufferedIOBase) -> Any:
     return _Unpickler(file, encoding="utf-8").load()
 
 
-class _Unpickler(pickle.Unpickler):
-    """Containers, numbers and descriptions of tensors; nothing can be called."""
+class _Unpickler(pickle._Unpickler):
+    """Containers, numbers and descriptions of tensors; nothing can be called.
+
+    It is the one written in Python, which lets us look at what is put into
+    dictionaries: a tuple of tuples of the same tuple takes for ever to hash.
+    """
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+
+    def _set_items(self, target: Any, items: list[Any]) -> None:
+        if not isinstance(target, dict):
+            raise _Refused(f"items are put into a {type(target).__name__}")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if type(key) not in (str, int):
+                raise _Refused(f"a key is a {type(key).__name__}")
+            target[key] = value
+
+    def load_setitem(self) -> None:
+        """One item of a dictionary."""
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set_items(self.stack[-1], [key, value])
+
+    def load_setitems(self) -> None:
+        """All items of a dictionary."""
+        items = self.pop_mark()
+        self._set_items(self.stack[-1], items)
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
 
     def find_class(self, module: str, name: str) -> Any:
         """Resolves the few names allowed, to what a file cannot change for others."""
         if module in ("torch", "torch.storage") and name in _DTYPES:
             return name
         known = {
-            ("collections", "OrderedDict"): collections.OrderedDict,
+            ("collections", "OrderedDict"): lambda: collections.OrderedDict(),
             ("torch._utils", "_rebuild_tensor_v2"): lambda *given: _Tensor(*given[:4]),
             ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
             ("torch", "Size"): tuple,
@@ -204,15 +242,26 @@ def _tensors(tree: Any) -> dict[str, _Tensor]:
 
 
 def _resolve(tree: Any, storages: dict[str, bytes]) -> dict[str, np.ndarray]:
-    return {name: _array(leaf, storages) for name, leaf in _tensors(tree).items()}
+    arrays = {}
+    left = _LARGEST_SHARE * sum(map(len, storages.values()))
+    for name, leaf in _tensors(tree).items():
+        arrays[name] = _array(leaf, storages, left)
+        left -= arrays[name].nbytes
+    return arrays
 
 
-def _array(tensor: _Tensor, storages: dict[str, bytes]) -> np.ndarray:
-    """A copy of the view, which must lie within its storage."""
+def _array(tensor: _Tensor, storages: dict[str, bytes], most: int) -> np.ndarray:
+    """A copy of the view, which must lie within its storage, and `most` bytes."""
     storage = tensor.storage
     numbers = np.frombuffer(storages[storage.key], storage.dtype)
     shape, strides, offset = tensor.shape, tensor.strides, tensor.offset
+    if {type(shape), type(strides)} != {tuple} or any(
+        type(number) is not int for number in (offset, *shape, *strides)
+    ):
+        raise _Refused("a tensor is not described as PyTorch does it")
     size = math.prod(shape)
+    if size * storage.dtype.itemsize > most:
+        raise _Refused("its tensors share too few numbers")
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     if (
         min((offset, *shape, *strides)) < 0
