@@ -178,7 +178,7 @@ def test_another_teacher_in_the_same_place_is_refused(student, tmp_path):
 
 def test_a_run_without_checkpoints_may_begin_anew(tiny, teacher, tmp_path):
     config = tiny("digits_cd", **{"teacher": "/nowhere", "train.num_steps": 1})
-    with pytest.raises(JcmError, match="not the workdir"):
+    with pytest.raises(JcmError, match="there is no /nowhere: name a workdir"):
         train_lib.train(config, tmp_path)
     with config.unlocked():
         config.teacher = str(teacher)
@@ -235,7 +235,7 @@ def test_foreign_folders_are_refused(tiny, tmp_path):
         ({"train.accumulate": 3}, "accumulate"),
         ({"mesh.fsdp": 3}, "mesh.fsdp=3 must divide"),
         ({"teacher": ""}, "needs a teacher"),
-        ({"teacher": "/nowhere"}, "not the workdir"),
+        ({"teacher": "/nowhere"}, "there is no /nowhere: name a workdir"),
         ({"method": "gan"}, "config.method='gan'"),
         ({"loss.metric": "lpips", "weights": "/nowhere"}, "vgg16-397923af.pth is miss"),
         ({"optim.name": "sgd"}, "config.optim.name='sgd'"),
