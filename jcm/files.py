@@ -35,10 +35,13 @@ def write_tensors(
 ) -> None:
     """The same, of contiguous arrays by name as safetensors."""
     with replacing(path) as temporary:
+        temporary.touch()  # with the rights that files have here; theirs are private
+        rights = temporary.stat().st_mode
         try:
             safetensors.save_file(dict(tensors), temporary, metadata=dict(about))
         except SafetensorError as error:
             raise JcmError(f"cannot write {path} ({error}): make room") from error
+        temporary.chmod(rights)
 
 
 def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:

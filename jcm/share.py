@@ -84,7 +84,7 @@ def _scores(model: Model) -> tuple[dict, ...]:
 
 def _sentence(model: Model) -> str:
     arch = model.denoiser.network.arch
-    made = "" if model.step is None else f", after {model.step:,} training steps"
+    made = "" if model.step is None else f", of step {model.step:,} of its training"
     classes = f" of {arch.num_classes} classes" if arch.num_classes else ""
     return (
         f"A {model.kind} model of {arch.image_size}x{arch.image_size} images{classes}:"

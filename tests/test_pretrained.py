@@ -317,6 +317,8 @@ def test_a_saved_model_is_the_same_to_the_bit(student, file, tmp_path):
         assert again.denoiser.network.arch == model.denoiser.network.arch
         assert (again.kind, again.step) == (model.kind, model.step)
         assert again.config == model.config
+        modes = {path.stat().st_mode for path in (tmp_path / name).iterdir()}
+        assert len(modes) == 1  # all for the same eyes
         card = (tmp_path / name / "README.md").read_text()
         assert 'license: "apache-2.0"' in card and "Of digits." in card
     with pytest.raises(jcm.JcmError, match="is there already: name a new folder"):
