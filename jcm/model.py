@@ -19,6 +19,7 @@ from jcm import config as config_lib
 from jcm import workdir as workdir_lib
 from jcm.checkpoints import Checkpoints
 from jcm.denoiser import Denoiser
+from jcm.editor import Editor
 from jcm.errors import JcmError
 from jcm.images import AnyArray
 from jcm.models import Params
@@ -68,6 +69,11 @@ class Model:
     def sampler(self) -> Sampler:
         """The compiled sampler over this process's devices."""
         return Sampler(self.denoiser, batch_size=self._batch_size)
+
+    @functools.cached_property
+    def edit(self) -> Editor:
+        """Inpainting and the like, of a consistency model; see `Editor`."""
+        return Editor(self)
 
     def denoise(
         self,

@@ -7,7 +7,8 @@ key of its own, so an image does not depend on the batch it is made in.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,10 +92,12 @@ def consistency_step(
     sigma_next: Float[Array, ""],
     noise: Float[Array, "b h w c"],
     labels: Int[Array, " b"] | None,
-) -> Float[Array, "b h w c"]:
-    """One round of multistep sampling (Song et al. 2023, Algorithm 1).
+    known: Callable[[Array], Array] | None = None,
+) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
+    """One round of multistep sampling or editing (Song et al. 2023, Algorithms 1, 4).
 
-    Jumps to clean images, clips them to [-1, 1] and puts noise back on.
+    Jumps to clean images, clips them to [-1, 1], puts back what is known of them, and
+    puts noise back on.
 
     Args:
       model: f.
@@ -105,11 +108,19 @@ def consistency_step(
         they are.
       noise: standard normal.
       labels: classes, or None.
+      known: puts back what is known, such as `editing.Known`.
+
+    Returns:
+      Images at noise level sigma_next, and the clean ones.
     """
     x0 = model(params, x, jnp.full(x.shape[0], sigma), labels)
     x0 = jnp.clip(x0, -1.0, 1.0)
-    variance = sigma_next**2 - model.precond.sigma_min**2
-    return x0 + jnp.sqrt(jnp.maximum(variance, 0.0)) * noise
+    if known is not None:
+        x0 = known(x0)
+    # As a product it is exactly 0 at sigma_min.
+    sigma_min = jnp.float32(model.precond.sigma_min)
+    variance = (sigma_next - sigma_min) * (sigma_next + sigma_min)
+    return x0 + jnp.sqrt(jnp.maximum(variance, 0.0)) * noise, x0
 
 
 def ode_step(
@@ -163,8 +174,8 @@ class Sampler:
         self._everywhere = NamedSharding(local, PartitionSpec())
         self.batch_size = -(-batch_size // self._devices) * self._devices
         # For pmap: 0 splits an argument over the devices, None gives it to all.
-        self._start = self._parallel(self._start_fn, in_axes=(0, None))
-        step_axes = (None, 0, 0, None, None, None, 0)
+        self._start = self._parallel(self._start_fn, in_axes=(0, 0, None))
+        step_axes = (None, 0, 0, None, None, None, 0, 0)
         self._steps = {"consistency": self._parallel(self._consistency_fn, step_axes)}
         for solver in ode.SOLVERS:
             step = functools.partial(self._ode_fn, solver=solver)
@@ -177,6 +188,11 @@ class Sampler:
         indices: Sequence[int] | Int[np.ndarray, " n"],
         schedule: Schedule,
         labels: Sequence[int] | None = None,
+        *,
+        origin: Float[AnyArray, "n h w c"] | None = None,
+        known: Any = None,
+        noisy: bool = True,
+        visit: Callable[[Float[np.ndarray, "b h w c"]], None] | None = None,
     ) -> Float[np.ndarray, "n h w c"]:
         """Makes the images with the given numbers.
 
@@ -186,6 +202,12 @@ class Sampler:
           indices: number of each image in it; the same number is the same image.
           schedule: noise levels and solver.
           labels: class of each image; None for an unconditional model.
+          origin: images that the first noise is added to; None for zeros.
+          known: what is put back after each step of a consistency model: a tree of
+            arrays, each with an entry per image, that is called with images.
+          noisy: add the first noise; without it `origin` is where sampling starts.
+          visit: called after each step of each batch with its clean images, or, for
+            a diffusion model, with where it is.
 
         Returns:
           Images in about [-1, 1]; `images.to_uint8` clips and rounds.
@@ -206,8 +228,18 @@ class Sampler:
             keys = jax.vmap(functools.partial(jax.random.fold_in, key))(
                 np.pad(indices[chunk], padding)
             )
-            classes = None if labels is None else np.pad(labels[chunk], padding)
-            made.append(self._one_batch(params, keys, schedule, classes)[:size])
+
+            def part(array, chunk=chunk, padding=padding):
+                rest = [(0, 0)] * (array.ndim - 1)
+                return np.pad(np.asarray(array[chunk]), [padding, *rest])
+
+            given = jax.tree.map(part, (labels, origin, known))
+            x = None
+            for step in self._one_batch(params, keys, schedule, *given, noisy=noisy):
+                x, clean = step
+                if visit is not None:
+                    visit(self._join(clean)[:size])
+            made.append(self._join(x)[:size])
         return np.concatenate(made)
 
     def pixels(
@@ -254,11 +286,16 @@ class Sampler:
         keys: Key[Array, " b"],
         schedule: Schedule,
         labels: Int[np.ndarray, " b"] | None,
-    ) -> Float[np.ndarray, "b h w c"]:
-        """A full batch, noise to images."""
-        keys, labels = self._split(jax.random.key_data(keys)), self._split(labels)
+        origin: Float[np.ndarray, "b h w c"] | None,
+        known: Any,
+        *,
+        noisy: bool,
+    ) -> Iterator[tuple[Array, Array]]:
+        """A full batch, noise to images, step by step."""
+        keys = self._split(jax.random.key_data(keys))
+        labels, origin, known = jax.tree.map(self._split, (labels, origin, known))
         sigmas = [np.float32(sigma) for sigma in schedule.sigmas]
-        x = self._start(keys, sigmas[0])
+        x = self._start(keys, origin, sigmas[0] if noisy else np.float32(0))
         if schedule.solver == "consistency":
             ends = [*sigmas[1:], np.float32(self.model.precond.sigma_min)]
             pairs = list(zip(sigmas, ends, strict=True))
@@ -267,21 +304,27 @@ class Sampler:
         for i, (sigma, sigma_next) in enumerate(pairs, start=1):
             # A slope at noise level 0 does not exist: the last step is Euler's.
             solver = "euler" if sigma_next == 0 else schedule.solver
-            x = self._steps[solver](
-                params, x, keys, np.uint32(i), sigma, sigma_next, labels
+            x, clean = self._steps[solver](
+                params, x, keys, np.uint32(i), sigma, sigma_next, labels, known
             )
-        return self._join(x)
+            yield x, clean
 
-    def _start_fn(self, keys: Array, sigma: Array) -> Array:
-        return sigma * self._noise(keys, 0)
+    def _start_fn(self, keys: Array, origin: Array | None, sigma: Array) -> Array:
+        noise = sigma * self._noise(keys, 0)
+        return noise if origin is None else origin + noise
 
-    def _consistency_fn(self, params, x, keys, i, sigma, sigma_next, labels) -> Array:
+    def _consistency_fn(
+        self, params, x, keys, i, sigma, sigma_next, labels, known
+    ) -> tuple[Array, Array]:
         noise = self._noise(keys, i)
-        return consistency_step(self.model, params, x, sigma, sigma_next, noise, labels)
+        return consistency_step(
+            self.model, params, x, sigma, sigma_next, noise, labels, known
+        )
 
-    def _ode_fn(self, params, x, keys, i, sigma, sigma_next, labels, *, solver):
-        del keys, i
-        return ode_step(self.model, params, x, sigma, sigma_next, labels, solver=solver)
+    def _ode_fn(self, params, x, keys, i, sigma, sigma_next, labels, known, *, solver):
+        del keys, i, known
+        x = ode_step(self.model, params, x, sigma, sigma_next, labels, solver=solver)
+        return x, x
 
     def _noise(self, keys: Array, draw: Array | int) -> Array:
         """Noise number `draw` of each image."""

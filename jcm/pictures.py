@@ -26,15 +26,7 @@ def read(
       Exception: whatever Pillow raises for a broken file; the kinds are many.
     """
     with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file)
-    if image.mode.startswith("I"):
-        # 16 bits of grey, which Pillow would clip to 8 rather than scale.
-        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    image = image.convert("RGB" if channels == 3 else "L")
+        image = upright(file, channels)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.resize(
@@ -43,3 +35,21 @@ def read(
         box=(left, top, left + side, top + side),
     )
     return np.asarray(image).reshape(size, size, channels)
+
+
+def upright(image: Image.Image, channels: int) -> Image.Image:
+    """A picture of 8 bits in colour or grey: turned upright, and on white.
+
+    Args:
+      image: of any mode that Pillow knows.
+      channels: 3 for colour (grey is repeated), 1 for grey (luma of ITU-R 601).
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        # 16 bits of grey, which Pillow would clip to 8 rather than scale.
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB" if channels == 3 else "L")

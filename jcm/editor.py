@@ -1,0 +1,397 @@
+"""Editing with a model: `model.edit.inpaint(...)` and the like.
+
+Every routine takes images as uint8 arrays, float arrays in [-1, 1] or Pillow's images,
+one or several of the model's size, and gives `Edited`. Result number i * variants + j
+is variant j of image i; the noise of each depends on its number and the seed alone.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jaxtyping import Array, Float, Key, UInt8
+from PIL import Image
+
+from jcm import build, editing, images, pictures
+from jcm.editing import Colours, Known, Patches, Pixels
+from jcm.errors import JcmError
+from jcm.images import AnyArray
+from jcm.sampling import Schedule
+
+if TYPE_CHECKING:
+    from jcm.model import Model
+
+Pictures = AnyArray | Image.Image | Sequence[Image.Image]
+Labels = Sequence[int | str] | int | str | None
+
+# Points of the noise grid that editing visits (Song et al. 2023, Appendix D); the last
+# is sigma_min, where f changes nothing.
+_STEPS = 40
+# Two steps of stroke to image (the same).
+_STROKE = (5.38, 2.24)
+
+
+@dataclasses.dataclass(frozen=True)
+class Edited:
+    """What an edit gives.
+
+    Attributes:
+      images: in [-1, 1], or slightly outside where what is known asks for it.
+      nfe: network evaluations for each image.
+      trajectory: the clean images after each step, where they were asked for.
+    """
+
+    images: Float[np.ndarray, "n h w c"]
+    nfe: int
+    trajectory: tuple[Float[np.ndarray, "n h w c"], ...] = ()
+
+    @property
+    def pixels(self) -> UInt8[np.ndarray, "n h w c"]:
+        """The images, clipped and rounded."""
+        return images.to_uint8(self.images)
+
+
+class Editor:
+    """The edits that a consistency model can do.
+
+    Options that all have:
+      seed: a JAX key or an integer.
+      variants: results for each image, from different noise.
+      sigmas: noise levels of the steps, descending; by default those of the paper.
+      labels: class of each image by number or name, or one for all, for a
+        class-conditional model; by default every class in turn.
+      trajectory: keep the clean images after each step.
+
+    All raise JcmError for images, masks, noise levels or labels that do not fit.
+    """
+
+    def __init__(self, model: "Model"):
+        """Compiles nothing yet.
+
+        Raises:
+          JcmError: for a diffusion model.
+        """
+        if model.kind != "consistency":
+            raise JcmError("editing needs a consistency model: distil this one first")
+        self._model = model
+        arch = model.denoiser.network.arch
+        self._size, self._channels = arch.image_size, arch.image_channels
+
+    def inpaint(self, given: Pictures, mask: AnyArray | Image.Image, **options: Any):
+        """Makes part of images anew; the rest stays as it is, to the bit.
+
+        Args:
+          given: images; what they have under the mask does not count.
+          mask: 1 (or True, or white) where anything may be, 0 for what stays, or in
+            between: (h, w) for all images, or (n, h, w).
+          **options: see the class.
+
+        Returns:
+          `Edited`.
+        """
+        x = self._images(given)
+        free = self._mask(mask, len(x))
+        return self._edit(editing.known(Pixels(), x, free), **options)
+
+    def outpaint(self, given: Pictures, top: int = 0, left: int = 0, **options: Any):
+        """Makes what is around smaller images.
+
+        Args:
+          given: images of any size that fits into the model's.
+          top: row of the result where they begin.
+          left: column where they begin.
+          **options: see the class.
+
+        Returns:
+          `Edited`.
+        """
+        x = self._images(given, any_size=True)
+        height, width = x.shape[1:3]
+        if min(top, left) < 0 or max(top + height, left + width) > self._size:
+            raise JcmError(
+                f"images of {width}x{height} at top={top}, left={left} do not fit into"
+                f" {self._size}x{self._size}"
+            )
+        rows, columns = slice(top, top + height), slice(left, left + width)
+        canvas = np.zeros((len(x), self._size, self._size, self._channels), np.float32)
+        canvas[:, rows, columns] = x
+        mask = np.ones((self._size, self._size))
+        mask[rows, columns] = 0
+        return self.inpaint(canvas, mask, **options)
+
+    def colorize(self, given: Pictures, **options: Any):
+        """Colours for grey images; their luma stays as it is.
+
+        Args:
+          given: images, of which luma counts.
+          **options: see the class.
+
+        Returns:
+          `Edited`.
+        """
+        if self._channels != 3:
+            raise JcmError("the model makes grey images: colours need one of colour")
+        x = self._images(given)
+        free = np.asarray([0.0, 1.0, 1.0], np.float32)
+        return self._edit(editing.known(Colours(), x, free), **options)
+
+    def super_resolve(self, given: Pictures, **options: Any):
+        """Large images whose means over patches are the given small ones.
+
+        Args:
+          given: images whose height and width divide the model's.
+          **options: see the class.
+
+        Returns:
+          `Edited`.
+        """
+        x = self._images(given, any_size=True)
+        height, width = x.shape[1:3]
+        factor, rest = divmod(self._size, height)
+        if height != width or rest or factor < 2:
+            raise JcmError(
+                f"images of {width}x{height}: height and width must be the same, and"
+                f" divide the model's {self._size} at least twice"
+            )
+        x = np.repeat(np.repeat(x, factor, axis=1), factor, axis=2)
+        free = np.ones((self._size, self._size, 1), np.float32)
+        free[::factor, ::factor] = 0  # where Patches has the mean
+        return self._edit(editing.known(Patches(factor), x, free), **options)
+
+    def stroke_to_image(self, given: Pictures, **options: Any):
+        """Pictures of rough strokes (SDEdit, Meng et al. 2022).
+
+        Args:
+          given: images.
+          **options: see the class. `sigmas` begin at the noise that hides what is to
+            be made anew: (5.38, 2.24) by default, lower to stay closer.
+
+        Returns:
+          `Edited`.
+        """
+        return self._edit(None, self._images(given), **{"sigmas": _STROKE, **options})
+
+    def variations(self, given: Pictures, sigma: float = 2.0, **options: Any):
+        """Other images like given ones: noise is added and taken away.
+
+        Args:
+          given: images.
+          sigma: how much noise; the more, the less is like before.
+          **options: see the class; `variants` makes several.
+
+        Returns:
+          `Edited`.
+        """
+        return self._edit(None, self._images(given), **{"sigmas": (sigma,), **options})
+
+    def denoise(
+        self,
+        given: Pictures,
+        sigma: float | Float[AnyArray, " n"] | None = None,
+        labels: Labels = None,
+    ) -> Edited:
+        """Clean images behind noisy ones, f(x, sigma), in one evaluation.
+
+        Args:
+          given: x0 + sigma z with x0 in [-1, 1], not clipped.
+          sigma: the noise level, of all or of each; None estimates it of each by
+            `editing.noise_level`.
+          labels: see the class.
+
+        Returns:
+          `Edited`.
+        """
+        x = self._images(given)
+        noise = self._model.config.noise
+        levels = editing.noise_level(x) if sigma is None else np.asarray(sigma)
+        levels = np.broadcast_to(levels, len(x)).astype(np.float32)
+        if sigma is None:
+            levels = np.clip(levels, noise.sigma_min, noise.sigma_max)
+            logging.info("noise levels of about %s", np.round(levels, 3))
+        if not (
+            np.all(levels >= noise.sigma_min) and np.all(levels <= noise.sigma_max)
+        ):
+            raise JcmError(
+                f"sigma={sigma} must lie within the model's noise levels,"
+                f" {noise.sigma_min} to {noise.sigma_max}"
+            )
+        numbers = self._labels(labels, len(x))
+        numbers = None if numbers is None else np.asarray(numbers)
+        found = self._model.denoise(x, levels, numbers)
+        return Edited(np.clip(np.asarray(found), -1, 1), nfe=1)
+
+    def interpolate(
+        self,
+        seeds: Sequence[int],
+        count: int = 8,
+        labels: Labels = None,
+    ) -> Edited:
+        """A way through the images of several seeds, by spherical interpolation.
+
+        Args:
+          seeds: of two images or more.
+          count: images of the way from each to the next, with both.
+          labels: see the class; one class keeps the way within it.
+
+        Returns:
+          `Edited`, with (len(seeds) - 1) (count - 1) + 1 images in one step each.
+        """
+        if len(seeds) < 2 or count < 2:
+            raise JcmError("interpolation needs two seeds and two images at least")
+        shape = (self._size, self._size, self._channels)
+        noises = [jax.random.normal(jax.random.key(seed), shape) for seed in seeds]
+        way = [
+            editing.slerp(a, b, i / (count - 1))
+            for a, b in zip(noises, noises[1:], strict=False)
+            for i in range(count - 1)
+        ]
+        return self.between(jnp.stack([*way, noises[-1]]), labels)
+
+    def between(
+        self, noises: Float[AnyArray, "n h w c"], labels: Labels = None
+    ) -> Edited:
+        """Images of given noise, in one step.
+
+        Args:
+          noises: standard normal, such as `editing.slerp` mixes them.
+          labels: see the class.
+
+        Returns:
+          `Edited`.
+        """
+        sigma = float(self._model.config.noise.sigma_max)
+        origin = sigma * np.asarray(noises, np.float32)
+        return self._edit(None, origin, sigmas=(sigma,), labels=labels, noisy=False)
+
+    def run(
+        self, known: Known, origin: Float[AnyArray, "n h w c"] | None = None, **options
+    ):
+        """Algorithm 4 of Song et al. 2023, for any map, mask and noise levels.
+
+        Args:
+          known: what is known, in any coordinates; see `editing.known`.
+          origin: images that the first noise is added to; by default what is known,
+            with zeros for the rest.
+          **options: see the class.
+
+        Returns:
+          `Edited`.
+        """
+        return self._edit(known, origin, **options)
+
+    def _edit(
+        self,
+        known: Known | None,
+        origin: Float[AnyArray, "n h w c"] | None = None,
+        *,
+        seed: Key[Array, ""] | int = 0,
+        variants: int = 1,
+        sigmas: Sequence[float] | None = None,
+        labels: Labels = None,
+        trajectory: bool = False,
+        noisy: bool = True,
+    ) -> Edited:
+        model, noise = self._model, self._model.config.noise
+        if sigmas is None:
+            sigmas = build.grid(model.config).sigmas(_STEPS)[:-1]
+        schedule = Schedule(tuple(float(sigma) for sigma in sigmas))
+        schedule.check(noise.sigma_min, noise.sigma_max)
+        if variants < 1:
+            raise JcmError(f"variants={variants} must be at least 1")
+        if origin is None:
+            origin = known.origin()
+        given = len(origin)
+        numbers = self._labels(labels, given)
+        if numbers is not None:
+            numbers = [number for number in numbers for _ in range(variants)]
+        known, origin = jax.tree.map(
+            lambda array: np.repeat(np.asarray(array), variants, axis=0),
+            (known, origin),
+        )
+        count = len(origin)
+        visited: list[np.ndarray] = []
+        made = model.sampler(
+            model.params,
+            seed if isinstance(seed, jax.Array) else jax.random.key(seed),
+            range(count),
+            schedule,
+            numbers,
+            origin=origin,
+            known=known,
+            noisy=noisy,
+            visit=visited.append if trajectory else None,
+        )
+        # Batch after batch, each with all steps.
+        batches = math.ceil(count / model.sampler.batch_size)
+        steps = tuple(
+            np.concatenate(visited[i :: len(schedule.sigmas)])
+            for i in range(len(schedule.sigmas))
+            if batches and trajectory
+        )
+        return Edited(made, schedule.nfe, steps)
+
+    def _labels(self, labels: Labels, count: int) -> list[int] | None:
+        model = self._model
+        names = model.class_names
+        if labels is None:
+            return build.sample_labels(model.config, model.denoiser, names, count)
+        if isinstance(labels, int | str):
+            labels = [labels] * count
+        return [build.label_number(label, names) for label in labels]
+
+    def _images(
+        self, given: Pictures, any_size: bool = False
+    ) -> Float[np.ndarray, "n h w c"]:
+        """Any kind of images as an array in [-1, 1]."""
+        if isinstance(given, Image.Image):
+            given = [given]
+        if isinstance(given, Sequence):
+            given = np.stack([self._pixels(image) for image in given])
+        x = np.asarray(given)
+        if x.ndim == 3:
+            x = x[None]
+        if x.dtype == np.uint8:
+            x = images.to_float(x)
+        elif x.dtype.kind != "f":
+            raise JcmError(f"images of {x.dtype}: give uint8, or fractions in [-1, 1]")
+        shape = (self._size, self._size, self._channels)
+        if any_size and x.ndim == 4:
+            shape = (*x.shape[1:3], self._channels)
+        if x.shape[1:] != shape:
+            raise JcmError(
+                f"images of shape {x.shape}: the model takes (n,"
+                f" {', '.join(map(str, shape))})"
+            )
+        if not np.isfinite(x).all():
+            raise JcmError("images must be finite")
+        return x.astype(np.float32)
+
+    def _pixels(self, image: Image.Image) -> UInt8[np.ndarray, "h w c"]:
+        mode = "RGB" if self._channels == 3 else "L"
+        if image.mode != mode:
+            logging.warning("an image of mode %s is converted to %s", image.mode, mode)
+        return np.asarray(pictures.upright(image, self._channels)).reshape(
+            image.height, image.width, self._channels
+        )
+
+    def _mask(self, mask: AnyArray | Image.Image, count: int) -> np.ndarray:
+        if isinstance(mask, Image.Image):
+            mask = np.asarray(pictures.upright(mask, 1)) / 255
+        free = np.asarray(mask, np.float32)
+        free = free[..., 0] if free.ndim == 4 and free.shape[3] == 1 else free
+        size = (self._size, self._size)
+        if free.shape not in (size, (count, *size)):
+            raise JcmError(
+                f"a mask of shape {free.shape}: {count} images of the model take {size}"
+                f" or {(count, *size)}"
+            )
+        if not (free.min() >= 0 and free.max() <= 1):
+            raise JcmError("a mask has values from 0 (stays) to 1 (made anew)")
+        if not free.any():
+            raise JcmError("the mask is zero everywhere: mark what is to be made anew")
+        return free.reshape(-1, *size, 1)

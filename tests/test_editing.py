@@ -1,0 +1,274 @@
+"""Editing: the original's numbers, what must stay exactly, and what is refused."""
+
+import functools
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import jcm
+from jcm import editing, model, precond, sampling
+from jcm.denoiser import Denoiser
+from jcm.editing import Colours, Patches, Pixels
+from jcm.schedules import KarrasGrid
+
+# --- the original's numbers
+
+
+@functools.cache
+def _step():
+    denoiser = Denoiser(golden.network(), precond.Consistency())
+    return jax.jit(functools.partial(sampling.consistency_step, denoiser))
+
+
+def _known(name, case):
+    if name == "inpainting":
+        return editing.known(Pixels(), case["known"], 1 - case["mask"])
+    return editing.known(Colours(), case["known"], jnp.asarray([0.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize("name", ["inpainting", "colorization"])
+@pytest.mark.parametrize("start", ["sample_start80", "sample"])
+def test_editing_equals_the_original(name, start):
+    case = golden.cases("D_samplers_editing.npz")[name]
+    known = _known(name, case)
+    grid = KarrasGrid().sigmas(int(case["train_N"]))
+    sigmas = np.asarray([grid[i] for i in case["ts"]], np.float32)
+    # The paper begins with noise; the original's notebook takes an index for it.
+    noise = 80 * case["z0"] if start == "sample_start80" else 0
+    x = known.origin() + noise
+    assert golden.relative(known.origin(), case["known"]) < 1e-6
+    params = golden.params("params_ema")
+    for i, z in enumerate(case["noise"]):
+        x, x0 = _step()(params, x, sigmas[i], sigmas[i + 1], z, None, known)
+    assert golden.relative(x, case[start]) < 1e-4
+    assert golden.relative(x0, case[start]) < 1e-4
+
+
+def test_interpolation_equals_the_original():
+    case = golden.cases("D_samplers_editing.npz")["interpolation"]
+    z = [editing.slerp(case["z1"], case["z2"], float(share)) for share in case["lam"]]
+    assert golden.relative(jnp.stack(z), case["z"]) < 1e-6
+    denoiser = Denoiser(golden.network(), precond.Consistency())
+    params = golden.params("params_ema")
+    x0 = jax.jit(denoiser)(params, 80 * jnp.stack(z), jnp.full(len(z), 80.0))
+    assert golden.relative(x0, case["sample"]) < 1e-4
+
+
+# --- mathematics
+
+
+@pytest.mark.parametrize("coordinates", [Pixels(), Colours(), Patches(2), Patches(4)])
+def test_coordinates_are_invertible_and_keep_lengths(coordinates):
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    u = coordinates.forward(x)
+    np.testing.assert_allclose(coordinates.inverse(u), x, atol=2e-6)
+    np.testing.assert_allclose(jnp.sum(u**2), jnp.sum(x**2), rtol=1e-5)
+
+
+def test_the_first_coordinates_are_luma_and_means():
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    luma = np.asarray(editing.LUMA)
+    found = Colours().forward(x)[..., 0] * np.linalg.norm(luma)
+    np.testing.assert_allclose(found, x @ luma, atol=1e-5)
+    means = x.reshape(2, 2, 4, 2, 4, 3).mean((2, 4))
+    np.testing.assert_allclose(Patches(4).forward(x)[:, ::4, ::4] / 4, means, atol=1e-6)
+
+
+def test_slerp_keeps_the_length_and_has_its_ends():
+    a, b = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    np.testing.assert_allclose(editing.slerp(a, b, 0.0), a, atol=1e-6)
+    np.testing.assert_allclose(editing.slerp(a, b, 1.0), b, atol=1e-6)
+    a, b = (v / jnp.linalg.norm(v) for v in (a, b))
+    length = jnp.linalg.norm(editing.slerp(a, b, 0.3))
+    np.testing.assert_allclose(length, 1.0, rtol=1e-5)
+    np.testing.assert_allclose(editing.slerp(a, 2 * a, 0.5), 1.5 * a, rtol=1e-5)
+    with pytest.raises(jcm.JcmError, match="point opposite ways"):
+        editing.slerp(a, -a, 0.5)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.5, 3.0])
+def test_the_noise_level_is_estimated(sigma):
+    smooth = np.sin(np.arange(32) / 9)[:, None, None] * np.ones((2, 32, 32, 3))
+    noise = np.random.default_rng(0).standard_normal(smooth.shape)
+    found = editing.noise_level(smooth + sigma * noise)
+    np.testing.assert_allclose(found, sigma, rtol=0.06)
+
+
+# --- a model's edits
+
+
+@pytest.fixture(scope="module")
+def digits(student):
+    """A model of 8x8 grey images, and some."""
+    found = model.load(student[1], batch_size=8)
+    rng = np.random.default_rng(0)
+    return found, rng.integers(0, 256, (3, 8, 8, 1), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """A model of 16x16 colour images of the original code, and some."""
+    from flax import serialization
+
+    tree = {}
+    for name, array in golden.arrays("A_cfg1_params_ema.npz").items():
+        *folders, leaf = name.removeprefix("params_ema/").split("/")
+        branch = tree
+        for folder in folders:
+            branch = branch.setdefault(folder, {})
+        branch[leaf] = np.asarray(array)
+    path = tmp_path_factory.mktemp("colours") / "checkpoint"
+    path.write_bytes(serialization.to_bytes({"params_ema": tree}))
+    rng = np.random.default_rng(0)
+    images = rng.uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
+    return jcm.load(path, image_size=16, batch_size=8), images
+
+
+_FEW = {"sigmas": (80.0, 5.0, 0.5)}
+
+
+def test_what_is_known_stays_to_the_bit(digits):
+    found, images = digits
+    mask = np.zeros((8, 8))
+    mask[2:6, 2:6] = 1
+    given = jcm.to_float(images)
+    made = found.edit.inpaint(images, mask, variants=3, **_FEW)
+    assert made.images.shape == (9, 8, 8, 1) and made.nfe == 3
+    for i in range(9):
+        np.testing.assert_array_equal(
+            made.images[i][mask == 0], given[i // 3][mask == 0]
+        )
+    assert np.ptp(made.images[:3], axis=0)[mask == 1].max() > 1e-3
+    # What lies under the mask does not count.
+    hidden = images.copy()
+    hidden[:, 2:6, 2:6] = 7
+    again = found.edit.inpaint(hidden, mask, variants=3, **_FEW)
+    np.testing.assert_array_equal(again.images, made.images)
+    np.testing.assert_array_equal(made.pixels[0][mask == 0], images[0][mask == 0])
+
+
+def test_an_image_depends_on_its_number_and_seed_alone(digits):
+    found, images = digits
+    mask = np.ones((3, 8, 8))
+    mask[:, :, :3] = 0
+    all_at_once = found.edit.inpaint(images, mask, seed=5, **_FEW).images
+    first = found.edit.inpaint(images[:1], mask[:1], seed=5, **_FEW).images
+    np.testing.assert_allclose(first[0], all_at_once[0], atol=1e-6)
+    other = found.edit.inpaint(images, mask, seed=6, **_FEW).images
+    assert np.abs(other - all_at_once).max() > 1e-3
+
+
+def test_soft_masks_and_trajectories(digits):
+    found, images = digits
+    images = np.repeat(images, 4, axis=0)  # more than one batch
+    made = found.edit.inpaint(images, np.full((8, 8), 0.5), trajectory=True, **_FEW)
+    assert [len(step) for step in made.trajectory] == [12, 12, 12]
+    np.testing.assert_array_equal(made.trajectory[-1], made.images)
+    x = found.denoise(
+        *(np.float32(v) for v in (jcm.to_float(images), np.full(12, 80.0)))
+    )
+    assert x.shape == made.images.shape
+
+
+def test_luma_stays(colours):
+    found, images = colours
+    made = found.edit.colorize(images, **_FEW).images
+    luma = np.asarray(editing.LUMA, np.float32)
+    np.testing.assert_allclose(made @ luma, images @ luma, atol=2e-6)
+    assert np.abs(made - images).max() > 0.1
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_means_of_patches_stay(colours, factor):
+    found, images = colours
+    size = 16 // factor
+    small = images[:, :size, :size]
+    made = found.edit.super_resolve(small, **_FEW).images
+    means = made.reshape(2, size, factor, size, factor, 3).mean((2, 4))
+    np.testing.assert_allclose(means, small, atol=2e-6)
+
+
+def test_outpainting_keeps_what_is_inside(digits):
+    found, images = digits
+    made = found.edit.outpaint(images[:, :4, :5], top=1, left=3, **_FEW)
+    np.testing.assert_array_equal(made.pixels[:, 1:5, 3:8], images[:, :4, :5])
+    with pytest.raises(jcm.JcmError, match="5x4 at top=5, left=0 do not fit into 8x8"):
+        found.edit.outpaint(images[:, :4, :5], top=5)
+
+
+def test_strokes_variations_denoising_and_interpolation(digits):
+    found, images = digits
+    x = jcm.to_float(images)
+    made = found.edit.stroke_to_image(images)
+    assert made.nfe == 2 and made.images.shape == x.shape
+    close = found.edit.variations(images, sigma=0.01).images
+    assert np.abs(close - x).max() < 0.2
+    clean = found.edit.denoise(x, sigma=0.5)
+    np.testing.assert_allclose(
+        clean.images, np.clip(found.denoise(x, np.full(3, 0.5)), -1, 1), atol=1e-6
+    )
+    assert found.edit.denoise(x).nfe == 1
+    way = found.edit.interpolate((1, 2, 3), count=4).images
+    assert way.shape == (7, 8, 8, 1)
+    ends = found.edit.interpolate((1, 3), count=2).images
+    np.testing.assert_allclose(way[[0, -1]], ends, atol=1e-6)
+
+
+def test_any_kind_of_image_is_taken(digits, colours, caplog):
+    found, images = digits
+    mask = Image.fromarray(np.eye(8, dtype=np.uint8) * 255)
+    want = found.edit.inpaint(images[:1], np.eye(8), **_FEW).images
+    for given in (
+        images[0],
+        jcm.to_float(images[:1]),
+        Image.fromarray(images[0, ..., 0]),
+        [Image.fromarray(images[0, ..., 0]).convert("RGB")],
+        [Image.fromarray(images[0, ..., 0]).convert("P")],
+        [Image.fromarray(images[0, ..., 0].astype(np.uint16) * 257)],
+    ):
+        made = found.edit.inpaint(given, mask, **_FEW).images
+        np.testing.assert_allclose(made, want, atol=1e-6)
+    assert "an image of mode RGB is converted to L" in caplog.text
+    grey = Image.fromarray(np.zeros((16, 16), np.uint8))
+    assert colours[0].edit.colorize(grey, **_FEW).images.shape == (1, 16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda e, x: e.inpaint(x, np.zeros((8, 8))), "zero everywhere: mark what is"),
+        (lambda e, x: e.inpaint(x, np.ones((4, 4))), r"a mask of shape \(4, 4\): 3 im"),
+        (lambda e, x: e.inpaint(x, np.full((8, 8), 2.0)), "from 0 .stays. to 1"),
+        (lambda e, x: e.inpaint(x[:, :4], np.ones((8, 8))), r"takes \(n, 8, 8, 1\)"),
+        (
+            lambda e, x: e.inpaint(x.astype(int), np.ones((8, 8))),
+            "of int64: give uint8",
+        ),
+        (lambda e, x: e.super_resolve(x[:, :3, :3]), "of 3x3: height and width must"),
+        (lambda e, x: e.super_resolve(x), "of 8x8: height and width must be the same"),
+        (lambda e, x: e.colorize(x), "the model makes grey images"),
+        (lambda e, x: e.variations(x, sigma=100.0), "within the model's noise levels"),
+        (lambda e, x: e.denoise(x, sigma=0.0), "within the model's noise levels"),
+        (
+            lambda e, x: e.inpaint(x, np.ones((8, 8)), sigmas=(1.0, 2.0)),
+            "must descend",
+        ),
+        (lambda e, x: e.inpaint(x, np.ones((8, 8)), variants=0), "must be at least 1"),
+        (lambda e, x: e.inpaint(x, np.ones((8, 8)), labels=3), "has no classes: drop"),
+        (lambda e, x: e.interpolate((1,)), "needs two seeds"),
+        (lambda e, x: e.inpaint(x * np.nan, np.ones((8, 8))), "must be finite"),
+    ],
+)
+def test_what_cannot_be_edited_is_refused(digits, call, message):
+    found, images = digits
+    with pytest.raises(jcm.JcmError, match=message):
+        call(found.edit, images)
+
+
+def test_a_diffusion_model_does_not_edit(teacher):
+    with pytest.raises(jcm.JcmError, match="editing needs a consistency model: distil"):
+        _ = model.load(teacher).edit
