@@ -7,7 +7,7 @@ is variant j of image i; the noise of each depends on its number and the seed al
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -34,6 +34,7 @@ Labels = Sequence[int | str] | int | str | None
 _STEPS = 40
 # Two steps of stroke to image (the same).
 _STROKE = (5.38, 2.24)
+_VARIATION = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Editor:
       labels: class of each image by number or name, or one for all, for a
         class-conditional model; by default every class in turn.
       trajectory: keep the clean images after each step.
+      visit: called with the clean images of each batch after each step.
 
     All raise JcmError for images, masks, noise levels or labels that do not fit.
     """
@@ -176,7 +178,20 @@ class Editor:
         """
         return self._edit(None, self._images(given), **{"sigmas": _STROKE, **options})
 
-    def variations(self, given: Pictures, sigma: float = 2.0, **options: Any):
+    def sigmas(self, task: str) -> tuple[float, ...]:
+        """The noise levels that a routine visits by default.
+
+        Args:
+          task: its name.
+        """
+        grid = build.grid(self._model.config).sigmas(_STEPS)[:-1]
+        return {
+            "stroke_to_image": _STROKE,
+            "variations": (_VARIATION,),
+            "interpolate": grid[:1],
+        }.get(task, tuple(grid))
+
+    def variations(self, given: Pictures, sigma: float = _VARIATION, **options: Any):
         """Other images like given ones: noise is added and taken away.
 
         Args:
@@ -294,11 +309,12 @@ class Editor:
         sigmas: Sequence[float] | None = None,
         labels: Labels = None,
         trajectory: bool = False,
+        visit: Callable[[Float[np.ndarray, "b h w c"]], Any] | None = None,
         noisy: bool = True,
     ) -> Edited:
         model, noise = self._model, self._model.config.noise
         if sigmas is None:
-            sigmas = build.grid(model.config).sigmas(_STEPS)[:-1]
+            sigmas = self.sigmas("run")
         schedule = Schedule(tuple(float(sigma) for sigma in sigmas))
         schedule.check(noise.sigma_min, noise.sigma_max)
         if variants < 1:
@@ -315,6 +331,12 @@ class Editor:
         )
         count = len(origin)
         visited: list[np.ndarray] = []
+
+        def keep(clean: np.ndarray) -> None:
+            visited.append(clean)
+            if visit is not None:
+                visit(clean)
+
         made = model.sampler(
             model.params,
             seed if isinstance(seed, jax.Array) else jax.random.key(seed),
@@ -324,7 +346,7 @@ class Editor:
             origin=origin,
             known=known,
             noisy=noisy,
-            visit=visited.append if trajectory else None,
+            visit=keep if trajectory else visit,
         )
         # Batch after batch, each with all steps.
         batches = math.ceil(count / model.sampler.batch_size)

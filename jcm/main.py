@@ -13,13 +13,14 @@ from ml_collections import ConfigDict
 
 from jcm import cli, distributed
 from jcm import workdir as workdir_lib
+from jcm.edit import TASKS, Request, edit
 from jcm.errors import JcmError
 from jcm.evaluate import evaluate
 from jcm.sample import sample
 from jcm.search import search
 from jcm.train import train
 
-_MODES = ("train", "evaluate", "search", "sample", "config")
+_MODES = ("train", "evaluate", "search", "sample", "edit", "config")
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run. By default runs/NAME-OF-THE-CONFIG."
@@ -30,8 +31,21 @@ _MODE = flags.DEFINE_enum(
     _MODES,
     "train: train what is not trained yet, then evaluate; evaluate: pictures and scores"
     " of the newest checkpoint; search: the best noise levels of two steps; sample:"
-    " images into files; config: print the settings.",
+    " images into files; edit: change pictures, as --edit.... says; config: print the"
+    " settings.",
 )
+_EDIT = {
+    "task": flags.DEFINE_enum("edit.task", "inpaint", TASKS, "What to do."),
+    "input": flags.DEFINE_string("edit.input", "", "A picture, or a folder of some."),
+    "output": flags.DEFINE_string("edit.output", "", "Folder for the results."),
+    "mask": flags.DEFINE_string("edit.mask", "", "inpaint: white is made anew."),
+    "factor": flags.DEFINE_integer(
+        "edit.factor", 2, "super_resolve, outpaint: how many times larger."
+    ),
+    "sigmas": flags.DEFINE_list("edit.sigmas", [], "Noise levels of the steps."),
+    "variants": flags.DEFINE_integer("edit.variants", 1, "Results for each picture."),
+    "seeds": flags.DEFINE_list("edit.seeds", ["0", "1"], "interpolate: from, to, ..."),
+}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -55,6 +69,21 @@ def main(argv: Sequence[str]) -> None:
         search(config, workdir)
     if _MODE.value == "sample":
         sample(config, workdir)
+    if _MODE.value == "edit":
+        edit(config, workdir, _request())
+
+
+def _request() -> Request:
+    """What the flags of --mode=edit say."""
+    fields = {name: flag.value for name, flag in _EDIT.items()}
+    try:
+        fields["sigmas"] = tuple(float(sigma) for sigma in fields["sigmas"])
+        fields["seeds"] = tuple(int(seed) for seed in fields["seeds"])
+    except ValueError as error:
+        raise JcmError(
+            f"--edit.sigmas and --edit.seeds are numbers: {error}"
+        ) from error
+    return Request(**fields)
 
 
 def _config_and_workdir() -> tuple[ConfigDict, pathlib.Path]:
@@ -71,7 +100,7 @@ def _config_and_workdir() -> tuple[ConfigDict, pathlib.Path]:
         )
     name = re.sub(r"\W+", "_", other).strip("_") or cli.config_name()
     workdir = pathlib.Path(workdir or f"runs/{name}").expanduser()
-    if _MODE.value in ("evaluate", "search", "sample") and not other:
+    if _MODE.value in ("evaluate", "search", "sample", "edit") and not other:
         workdir_lib.refuse_other_settings(workdir, config)
     return config, workdir
 

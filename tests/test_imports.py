@@ -30,7 +30,15 @@ _LAYERS = [
     {"step", "build", "workdir", "checkpoints", "writers", "progress"},
     {"train_log", "editor", "model"},
     {"scoring", "start", "share"},
-    {"train", "evaluate", "sample", "benchmark", "benchmark_scores", "__init__"},
+    {
+        "train",
+        "evaluate",
+        "sample",
+        "edit",
+        "benchmark",
+        "benchmark_scores",
+        "__init__",
+    },
     {"search"},
     {"main"},
 ]
