@@ -36,6 +36,7 @@ def base() -> ConfigDict:
     config.data = data = ConfigDict()
     data.name = "cifar10"  # cifar10, digits, image_folder
     data.path = ""  # folder of pictures, or the archive of cifar10
+    data.split = "train"  # what is trained on and compared with, or train[:90%]
     data.dir = ""  # prepared data sets; "" is $JCM_CACHE/data or ~/.cache/jcm/data
     data.image_size = 32
     data.channels = 3

@@ -60,7 +60,7 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
     workdir = pathlib.Path(workdir)
     if config.eval.watch and config.sample.model:
         raise JcmError("config.eval.watch is for a workdir: drop config.sample.model")
-    dataset = data.load(config.data)
+    dataset = data.load(config.data, config.data.split)
     scorer = Scorer(config, workdir, dataset) if config.eval.scores else None
     table: list[Row] = []
     if not config.eval.watch:

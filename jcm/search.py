@@ -55,7 +55,7 @@ def search(config: ConfigDict, workdir: str | os.PathLike) -> None:
         )
     config = config.copy_and_resolve_references()
     config.eval.scores = (score,)  # the others would not count
-    scorer = Scorer(config, workdir, data.load(config.data))
+    scorer = Scorer(config, workdir, data.load(config.data, config.data.split))
     levels = np.asarray(build.grid(config)(jnp.arange(wanted.points), wanted.points))
 
     def value(sigmas: tuple[float, ...], seed: int) -> float:

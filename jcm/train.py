@@ -60,7 +60,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
     total = config.train.num_steps
     # Settings that cannot be used are refused before what takes long.
     losses.create(config, build.network(config, num_classes=2))
-    dataset = data.load(config.data)
+    dataset = data.load(config.data, config.data.split)
     mesh = sharding.make_mesh(config.mesh.fsdp)
     local_batch_size = split_batch(config, mesh.size)
     network = build.network(config, len(dataset.class_names))

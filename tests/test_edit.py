@@ -1,12 +1,17 @@
 """Editing of picture files by the command."""
 
+from types import SimpleNamespace
+
 import folders
 import numpy as np
 import pytest
 from PIL import Image
 
+from jcm import benchmark_editing, data, model
 from jcm.edit import Request, edit
 from jcm.errors import JcmError
+from jcm.images import to_float
+from jcm.metrics.classifier import Classifier
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +109,24 @@ def test_what_cannot_be_done_is_refused(student, files, tmp_path, changes, messa
     with pytest.raises(JcmError, match=message):
         edit(config, workdir, Request(**fields))
     assert not (tmp_path / "out").exists()
+
+
+def test_benchmark_of_editing_measures(student, monkeypatch):
+    config, workdir = student
+    seen = data.load(config.data, "train[:300]")
+    classifier = Classifier(seen, len(seen))
+    classifier.prepare()
+    held_out = data.load(config.data, "train[1790:]").arrays()
+    trained = model.load(workdir, batch_size=56)
+    found = benchmark_editing.measure(
+        trained, classifier, to_float(held_out["image"]), held_out["label"]
+    )
+    assert found["count"] == 7
+    assert found["super_resolve"]["ours"]["largest_error_of_a_mean"] < 1e-5
+    inpaint = found["inpaint"]
+    assert inpaint["ours, best of 8"]["rmse"] < inpaint["ours, all"]["rmse"]
+    ways = found["denoise"]
+    assert ways["gaussian filter"]["psnr"] > ways["noisy"]["psnr"] > 5
+    monkeypatch.setattr(benchmark_editing, "_WORKDIR", SimpleNamespace(value=workdir))
+    with pytest.raises(JcmError, match="was trained on all of its data: train on a pa"):
+        benchmark_editing.main(["program"])

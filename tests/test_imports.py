@@ -37,6 +37,7 @@ _LAYERS = [
         "edit",
         "benchmark",
         "benchmark_scores",
+        "benchmark_editing",
         "__init__",
     },
     {"search"},

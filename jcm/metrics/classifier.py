@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from sklearn.neural_network import MLPClassifier
 
 from jcm import images as images_lib
@@ -89,6 +89,10 @@ class Classifier:
         if labels is not None:
             scores["as_asked"] = float(np.mean(seen == np.asarray(labels)))
         return scores
+
+    def recognise(self, images: UInt8[np.ndarray, "n h w c"]) -> Int[np.ndarray, " n"]:
+        """The class that each image shows, after `prepare`."""
+        return self._net.predict(_flat(images))
 
     def _features(self, images: UInt8[np.ndarray, "n h w c"]) -> np.ndarray:
         hidden = _flat(images)
