@@ -68,6 +68,7 @@ class Editor:
         class-conditional model; by default every class in turn.
       trajectory: keep the clean images after each step.
       visit: called with the clean images of each batch after each step.
+      noisy: add the first noise; the notebook of the original code did not.
 
     All raise JcmError for images, masks, noise levels or labels that do not fit.
     """
@@ -84,7 +85,9 @@ class Editor:
         arch = model.denoiser.network.arch
         self._size, self._channels = arch.image_size, arch.image_channels
 
-    def inpaint(self, given: Pictures, mask: AnyArray | Image.Image, **options: Any):
+    def inpaint(
+        self, given: Pictures, mask: AnyArray | Image.Image, **options: Any
+    ) -> Edited:
         """Makes part of images anew; the rest stays as it is, to the bit.
 
         Args:
@@ -100,7 +103,9 @@ class Editor:
         free = self._mask(mask, len(x))
         return self._edit(editing.known(Pixels(), x, free), **options)
 
-    def outpaint(self, given: Pictures, top: int = 0, left: int = 0, **options: Any):
+    def outpaint(
+        self, given: Pictures, top: int = 0, left: int = 0, **options: Any
+    ) -> Edited:
         """Makes what is around smaller images.
 
         Args:
@@ -126,7 +131,7 @@ class Editor:
         mask[rows, columns] = 0
         return self.inpaint(canvas, mask, **options)
 
-    def colorize(self, given: Pictures, **options: Any):
+    def colorize(self, given: Pictures, **options: Any) -> Edited:
         """Colours for grey images; their luma stays as it is.
 
         Args:
@@ -142,7 +147,7 @@ class Editor:
         free = np.asarray([0.0, 1.0, 1.0], np.float32)
         return self._edit(editing.known(Colours(), x, free), **options)
 
-    def super_resolve(self, given: Pictures, **options: Any):
+    def super_resolve(self, given: Pictures, **options: Any) -> Edited:
         """Large images whose means over patches are the given small ones.
 
         Args:
@@ -165,7 +170,7 @@ class Editor:
         free[::factor, ::factor] = 0  # where Patches has the mean
         return self._edit(editing.known(Patches(factor), x, free), **options)
 
-    def stroke_to_image(self, given: Pictures, **options: Any):
+    def stroke_to_image(self, given: Pictures, **options: Any) -> Edited:
         """Pictures of rough strokes (SDEdit, Meng et al. 2022).
 
         Args:
@@ -191,7 +196,9 @@ class Editor:
             "interpolate": grid[:1],
         }.get(task, tuple(grid))
 
-    def variations(self, given: Pictures, sigma: float = _VARIATION, **options: Any):
+    def variations(
+        self, given: Pictures, sigma: float = _VARIATION, **options: Any
+    ) -> Edited:
         """Other images like given ones: noise is added and taken away.
 
         Args:
@@ -227,7 +234,10 @@ class Editor:
         levels = np.broadcast_to(levels, len(x)).astype(np.float32)
         if sigma is None:
             levels = np.clip(levels, noise.sigma_min, noise.sigma_max)
-            logging.info("noise levels of about %s", np.round(levels, 3))
+            logging.info(
+                "noise levels of about %.3g (%.3g to %.3g)",
+                *(np.median(levels), levels.min(), levels.max()),
+            )
         if not (
             np.all(levels >= noise.sigma_min) and np.all(levels <= noise.sigma_max)
         ):
@@ -284,8 +294,11 @@ class Editor:
         return self._edit(None, origin, sigmas=(sigma,), labels=labels, noisy=False)
 
     def run(
-        self, known: Known, origin: Float[AnyArray, "n h w c"] | None = None, **options
-    ):
+        self,
+        known: Known,
+        origin: Float[AnyArray, "n h w c"] | None = None,
+        **options: Any,
+    ) -> Edited:
         """Algorithm 4 of Song et al. 2023, for any map, mask and noise levels.
 
         Args:
