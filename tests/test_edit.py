@@ -122,7 +122,7 @@ def test_benchmark_of_editing_measures(student, monkeypatch):
         trained, classifier, to_float(held_out["image"]), held_out["label"]
     )
     assert found["count"] == 7
-    assert found["super_resolve"]["ours"]["largest_error_of_a_mean"] < 1e-5
+    assert found["super_resolve"]["ours, all"]["largest_error_of_a_mean"] < 1e-5
     inpaint = found["inpaint"]
     assert inpaint["ours, best of 8"]["rmse"] < inpaint["ours, all"]["rmse"]
     ways = found["denoise"]
