@@ -17,16 +17,16 @@ from absl import logging
 from jaxtyping import Array, Float, Key, UInt8
 from PIL import Image
 
-from jcm import build, editing, images, pictures
+from jcm import build, editing, images, inputs
 from jcm.editing import Colours, Known, Patches, Pixels
 from jcm.errors import JcmError
 from jcm.images import AnyArray
+from jcm.inputs import Pictures
 from jcm.sampling import Schedule
 
 if TYPE_CHECKING:
     from jcm.model import Model
 
-Pictures = AnyArray | Image.Image | Sequence[Image.Image]
 Labels = Sequence[int | str] | int | str | None
 
 # Points of the noise grid that editing visits (Song et al. 2023, Appendix D); the last
@@ -100,7 +100,7 @@ class Editor:
           `Edited`.
         """
         x = self._images(given)
-        free = self._mask(mask, len(x))
+        free = inputs.as_mask(mask, len(x), self._size)
         return self._edit(editing.known(Pixels(), x, free), **options)
 
     def outpaint(
@@ -382,51 +382,5 @@ class Editor:
     def _images(
         self, given: Pictures, any_size: bool = False
     ) -> Float[np.ndarray, "n h w c"]:
-        """Any kind of images as an array in [-1, 1]."""
-        if isinstance(given, Image.Image):
-            given = [given]
-        if isinstance(given, Sequence):
-            given = np.stack([self._pixels(image) for image in given])
-        x = np.asarray(given)
-        if x.ndim == 3:
-            x = x[None]
-        if x.dtype == np.uint8:
-            x = images.to_float(x)
-        elif x.dtype.kind != "f":
-            raise JcmError(f"images of {x.dtype}: give uint8, or fractions in [-1, 1]")
-        shape = (self._size, self._size, self._channels)
-        if any_size and x.ndim == 4:
-            shape = (*x.shape[1:3], self._channels)
-        if x.shape[1:] != shape:
-            raise JcmError(
-                f"images of shape {x.shape}: the model takes (n,"
-                f" {', '.join(map(str, shape))})"
-            )
-        if not np.isfinite(x).all():
-            raise JcmError("images must be finite")
-        return x.astype(np.float32)
-
-    def _pixels(self, image: Image.Image) -> UInt8[np.ndarray, "h w c"]:
-        mode = "RGB" if self._channels == 3 else "L"
-        if image.mode != mode:
-            logging.warning("an image of mode %s is converted to %s", image.mode, mode)
-        return np.asarray(pictures.upright(image, self._channels)).reshape(
-            image.height, image.width, self._channels
-        )
-
-    def _mask(self, mask: AnyArray | Image.Image, count: int) -> np.ndarray:
-        if isinstance(mask, Image.Image):
-            mask = np.asarray(pictures.upright(mask, 1)) / 255
-        free = np.asarray(mask, np.float32)
-        free = free[..., 0] if free.ndim == 4 and free.shape[3] == 1 else free
-        size = (self._size, self._size)
-        if free.shape not in (size, (count, *size)):
-            raise JcmError(
-                f"a mask of shape {free.shape}: {count} images of the model take {size}"
-                f" or {(count, *size)}"
-            )
-        if not (free.min() >= 0 and free.max() <= 1):
-            raise JcmError("a mask has values from 0 (stays) to 1 (made anew)")
-        if not free.any():
-            raise JcmError("the mask is zero everywhere: mark what is to be made anew")
-        return free.reshape(-1, *size, 1)
+        size = None if any_size else self._size
+        return inputs.as_images(given, self._channels, size)

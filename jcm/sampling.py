@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from jcm import images as images_lib
 from jcm import ode, schedules
+from jcm import sharding as sharding_lib
 from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
 from jcm.images import AnyArray
@@ -218,7 +219,7 @@ class Sampler:
         indices = np.asarray(indices, np.uint32)
         if self._sharding is None:
             # Once here, or every step would copy them to every device.
-            params = jax.device_put(_local(params), self._everywhere)
+            params = jax.device_put(sharding_lib.local(params), self._everywhere)
         labels = check_labels(self.model, labels, len(indices))
         made = []
         for start in range(0, len(indices), self.batch_size):
@@ -390,15 +391,3 @@ def check_labels(
             f"labels must be {count} numbers from 0 to {classes - 1}, got {labels}"
         )
     return labels
-
-
-def _local(params: Params) -> Params:
-    """This process's copy of parameters that every process holds in full."""
-    return jax.tree.map(
-        lambda leaf: (
-            leaf
-            if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
-            else leaf.addressable_data(0)
-        ),
-        params,
-    )

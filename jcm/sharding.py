@@ -89,3 +89,15 @@ def bytes_per_device(tree: Any, shardings: Any) -> int:
         return int(np.prod(sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
 
     return sum(jax.tree.leaves(jax.tree.map(local, tree, shardings)))
+
+
+def local(params: Any) -> Any:
+    """This process's copy of parameters that every process holds in full."""
+    return jax.tree.map(
+        lambda leaf: (
+            leaf
+            if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+            else leaf.addressable_data(0)
+        ),
+        params,
+    )

@@ -13,6 +13,7 @@ _LAYERS = [
         "errors",
         "download",
         "images",
+        "inputs",
         "pictures",
         "files",
         "memory",
