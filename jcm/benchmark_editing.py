@@ -1,6 +1,6 @@
 """What editing is worth against the plain way of each task, as JSON.
 
-python -m jcm.benchmark_editing --workdir=DIR [--held_out='train[1597:]']
+python -m jcm.benchmark_editing --run=WORKDIR [--held_out='train[1597:]']
 
 Needs a model trained on a part of labelled data (`--config.data.split='train[:1597]'`);
 the rest is edited, and the classifier that judges has not seen it either.
@@ -22,7 +22,7 @@ from jcm import workdir as workdir_lib
 from jcm.errors import JcmError
 from jcm.metrics.classifier import Classifier
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Of a run.", required=True)
+_RUN = flags.DEFINE_string("run", "", "Workdir of a run.")
 _HELD_OUT = flags.DEFINE_string(
     "held_out", "train[1597:]", "Part of the data that the run has not seen."
 )
@@ -146,10 +146,10 @@ def main(argv: Sequence[str]) -> None:
     """
     cli.refuse_arguments(argv)
     distributed.initialize(config_lib.base())
-    config = workdir_lib.read(_WORKDIR.value).config
+    config = workdir_lib.read(_RUN.value).config
     if config.data.split == "train":
         raise JcmError(
-            f"{_WORKDIR.value} was trained on all of its data: train on a part, such as"
+            f"{_RUN.value} was trained on all of its data: train on a part, such as"
             " --config.data.split='train[:1597]'"
         )
     seen = data.load(config.data, config.data.split)
@@ -157,7 +157,7 @@ def main(argv: Sequence[str]) -> None:
     classifier = Classifier(seen, len(seen))
     classifier.prepare()
     x = images.to_float(held_out["image"])
-    trained = model.load(_WORKDIR.value)
+    trained = model.load(_RUN.value)
     found = measure(trained, classifier, x, held_out["label"])
     print(json.dumps(found, indent=2))
 

@@ -127,7 +127,7 @@ def test_benchmark_of_editing_measures(student, monkeypatch):
     assert inpaint["ours, best of 8"]["rmse"] < inpaint["ours, all"]["rmse"]
     ways = found["denoise"]
     assert ways["gaussian filter"]["psnr"] > ways["noisy"]["psnr"] > 5
-    monkeypatch.setattr(benchmark_editing, "_WORKDIR", SimpleNamespace(value=workdir))
+    monkeypatch.setattr(benchmark_editing, "_RUN", SimpleNamespace(value=workdir))
     monkeypatch.setattr(benchmark_editing.distributed, "initialize", lambda _: None)
     with pytest.raises(JcmError, match="was trained on all of its data: train on a pa"):
         benchmark_editing.main(["program"])
