@@ -85,12 +85,11 @@ def edit(config: ConfigDict, workdir: str | os.PathLike, request: Request) -> No
         pixels = trained.edit.interpolate(request.seeds, count, label).pixels
         panels = {"interpolation": grids.grid(pixels, columns=count)}
         names = [f"{i:03d}" for i in range(len(pixels))]
-        nfe = 1
     else:
         paths = _paths(request.input)
         given = _given(trained, request, paths)
         made = _run(trained, request, config, given)
-        pixels, nfe = made.pixels, made.nfe
+        pixels = made.pixels
         names = [
             f"{stem}_{j}" if request.variants > 1 else stem
             for stem in _stems(paths)
@@ -99,7 +98,9 @@ def edit(config: ConfigDict, workdir: str | os.PathLike, request: Request) -> No
         shown = slice(_SHOWN)
         panels = {
             "before": grids.grid(given[shown]),
-            f"after, {nfe} evaluations": grids.grid(pixels[:: request.variants][shown]),
+            f"after, {made.nfe} evaluations": grids.grid(
+                pixels[:: request.variants][shown]
+            ),
         }
     if jax.process_index() == 0:
         for name, image in zip(names, pixels, strict=True):

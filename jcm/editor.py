@@ -6,7 +6,6 @@ is variant j of image i; the noise of each depends on its number and the seed al
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +180,8 @@ class Editor:
         Returns:
           `Edited`.
         """
-        return self._edit(None, self._images(given), **{"sigmas": _STROKE, **options})
+        options = {"sigmas": self.sigmas("stroke_to_image"), **options}
+        return self._edit(None, self._images(given), **options)
 
     def sigmas(self, task: str) -> tuple[float, ...]:
         """The noise levels that a routine visits by default.
@@ -193,7 +193,7 @@ class Editor:
         return {
             "stroke_to_image": _STROKE,
             "variations": (_VARIATION,),
-            "interpolate": grid[:1],
+            "interpolate": tuple(grid[:1]),
         }.get(task, tuple(grid))
 
     def variations(
@@ -289,9 +289,9 @@ class Editor:
         Returns:
           `Edited`.
         """
-        sigma = float(self._model.config.noise.sigma_max)
-        origin = sigma * np.asarray(noises, np.float32)
-        return self._edit(None, origin, sigmas=(sigma,), labels=labels, noisy=False)
+        sigmas = self.sigmas("interpolate")
+        origin = np.float32(sigmas[0]) * np.asarray(noises, np.float32)
+        return self._edit(None, origin, sigmas=sigmas, labels=labels, noisy=False)
 
     def run(
         self,
@@ -342,7 +342,6 @@ class Editor:
             lambda array: np.repeat(np.asarray(array), variants, axis=0),
             (known, origin),
         )
-        count = len(origin)
         visited: list[np.ndarray] = []
 
         def keep(clean: np.ndarray) -> None:
@@ -353,7 +352,7 @@ class Editor:
         made = model.sampler(
             model.params,
             seed if isinstance(seed, jax.Array) else jax.random.key(seed),
-            range(count),
+            range(len(origin)),
             schedule,
             numbers,
             origin=origin,
@@ -362,11 +361,9 @@ class Editor:
             visit=keep if trajectory else visit,
         )
         # Batch after batch, each with all steps.
-        batches = math.ceil(count / model.sampler.batch_size)
         steps = tuple(
-            np.concatenate(visited[i :: len(schedule.sigmas)])
-            for i in range(len(schedule.sigmas))
-            if batches and trajectory
+            np.concatenate(visited[i :: schedule.nfe])
+            for i in range(schedule.nfe if trajectory else 0)
         )
         return Edited(made, schedule.nfe, steps)
 

@@ -95,8 +95,8 @@ def _config_and_workdir() -> tuple[ConfigDict, pathlib.Path]:
     other = config.sample.model
     if other and _MODE.value == "train":
         raise JcmError(
-            "config.sample.model is for --mode=sample, evaluate and search: a training"
-            " begins with --config.init.model"
+            "config.sample.model is for --mode=sample, edit, evaluate and search: a"
+            " training begins with --config.init.model"
         )
     name = re.sub(r"\W+", "_", other).strip("_") or cli.config_name()
     workdir = pathlib.Path(workdir or f"runs/{name}").expanduser()

@@ -68,7 +68,7 @@ def test_a_shipped_config_is_found_from_any_folder(run):
         (("--mode=evaluate", "--workdir=nowhere"), "nowhere is not the workdir"),
         ((_DIGITS, "--coordinator=localhost:1"), "go together"),
         ((_DIGITS, "--config.init.state=True"), "needs config.init.model: name one"),
-        ((_DIGITS, "--config.sample.model=x"), "a training begins with --config.init."),
+        ((_DIGITS, "--config.sample.model=x"), "training begins with --config.init."),
         (
             (_DIGITS, "--mode=sample", "--config.sample.model=openai/gan"),
             "'openai/gan' is no published model: use openai/edm-cifar10",
