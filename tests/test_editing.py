@@ -6,6 +6,7 @@ import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
+import originals
 import pytest
 from PIL import Image
 
@@ -112,17 +113,7 @@ def digits(student):
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory):
     """A model of 16x16 colour images of the original code, and some."""
-    from flax import serialization
-
-    tree = {}
-    for name, array in golden.arrays("A_cfg1_params_ema.npz").items():
-        *folders, leaf = name.removeprefix("params_ema/").split("/")
-        branch = tree
-        for folder in folders:
-            branch = branch.setdefault(folder, {})
-        branch[leaf] = np.asarray(array)
-    path = tmp_path_factory.mktemp("colours") / "checkpoint"
-    path.write_bytes(serialization.to_bytes({"params_ema": tree}))
+    path = originals.write(tmp_path_factory.mktemp("colours") / "checkpoint")
     rng = np.random.default_rng(0)
     images = rng.uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
     return jcm.load(path, image_size=16, batch_size=8), images

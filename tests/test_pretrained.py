@@ -1,13 +1,8 @@
 """Checkpoints of others: opened with no config, and refused in one line."""
 
-import dataclasses
-import json
 import os
 import pathlib
 import pickle
-import re
-import subprocess
-import sys
 import zipfile
 
 import golden
@@ -15,68 +10,33 @@ import jax
 import jax.numpy as jnp
 import msgpack
 import numpy as np
+import originals
 import pytest
 import torch_weights
 from flax import serialization
 
 import jcm
-from jcm import build
-from jcm import model as model_lib
-from jcm.pretrained import flax_file, imagenet, released
-
-
-def _state(with_target):
-    """A checkpoint as the original wrote it; the arrays of others are zero."""
-    tree = _tree(
-        {
-            name.removeprefix("params_ema/"): array
-            for name, array in golden.arrays("A_cfg1_params_ema.npz").items()
-        }
-    )
-    zeros = {name: {} for name in tree}
-    return {
-        "step": np.int32(20_000),
-        "lr": np.float32(4e-4),
-        "params": tree,
-        **({"target_params": tree} if with_target else {}),
-        "params_ema": tree,
-        "model_state": {},
-        "opt_state": {"0": {"count": np.int32(3), "mu": zeros}, "1": {}},
-    }
+from jcm.pretrained import flax_file
 
 
 @pytest.fixture
 def file(tmp_path):
-    path = tmp_path / "checkpoint_2"
-    path.write_bytes(serialization.to_bytes(_state(with_target=False)))
-    return path
+    return originals.write(tmp_path / "checkpoint_2")
 
 
-@pytest.fixture(scope="module")
-def forward():
-    return golden.arrays("A_cfg1_forward.npz")
-
-
-def _check(model, forward):
-    found = model.denoise(forward["x"], forward["t"])
-    kind = "distiller" if model.kind == "consistency" else "denoiser"
-    for image in range(len(found)):
-        assert golden.relative(found[image], forward[kind][image]) < 1e-4
-
-
-def test_a_checkpoint_of_the_original_opens_with_no_config(file, forward):
+def test_a_checkpoint_of_the_original_opens_with_no_config(file):
     model = jcm.load(file, image_size=16)
     assert (model.kind, model.step) == ("consistency", 20_000)
     assert model.denoiser.network.arch == golden.network().arch
-    _check(model, forward)
+    originals.check(model)
     assert model.sample(0, 1).shape == (1, 16, 16, 3)
-    _check(jcm.load(file, image_size=16, kind="edm", ema="params"), forward)
+    originals.check(jcm.load(file, image_size=16, kind="edm", ema="params"))
 
 
 @pytest.mark.parametrize("name", ["State", "StateWithTarget"])
-def test_the_original_s_own_files_open(name, forward):
+def test_the_original_s_own_files_open(name):
     file = golden.path(f"checkpoints_cfg1_{name}") / "checkpoint_2"
-    _check(jcm.load(file, image_size=16), forward)
+    originals.check(jcm.load(file, image_size=16))
 
 
 def test_weights_are_chosen_by_name(file, tmp_path):
@@ -85,131 +45,8 @@ def test_weights_are_chosen_by_name(file, tmp_path):
     with pytest.raises(jcm.JcmError, match="ema='ema' is unknown: use one of params_e"):
         jcm.load(file, image_size=16, ema="ema")
     other = tmp_path / "with_target"
-    other.write_bytes(serialization.to_bytes(_state(with_target=True)))
+    other.write_bytes(serialization.to_bytes(originals.state(with_target=True)))
     assert jcm.load(other, image_size=16, ema="target_params").step == 20_000
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """Names of files as small as those of the tests."""
-    for name in ("openai/cd-cifar10-lpips", "openai/edm-cifar10"):
-        each = dataclasses.replace(released.RELEASED[name], image_size=16)
-        monkeypatch.setitem(released.RELEASED, name, each)
-
-
-def test_a_published_name_is_fetched_once(small, file, tmp_path, monkeypatch, forward):
-    monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(released, "_BASE", f"{(tmp_path / 'server').as_uri()}/")
-    for name in ("openai/cd-cifar10-lpips", "openai/edm-cifar10"):
-        place = tmp_path / "server" / released.RELEASED[name].file
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(file.read_bytes())
-    model = jcm.load("openai/cd-cifar10-lpips")
-    assert model.config.sample.sigmas == (80.0, 0.5853)
-    _check(model, forward)
-    teacher = jcm.load("openai/edm-cifar10")
-    assert teacher.kind == "edm" and teacher.config.sample.steps == 18
-    assert model_lib.exists("openai/edm-cifar10")
-    assert not model_lib.exists("openai/ct-cifar10-lpips")
-    for hint in ({"kind": "consistency"}, {"image_size": 64}):
-        with pytest.raises(jcm.JcmError, match="openai/edm-cifar10 has"):
-            jcm.load("openai/edm-cifar10", **hint)
-    place.unlink()
-    _check(jcm.load("openai/edm-cifar10"), forward)
-    (tmp_path / "cache" / "pretrained" / "openai" / "edm-cifar10").rename(
-        tmp_path / "x"
-    )
-    with pytest.raises(jcm.JcmError, match="elsewhere and put it at .*edm_cifar10_ema"):
-        jcm.load("openai/edm-cifar10")
-    with pytest.raises(
-        jcm.JcmError, match="'openai/gan' is no published model: use op"
-    ):
-        jcm.load("openai/gan")
-
-
-def _files():
-    """The addresses in the READMEs of the two releases."""
-    cifar = [
-        f"jcm_checkpoints/{folder}/checkpoints/checkpoint_{number}"
-        for folder, number in (
-            *((f"cd-{metric}", 80) for metric in ("l1", "l2", "lpips")),
-            ("ct-lpips", 74),
-            *(
-                (f"cifar10-continuous-cd-{kind}", 40)
-                for kind in ("l2", "l2-stopgrad", "lpips-stopgrad")
-            ),
-            ("continuous-ct-l2", 80),
-            ("continuous-ct-lpips", 40),
-        )
-    ]
-    large = [
-        name.format(data)
-        for data in ("imagenet64", "bedroom256", "cat256")
-        for name in ("edm_{}_ema", "cd_{}_l2", "cd_{}_lpips", "ct_{}")
-    ]
-    return {
-        "jcm_checkpoints/edm_cifar10_ema",
-        *cifar,
-        *(f"{name}.pt" for name in large),
-    }
-
-
-def test_every_published_file_has_a_name():
-    files = [each.file for each in released.RELEASED.values()]
-    assert len(files) == 22 and set(files) == _files()
-    for name, each in released.RELEASED.items():
-        assert ("/edm-" in name) == (each.kind == "edm")
-        assert not each.sigmas or each.sigmas[0] == 80 and "edm" not in name
-        assert set(each.fid) <= ({35, 79} if "edm" in name else {1, 2})
-
-
-def test_every_name_is_in_the_readme():
-    text = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
-    listed: set[str] = set()
-    for line in text.splitlines():
-        if line.startswith("| `openai/"):
-            first, *endings = re.findall(r"`([^`]+)`", line.split("|")[1])
-            listed.add(first)
-            for ending in endings:  # openai/a-b, -c: openai/a-c
-                stem = first if ending.startswith("openai/") else _stem(first)
-                listed.add(ending if stem is first else stem + ending)
-    assert listed == set(released.RELEASED)
-
-
-def _stem(name):
-    return "-".join(name.split("-")[:2])
-
-
-def test_a_published_model_knows_where_it_comes_from(
-    small, file, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))
-    place = tmp_path / "cache" / "pretrained" / "openai" / "cd-cifar10-lpips"
-    place.mkdir(parents=True)
-    (place / "checkpoint_80").write_bytes(file.read_bytes())
-    model = jcm.load("openai/cd-cifar10-lpips")
-    jcm.save(model, tmp_path / "folder", licence="apache-2.0")
-    card = (tmp_path / "folder" / "README.md").read_text()
-    for text in (
-        'license: "apache-2.0"',
-        "3.55 in 1 network evaluation",
-        "CIFAR-10. Method: consistency distillation.",
-    ):
-        assert text in card
-    assert "Training" not in card  # by us
-    again = jcm.load(tmp_path / "folder")
-    assert again.about == dataclasses.replace(model.about, licence="apache-2.0")
-    told = json.loads((tmp_path / "folder" / "config.json").read_text())["config"]
-    assert told.keys() == {"method", "noise", "model", "sample", "data"}
-    assert told["data"] == {"image_size": 16, "channels": 3}
-
-
-def test_classes_of_imagenet_have_names():
-    names = imagenet.class_names()
-    assert len(names) == len({name.lower() for name in names}) == 1000
-    known = {0: "tench", 207: "golden retriever", 281: "tabby", 999: "toilet tissue"}
-    assert {number: names[number] for number in known} == known
-    assert (names[134], names[517]) == ("crane (bird)", "crane (machine)")
 
 
 def _packed(shape, dtype, content):
@@ -279,7 +116,7 @@ def test_a_file_cut_short_or_too_long_is_refused(file):
     ],
 )
 def test_a_tensor_that_does_not_fit_is_named(tmp_path, change, message):
-    state = _state(with_target=False)
+    state = originals.state()
     change(state["params_ema"])
     path = tmp_path / "checkpoint"
     path.write_bytes(serialization.to_bytes(state))
@@ -304,82 +141,6 @@ def test_what_cannot_be_is_refused(file, tmp_path, student):
     pickled.write_bytes(b"\x80\x04")
     with pytest.raises(jcm.JcmError, match=r"\.pkl runs code when it is opened"):
         jcm.load(pickled)
-
-
-def test_a_saved_model_is_the_same_to_the_bit(student, file, tmp_path):
-    for name, model in (
-        ("digits", jcm.load(student[1])),
-        ("original", jcm.load(file, image_size=16)),
-    ):
-        jcm.save(model, tmp_path / name, licence="apache-2.0", notes="Of digits.")
-        again = jcm.load(tmp_path / name)
-        jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
-        assert again.denoiser.network.arch == model.denoiser.network.arch
-        assert (again.kind, again.step) == (model.kind, model.step)
-        assert again.config == model.config
-        modes = {path.stat().st_mode for path in (tmp_path / name).iterdir()}
-        assert len(modes) == 1  # all for the same eyes
-        card = (tmp_path / name / "README.md").read_text()
-        assert 'license: "apache-2.0"' in card and "Of digits." in card
-    with pytest.raises(jcm.JcmError, match="is there already: name a new folder"):
-        jcm.save(model, tmp_path / name)
-
-
-def test_the_command_converts(file, tmp_path):
-    def run(*arguments):
-        command = [sys.executable, "-m", "jcm.pretrained", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=200)
-
-    done = run(file, tmp_path / "model", "--image_size=16", "--licence=mit")
-    assert done.returncode == 0, done.stderr
-    model = jcm.load(tmp_path / "model")
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        model.params,
-        jcm.load(file, image_size=16).params,
-    )
-    assert 'license: "mit"' in (tmp_path / "model" / "README.md").read_text()
-    for arguments, message in (
-        ([file], "name a source and a folder"),
-        ([file, tmp_path / "model"], "is there already"),
-        ([tmp_path / "nothing", tmp_path / "new"], "there is no "),
-        ([file, tmp_path / "new", "--image_size=0"], "does not divide"),
-        (
-            [tmp_path / "model", tmp_path / "new", "--to=diffusers"],
-            "diffusers has no NCSN",
-        ),
-    ):
-        done = run(*arguments)
-        assert done.returncode == 1
-        assert done.stderr.splitlines()[-1].startswith("jcm: ")
-        assert message in done.stderr and "Traceback" not in done.stderr
-
-
-def test_a_damaged_folder_is_refused(file, tmp_path):
-    jcm.save(jcm.load(file, image_size=16), tmp_path / "model")
-    params = tmp_path / "model" / "params.safetensors"
-    whole, about = params.read_bytes(), tmp_path / "model" / "config.json"
-    params.write_bytes(whole[:-5])
-    with pytest.raises(jcm.JcmError, match="is not a whole model written by jcm.save"):
-        jcm.load(tmp_path / "model")
-    params.write_bytes(whole)
-    text = about.read_text()
-    about.write_text(text.replace('"nf": 16', '"nf": 32'))
-    with pytest.raises(jcm.JcmError, match=r"tensor 'conv_in/bias' of shape \(16,\)"):
-        jcm.load(tmp_path / "model")
-    about.write_text(text.replace('"nf"', '"width"'))
-    with pytest.raises(jcm.JcmError, match="damaged or of another version of jcm"):
-        jcm.load(tmp_path / "model")
-    about.write_text(text.replace('"sigma_min": 0.002', '"sigma_min": "x"'))
-    with pytest.raises(jcm.JcmError, match="config.json is damaged"):
-        jcm.load(tmp_path / "model")
-    for content in (text.replace('"step": 20000', '"step": "x"'), "[" * 100_000):
-        about.write_text(content)
-        with pytest.raises(jcm.JcmError, match="is not a whole model written by jcm."):
-            jcm.load(tmp_path / "model")
-    about.write_text(text[:100])
-    with pytest.raises(jcm.JcmError, match="is not a whole model written by jcm.save"):
-        jcm.load(tmp_path / "model")
 
 
 def test_parts_not_asked_for_are_not_read(file, monkeypatch):
@@ -469,17 +230,6 @@ def _changes(tensors, random):
         )
 
 
-def _tree(flat):
-    tree = {}
-    for name, array in flat.items():
-        *folders, leaf = name.split("/")
-        branch = tree
-        for folder in folders:
-            branch = branch.setdefault(folder, {})
-        branch[leaf] = np.asarray(array)
-    return tree
-
-
 @pytest.mark.parametrize("form", ["jax", "pytorch"])
 def test_whatever_tensor_is_damaged_it_is_one_line(tmp_path, form):
     random = np.random.RandomState(0)
@@ -499,20 +249,12 @@ def test_whatever_tensor_is_damaged_it_is_one_line(tmp_path, form):
     for _ in range(6):
         for what, found in _changes(tensors, random):
             if form == "jax":
-                content = serialization.to_bytes({"params_ema": _tree(found)})
+                content = serialization.to_bytes(
+                    {"params_ema": originals.nested(found)}
+                )
                 path.write_bytes(content)
             else:
                 torch_weights.save(path, found)
             with pytest.raises(jcm.JcmError, match="tensor|entry|whole") as caught:
                 jcm.load(path, **hints)
             assert "\n" not in str(caught.value), what
-
-
-def test_labels_of_imagenet_go_by_either_name():
-    names = imagenet.class_names()
-    folders = sorted(imagenet.other_names()[name] for name in names)
-    assert build.label_number("tabby", names) == build.label_number("tabby", folders)
-    assert build.label_number("n02123045", names) == 281
-    assert build.label_number(7, names) == 7
-    with pytest.raises(jcm.JcmError, match=r"'cat' is no class: .* \(1000 in all\)"):
-        build.label_number("cat", names)

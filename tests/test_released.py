@@ -1,0 +1,119 @@
+"""Published checkpoints by name, and their classes."""
+
+import pathlib
+import re
+
+import originals
+import pytest
+
+import jcm
+from jcm import build
+from jcm import model as model_lib
+from jcm.pretrained import imagenet, released
+
+
+@pytest.fixture
+def file(tmp_path):
+    return originals.write(tmp_path / "checkpoint_2")
+
+
+def test_a_published_name_is_fetched_once(file, tmp_path, monkeypatch):
+    originals.publish(monkeypatch)
+    monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(released, "_BASE", f"{(tmp_path / 'server').as_uri()}/")
+    for name in ("openai/cd-cifar10-lpips", "openai/edm-cifar10"):
+        place = tmp_path / "server" / released.RELEASED[name].file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.read_bytes())
+    model = jcm.load("openai/cd-cifar10-lpips")
+    assert model.config.sample.sigmas == (80.0, 0.5853)
+    originals.check(model)
+    teacher = jcm.load("openai/edm-cifar10")
+    assert teacher.kind == "edm" and teacher.config.sample.steps == 18
+    assert model_lib.exists("openai/edm-cifar10")
+    assert not model_lib.exists("openai/ct-cifar10-lpips")
+    for hint in ({"kind": "consistency"}, {"image_size": 64}):
+        with pytest.raises(jcm.JcmError, match="openai/edm-cifar10 has"):
+            jcm.load("openai/edm-cifar10", **hint)
+    place.unlink()
+    originals.check(jcm.load("openai/edm-cifar10"))
+    (tmp_path / "cache" / "pretrained" / "openai" / "edm-cifar10").rename(
+        tmp_path / "x"
+    )
+    with pytest.raises(jcm.JcmError, match="elsewhere and put it at .*edm_cifar10_ema"):
+        jcm.load("openai/edm-cifar10")
+    with pytest.raises(
+        jcm.JcmError, match="'openai/gan' is no published model: use op"
+    ):
+        jcm.load("openai/gan")
+
+
+def _files():
+    """The addresses in the READMEs of the two releases."""
+    cifar = [
+        f"jcm_checkpoints/{folder}/checkpoints/checkpoint_{number}"
+        for folder, number in (
+            *((f"cd-{metric}", 80) for metric in ("l1", "l2", "lpips")),
+            ("ct-lpips", 74),
+            *(
+                (f"cifar10-continuous-cd-{kind}", 40)
+                for kind in ("l2", "l2-stopgrad", "lpips-stopgrad")
+            ),
+            ("continuous-ct-l2", 80),
+            ("continuous-ct-lpips", 40),
+        )
+    ]
+    large = [
+        name.format(data)
+        for data in ("imagenet64", "bedroom256", "cat256")
+        for name in ("edm_{}_ema", "cd_{}_l2", "cd_{}_lpips", "ct_{}")
+    ]
+    return {
+        "jcm_checkpoints/edm_cifar10_ema",
+        *cifar,
+        *(f"{name}.pt" for name in large),
+    }
+
+
+def test_every_published_file_has_a_name():
+    files = [each.file for each in released.RELEASED.values()]
+    assert len(files) == 22 and set(files) == _files()
+    for name, each in released.RELEASED.items():
+        assert ("/edm-" in name) == (each.kind == "edm")
+        assert not each.sigmas or each.sigmas[0] == 80 and "edm" not in name
+        assert set(each.fid) <= ({35, 79} if "edm" in name else {1, 2})
+
+
+def test_every_name_is_in_the_readme():
+    text = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+    listed: set[str] = set()
+    for line in text.splitlines():
+        if line.startswith("| `openai/"):
+            first, *endings = re.findall(r"`([^`]+)`", line.split("|")[1])
+            listed.add(first)
+            for ending in endings:  # openai/a-b, -c: openai/a-c
+                stem = first if ending.startswith("openai/") else _stem(first)
+                listed.add(ending if stem is first else stem + ending)
+    assert listed == set(released.RELEASED)
+
+
+def _stem(name):
+    return "-".join(name.split("-")[:2])
+
+
+def test_classes_of_imagenet_have_names():
+    names = imagenet.class_names()
+    assert len(names) == len({name.lower() for name in names}) == 1000
+    known = {0: "tench", 207: "golden retriever", 281: "tabby", 999: "toilet tissue"}
+    assert {number: names[number] for number in known} == known
+    assert (names[134], names[517]) == ("crane (bird)", "crane (machine)")
+
+
+def test_labels_of_imagenet_go_by_either_name():
+    names = imagenet.class_names()
+    folders = sorted(imagenet.other_names()[name] for name in names)
+    assert build.label_number("tabby", names) == build.label_number("tabby", folders)
+    assert build.label_number("n02123045", names) == 281
+    assert build.label_number(7, names) == 7
+    with pytest.raises(jcm.JcmError, match=r"'cat' is no class: .* \(1000 in all\)"):
+        build.label_number("cat", names)
