@@ -12,10 +12,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
 def read(
     path: pathlib.Path, size: int, channels: int
 ) -> UInt8[np.ndarray, "size size channels"]:
-    """Reads a picture upright, on white, cut to its central square, resized.
-
-    Of an animation the first frame. Shrinking is by Pillow's box filter (docs/data.md
-    compares other sets); a picture smaller than `size` is enlarged bicubically.
+    """Reads a picture and makes a `square` of it; of an animation the first frame.
 
     Args:
       path: a file that Pillow can decode.
@@ -26,7 +23,23 @@ def read(
       Exception: whatever Pillow raises for a broken file; the kinds are many.
     """
     with Image.open(path) as file:
-        image = upright(file, channels)
+        return square(file, size, channels)
+
+
+def square(
+    image: Image.Image, size: int, channels: int
+) -> UInt8[np.ndarray, "size size channels"]:
+    """A picture upright, on white, cut to its central square, resized.
+
+    Shrinking is by Pillow's box filter (docs/data.md compares other sets); a picture
+    smaller than `size` is enlarged bicubically.
+
+    Args:
+      image: of any mode that Pillow knows.
+      size: height and width of the result.
+      channels: 3 for colour (grey is repeated), 1 for grey (luma of ITU-R 601).
+    """
+    image = upright(image, channels)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.resize(

@@ -1,4 +1,4 @@
-"""Imports go downward, and flax is used by networks alone."""
+"""Imports go downward, and some packages have one user alone."""
 
 import ast
 import pathlib
@@ -39,11 +39,14 @@ _LAYERS = [
         "benchmark",
         "benchmark_scores",
         "benchmark_editing",
+        "demo",
         "__init__",
     },
     {"search"},
     {"main"},
 ]
+# Who alone may import a package.
+_USERS = {"flax": "models", "gradio": "demo"}
 _FILES = sorted(_PACKAGE.rglob("*.py"))
 
 
@@ -68,8 +71,8 @@ def test_imports_go_downward(path):
     for name in _imports(path):
         top, _, rest = name.partition(".")
         assert top not in ("tensorflow", "torch"), name
-        if top == "flax":
-            assert own == "models", f"{path} imports {name}"
+        if top in _USERS:
+            assert own == _USERS[top], f"{path} imports {name}"
         if top == "jcm" and rest:
             imported = rest.split(".")[0]
             assert _layer(imported) <= _layer(own), f"{path} imports {name}"

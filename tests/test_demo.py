@@ -1,0 +1,219 @@
+"""The page: what its buttons do, over HTTP and in a browser."""
+
+import io
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import originals
+import pytest
+from PIL import Image
+
+import jcm
+from jcm.demo.actions import Actions, Common
+from jcm.errors import JcmError
+
+_ADDRESS = re.compile(r"open (http://\S+) in a browser")
+_BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def digits(student):
+    """Actions of a grey model without classes."""
+    return Actions(jcm.load(student[1], batch_size=8))
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """Actions of a colour model."""
+    path = originals.write(tmp_path_factory.mktemp("colours") / "checkpoint")
+    return Actions(jcm.load(path, image_size=16, batch_size=8))
+
+
+@pytest.fixture(scope="module")
+def address(student):
+    """Of the page, served by the command."""
+    command = [sys.executable, "-m", "jcm.demo", f"--load={student[1]}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as served:
+        lines = iter(served.stderr.readline, "")
+        yield next(found[0] for line in lines if (found := _ADDRESS.findall(line)))
+        served.send_signal(signal.SIGINT)
+
+
+def _photo(size=(40, 30)):
+    rng = np.random.default_rng(0)
+    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8))
+
+
+def test_samples_tell_what_they_cost(digits):
+    shown = digits.sample(Common(seed=3, count=5), steps=2)
+    assert "2 network evaluations, from noise 80, 0.5" in shown.line
+    assert [picture.shape for picture in shown.pictures] == [(256, 256, 3)] * 5
+    again = digits.sample(Common(seed=3, count=5), steps=2)
+    assert "compilation" not in again.line
+    np.testing.assert_array_equal(again.pictures, shown.pictures)
+    picture = digits.picture(Common(seed=3))
+    np.testing.assert_array_equal(picture, shown.pictures[0])
+    one = digits.sample(Common(seed=3, count=1), steps=1)
+    assert "1 network evaluation, from noise 80" in one.line
+
+
+def test_steps_beyond_the_config_s_have_levels_of_the_grid(digits):
+    assert digits.sigmas(1) == (80.0,)
+    assert digits.sigmas(2) == digits.model.config.sample.sigmas
+    levels = digits.sigmas(4)
+    assert len(levels) == 4 and levels[0] == 80 and levels[-1] > 0.002
+
+
+def test_a_diffusion_model_is_sampled_alone(teacher):
+    actions = Actions(jcm.load(teacher, batch_size=8))
+    shown = actions.sample(Common(count=2), steps=3)
+    assert len(shown.pictures) == 2 and "5 network evaluations" in shown.line
+
+
+def test_what_is_not_painted_over_stays(digits):
+    given = Image.fromarray(digits.picture(Common()))
+    paint = np.zeros((256, 256, 4), np.uint8)
+    paint[96:160, 96:160] = 255
+    shown = digits.inpaint(Common(count=2), given, Image.fromarray(paint))
+    before, *made = shown.pictures
+    hole = paint[..., 3] > 0
+    for each in made:
+        np.testing.assert_array_equal(each[~hole], np.asarray(given)[~hole])
+        assert (each[hole] != np.asarray(given)[hole]).any()
+    assert (before[hole] == 127).all() and len(made) == 2
+    with pytest.raises(JcmError, match="paint over what is to be made anew"):
+        digits.inpaint(Common(), given, Image.fromarray(np.zeros_like(paint)))
+    with pytest.raises(JcmError, match="name a picture first"):
+        digits.inpaint(Common(), None, None)
+
+
+def test_means_of_patches_stay(digits):
+    given = Image.fromarray(digits.picture(Common()))
+    small, *made = digits.super_resolve(Common(count=2), given, 2).pictures
+    for each in made:
+        means = each.reshape(4, 64, 4, 64, 3).mean(axis=(1, 3))
+        patches = small.reshape(4, 64, 4, 64, 3).mean(axis=(1, 3))
+        # As far as pixels beyond black and white, which are cut, let them.
+        assert np.median(np.abs(means - patches)) < 1
+    with pytest.raises(JcmError, match="a factor of 3 does not divide 8"):
+        digits.super_resolve(Common(), given, 3)
+
+
+def test_colours_keep_their_luma(colours):
+    before, *made = colours.colorize(Common(count=2), _photo()).pictures
+    assert before.shape == (256, 256, 3) and len(made) == 2
+    assert (before == before[..., :1]).all()
+    for each in made:
+        assert (each != each[..., :1]).any()
+        luma = np.asarray(Image.fromarray(each).convert("L"), np.float32)
+        assert np.median(np.abs(luma - before[..., 0])) <= 1
+
+
+def test_strokes_and_the_paper_for_them(digits):
+    paper = digits.paper()
+    assert len(np.unique(paper)) == 1
+    shown = digits.stroke_to_image(Common(count=3), Image.fromarray(paper), 5.38)
+    assert len(shown.pictures) == 4 and "2 network evaluations" in shown.line
+    shown = digits.stroke_to_image(Common(count=1), Image.fromarray(paper), 0.5)
+    assert "1 network evaluation" in shown.line
+
+
+def test_interpolation_is_a_strip(digits):
+    shown = digits.interpolate(Common(seed=0, count=5), 1)
+    (strip,) = shown.pictures
+    assert strip.shape[1] > 4 * strip.shape[0]
+
+
+def test_the_page_answers_over_http(address, tmp_path):
+    from gradio_client import Client, handle_file
+
+    client = Client(address, verbose=False, download_files=str(tmp_path))
+    label = "any class"
+    gallery, line = client.predict(0, 3, label, 1, api_name="/sample")
+    assert len(gallery) == 3 and "1 network evaluation" in line
+    _photo().save(tmp_path / "photo.png")
+    photo = handle_file(tmp_path / "photo.png")
+    gallery, _ = client.predict(0, 2, label, photo, 2, api_name="/super_resolve")
+    assert len(gallery) == 3
+    with Image.open(gallery[1]["image"]) as image:
+        assert image.size == (256, 256)
+    with pytest.raises(Exception, match="name a picture first"):
+        client.predict(0, 2, label, None, 2, api_name="/super_resolve")
+
+
+@pytest.mark.skipif(_BROWSER is None, reason="neither chromium nor google-chrome")
+def test_a_mask_is_drawn_in_a_browser(address):
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=_BROWSER, args=flags)
+        page = browser.new_page(viewport={"width": 1300, "height": 1000})
+        page.set_default_timeout(90_000)
+
+        def press(name):
+            button = page.get_by_role("button", name=name, exact=True)
+            button.locator("visible=true").click()
+
+        def results():
+            made = page.get_by_text("per picture").locator("visible=true")
+            made.wait_for()
+            gallery = page.locator("button.thumbnail-item img:visible")
+            gallery.first.wait_for()
+            return gallery
+
+        page.goto(address)
+        press("Sample")
+        assert results().count() == 4
+
+        page.get_by_role("tab", name="Inpaint").click()
+        canvas = page.locator("canvas:visible").first
+        canvas.wait_for()
+        empty = canvas.screenshot()
+        press("Take a sample")
+        _until(page, lambda: canvas.screenshot() != empty)
+        box = canvas.bounding_box()
+        middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        page.mouse.move(middle[0] - 20, middle[1])
+        page.mouse.down()
+        page.mouse.move(middle[0] + 20, middle[1], steps=8)
+        page.mouse.up()
+        press("Inpaint")
+        assert results().count() == 5
+        source = results().first.get_attribute("src")
+        with Image.open(io.BytesIO(page.request.get(source).body())) as image:
+            before = np.asarray(image)
+        grey = (before == 127).all(axis=-1)
+        assert (
+            0 < grey.mean() < 0.5 and grey[128, 128]
+        )  # the hole is where it was drawn
+        browser.close()
+
+
+def _until(page, happened):
+    for _ in range(100):
+        if happened():
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError("nothing happened within 10 s")
+
+
+def _run(*flags):
+    command = [sys.executable, "-m", "jcm.demo", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+
+def test_no_model_is_one_line():
+    for flags, message in (
+        ([], "name a model: --load="),
+        (["--load=none"], "there is no none: name a workdir"),
+        (["more"], "'more' is not understood"),
+    ):
+        done = _run(*flags)
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith(f"jcm: {message}")
+        assert "Traceback" not in done.stderr
