@@ -53,7 +53,6 @@ def tiny(data_dir):
         with config.unlocked():
             config.data.dir = str(data_dir)
             config.eval.scores = ()
-            config.model.num_res_blocks = 0
             config.model.attn_resolutions = ()
             config.sample.steps = 3
             config.update_from_flattened_dict(changes)

@@ -1,0 +1,52 @@
+"""The notebooks: as they are kept, and run from top to bottom."""
+
+import configparser
+import pathlib
+import re
+
+import nbclient
+import nbformat
+import pytest
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_PATHS = sorted((_ROOT / "notebooks").glob("*.ipynb"))
+
+
+def _address():
+    parser = configparser.ConfigParser()
+    parser.read(_ROOT / "setup.cfg")
+    return parser["metadata"]["url"].removeprefix("https://github.com/")
+
+
+def test_there_are_some_and_the_readme_names_them():
+    readme = (_ROOT / "README.md").read_text()
+    assert len(_PATHS) == 3
+    for path in _PATHS:
+        assert f"github/{_address()}/blob/main/notebooks/{path.name}" in readme
+
+
+@pytest.mark.parametrize("path", _PATHS, ids=lambda path: path.stem)
+def test_a_notebook_is_kept_clean(path):
+    notebook = nbformat.read(path, 4)
+    for cell in notebook.cells:
+        assert not cell.get("outputs") and cell.get("execution_count") is None
+    text = "\n".join(cell.source for cell in notebook.cells)
+    badge = "https://colab.research.google.com/github/"
+    assert f"{badge}{_address()}/blob/main/notebooks/{path.name}" in text
+    places = re.findall(r"github\.com/([\w-]+/\w+)", text)
+    assert places and set(places) == {_address()}
+
+
+@pytest.mark.parametrize("path", _PATHS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("JCM_SMOKE", "1")
+    monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("XLA_FLAGS")  # devices as users have them
+    notebook = nbformat.read(path, 4)
+    place = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=250, resources=place).execute()
+    outputs = [each for cell in notebook.cells for each in cell.get("outputs", [])]
+    pictures = [each for each in outputs if "image/png" in each.get("data", {})]
+    assert len(pictures) >= 4
+    told = "".join(each.get("text", "") for each in outputs)
+    assert "Error" not in told and "jcm: " not in told
