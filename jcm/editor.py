@@ -175,7 +175,8 @@ class Editor:
         Args:
           given: images.
           **options: see the class. `sigmas` begin at the noise that hides what is to
-            be made anew: (5.38, 2.24) by default, lower to stay closer.
+            be made anew: by default (5.38, 2.24), the paper's for 256x256. Lower ones
+            stay closer, and small images need lower ones: about (1, 0.5) at 16x16.
 
         Returns:
           `Edited`.

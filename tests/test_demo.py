@@ -118,8 +118,7 @@ def test_strokes_and_the_paper_for_them(digits):
     assert len(np.unique(paper)) == 1
     shown = digits.stroke_to_image(Common(count=3), Image.fromarray(paper), 5.38)
     assert len(shown.pictures) == 4 and "2 network evaluations" in shown.line
-    shown = digits.stroke_to_image(Common(count=1), Image.fromarray(paper), 0.5)
-    assert "1 network evaluation" in shown.line
+    assert 0.5 < digits.stroke_sigma() < 5.38
 
 
 def test_interpolation_is_a_strip(digits):

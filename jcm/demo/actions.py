@@ -21,6 +21,7 @@ ANY = "any class"
 # Smaller pictures are enlarged to this at least, without smoothing: to see them, and
 # to draw on them.
 _VISIBLE = 256
+_PAPER_SIZE = 256
 # The share of a pixel of the model that must be painted over.
 _PAINTED = 0.05
 
@@ -102,6 +103,15 @@ class Actions:
         colour = 255 if np.mean(made) > 0 else 0
         return np.full((2 * _VISIBLE, 2 * _VISIBLE, 3), colour, np.uint8)
 
+    def stroke_sigma(self) -> float:
+        """Noise to begin with for strokes.
+
+        The paper's level is for 256x256. Of smaller images the same noise hides more,
+        since fewer pixels are averaged by the eye.
+        """
+        first, _ = self.model.edit.sigmas("stroke_to_image")
+        return first * min(1.0, self.size / _PAPER_SIZE) ** 0.5
+
     def inpaint(
         self, common: Common, given: Image.Image | None, painted: Image.Image | None
     ) -> Shown:
@@ -144,8 +154,8 @@ class Actions:
     ) -> Shown:
         """A picture of rough strokes; `sigma` hides what is to be made anew."""
         x = self._given(given)
-        _, least = self.model.edit.sigmas("stroke_to_image")
-        levels = (sigma, least) if sigma > least else (sigma,)
+        first, second = self.model.edit.sigmas("stroke_to_image")
+        levels = (sigma, sigma * second / first)
         return self._edit("stroke_to_image", common, x, before=x, sigmas=levels)
 
     def interpolate(self, common: Common, other: int) -> Shown:

@@ -12,7 +12,7 @@ from jcm.demo.actions import ANY, Actions, Common, Shown
 from jcm.errors import JcmError
 
 # At most; the sliders end there.
-_STEPS, _POINTS, _COUNT = 8, 40, 16
+_STEPS, _POINTS, _COUNT, _SEED = 8, 40, 16, 2**31 - 1
 # What a tab is made of: the text of its button, what that does, and with what.
 _Tab = tuple[str, Callable[..., Shown], list[Any]]
 
@@ -24,7 +24,7 @@ def build(actions: Actions) -> gr.Blocks:
         gr.Markdown(f"# jcm\n{_about(actions)}")
         with gr.Row():
             common = [
-                gr.Number(0, label="Seed", precision=0, minimum=0),
+                gr.Number(0, label="Seed", precision=0, minimum=0, maximum=_SEED),
                 gr.Slider(1, _COUNT, 4, step=1, label="How many"),
                 gr.Dropdown(
                     [ANY, *model.class_names],
@@ -138,11 +138,10 @@ def _strokes(actions: Actions, common: list[Any]) -> _Tab:
     )
     editor = _editor("Draw roughly", paper, brush=brush)
     noise = actions.model.config.noise
-    first, _ = actions.model.edit.sigmas("stroke_to_image")
     sigma = gr.Slider(
         max(0.1, noise.sigma_min),
         min(20.0, noise.sigma_max),
-        first,
+        round(actions.stroke_sigma(), 1),
         label="Noise (less stays closer to the strokes)",
     )
 
@@ -155,7 +154,7 @@ def _strokes(actions: Actions, common: list[Any]) -> _Tab:
 
 def _interpolate(actions: Actions, common: list[Any]) -> _Tab:
     del common
-    other = gr.Number(1, label="To seed", precision=0, minimum=0)
+    other = gr.Number(1, label="To seed", precision=0, minimum=0, maximum=_SEED)
     return "Interpolate", actions.interpolate, [other]
 
 
