@@ -28,6 +28,6 @@ prepare test
 cd "$root"
 if [[ $# == 0 ]]; then
   # loadfile: what the tests of a file share is made once.
-  set -- -n logical --maxprocesses=4 --dist=loadfile
+  set -- -n logical --maxprocesses=4 --dist=loadfile --durations=15
 fi
 exec "$python" -m pytest "$@"
