@@ -97,11 +97,15 @@ class Actions:
         made = self.model.sample(common.seed, 1, labels=self._label(common))
         return _enlarged(images.to_uint8(made))[0]
 
+    def seen(self, given: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+        """A picture of any size as the model will see it, enlarged."""
+        return _enlarged(self._given(given))[0]
+
     def paper(self) -> UInt8[np.ndarray, "h w 3"]:
         """Black or white to draw on, whichever is nearer to corners of samples."""
         made = self.model.sample(0, 8)[:, [0, 0, -1, -1], [0, -1, 0, -1]]
         colour = 255 if np.mean(made) > 0 else 0
-        return np.full((2 * _VISIBLE, 2 * _VISIBLE, 3), colour, np.uint8)
+        return np.full((_VISIBLE, _VISIBLE, 3), colour, np.uint8)
 
     def stroke_sigma(self) -> float:
         """Noise to begin with for strokes.

@@ -100,7 +100,7 @@ def _sample(actions: Actions, common: list[Any]) -> _Tab:
 
 def _inpaint(actions: Actions, common: list[Any]) -> _Tab:
     brush = gr.Brush(default_size=24, colors=["#ff3355"], color_mode="fixed")
-    editor = _editor("Paint over what is to be made anew", brush=brush)
+    editor = _editor(actions, "Paint over what is to be made anew", brush=brush)
     _take(actions, common, editor)
 
     def inpaint(options: Common, drawing: dict[str, Any] | None) -> Shown:
@@ -132,11 +132,11 @@ def _strokes(actions: Actions, common: list[Any]) -> _Tab:
     if actions.channels == 3:
         colours += ["#d62828", "#f4a261", "#ffd60a", "#2a9d3f", "#2176c7", "#7b4fa3"]
     brush = gr.Brush(
-        default_size=64,
+        default_size=24,
         colors=colours,
         default_color="#000000" if paper.mean() > 127 else "#ffffff",
     )
-    editor = _editor("Draw roughly", paper, brush=brush)
+    editor = _editor(actions, "Draw roughly", paper, brush=brush)
     noise = actions.model.config.noise
     sigma = gr.Slider(
         max(0.1, noise.sigma_min),
@@ -170,9 +170,13 @@ def _image() -> gr.Image:
 
 
 def _editor(
-    label: str, value: np.ndarray | None = None, **options: Any
+    actions: Actions, label: str, value: np.ndarray | None = None, **options: Any
 ) -> gr.ImageEditor:
-    return gr.ImageEditor(
+    """A place to draw on; what is dropped there is shown as the model will see it.
+
+    A brush has the same size then, whatever the size of the picture.
+    """
+    editor = gr.ImageEditor(
         value,
         label=label,
         type="pil",
@@ -183,6 +187,13 @@ def _editor(
         height=440,
         **options,
     )
+
+    def fit(drawing: dict[str, Any] | None) -> Any:
+        given = (drawing or {}).get("background")
+        return gr.skip() if given is None else actions.seen(given)
+
+    editor.upload(fit, editor, editor, api_visibility="private", show_progress="hidden")
+    return editor
 
 
 def _over(layers: list[Image.Image]) -> Image.Image | None:
