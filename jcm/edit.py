@@ -1,20 +1,22 @@
 """Editing of picture files: `--mode=edit`."""
 
+import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
 import tqdm
 from absl import logging
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
-from jcm import files, grids, model, pictures
+from jcm import build, files, grids, model, pictures
 from jcm.editor import Edited
 from jcm.errors import JcmError
 
@@ -30,6 +32,7 @@ TASKS = (
 )
 # Pictures shown before and after.
 _SHOWN = 16
+_SUMMARY = "before_after"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +43,12 @@ class Request:
       task: one of `TASKS`.
       input: a picture or a folder of pictures; not for "interpolate".
       output: folder for the results, new or empty.
-      mask: "inpaint": a picture, white where anything may be.
+      mask: "inpaint": a picture, white where anything may be, square or shaped like
+        the input. Of the model's size it may be soft; of another it is black or white.
       factor: "super_resolve" and "outpaint": how many times the input's height and
         width the result has.
-      sigmas: noise levels of the steps; empty for those of the paper.
+      sigmas: noise levels of the steps; empty for those of the paper. "denoise": the
+        level of the noise; empty estimates it of each picture.
       variants: results for each picture.
       seeds: "interpolate": of the images on the way.
     """
@@ -73,66 +78,105 @@ def edit(config: ConfigDict, workdir: str | os.PathLike, request: Request) -> No
       JcmError: for pictures, masks or settings that do not fit, and for an output
         folder with files in it.
     """
+    _check(request)
+    output = files.new_folder(pathlib.Path(request.output).expanduser())
+    trained = model.of_config(config, workdir)
+    if request.task == "interpolate":
+        _interpolate(trained, request, config, output)
+        return
+    paths = _paths(request.input)
+    stems = _stems(paths)
+    labels = build.sample_labels(
+        config, trained.denoiser, trained.class_names, len(paths)
+    )
+    call = _call(trained, request)
+    # A batch of results at a time, each written as soon as it is there.
+    size = max(1, config.sample.batch_size // request.variants)
+    levels = request.sigmas or trained.edit.sigmas(request.task)
+    steps = 1 if request.task == "denoise" else len(levels)
+    before, after, nfe = [], [], 0
+    with tqdm.tqdm(
+        total=len(paths) * request.variants * steps,
+        desc=request.task,
+        unit="evaluation",
+    ) as progress:
+        for start in range(0, len(paths), size):
+            part = slice(start, start + size)
+            given = _given(trained, request, paths[part])
+            options: dict[str, Any] = {"labels": labels and labels[part]}
+            if request.task == "denoise":
+                options["sigma"] = request.sigmas or None
+            else:
+                options |= {
+                    "sigmas": levels,
+                    "seed": config.sample.seed,
+                    "variants": request.variants,
+                    "first": start * request.variants,
+                    "visit": lambda clean: progress.update(len(clean)),
+                }
+            made = call(given, **options)
+            if request.task == "denoise":
+                progress.update(len(given))
+            names = [
+                f"{stem}_{j}" if request.variants > 1 else stem
+                for stem in stems[part]
+                for j in range(request.variants)
+            ]
+            _write(output, names, made.pixels)
+            nfe = made.nfe
+            before += list(given[: _SHOWN - len(before)])
+            after += list(made.pixels[:: request.variants][: _SHOWN - len(after)])
+    panels = {
+        "before": grids.grid(np.stack(before)),
+        f"after, {nfe} evaluations": grids.grid(np.stack(after)),
+    }
+    _finish(output, panels, len(paths) * request.variants)
+
+
+def _check(request: Request) -> None:
+    """Refuses what no task, or not this one, can use."""
     if request.task not in TASKS:
         raise JcmError(f"--edit.task={request.task!r}: use one of {', '.join(TASKS)}")
     if not request.output:
         raise JcmError("name a folder for the results: --edit.output=out")
-    output = files.new_folder(request.output)
-    trained = model.of_config(config, workdir)
-    if request.task == "interpolate":
-        label, *_ = (*config.sample.labels, None)
-        count = config.sample.num_images
-        pixels = trained.edit.interpolate(request.seeds, count, label).pixels
-        panels = {"interpolation": grids.grid(pixels, columns=count)}
-        names = [f"{i:03d}" for i in range(len(pixels))]
-    else:
-        paths = _paths(request.input)
-        given = _given(trained, request, paths)
-        made = _run(trained, request, config, given)
-        pixels = made.pixels
-        names = [
-            f"{stem}_{j}" if request.variants > 1 else stem
-            for stem in _stems(paths)
-            for j in range(request.variants)
-        ]
-        shown = slice(_SHOWN)
-        panels = {
-            "before": grids.grid(given[shown]),
-            f"after, {made.nfe} evaluations": grids.grid(
-                pixels[:: request.variants][shown]
-            ),
-        }
+    single = request.task in ("denoise", "interpolate")
+    if single and request.variants != 1:
+        raise JcmError(f"--edit.task={request.task} has no --edit.variants: drop it")
+    if request.task == "denoise" and len(request.sigmas) > 1:
+        raise JcmError("denoising takes the one level of the noise: --edit.sigmas=0.5")
+    if request.mask and request.task != "inpaint":
+        raise JcmError(f"--edit.task={request.task} has no --edit.mask: drop it")
+
+
+def _interpolate(
+    trained: model.Model, request: Request, config: ConfigDict, output: pathlib.Path
+) -> None:
+    count = config.sample.num_images
+    options: dict[str, Any] = {"seed": config.sample.seed}
+    if config.sample.labels:
+        options["labels"] = config.sample.labels[0]
+    if request.sigmas:
+        options["sigmas"] = request.sigmas
+    pixels = trained.edit.interpolate(request.seeds, count, **options).pixels
+    _write(output, [f"{i:03d}" for i in range(len(pixels))], pixels)
+    panels = {"interpolation": grids.grid(pixels, columns=count)}
+    _finish(output, panels, len(pixels))
+
+
+def _write(
+    output: pathlib.Path, names: list[str], pixels: UInt8[np.ndarray, "n h w c"]
+) -> None:
+    """One PNG for each result, by process 0."""
     if jax.process_index() == 0:
         for name, image in zip(names, pixels, strict=True):
             colour = np.broadcast_to(image, (*image.shape[:2], 3))
             grids.save_png(output / f"{name}.png", np.ascontiguousarray(colour))
-        grids.save_png(output / "before_after.png", grids.captioned(panels))
-        logging.info("wrote %d pictures to %s", len(pixels), output)
 
 
-def _run(
-    trained: model.Model,
-    request: Request,
-    config: ConfigDict,
-    given: UInt8[np.ndarray, "n h w c"],
-) -> Edited:
-    """All pictures; a bar shows the steps."""
-    labels = list(config.sample.labels) or None
-    if labels:
-        labels = [labels[i % len(labels)] for i in range(len(given))]
-    if request.task == "denoise":
-        return trained.edit.denoise(given, labels=labels)
-    sigmas = request.sigmas or trained.edit.sigmas(request.task)
-    steps = len(given) * request.variants * len(sigmas)
-    with tqdm.tqdm(total=steps, desc=request.task, unit="evaluation") as progress:
-        return _call(trained, request)(
-            given,
-            sigmas=sigmas,
-            seed=config.sample.seed,
-            variants=request.variants,
-            labels=labels,
-            visit=lambda clean: progress.update(len(clean)),
-        )
+def _finish(output: pathlib.Path, panels: dict[str, np.ndarray], count: int) -> None:
+    if jax.process_index() == 0:
+        grids.save_png(output / f"{_SUMMARY}.png", grids.captioned(panels))
+        logging.info("wrote %d pictures to %s", count, output)
 
 
 def _call(trained: model.Model, request: Request) -> Callable[..., Edited]:
@@ -141,14 +185,32 @@ def _call(trained: model.Model, request: Request) -> Callable[..., Edited]:
     if request.task == "inpaint":
         if not request.mask:
             raise JcmError("inpainting needs a mask: --edit.mask=mask.png")
-        arch = trained.denoiser.network.arch
-        mask = _read(pathlib.Path(request.mask), arch.image_size, 1)[..., 0] / 255
-        return functools.partial(routine, mask=mask)
+        size = trained.denoiser.network.arch.image_size
+        return functools.partial(routine, mask=_mask(request, size))
     if request.task == "outpaint":
         size = trained.denoiser.network.arch.image_size
         begin = (size - size // request.factor) // 2
         return functools.partial(routine, top=begin, left=begin)
     return routine
+
+
+def _mask(request: Request, size: int) -> Float[np.ndarray, "size size"]:
+    """The mask of all pictures, whose shapes it must have if it is not square."""
+    path = pathlib.Path(request.mask).expanduser()
+    free = _read(path, size, 1)[..., 0] / 255
+    with Image.open(path) as file:
+        width, height = file.size
+        if file.has_transparency_data:
+            raise JcmError(f"{path} has transparency: a mask is black and white")
+    if width != height:
+        for each in _paths(request.input):
+            other = _size(each)
+            if abs(other[0] / other[1] - width / height) > 0.02:
+                raise JcmError(
+                    f"{path} of {width}x{height} is shaped unlike {each} of"
+                    f" {other[0]}x{other[1]}: use one alike, or a square for the middle"
+                )
+    return free if (width, height) == (size, size) else np.round(free)
 
 
 def _given(
@@ -167,16 +229,9 @@ def _given(
 
 
 def _read(path: pathlib.Path, size: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    try:
-        with Image.open(path) as file:
-            mode, width, height = file.mode, *file.size
-        image = pictures.read(path, size, channels)
-    # Pillow's decoders raise a dozen kinds of exception for broken files.
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise JcmError(
-            f"cannot read {path} ({reason}): name a sound picture"
-        ) from error
+    with _opened(path) as file:
+        mode, (width, height) = file.mode, file.size
+        image = pictures.square(file, size, channels)
     wanted = ("RGB" if channels == 3 else "L", size, size)
     if (mode, width, height) != wanted:
         logging.info(
@@ -185,6 +240,25 @@ def _read(path: pathlib.Path, size: int, channels: int) -> UInt8[np.ndarray, "h 
             *wanted,
         )
     return image
+
+
+def _size(path: pathlib.Path) -> tuple[int, int]:
+    """Width and height."""
+    with _opened(path) as file:
+        return file.size
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as file:
+            yield file
+    # Pillow's decoders raise a dozen kinds of exception for broken files.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise JcmError(
+            f"cannot read {path} ({reason}): name a sound picture"
+        ) from error
 
 
 def _paths(place: str) -> list[pathlib.Path]:
@@ -201,6 +275,7 @@ def _paths(place: str) -> list[pathlib.Path]:
 
 
 def _stems(paths: list[pathlib.Path]) -> list[str]:
-    """Names of the results; whole names where two differ in their suffix alone."""
+    """Names of the results; whole names where stems are not enough."""
     stems = [path.stem for path in paths]
-    return stems if len(set(stems)) == len(stems) else [path.name for path in paths]
+    enough = len(set(stems)) == len(stems) and _SUMMARY not in stems
+    return stems if enough else [path.name for path in paths]

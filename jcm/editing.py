@@ -80,6 +80,8 @@ class Patches:
     def _change(self, how: str, x: Array) -> Array:
         batch, height, width, channels = x.shape
         p = self.factor
+        if height % p or width % p:
+            raise JcmError(f"patches of {p}x{p} do not divide {width}x{height}")
         patches = x.reshape(batch, height // p, p, width // p, p, channels)
         basis = _basis((1.0,) * p**2).reshape(p, p, p, p)
         return jnp.einsum(how, patches, basis, precision="highest").reshape(x.shape)
@@ -179,8 +181,9 @@ def slerp(
 def noise_level(images: Float[AnyArray, "n h w c"]) -> Float[np.ndarray, " n"]:
     """The standard deviation of white noise in images, by the median of fine details.
 
-    Donoho and Johnstone 1994: the diagonal differences of 2x2 pixels hold little of a
-    picture and all of its noise.
+    Donoho and Johnstone 1994: the diagonal differences of 2x2 pixels hold all of the
+    noise and little of a picture, if that is large; of one that is itself made of
+    pixels they hold enough to find too much noise.
     """
     x = np.asarray(images, np.float64)
     details = (x[:, :-1, :-1] - x[:, :-1, 1:] - x[:, 1:, :-1] + x[:, 1:, 1:]) / 2

@@ -20,7 +20,7 @@ from jcm import build, editing, images, inputs
 from jcm.editing import Colours, Known, Patches, Pixels
 from jcm.errors import JcmError
 from jcm.images import AnyArray
-from jcm.inputs import Pictures
+from jcm.inputs import Pictures, as_key
 from jcm.sampling import Schedule
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Edited:
 class Editor:
     """The edits that a consistency model can do.
 
-    Options that all have:
+    Options, of which `denoise` takes labels and trajectory alone:
       seed: a JAX key or an integer.
       variants: results for each image, from different noise.
       sigmas: noise levels of the steps, descending; by default those of the paper.
@@ -68,6 +68,7 @@ class Editor:
       trajectory: keep the clean images after each step.
       visit: called with the clean images of each batch after each step.
       noisy: add the first noise; the notebook of the original code did not.
+      first: number of the first result, for a part of a larger set.
 
     All raise JcmError for images, masks, noise levels or labels that do not fit.
     """
@@ -215,8 +216,9 @@ class Editor:
     def denoise(
         self,
         given: Pictures,
-        sigma: float | Float[AnyArray, " n"] | None = None,
+        sigma: float | Sequence[float] | Float[AnyArray, " n"] | None = None,
         labels: Labels = None,
+        trajectory: bool = False,
     ) -> Edited:
         """Clean images behind noisy ones, f(x, sigma), in one evaluation.
 
@@ -225,13 +227,16 @@ class Editor:
           sigma: the noise level, of all or of each; None estimates it of each by
             `editing.noise_level`.
           labels: see the class.
+          trajectory: see the class; the one step is the result.
 
         Returns:
           `Edited`.
         """
-        x = self._images(given)
+        x = self._images(given, noisy=True)
         noise = self._model.config.noise
         levels = editing.noise_level(x) if sigma is None else np.asarray(sigma)
+        if levels.shape not in ((), (1,), (len(x),)):
+            raise JcmError(f"{levels.size} noise levels for {len(x)} images")
         levels = np.broadcast_to(levels, len(x)).astype(np.float32)
         if sigma is None:
             levels = np.clip(levels, noise.sigma_min, noise.sigma_max)
@@ -248,51 +253,52 @@ class Editor:
             )
         numbers = self._labels(labels, len(x))
         numbers = None if numbers is None else np.asarray(numbers)
-        found = self._model.denoise(x, levels, numbers)
-        return Edited(np.clip(np.asarray(found), -1, 1), nfe=1)
+        found = np.clip(self._model.denoise(x, levels, numbers), -1, 1)
+        return Edited(found, nfe=1, trajectory=(found,) if trajectory else ())
 
     def interpolate(
         self,
         seeds: Sequence[int],
         count: int = 8,
-        labels: Labels = None,
+        **options: Any,
     ) -> Edited:
         """A way through the images of several seeds, by spherical interpolation.
 
         Args:
           seeds: of two images or more.
           count: images of the way from each to the next, with both.
-          labels: see the class; one class keeps the way within it.
+          **options: see the class. By default in one step; without labels the way
+            stays within the first class.
 
         Returns:
-          `Edited`, with (len(seeds) - 1) (count - 1) + 1 images in one step each.
+          `Edited`, with (len(seeds) - 1) (count - 1) + 1 images.
         """
         if len(seeds) < 2 or count < 2:
             raise JcmError("interpolation needs two seeds and two images at least")
         shape = (self._size, self._size, self._channels)
-        noises = [jax.random.normal(jax.random.key(seed), shape) for seed in seeds]
+        noises = [jax.random.normal(as_key(seed), shape) for seed in seeds]
         way = [
             editing.slerp(a, b, i / (count - 1))
             for a, b in zip(noises, noises[1:], strict=False)
             for i in range(count - 1)
         ]
-        return self.between(jnp.stack([*way, noises[-1]]), labels)
+        if self._model.denoiser.network.arch.num_classes:
+            options = {"labels": 0, **options}
+        return self.between(jnp.stack([*way, noises[-1]]), **options)
 
-    def between(
-        self, noises: Float[AnyArray, "n h w c"], labels: Labels = None
-    ) -> Edited:
-        """Images of given noise, in one step.
+    def between(self, noises: Float[AnyArray, "n h w c"], **options: Any) -> Edited:
+        """Images of given noise.
 
         Args:
           noises: standard normal, such as `editing.slerp` mixes them.
-          labels: see the class.
+          **options: see the class; by default in one step.
 
         Returns:
           `Edited`.
         """
-        sigmas = self.sigmas("interpolate")
-        origin = np.float32(sigmas[0]) * np.asarray(noises, np.float32)
-        return self._edit(None, origin, sigmas=sigmas, labels=labels, noisy=False)
+        options = {"sigmas": self.sigmas("interpolate"), **options, "noisy": False}
+        origin = np.float32(options["sigmas"][0]) * np.asarray(noises, np.float32)
+        return self._edit(None, origin, **options)
 
     def run(
         self,
@@ -311,6 +317,13 @@ class Editor:
         Returns:
           `Edited`.
         """
+        shape = (self._size, self._size, self._channels)
+        for what in (known.values, known.free, origin):
+            if what is not None and np.shape(what)[1:] != shape:
+                raise JcmError(
+                    f"arrays of shape {np.shape(what)}: the model takes (n,"
+                    f" {', '.join(map(str, shape))})"
+                )
         return self._edit(known, origin, **options)
 
     def _edit(
@@ -325,6 +338,7 @@ class Editor:
         trajectory: bool = False,
         visit: Callable[[Float[np.ndarray, "b h w c"]], Any] | None = None,
         noisy: bool = True,
+        first: int = 0,
     ) -> Edited:
         model, noise = self._model, self._model.config.noise
         if sigmas is None:
@@ -352,8 +366,8 @@ class Editor:
 
         made = model.sampler(
             model.params,
-            seed if isinstance(seed, jax.Array) else jax.random.key(seed),
-            range(len(origin)),
+            as_key(seed),
+            range(first, first + len(origin)),
             schedule,
             numbers,
             origin=origin,
@@ -375,10 +389,12 @@ class Editor:
             return build.sample_labels(model.config, model.denoiser, names, count)
         if isinstance(labels, int | str):
             labels = [labels] * count
+        if len(labels) != count:
+            raise JcmError(f"{len(labels)} labels for {count} images: give one each")
         return [build.label_number(label, names) for label in labels]
 
     def _images(
-        self, given: Pictures, any_size: bool = False
+        self, given: Pictures, any_size: bool = False, noisy: bool = False
     ) -> Float[np.ndarray, "n h w c"]:
         size = None if any_size else self._size
-        return inputs.as_images(given, self._channels, size)
+        return inputs.as_images(given, self._channels, size, noisy=noisy)

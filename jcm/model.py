@@ -22,6 +22,7 @@ from jcm.denoiser import Denoiser
 from jcm.editor import Editor
 from jcm.errors import JcmError
 from jcm.images import AnyArray
+from jcm.inputs import as_key
 from jcm.models import Params
 from jcm.pretrained import card, checkpoint, folder, released, tensors
 from jcm.sampling import Sampler, Schedule, check_labels, ode_schedule
@@ -133,7 +134,7 @@ class Model:
         Raises:
           JcmError: for noise levels or labels that do not fit the model.
         """
-        key = key if isinstance(key, jax.Array) else jax.random.key(key)
+        key = as_key(key)
         schedule = build.sampling_schedules(self.config, self.denoiser)[-1]
         if self.kind == "consistency":
             if steps is not None or solver is not None:

@@ -3,7 +3,7 @@
 import pathlib
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageOps
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
@@ -58,11 +58,21 @@ def upright(image: Image.Image, channels: int) -> Image.Image:
       channels: 3 for colour (grey is repeated), 1 for grey (luma of ITU-R 601).
     """
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        # 16 bits of grey, which Pillow would clip to 8 rather than scale.
-        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.mode[0] in "IF":
+        image = Image.fromarray(_eight_bits(np.asarray(image), image.mode))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB" if channels == 3 else "L")
+
+
+def _eight_bits(x: Shaped[np.ndarray, "h w"], mode: str) -> UInt8[np.ndarray, "h w"]:
+    """More bits of grey, which Pillow would clip rather than scale.
+
+    Modes without a fixed range, I and F, are taken for 16 bits, 8, or fractions by
+    their largest value.
+    """
+    largest = 65535 if mode.startswith("I;16") else x.max()
+    scale = 1 / 257 if largest > 255 else 255 if mode == "F" and largest <= 1 else 1
+    return np.clip(np.rint(x * scale), 0, 255).astype(np.uint8)

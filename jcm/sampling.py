@@ -23,6 +23,7 @@ from jcm import sharding as sharding_lib
 from jcm.denoiser import Denoiser
 from jcm.errors import JcmError
 from jcm.images import AnyArray
+from jcm.inputs import as_key
 from jcm.models import Params
 
 
@@ -164,8 +165,8 @@ class Sampler:
 
         Args:
           model: f or D.
-          batch_size: images at a time over this process's devices; rounded up to a
-            multiple of them.
+          batch_size: images at a time over this process's devices, at most; rounded
+            up to a multiple of them.
           sharding: how to split a global batch; None for pmap.
         """
         self.model = model
@@ -217,15 +218,16 @@ class Sampler:
           JcmError: for labels where the model has no classes, and the reverse.
         """
         indices = np.asarray(indices, np.uint32)
+        batch_size = self._batch_size(len(indices))
         if self._sharding is None:
             # Once here, or every step would copy them to every device.
             params = jax.device_put(sharding_lib.local(params), self._everywhere)
         labels = check_labels(self.model, labels, len(indices))
         made = []
-        for start in range(0, len(indices), self.batch_size):
-            chunk = slice(start, start + self.batch_size)
+        for start in range(0, len(indices), batch_size):
+            chunk = slice(start, start + batch_size)
             size = len(indices[chunk])
-            padding = (0, self.batch_size - size)
+            padding = (0, batch_size - size)
             keys = jax.vmap(functools.partial(jax.random.fold_in, key))(
                 np.pad(indices[chunk], padding)
             )
@@ -242,6 +244,11 @@ class Sampler:
                     visit(self._join(clean)[:size])
             made.append(self._join(x)[:size])
         return np.concatenate(made)
+
+    def _batch_size(self, count: int) -> int:
+        """Of a call: a few images need no full batch; powers of two compile rarely."""
+        few = 1 << max(count - 1, 0).bit_length()
+        return min(self.batch_size, -(-few // self._devices) * self._devices)
 
     def pixels(
         self,
@@ -264,7 +271,7 @@ class Sampler:
         mine = (jax.process_index() * share + np.arange(share)) % max(count, 1)
         made = self(
             params,
-            jax.random.key(seed),
+            as_key(seed),
             [indices[i] for i in mine],
             schedule,
             None if labels is None else [labels[i] for i in mine],

@@ -87,7 +87,7 @@ def test_what_is_not_painted_over_stays(digits):
     assert (before[hole] == 127).all() and len(made) == 2
     with pytest.raises(JcmError, match="paint over what is to be made anew"):
         digits.inpaint(Common(), given, Image.fromarray(np.zeros_like(paint)))
-    with pytest.raises(JcmError, match="name a picture first"):
+    with pytest.raises(JcmError, match="there is no picture yet: drop"):
         digits.inpaint(Common(), None, None)
 
 
@@ -140,8 +140,10 @@ def test_the_page_answers_over_http(address, tmp_path):
     assert len(gallery) == 3
     with Image.open(gallery[1]["image"]) as image:
         assert image.size == (256, 256)
-    with pytest.raises(Exception, match="name a picture first"):
+    with pytest.raises(Exception, match="there is no picture yet"):
         client.predict(0, 2, label, None, 2, api_name="/super_resolve")
+    with pytest.raises(Exception, match="To seed: a number is missing"):
+        client.predict(0, 2, label, None, api_name="/interpolate")
 
 
 @pytest.mark.skipif(_BROWSER is None, reason="neither chromium nor google-chrome")

@@ -72,6 +72,39 @@ def test_each_task_writes_its_results(student, files, tmp_path, task, options, c
     assert _pixels(place / "before_after.png").shape[2] == 3
 
 
+def test_a_folder_in_parts_is_the_folder_at_once(student, tmp_path):
+    config, workdir = student
+    for i in range(5):
+        folders.save(tmp_path / "in" / f"{i}.png", i, (8, 8))
+    (tmp_path / "in" / "4.png").rename(tmp_path / "in" / "before_after.png")
+    results = []
+    for batch_size in (16, 4):
+        config = config.copy_and_resolve_references()
+        config.sample.batch_size = batch_size
+        place = tmp_path / f"by_{batch_size}"
+        request = Request("variations", str(tmp_path / "in"), str(place), variants=2)
+        edit(config, workdir, request)
+        assert len(list(place.iterdir())) == 5 * 2 + 1
+        results.append([_pixels(path) for path in sorted(place.glob("*.png_?.png"))])
+    for a, b in zip(*results, strict=True):
+        assert np.abs(a.astype(int) - b).max() <= 1
+    assert len(results[0]) == 10
+
+
+def test_the_level_of_the_noise_may_be_known(student, files, tmp_path):
+    config, workdir = student
+    made = []
+    for sigmas in ((), (0.5,), (3.0,)):
+        place = tmp_path / f"out{len(made)}"
+        edit(
+            config,
+            workdir,
+            Request("denoise", str(files / "in"), str(place), sigmas=sigmas),
+        )
+        made.append(_pixels(place / "b.png").astype(int))
+    assert np.abs(made[1] - made[2]).max() > 10
+
+
 def test_interpolation_needs_no_picture(student, tmp_path):
     config, workdir = student
     config = config.copy_and_resolve_references()
@@ -89,9 +122,23 @@ def test_interpolation_needs_no_picture(student, tmp_path):
         ({"input": "none.png"}, "cannot read none.png .*: name a sound picture"),
         ({"input": "EMPTY"}, "no pictures in .*: name another folder"),
         ({"mask": ""}, "inpainting needs a mask: --edit.mask=mask.png"),
-        ({"task": "super_resolve", "factor": 3}, "--edit.factor=3 must be at least 2"),
-        ({"task": "outpaint", "factor": 1}, "--edit.factor=1 must be at least 2"),
+        (
+            {"task": "super_resolve", "mask": "", "factor": 3},
+            "--edit.factor=3 must be at least 2",
+        ),
+        (
+            {"task": "outpaint", "mask": "", "factor": 1},
+            "--edit.factor=1 must be at least 2",
+        ),
         ({"sigmas": (1.0, 80.0)}, "must descend"),
+        ({"mask": "WIDE"}, "wide.png of 16x8 is shaped unlike .*a.png of 30x20: use"),
+        ({"mask": "CLEAR"}, "clear.png has transparency: a mask is black and white"),
+        ({"task": "variations"}, "--edit.task=variations has no --edit.mask: drop it"),
+        ({"task": "denoise", "mask": "", "variants": 2}, "denoise has no --edit.varia"),
+        (
+            {"task": "denoise", "mask": "", "sigmas": (1.0, 0.5)},
+            "the one level of the noise",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused(student, files, tmp_path, changes, message):
@@ -106,6 +153,12 @@ def test_what_cannot_be_done_is_refused(student, files, tmp_path, changes, messa
     }
     if fields["input"] == "EMPTY":
         fields["input"] = str(tmp_path / "empty")
+    if fields["mask"] == "WIDE":
+        fields["mask"] = str(tmp_path / "wide.png")
+        Image.new("L", (16, 8), 255).save(fields["mask"])
+    if fields["mask"] == "CLEAR":
+        fields["mask"] = str(tmp_path / "clear.png")
+        Image.new("RGBA", (8, 8)).save(fields["mask"])
     with pytest.raises(JcmError, match=message):
         edit(config, workdir, Request(**fields))
     assert not (tmp_path / "out").exists()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import jcm
-from jcm import editing, model, precond, sampling
+from jcm import build, editing, losses, model, precond, sampling
 from jcm.denoiser import Denoiser
 from jcm.editing import Colours, Patches, Pixels
 from jcm.schedules import KarrasGrid
@@ -153,16 +153,35 @@ def test_an_image_depends_on_its_number_and_seed_alone(digits):
     assert np.abs(other - all_at_once).max() > 1e-3
 
 
-def test_soft_masks_and_trajectories(digits):
+def test_a_soft_mask_mixes_after_each_step(digits):
+    found, images = digits
+    x = jcm.to_float(images)
+    free = np.random.default_rng(1).uniform(size=(8, 8)).astype(np.float32)
+    made = found.edit.inpaint(images, free, sigmas=(3.0, 1.0), trajectory=True)
+    # The first step by hand: what is known with zeros for the rest, and noise.
+    known = x * (1 - free[..., None])
+    noisy = found.edit.variations(known, sigma=3.0, trajectory=True)
+    clean = np.clip(noisy.images, -1, 1)
+    first = known + clean * free[..., None]
+    np.testing.assert_allclose(made.trajectory[0], first, atol=1e-5)
+    np.testing.assert_array_equal(made.trajectory[1], made.images)
+    assert np.abs(made.trajectory[1] - made.trajectory[0]).max() > 0.01
+
+
+def test_trajectories_have_every_image_of_every_batch(digits):
     found, images = digits
     images = np.repeat(images, 4, axis=0)  # more than one batch
-    made = found.edit.inpaint(images, np.full((8, 8), 0.5), trajectory=True, **_FEW)
+    mask = np.full((8, 8), 0.5)
+    made = found.edit.inpaint(images, mask, trajectory=True, **_FEW)
     assert [len(step) for step in made.trajectory] == [12, 12, 12]
-    np.testing.assert_array_equal(made.trajectory[-1], made.images)
-    x = found.denoise(
-        *(np.float32(v) for v in (jcm.to_float(images), np.full(12, 80.0)))
-    )
-    assert x.shape == made.images.shape
+    one = found.edit.inpaint(images, mask, sigmas=_FEW["sigmas"][:1]).images
+    np.testing.assert_allclose(made.trajectory[0], one, atol=1e-5)
+    # In parts, each number its own noise.
+    parts = [
+        found.edit.inpaint(images[i : i + 5], mask, first=i, **_FEW).images
+        for i in (0, 5, 10)
+    ]
+    np.testing.assert_allclose(np.concatenate(parts), made.images, atol=1e-5)
 
 
 def test_luma_stays(colours):
@@ -191,22 +210,81 @@ def test_outpainting_keeps_what_is_inside(digits):
         found.edit.outpaint(images[:, :4, :5], top=5)
 
 
-def test_strokes_variations_denoising_and_interpolation(digits):
+def test_strokes_and_variations_begin_at_the_levels_of_the_paper(digits):
     found, images = digits
     x = jcm.to_float(images)
-    made = found.edit.stroke_to_image(images)
-    assert made.nfe == 2 and made.images.shape == x.shape
+    for made, levels in (
+        (found.edit.stroke_to_image(images), (5.38, 2.24)),
+        (found.edit.variations(images), (2.0,)),
+    ):
+        want = found.edit.stroke_to_image(images, sigmas=levels)
+        np.testing.assert_array_equal(made.images, want.images)
+        assert made.nfe == len(levels)
     close = found.edit.variations(images, sigma=0.01).images
     assert np.abs(close - x).max() < 0.2
-    clean = found.edit.denoise(x, sigma=0.5)
-    np.testing.assert_allclose(
-        clean.images, np.clip(found.denoise(x, np.full(3, 0.5)), -1, 1), atol=1e-6
-    )
-    assert found.edit.denoise(x).nfe == 1
-    way = found.edit.interpolate((1, 2, 3), count=4).images
-    assert way.shape == (7, 8, 8, 1)
-    ends = found.edit.interpolate((1, 3), count=2).images
-    np.testing.assert_allclose(way[[0, -1]], ends, atol=1e-6)
+
+
+def test_denoising_is_one_evaluation(digits):
+    found, images = digits
+    noise = np.random.default_rng(0).standard_normal(images.shape)
+    x = (jcm.to_float(images) + 4 * noise).astype(np.float32)
+    levels = editing.noise_level(x).astype(np.float32)
+    for made, sigma in (
+        (found.edit.denoise(x, sigma=0.5, trajectory=True), np.full(3, 0.5)),
+        (found.edit.denoise(x, sigma=(0.1, 0.5, 2.0)), np.float32([0.1, 0.5, 2.0])),
+        (found.edit.denoise(x), levels),
+    ):
+        want = np.clip(found.denoise(x, sigma), -1, 1)
+        np.testing.assert_allclose(made.images, want, atol=1e-6)
+        assert made.nfe == 1
+        assert not made.trajectory or made.trajectory[0] is made.images
+
+
+def test_a_way_leads_through_the_images_of_seeds(digits):
+    found, _ = digits
+    way = found.edit.interpolate((1, 2, 3), count=3, trajectory=True)
+    assert way.images.shape == (5, 8, 8, 1) and len(way.trajectory) == way.nfe == 1
+    a, b, c = (jax.random.normal(jax.random.key(seed), (8, 8, 1)) for seed in (1, 2, 3))
+    points = [a, editing.slerp(a, b, 0.5), b, editing.slerp(b, c, 0.5), c]
+    start = np.float32(80.0) * np.stack(points)
+    want = np.clip(found.denoise(start, np.full(5, 80.0)), -1, 1)
+    np.testing.assert_allclose(way.images, want, atol=1e-5)
+    assert found.edit.interpolate((1, 2), sigmas=(80.0, 0.5)).nfe == 2
+
+
+@pytest.fixture(scope="module")
+def classes(tiny):
+    """A random class-conditional model, whose labels matter."""
+    config = tiny("digits_cd", **{"model.class_conditional": True, "sample.labels": ()})
+    network = build.network(config, 10)
+    leaves, tree = jax.tree.flatten(network.init(jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    leaves = [
+        leaf + 0.2 * jax.random.normal(key, leaf.shape)
+        for leaf, key in zip(leaves, keys, strict=True)
+    ]
+    names = [str(i) for i in range(10)]
+    denoiser = losses.denoiser(config, network)
+    return model.Model(denoiser, tree.unflatten(leaves), config, names, batch_size=8)
+
+
+def test_labels_go_with_their_images(classes):
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    options = {"sigma": 5.0, "variants": 2}
+    made = classes.edit.variations(images, labels=[3, "4"], **options).images
+    for label, mine in ((3, slice(0, 2)), (4, slice(2, 4))):
+        alike = classes.edit.variations(images, labels=label, **options).images
+        np.testing.assert_allclose(made[mine], alike[mine], atol=1e-5)
+        assert np.abs(made - alike)[2 - mine.start : 4 - mine.start].max() > 1e-3
+    with pytest.raises(jcm.JcmError, match="3 labels for 2 images: give one each"):
+        classes.edit.variations(images, labels=[1, 2, 3])
+
+
+def test_a_way_stays_within_one_class(classes):
+    way = classes.edit.interpolate((1, 1), count=3)
+    np.testing.assert_allclose(way.images[1:], way.images[:2], atol=1e-5)
+    other = classes.edit.interpolate((1, 1), count=3, labels=7)
+    assert np.abs(other.images - way.images).max() > 1e-3
 
 
 def test_any_kind_of_image_is_taken(digits, colours, caplog):
@@ -220,12 +298,17 @@ def test_any_kind_of_image_is_taken(digits, colours, caplog):
         [Image.fromarray(images[0, ..., 0]).convert("RGB")],
         [Image.fromarray(images[0, ..., 0]).convert("P")],
         [Image.fromarray(images[0, ..., 0].astype(np.uint16) * 257)],
+        [Image.fromarray(images[0, ..., 0].astype(np.int32))],
+        [Image.fromarray(images[0, ..., 0] / np.float32(255))],
+        [images[0]],
     ):
         made = found.edit.inpaint(given, mask, **_FEW).images
         np.testing.assert_allclose(made, want, atol=1e-6)
     assert "an image of mode RGB is converted to L" in caplog.text
     grey = Image.fromarray(np.zeros((16, 16), np.uint8))
-    assert colours[0].edit.colorize(grey, **_FEW).images.shape == (1, 16, 16, 3)
+    for given in (grey, np.full((16, 16, 1), 0, np.uint8)):
+        made = colours[0].edit.colorize(given, **_FEW)
+        assert made.images.shape == (1, 16, 16, 3)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +332,34 @@ def test_any_kind_of_image_is_taken(digits, colours, caplog):
             "must descend",
         ),
         (lambda e, x: e.inpaint(x, np.ones((8, 8)), variants=0), "must be at least 1"),
+        (lambda e, x: e.variations(x.astype(np.float32)), "images from .* give uint8"),
+        (lambda e, x: e.variations("a.png"), "is a text: open it"),
+        (lambda e, x: e.variations(x[:0]), "no images: give one at least"),
+        (lambda e, x: e.variations([]), "no images: give one at least"),
+        (lambda e, x: e.variations(["a.png"]), r"a sequence has arrays of shape"),
+        (lambda e, x: e.variations([x[0], x[0, :4]]), "images of several sizes"),
+        (
+            lambda e, x: e.inpaint(x, np.stack([np.eye(8)] * 2 + [np.zeros((8, 8))])),
+            "zero everywhere",
+        ),
+        (
+            lambda e, x: e.inpaint(x, Image.new("RGBA", (8, 8))),
+            "a mask has no transparency",
+        ),
+        (lambda e, x: e.denoise(jcm.to_float(x), (0.5, 1)), "2 noise levels for 3"),
+        (lambda e, x: e.variations(x, seed=2**40), "at least 0 and below 2"),
+        (
+            lambda e, x: e.run(
+                editing.known(editing.Pixels(), jcm.to_float(x[:, :4]), np.ones(()))
+            ),
+            r"takes \(n, 8, 8, 1\)",
+        ),
+        (
+            lambda e, x: e.run(
+                editing.known(editing.Patches(3), jcm.to_float(x), np.ones(()))
+            ),
+            "patches of 3x3 do not divide 8x8",
+        ),
         (lambda e, x: e.inpaint(x, np.ones((8, 8)), labels=3), "has no classes: drop"),
         (lambda e, x: e.interpolate((1,)), "needs two seeds"),
         (lambda e, x: e.inpaint(x * np.nan, np.ones((8, 8))), "must be finite"),

@@ -38,16 +38,22 @@ def main(argv: Sequence[str]) -> None:
     from jcm.demo import page  # needs gradio
 
     made = page.build(actions)
-    _, address, _ = made.launch(
-        server_name=_HOST.value,
-        server_port=_PORT.value or None,
-        theme=page.theme(),
-        footer_links=[],
-        max_file_size="32mb",
-        share=False,
-        quiet=True,
-        prevent_thread_lock=True,
-    )
+    try:
+        _, address, _ = made.launch(
+            server_name=_HOST.value,
+            server_port=_PORT.value or None,
+            theme=page.theme(),
+            footer_links=[],
+            max_file_size="32mb",
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise JcmError(
+            f"cannot listen on {_HOST.value}, port {_PORT.value or 'any'}: use another"
+            " --port, or none"
+        ) from error
     logging.info("open %s in a browser; Ctrl-C ends it", address)
     made.block_thread()
 

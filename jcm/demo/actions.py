@@ -164,14 +164,11 @@ class Actions:
 
     def interpolate(self, common: Common, other: int) -> Shown:
         """A strip from the image of one seed to that of another."""
-        names = self.model.class_names
-        label = None
-        if names:  # a way stays within one class
-            chosen = common.label != ANY
-            label = common.label if chosen else names[common.seed % len(names)]
-        seeds = (common.seed, other)
+        chosen = self._label(common)
+        options = {} if chosen is None else {"labels": chosen}
+        seeds, count = (common.seed, other), max(common.count, 2)
         made, seconds = _timed(
-            lambda: self.model.edit.interpolate(seeds, max(common.count, 2), label)
+            lambda: self.model.edit.interpolate(seeds, count, **options)
         )
         shown = self._shown(made.pixels, seconds, made.nfe)
         scale = -(-_VISIBLE // (2 * self.size))
@@ -205,7 +202,7 @@ class Actions:
         self, image: Image.Image | None, size: int = 0
     ) -> UInt8[np.ndarray, "1 h w c"]:
         if image is None:
-            raise JcmError("name a picture first: drop one, or take a sample")
+            raise JcmError("there is no picture yet: drop one, draw, or take a sample")
         return pictures.square(image, size or self.size, self.channels)[None]
 
     def _label(self, common: Common) -> str | None:

@@ -20,7 +20,9 @@ _Tab = tuple[str, Callable[..., Shown], list[Any]]
 def build(actions: Actions) -> gr.Blocks:
     """The page of a model; a diffusion model can only be sampled."""
     model = actions.model
-    with gr.Blocks(title="jcm", analytics_enabled=False) as page:
+    # Other people's pictures are gone after an hour.
+    options = {"analytics_enabled": False, "delete_cache": (3600, 3600)}
+    with gr.Blocks(title="jcm", **options) as page:
         gr.Markdown(f"# jcm\n{_about(actions)}")
         with gr.Row():
             common = [
@@ -222,7 +224,10 @@ def _on(
 
     def run(seed: int | None, count: int, label: str | None, *values: Any) -> Any:
         try:
-            return action(Common(int(seed or 0), int(count), label or ANY), *values)
+            for place, value in zip([common[0], *own], [seed, *values], strict=True):
+                if value is None and isinstance(place, gr.Number | gr.Slider):
+                    raise JcmError(f"{place.label}: a number is missing")
+            return action(Common(int(seed), int(count), label or ANY), *values)
         except JcmError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
