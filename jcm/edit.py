@@ -268,7 +268,7 @@ def _paths(place: str) -> list[pathlib.Path]:
     path = pathlib.Path(place).expanduser()
     if not path.is_dir():
         return [path]
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in pictures.SUFFIXES)
+    found = sorted(each for each in pictures.find(path) if each.parent == path)
     if not found:
         raise JcmError(f"no pictures in {path}: name another folder")
     return found

@@ -1,12 +1,28 @@
 """One picture file of any kind -> one small square of pixels."""
 
+import os
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageOps
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
+
+
+def find(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The pictures in a folder and below it, but for what is hidden, in any order.
+
+    Args:
+      folder: links in it are followed.
+    """
+    for place, subfolders, names in os.walk(folder, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in names:
+            path = pathlib.Path(place, name)
+            if not name.startswith(".") and path.suffix.lower() in SUFFIXES:
+                yield path
 
 
 def read(

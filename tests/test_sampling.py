@@ -177,6 +177,14 @@ def test_evaluations_are_counted():
     assert ode_schedule(KarrasGrid(), 18, "euler").nfe == 18
 
 
+@pytest.mark.parametrize(
+    ("count", "batch_size"), [(1, 8), (8, 8), (9, 16), (33, 64), (64, 64), (1000, 64)]
+)
+def test_few_images_need_no_full_batch(count, batch_size):
+    sampler = Sampler(gaussian.Denoiser(std=0.1), batch_size=64)
+    assert sampler._batch_size(count) == batch_size
+
+
 def test_labels_of_an_unconditional_model_are_refused(model):
     with pytest.raises(JcmError, match="no classes"):
         Sampler(model)(_params(), jax.random.key(0), [0], Schedule((80.0,)), [1])

@@ -84,17 +84,11 @@ def _listing(root: pathlib.Path) -> list[tuple[str, int, int]]:
     if not root.is_dir():
         raise JcmError(f"config.data.path={root} is not a folder: name one that exists")
     listing = []
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in names:
-            if name.startswith("."):
-                continue
-            if pathlib.PurePath(name).suffix.lower() in pictures.SUFFIXES:
-                path = os.path.join(folder, name)
-                # A link to nothing is a picture that cannot be read.
-                stat = os.stat(path, follow_symlinks=os.path.exists(path))
-                relative = os.path.relpath(path, root)
-                listing.append((relative, stat.st_size, stat.st_mtime_ns))
+    for path in pictures.find(root):
+        # A link to nothing is a picture that cannot be read.
+        stat = os.stat(path, follow_symlinks=os.path.exists(path))
+        relative = os.path.relpath(path, root)
+        listing.append((relative, stat.st_size, stat.st_mtime_ns))
     if not listing:
         suffixes = " ".join(sorted(pictures.SUFFIXES))
         raise JcmError(f"no pictures in {root}: it should hold files ending {suffixes}")

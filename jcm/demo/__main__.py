@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     if not _LOAD.value:
         raise JcmError("name a model: --load=runs/digits_cd, or what jcm.load opens")
     if importlib.util.find_spec("gradio") is None:
-        raise JcmError("the page needs gradio: pip install 'jcm[demo]'")
+        raise JcmError("the page needs gradio: pip install -e '.[demo]' in the clone")
     distributed.initialize(config_lib.base())
     actions = Actions(model.load(_LOAD.value, batch_size=_BATCH))
     from jcm.demo import page  # needs gradio

@@ -131,9 +131,9 @@ class Actions:
             raise JcmError("paint over what is to be made anew")
         alpha = np.asarray(painted.convert("RGBA"))[..., 3]
         share = pictures.square(Image.fromarray(alpha), self.size, 1)[..., 0] / 255
-        if not (share > _PAINTED).any():
-            raise JcmError("paint over what is to be made anew")
         mask = (share > _PAINTED).astype(np.float32)
+        if not mask.any():
+            raise JcmError("paint over what is to be made anew")
         before = np.where(mask[..., None] > 0, np.uint8(127), x[0])[None]
         return self._edit("inpaint", common, x, before=before, mask=mask)
 
