@@ -13,10 +13,20 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict
 
-from jcm import build, cli, distributed, losses, memory, models, optim, sharding
+from jcm import (
+    build,
+    cli,
+    distributed,
+    losses,
+    memory,
+    models,
+    optim,
+    plan,
+    sharding,
+)
 from jcm import state as state_lib
 from jcm.errors import JcmError
 from jcm.losses import Frozen
@@ -66,15 +76,15 @@ def measure(config: ConfigDict, *, repeats: int, sample_batch: int) -> dict[str,
         keeps_target=method.keeps_target,
         ema_rates=config.train.ema_rates,
     )
-    min_bytes = config.mesh.fsdp_min_mib * 2**20
-    placement = sharding.shard_tree(mesh, jax.eval_shape(new_state, params), min_bytes)
+    rules = sharding.Rules.of(config.mesh)
+    placement = sharding.shard_tree(mesh, jax.eval_shape(new_state, params), rules)
     # Buffers of its own, since the step takes over the state's.
     state = jax.jit(new_state, out_shardings=placement)(params)
     memory.release()
     frozen = Frozen(
         teacher=params if method.needs_teacher else None, constants=method.constants
     )
-    frozen = jax.device_put(frozen, sharding.shard_tree(mesh, frozen, min_bytes))
+    frozen = jax.device_put(frozen, sharding.shard_tree(mesh, frozen, rules))
     shape = (batch_size, *[config.data.image_size] * 2, config.data.channels)
     batch = {
         "image": rng.integers(0, 256, shape, np.uint8),
@@ -89,6 +99,8 @@ def measure(config: ConfigDict, *, repeats: int, sample_batch: int) -> dict[str,
     started = time.perf_counter()
     compiled = compile_step(step, state, frozen, batch, accumulate=accumulate)
     compile_seconds = time.perf_counter() - started
+    planned = plan.make(state, frozen, batch, compiled)
+    logging.info("%s", planned)
     box = [state]
 
     def train() -> Any:
@@ -122,6 +134,7 @@ def measure(config: ConfigDict, *, repeats: int, sample_batch: int) -> dict[str,
         "compile_seconds": compile_seconds,
         "train_step_seconds": train_seconds,
         "train_images_per_second": batch_size / train_seconds,
+        "train_planned_memory_gib": planned.total / 2**30,
         "train_peak_memory_gib": train_memory,
         "train_flops_per_image": flops and flops * mesh.size / batch_size,
         "train_flops_per_second_and_device": flops and flops / train_seconds,

@@ -2,7 +2,10 @@
 
 The parts are items of their own so that a sampler can read the averaged weights
 without touching the optimiser. A step's folder appears under its name only when all
-of it is written.
+of it is written. It holds a checksum of every array, which is compared when the array
+is read: what the disk has changed is not taken for what was written.
+
+The position in the data is the step.
 """
 
 import contextlib
@@ -13,15 +16,17 @@ import shutil
 from collections.abc import Iterator
 from typing import Any, Self
 
-import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 
+from jcm import distributed
+from jcm.checksums import checksums
 from jcm.errors import JcmError
 from jcm.state import State
 
-_DATA = "data"
+_CHECKSUMS = "checksums"
 # The step is the name of the checkpoint.
 _PARTS = tuple(f.name for f in dataclasses.fields(State) if f.name != "step")
 
@@ -37,28 +42,51 @@ class Checkpoints:
           keep: how many of the newest to keep; None opens them for reading only.
         """
         self._folder = pathlib.Path(workdir).absolute() / "checkpoints"
-        writes = keep is not None
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
-            create=writes,
-            cleanup_tmp_directories=writes,  # what a kill has left half written
-            enable_async_checkpointing=True,
+        self._aside = self._folder.with_name("damaged")
+        # Each process reads for itself: one that cannot must not leave the others
+        # waiting for it. They decide together what to make of it, see `_read`.
+        me = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=me,
+            active_processes={me},
+            barrier_sync_key_prefix=f"reader{me}",
         )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._reader = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(
+                create=False, multiprocessing_options=alone
+            ),
+        )
+        self._writer = None
+        if keep is not None:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                cleanup_tmp_directories=True,  # what a kill has left half written
+                enable_async_checkpointing=True,
+            )
+            self._writer = ocp.CheckpointManager(self._folder, options=options)
 
     @property
     def latest_step(self) -> int | None:
-        """Number of the newest complete checkpoint, or None where there is none."""
-        return self._manager.latest_step()
+        """Number of the newest complete checkpoint, or None where there is none.
+
+        Every process must ask, and all get the answer of the first: another may see
+        late what was written to shared storage.
+        """
+        found = self.steps
+        latest = int(distributed.gather(np.int64(found[-1] if found else -1))[0])
+        return None if latest < 0 else latest
 
     @property
     def steps(self) -> list[int]:
         """Numbers of the complete checkpoints, ascending, as they are on disk now."""
-        self._manager.reload()
-        return sorted(self._manager.all_steps())
+        if self._writer:
+            self._writer.wait_until_finished()
+        self._reader.reload()
+        return sorted(self._reader.all_steps())
 
-    def save(self, state: State, data: grain.DatasetIterator) -> None:
-        """Begins to write the state and the position in the data.
+    def save(self, state: State) -> None:
+        """Begins to write the state.
 
         Raises:
           JcmError: where there is no room, or this or the save before could not be
@@ -66,34 +94,45 @@ class Checkpoints:
         """
         step = int(state.step)
         self._check_room(step, state)
-        items = {
-            name: ocp.args.StandardSave(part)
-            for name in _PARTS
-            if (part := getattr(state, name)) is not None
+        parts = {
+            name: part for name in _PARTS if (part := getattr(state, name)) is not None
         }
-        items[_DATA] = grain.checkpoint.CheckpointSave(data)
+        items = {name: ocp.args.StandardSave(part) for name, part in parts.items()}
+        sums = {name: checksums(part) for name, part in parts.items()}
+        items[_CHECKSUMS] = ocp.args.JsonSave(sums)
         with self._explained(f"cannot save step {step}: {self._room()}"):
-            self._manager.save(step, args=ocp.args.Composite(**items))
+            self._writer.save(step, args=ocp.args.Composite(**items))
 
-    def restore(self, template: State, data: grain.DatasetIterator) -> State:
-        """The newest state, and `data` put where it was then.
+    def restore(self, template: State) -> State | None:
+        """The newest state that is whole; None where nothing was ever saved.
+
+        Newer checkpoints that are damaged are moved to WORKDIR/damaged. Where all of
+        them are, nothing is moved: the reason may be another.
 
         Args:
           template: shapes, types and placement of every part.
-          data: the iterator to move.
 
         Raises:
-          JcmError: where the checkpoint is damaged or belongs to another network.
+          JcmError: where there are checkpoints and none can be read.
         """
-        items = {
-            name: ocp.args.StandardRestore(part)
-            for name in _PARTS
-            if (part := getattr(template, name)) is not None
-        }
-        items[_DATA] = grain.checkpoint.CheckpointRestore(data)
-        parts = self._restore(items, self.latest_step)
-        step = jax.device_put(np.int32(self.latest_step), template.step.sharding)
-        return State(step=step, **{name: parts.get(name) for name in _PARTS})
+        names = [name for name in _PARTS if getattr(template, name) is not None]
+        templates = {name: getattr(template, name) for name in names}
+        damaged: dict[int, JcmError] = {}
+        step = self.latest_step
+        while step is not None:
+            try:
+                parts = self._read(step, templates)
+            except JcmError as error:
+                damaged[step] = error
+                older = [found for found in self.steps if found < step]
+                step = older[-1] if older else None
+                continue
+            self._set_aside(damaged)
+            count = jax.device_put(np.int32(step), template.step.sharding)
+            return State(step=count, **{name: parts.get(name) for name in _PARTS})
+        if damaged:
+            raise next(iter(damaged.values()))
+        return None
 
     def restore_part(self, name: str, template: Any, step: int | None = None) -> Any:
         """One part of a state: `params`, `ema_params`, `target_params`.
@@ -107,15 +146,20 @@ class Checkpoints:
           JcmError: where the checkpoint is missing, has no such part or is damaged.
         """
         step = self.latest_step if step is None else step
-        if step is not None and not (self._folder / str(step)).is_dir():
+        if step is None:
+            raise JcmError(
+                f"there is no checkpoint in {self._folder}: train first, or name the "
+                "workdir of a run"
+            )
+        if not (self._folder / str(step)).is_dir():
             known = ", ".join(map(str, self.steps))
             raise JcmError(
                 f"there is no checkpoint of step {step} in {self._folder}, but of"
                 f" {known or 'none'}: set config.sample.step to one of them"
             )
-        if step is not None and not (self._folder / str(step) / name).exists():
+        if not (self._folder / str(step) / name).exists():
             raise JcmError(f"{self._folder / str(step)} has no {name}: name another")
-        return self._restore({name: ocp.args.StandardRestore(template)}, step)[name]
+        return self._read(step, {name: template})[name]
 
     def __enter__(self) -> Self:
         return self
@@ -124,23 +168,55 @@ class Checkpoints:
         """Waits also after an error: what was begun is then whole on disk."""
         try:
             with self._explained(f"cannot finish saving: {self._room()}"):
-                self._manager.close()
+                self._reader.close()
+                if self._writer:
+                    self._writer.close()
         except JcmError:
             if kind is None:  # an error under way has the first word
                 raise
 
-    def _restore(self, items: dict[str, Any], step: int | None) -> Any:
-        if step is None:
-            raise JcmError(
-                f"there is no checkpoint in {self._folder}: train first, or name the "
-                "workdir of a run"
-            )
+    def _read(self, step: int, templates: dict[str, Any]) -> dict[str, Any]:
+        """Some parts, as they were written; fails in every process or in none."""
         path = self._folder / str(step)
-        remedy = (
-            "it is damaged or of another network: restore it, or move this folder away"
-        )
-        with self._explained(f"cannot read {path}: {remedy}"):
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        items = {
+            name: ocp.args.StandardRestore(template)
+            for name, template in templates.items()
+        }
+        items[_CHECKSUMS] = ocp.args.JsonRestore()
+        found, failed = None, None
+        try:
+            with self._explained(
+                f"cannot read {path}: it is damaged or of another network: take an"
+                " earlier step (config.sample.step), or restore it"
+            ):
+                found = self._reader.restore(step, args=ocp.args.Composite(**items))
+        except JcmError as error:
+            failed = error
+        distributed.agree(failed)
+        for name in templates:
+            expected, ours = found[_CHECKSUMS].get(name), checksums(found[name])
+            if expected != ours:
+                raise JcmError(
+                    f"{path / name} is damaged: its content is not what was written;"
+                    " take an earlier step (config.sample.step), or restore it"
+                )
+        return {name: found[name] for name in templates}
+
+    def _set_aside(self, damaged: dict[int, JcmError]) -> None:
+        for step, error in damaged.items():
+            logging.warning("%s", error)
+            target = self._aside / str(step)
+            if jax.process_index() == 0:
+                self._aside.mkdir(exist_ok=True)
+                tried = 1
+                while target.exists():
+                    tried += 1
+                    target = self._aside / f"{step}_{tried}"
+                (self._folder / str(step)).rename(target)
+            logging.warning("step %d was moved to %s", step, target)
+        if damaged:
+            distributed.wait("damaged checkpoints")
+            self._writer.reload()
 
     def _check_room(self, step: int, state: State) -> None:
         """Before anything is written: orbax's threads fail at length."""

@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jcm import config as config_lib
-from jcm import download, memory
+from jcm import download, memory, preemption
 from jcm.errors import JcmError
 
 _names = {"config": ""}
@@ -25,6 +25,8 @@ def run(
 ) -> None:
     """Runs a program; a mistake the user can mend is one line and exit code 1.
 
+    SIGTERM ends it with exit code 75: the same command goes on.
+
     Args:
       main: takes the arguments that are not flags.
       recorded: the config of a workdir, to stand in where --workdir is given but
@@ -32,6 +34,7 @@ def run(
     """
     logging.set_verbosity(logging.INFO)
     memory.use_few_heaps()
+    preemption.leave_on_sigterm()
     # The same sampler is needed in training, evaluation and every restart.
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(download.cache("xla")))
@@ -41,7 +44,8 @@ def run(
     try:
         app.run(main, flags_parser=functools.partial(_parse, recorded))
     except JcmError as error:
-        sys.exit(f"jcm: {error}")
+        print(f"jcm: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

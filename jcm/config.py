@@ -60,7 +60,7 @@ def base() -> ConfigDict:
     model.attn_resolutions = (16,)
     model.dropout = 0.0
     model.dtype = "float32"  # of the computation; bfloat16 on accelerators
-    model.remat = False
+    model.remat = ()  # sizes whose layers are computed twice, which saves memory
     # What one architecture alone has.
     model.ncsnpp = ConfigDict()
     model.ncsnpp.embedding_type = "fourier"  # of the time: fourier, positional
@@ -105,6 +105,8 @@ def base() -> ConfigDict:
     train.batch_size = 512  # over all devices and processes
     train.num_steps = 800_000
     train.accumulate = 1  # micro-batches per step
+    # Steps in a row whose gradient is not finite that are passed over; 0: none, stop.
+    train.skip_nonfinite = 0
     train.ema_rates = (0.9999,)  # for sampling; the first is the default
     train.log_every = 100  # steps
     train.sample_every = 10_000  # a grid of samples; 0: at the end only
@@ -114,6 +116,12 @@ def base() -> ConfigDict:
     config.mesh = mesh = ConfigDict()
     mesh.fsdp = 1  # devices that share one copy of the parameters
     mesh.fsdp_min_mib = 4.0  # smaller tensors are replicated
+    # Exceptions, the first that fits counts: "REGULAR-EXPRESSION=AXIS" splits tensors
+    # whose name has it along that axis, "...=none" replicates them.
+    mesh.rules = ()
+
+    config.profile = ConfigDict()
+    config.profile.steps = ()  # (FIRST, LAST) to trace for TensorBoard or Perfetto
 
     config.sample = sample = ConfigDict()
     # Consistency models: noise levels of n steps; one step is the first alone.
@@ -182,7 +190,6 @@ def _large(config: ConfigDict) -> None:
     config.model.name = "adm"
     config.model.attn_resolutions = (32, 16, 8)
     config.model.dtype = "bfloat16"
-    config.model.remat = True
     config.loss.metric_dtype = "bfloat16"
     config.train.ema_rates = (0.999943,)
 
@@ -192,6 +199,7 @@ def imagenet64(config: ConfigDict) -> None:
     _large(config)
     config.data.image_size = 64
     config.model.class_conditional = True
+    config.model.remat = (64, 32, 16, 8)
     config.model.nf = 192
     config.model.ch_mult = (1, 2, 3, 4)
     config.model.num_res_blocks = 3
@@ -202,6 +210,7 @@ def lsun256(config: ConfigDict) -> None:
     """What the three LSUN configs share: data and the published network."""
     _large(config)
     config.data.image_size = 256
+    config.model.remat = (256, 128, 64, 32, 16, 8)
     config.model.nf = 256
     config.model.ch_mult = (1, 1, 2, 2, 4, 4)
     config.model.num_res_blocks = 2
@@ -215,6 +224,7 @@ def smoke(config: ConfigDict) -> None:
     config.model.ch_mult = (1, 2)
     config.model.num_res_blocks = 0  # the way up has one more at each level
     config.model.attn_resolutions = ()  # fits every image size
+    config.model.remat = config.model.remat[:1]
     config.model.adm.head_channels = 8
     if config.loss.metric == "lpips":
         config.loss.metric = "l2"  # no weights needed
@@ -300,6 +310,7 @@ _LEAST = {
     "train.batch_size": 1,
     "train.num_steps": 1,
     "train.accumulate": 1,
+    "train.skip_nonfinite": 0,
     "train.log_every": 1,
     "train.keep_checkpoints": 1,
     "loss.num_scales": 2,

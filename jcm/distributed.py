@@ -1,6 +1,15 @@
 """The processes of a program, and the devices of each."""
 
+import dataclasses
+import faulthandler
+import glob
+import importlib.util
+import json
 import os
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,20 +17,52 @@ from absl import flags, logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from jcm import preemption
 from jcm.errors import JcmError
 
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, for a run of several processes."
+    "coordinator",
+    None,
+    "HOST:PORT of process 0, for a run of several processes. Slurm, Open MPI and TPUs"
+    " tell it themselves; $JAX_COORDINATOR_ADDRESS is another way to say it.",
 )
-_PROCESSES = flags.DEFINE_integer("processes", None, "How many processes there are.")
-_PROCESS = flags.DEFINE_integer("process", None, "Number of this process, from 0.")
+_PROCESSES = flags.DEFINE_integer(
+    "processes", None, "How many processes there must be, or $JAX_NUM_PROCESSES."
+)
+_PROCESS = flags.DEFINE_integer(
+    "process", None, "Number of this process, from 0, or $JAX_PROCESS_ID."
+)
+_JOIN_TIMEOUT = flags.DEFINE_integer(
+    "join_timeout", 300, "Seconds to wait for all processes to come.", lower_bound=1
+)
 
 # Each device of a CPU holds a copy of the state and works on a part of the batch.
 _MAX_CPU_DEVICES = 8
+# After so many seconds without a sign of life a process counts as dead, and all end.
+_HEARTBEAT_SECONDS = 60
+# So long a process that fails waits for the others to leave; then all are ended.
+_SHUTDOWN_SECONDS = 15
+# Of a message that all processes shall know.
+_MESSAGE_BYTES = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """How this process joins others.
+
+    Attributes:
+      arguments: of `jax.distributed.initialize`; what is left out JAX finds itself.
+      expected: how many processes there must be then; None where only JAX can tell.
+      where: for people.
+    """
+
+    arguments: dict[str, Any]
+    expected: int | None
+    where: str
 
 
 def initialize(config: ConfigDict) -> None:
-    """Joins the other processes, where flags say that there are any.
+    """Joins the other processes, where flags or the environment say there are any.
 
     Alone, it makes a device of each core of a CPU. Call it before anything else of
     JAX.
@@ -32,17 +73,175 @@ def initialize(config: ConfigDict) -> None:
     Raises:
       JcmError: for flags that do not go together, or where joining fails.
     """
-    given = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    if given == (None, None, None):
+    flagged = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    found = cluster(os.environ, *flagged, on_tpu=_on_tpu())
+    if found is None:
         _use_cores(config.train.batch_size // config.train.accumulate)
         return
-    if None in given:
-        raise JcmError("--coordinator, --processes and --process go together")
+    address = found.arguments.get("coordinator_address")
+    logging.info("joining the other processes, by %s", address or found.where)
+    seconds = _JOIN_TIMEOUT.value
+    failure = (
+        f"cannot join the processes, by {address or found.where}: start all of them"
+        " and look whether process 0 runs and its port can be reached from all, or"
+        " raise --join_timeout"
+    )
+    # JAX would abort the process.
+    timer = threading.Timer(seconds, _exit, [f"{failure} ({seconds} s have passed)"])
+    timer.daemon = True
+    timer.start()
     try:
-        jax.distributed.initialize(*given)
-    except (RuntimeError, ValueError) as error:
-        raise JcmError(f"cannot join the processes at {given[0]}: {error}") from error
-    logging.info("process %d of %d", jax.process_index(), jax.process_count())
+        jax.distributed.initialize(
+            **found.arguments,
+            initialization_timeout=seconds + _SHUTDOWN_SECONDS,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+        )
+    except Exception as error:  # of many kinds, also of the cluster's own libraries
+        reason = " ".join(str(error).split())[:200]
+        raise JcmError(f"{failure} ({reason})") from error
+    finally:
+        timer.cancel()
+    preemption.leave_on_sigterm()  # JAX has put its own handler there
+    # JAX ends this process where another is lost, and says so. The stacks that Python
+    # would add are not of the one that failed.
+    faulthandler.disable()
+    count = jax.process_count()
+    if found.expected not in (None, count):
+        raise JcmError(
+            f"{found.expected} processes are expected ({found.where}), but JAX has"
+            f" joined {count}: start as many, or correct --processes"
+        )
+    logging.info(
+        "process %d of %d, %d of %d devices here; if one is lost, all end within %d s"
+        " (JAX says that another task died), and the same commands go on",
+        *(jax.process_index(), count),
+        *(jax.local_device_count(), jax.device_count()),
+        _HEARTBEAT_SECONDS,
+    )
+
+
+def _exit(message: str) -> None:
+    """Ends the program from another thread than the main one, which hangs."""
+    print(f"jcm: {message}", file=sys.stderr, flush=True)
+    os._exit(JcmError.exit_code)
+
+
+def cluster(
+    environment: Mapping[str, str],
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    *,
+    on_tpu: bool = False,
+) -> Cluster | None:
+    """How this process joins others; None where it is alone.
+
+    Flags win over JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, and
+    these over what Slurm, Open MPI, Kubernetes or a TPU say.
+
+    Args:
+      environment: variables of this process.
+      coordinator: HOST:PORT of process 0.
+      processes: how many there are.
+      process: number of this one.
+      on_tpu: whether this machine has TPU chips.
+
+    Raises:
+      JcmError: where something is missing, or is no number.
+    """
+    number = _Numbers(environment)
+    where = "flags"
+    if (coordinator, processes, process) == (None, None, None):
+        where = "JAX_COORDINATOR_ADDRESS"
+    coordinator = coordinator or environment.get("JAX_COORDINATOR_ADDRESS")
+    if processes is None:
+        processes = number("JAX_NUM_PROCESSES")
+    if process is None:
+        process = number("JAX_PROCESS_ID")
+
+    slurm = {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"}
+    tasks = number("SLURM_NTASKS") or 1
+    if tasks > 1 and slurm <= environment.keys() and coordinator is None:
+        # Where each task sees a single GPU, its number is 0 in every task.
+        visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+        one = visible and "," not in visible
+        arguments = {"local_device_ids": [0]} if one else {}
+        return Cluster(arguments, processes or tasks, "Slurm")
+
+    ranks = number("OMPI_COMM_WORLD_SIZE") or 1
+    if ranks > 1:
+        if coordinator is None and "OMPI_MCA_orte_hnp_uri" in environment:
+            return Cluster({}, processes or ranks, "Open MPI")
+        processes = ranks if processes is None else processes
+        process = number("OMPI_COMM_WORLD_RANK") if process is None else process
+        where = "Open MPI"
+    elif process is None and coordinator is not None:
+        # What an indexed Job of Kubernetes gives each of its pods.
+        process = number("JOB_COMPLETION_INDEX")
+
+    if coordinator is None and process is None and on_tpu:
+        # JAX asks the environment on GKE, or else the metadata server.
+        hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get(
+            "TPU_WORKER_HOSTNAMES"
+        )
+        if not hosts and "TPU_SKIP_MDS_QUERY" in environment:
+            return None
+        expected = processes
+        if expected is None and hosts:
+            slices = number("MEGASCALE_NUM_SLICES") or 1
+            expected = len(hosts.split(",")) * slices
+        return Cluster({}, expected, "TPU")
+
+    given = {"coordinator": coordinator, "processes": processes, "process": process}
+    if set(given.values()) == {None}:
+        if tasks > 1 and "SLURM_STEP_NODELIST" not in environment:
+            logging.warning(
+                "Slurm has %d tasks, but this program was not started by srun: it runs"
+                " alone",
+                tasks,
+            )
+        return None
+    for name, value in given.items():
+        if value is None:
+            raise JcmError(
+                "--coordinator, --processes and --process go together, and"
+                f" --{name} is missing ({where})"
+            )
+    if not 0 <= process < processes:
+        raise JcmError(
+            f"--process={process} must be from 0 to {processes - 1}, one less than"
+            " --processes"
+        )
+    arguments = {
+        "coordinator_address": coordinator,
+        "num_processes": processes,
+        "process_id": process,
+    }
+    return Cluster(arguments, processes, where)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Numbers:
+    """Reads whole numbers from the environment."""
+
+    environment: Mapping[str, str]
+
+    def __call__(self, name: str) -> int | None:
+        text = self.environment.get(name, "")
+        try:
+            return int(text) if text else None
+        except ValueError as error:
+            raise JcmError(f"${name}={text!r} must be a whole number") from error
+
+
+def _on_tpu() -> bool:
+    """Whether JAX would use TPU chips of this machine."""
+    chips = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
+    chosen = os.environ.get("JAX_PLATFORMS", "tpu")
+    return bool(
+        chips and "tpu" in chosen and importlib.util.find_spec("libtpu") is not None
+    )
 
 
 def _use_cores(batch_size: int) -> None:
@@ -77,3 +276,54 @@ def gather(array: np.ndarray | np.generic) -> np.ndarray:
     content = np.frombuffer(array.tobytes(), np.uint8)
     found = np.asarray(multihost_utils.process_allgather(content))
     return np.frombuffer(found.tobytes(), array.dtype).reshape(-1, *array.shape)
+
+
+def wait(name: str) -> None:
+    """Waits until every process is here; the name is for errors."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def agree(failed: JcmError | None) -> None:
+    """Ends in every process what has failed in any; every process must call.
+
+    Args:
+      failed: what has failed in this one, or None.
+
+    Raises:
+      JcmError: the error of this process, or of the first that has one.
+    """
+    text = str(failed).encode()[:_MESSAGE_BYTES] if failed else b""
+    padded = np.frombuffer(text.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
+    for process, message in enumerate(gather(padded)):
+        told = message.tobytes().rstrip(b"\0").decode(errors="replace")
+        if told:
+            raise failed or JcmError(f"process {process}: {told}")
+
+
+def refuse_differences(settings: Mapping[str, Any]) -> None:
+    """Makes sure that every process was started alike; every process must call.
+
+    Args:
+      settings: plain data by name.
+
+    Raises:
+      JcmError: names the first that differs, in every process.
+    """
+    if jax.process_count() == 1:
+        return
+    text = json.dumps(settings, sort_keys=True, default=str).encode()
+    longest = int(gather(np.int64(len(text))).max())
+    everyone = [
+        json.loads(each.tobytes())
+        for each in gather(np.frombuffer(text.ljust(longest), np.uint8))
+    ]
+    first = everyone[0]
+    for process, theirs in enumerate(everyone):
+        for name in sorted(first.keys() | theirs.keys()):
+            if first.get(name) != theirs.get(name):
+                raise JcmError(
+                    f"process {process} has {name}={theirs.get(name)!r} and process 0"
+                    f" has {first.get(name)!r}: start all with the same command,"
+                    " code and packages"
+                )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from jcm import cli, distributed
+from jcm import cli, distributed, versions
 from jcm import workdir as workdir_lib
 from jcm.edit import TASKS, Request, edit
 from jcm.errors import JcmError
@@ -60,6 +60,12 @@ def main(argv: Sequence[str]) -> None:
         print(config)
         return
     distributed.initialize(config)
+    settings = workdir_lib.flatten(config.to_dict(), "config.")
+    distributed.refuse_differences(
+        {"--mode": _MODE.value, "--workdir": str(workdir)}
+        | settings
+        | versions.versions()
+    )
     logging.info("workdir %s", workdir)
     if _MODE.value == "train":
         train(config, workdir)
@@ -71,6 +77,7 @@ def main(argv: Sequence[str]) -> None:
         sample(config, workdir)
     if _MODE.value == "edit":
         edit(config, workdir, _request())
+    distributed.wait("the end")
 
 
 def _request() -> Request:

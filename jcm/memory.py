@@ -1,7 +1,9 @@
 """The memory of this process."""
 
+import contextlib
 import ctypes
 import gc
+import pathlib
 import resource
 import sys
 
@@ -37,3 +39,23 @@ def release() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def available() -> int | None:
+    """Bytes that this process may still take of the machine; None where it is unknown.
+
+    A container's limit counts, not that of the machine it is on.
+    """
+    free = []
+    with contextlib.suppress(OSError, ValueError):
+        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+        (line,) = (line for line in lines if line.startswith("MemAvailable:"))
+        free.append(int(line.split()[1]) * 1024)
+    group = pathlib.Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        stat = dict(map(str.split, (group / "memory.stat").read_text().splitlines()))
+        # Files that are kept in memory give way.
+        free.append(limit - used + int(stat.get("file", 0)))
+    return min(free, default=None)

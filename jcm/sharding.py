@@ -1,18 +1,23 @@
 """The device mesh, and the one rule by which arrays are placed on it."""
 
-from collections.abc import Callable
+import collections
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from jcm.errors import JcmError
 
 _AXES = ("data", "fsdp")
 
 
-def make_mesh(fsdp: int = 1, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh `data` x `fsdp` over all devices of all processes.
 
     Args:
@@ -20,17 +25,37 @@ def make_mesh(fsdp: int = 1, devices: list[jax.Device] | None = None) -> Mesh:
       devices: instead of all.
 
     Raises:
-      JcmError: where `fsdp` does not divide the number of devices.
+      JcmError: where `fsdp` does not divide the number of devices of a slice.
     """
     devices = jax.devices() if devices is None else devices
-    if fsdp < 1 or len(devices) % fsdp:
+    grid = device_grid(devices, fsdp)
+    return Mesh(grid, _AXES, axis_types=(AxisType.Auto,) * len(_AXES))
+
+
+def device_grid(devices: Sequence[Any], fsdp: int) -> np.ndarray:
+    """Devices as the mesh has them: shape (data, fsdp).
+
+    The devices of one `fsdp` group talk most. Where there are several slices, whose
+    networks are fast inside and slow between (DCN), no group spans two of them.
+
+    Raises:
+      JcmError: where `fsdp` does not divide the number of devices of a slice.
+    """
+    slices = collections.Counter(getattr(each, "slice_index", 0) for each in devices)
+    each = len(devices) // len(slices)
+    if len(set(slices.values())) > 1:
         raise JcmError(
-            f"config.mesh.fsdp={fsdp} must divide the number of devices, {len(devices)}"
+            f"slices differ in their devices, {dict(slices)}: use equal ones"
         )
-    shape = (len(devices) // fsdp, fsdp)
-    return jax.make_mesh(
-        shape, _AXES, axis_types=(AxisType.Auto,) * len(_AXES), devices=devices
-    )
+    if fsdp < 1 or each % fsdp:
+        where = f" of each of {len(slices)} slices" if len(slices) > 1 else ""
+        raise JcmError(
+            f"config.mesh.fsdp={fsdp} must divide the number of devices{where}, {each}"
+        )
+    shape = (each // fsdp, fsdp)
+    if len(slices) == 1:
+        return mesh_utils.create_device_mesh(shape, devices)
+    return mesh_utils.create_hybrid_device_mesh(shape, (len(slices), 1), devices)
 
 
 def batch(mesh: Mesh) -> NamedSharding:
@@ -43,32 +68,109 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def shard_tree(mesh: Mesh, tree: Any, min_bytes: float) -> Any:
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Which axis of a tensor is split over `fsdp`.
+
+    Attributes:
+      min_bytes: smaller tensors are replicated: communication costs more than memory
+        is won.
+      exceptions: pairs of a regular expression, looked for in a tensor's path, and its
+        axis, None to replicate; the first that fits counts, whatever the size.
+    """
+
+    min_bytes: float
+    exceptions: tuple[tuple[str, int | None], ...] = ()
+
+    @classmethod
+    def of(cls, config: ConfigDict) -> "Rules":
+        """The rules of `config.mesh`.
+
+        Raises:
+          JcmError: for an exception that is not understood.
+        """
+        exceptions = []
+        for text in config.rules:
+            pattern, equals, axis = text.rpartition("=")
+            try:
+                re.compile(pattern)
+                number = None if axis == "none" else int(axis)
+                if not equals or not pattern or (number or 0) < 0:
+                    raise ValueError("it must be REGULAR-EXPRESSION=AXIS")
+            except (ValueError, re.error) as error:
+                raise JcmError(
+                    f"config.mesh.rules: {text!r} is not understood ({error}): write"
+                    ' such as "conv_in/kernel=3" or "norm=none"'
+                ) from error
+            exceptions.append((pattern, number))
+        return cls(config.fsdp_min_mib * 2**20, tuple(exceptions))
+
+
+def shard_tree(mesh: Mesh, tree: Any, rules: Rules) -> Any:
     """Placement of parameters, optimiser state and averages, leaf by leaf.
 
-    A leaf of at least `min_bytes` is split over `fsdp` along its largest axis that
-    divides; anything else is replicated.
+    A large leaf is split over `fsdp` along its largest axis that divides; anything else
+    is replicated. Copies of one parameter are named alike and so are placed alike.
 
     Args:
       mesh: from `make_mesh`.
       tree: arrays or shapes.
-      min_bytes: below this size communication costs more than memory is won.
+      rules: say what is large, and name exceptions.
 
     Returns:
       A `NamedSharding` for every leaf.
+
+    Raises:
+      JcmError: for an exception with an axis that a leaf lacks or that does not divide.
     """
     size = mesh.shape["fsdp"]
 
-    def place(leaf: Any) -> NamedSharding:
-        axes = [i for i, length in enumerate(leaf.shape) if length % size == 0]
-        if size == 1 or not axes or leaf.size * leaf.dtype.itemsize < min_bytes:
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        axis = _axis(path, leaf)
+        if size == 1 or axis is None:
             return replicated(mesh)
-        largest = max(axes, key=lambda i: leaf.shape[i])
         spec = [None] * len(leaf.shape)
-        spec[largest] = "fsdp"
+        spec[axis] = "fsdp"
         return NamedSharding(mesh, PartitionSpec(*spec))
 
-    return jax.tree.map(place, tree)
+    def _axis(path: Any, leaf: Any) -> int | None:
+        name = _name(path)
+        for pattern, axis in rules.exceptions:
+            if leaf.shape and re.search(pattern, name):
+                if axis is not None and (
+                    axis >= len(leaf.shape) or leaf.shape[axis] % size
+                ):
+                    raise JcmError(
+                        f"config.mesh.rules: {pattern!r} splits axis {axis} of {name},"
+                        f" whose shape {leaf.shape} has no such axis that divides by"
+                        f" fsdp={size}"
+                    )
+                return axis
+        axes = [i for i, length in enumerate(leaf.shape) if length % size == 0]
+        if not axes or leaf.size * leaf.dtype.itemsize < rules.min_bytes:
+            return None
+        return max(axes, key=lambda i: leaf.shape[i])
+
+    return jax.tree.map_with_path(place, tree)
+
+
+def refuse_idle_rules(tree: Any, rules: Rules) -> None:
+    """Makes sure that each exception names something.
+
+    Raises:
+      JcmError: for one that fits no leaf.
+    """
+    names = [_name(path) for path, _ in jax.tree.leaves_with_path(tree)]
+    for pattern, _ in rules.exceptions:
+        if not any(re.search(pattern, name) for name in names):
+            raise JcmError(
+                f"config.mesh.rules: {pattern!r} fits no tensor; they are named such"
+                f" as {names[len(names) // 2]}"
+            )
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def with_placement(shapes: Any, place: Callable[[Any], Any]) -> Any:
@@ -82,13 +184,28 @@ def with_placement(shapes: Any, place: Callable[[Any], Any]) -> Any:
     )
 
 
-def bytes_per_device(tree: Any, shardings: Any) -> int:
-    """Bytes that one device holds of a tree placed so."""
+def bytes_per_device(tree: Any) -> int:
+    """Bytes that one device holds of placed arrays, or of shapes with a placement."""
 
-    def local(leaf: Any, sharding: NamedSharding) -> int:
-        return int(np.prod(sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+    def local(leaf: Any) -> int:
+        return int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
 
-    return sum(jax.tree.leaves(jax.tree.map(local, tree, shardings)))
+    return sum(map(local, jax.tree.leaves(tree)))
+
+
+def overview(tree: Any) -> str:
+    """What of a tree is split, for people."""
+    leaves = jax.tree.leaves(tree)
+    split = [leaf for leaf in leaves if not leaf.sharding.is_fully_replicated]
+    total, held = (
+        sum(leaf.size * leaf.dtype.itemsize for leaf in each)
+        for each in (leaves, split)
+    )
+    return (
+        f"{len(split)} of {len(leaves)} tensors are split over devices,"
+        f" {100 * held / max(total, 1):.1f} % of {total / 2**20:.0f} MiB; each device"
+        f" holds {bytes_per_device(tree) / 2**20:.0f} MiB"
+    )
 
 
 def local(params: Any) -> Any:

@@ -1,5 +1,6 @@
 """The training step: one pure function, the same for every method."""
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import optax
 from absl import logging
 from jaxtyping import Array, Int, Key, UInt8
 
-from jcm import images, memory, sharding
+from jcm import images, memory
 from jcm.losses import Batch, Frozen, Method
 from jcm.models import Params
 from jcm.state import State, ema
@@ -32,6 +33,7 @@ def make_train_step(
     *,
     seed_key: Key[Array, ""],
     accumulate: int = 1,
+    skip_nonfinite: bool = False,
 ) -> TrainStep:
     """The step (state, frozen, batch) -> (state, metrics), to be jitted.
 
@@ -41,6 +43,8 @@ def make_train_step(
       seed_key: of the whole run; the step number is folded in.
       accumulate: micro-batches whose gradients are averaged; must divide the batch.
         The result is the same up to rounding.
+      skip_nonfinite: where a gradient is not finite, parameters and optimiser stay as
+        they are; the averages move on towards them.
 
     Returns:
       The function. `frozen` has what stays as it is during the run, so not the
@@ -84,7 +88,15 @@ def make_train_step(
         frozen = frozen._replace(target=state.target_params)
         compute = gradients if accumulate == 1 else accumulated
         loss, grads = compute(state.params, frozen, examples, state.step)
+        grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        if skip_nonfinite:
+            finite = jnp.isfinite(grad_norm)
+            updates, opt_state = jax.tree.map(
+                functools.partial(jnp.where, finite),
+                (updates, opt_state),
+                (optax.tree.zeros_like(updates), state.opt_state),
+            )
         params = optax.apply_updates(state.params, updates)
         curriculum = method.curriculum(state.step)  # of the step being taken
         target_params = state.target_params
@@ -102,7 +114,7 @@ def make_train_step(
         )
         metrics = {
             "loss": loss,
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": grad_norm,
             "update_norm": optax.tree.norm(updates),
             "param_norm": optax.tree.norm(params),
             **curriculum,
@@ -119,7 +131,7 @@ def compile_step(
     batch: Any,
     *,
     accumulate: int = 1,
-) -> Callable[..., tuple[State, Metrics]]:
+) -> jax.stages.Compiled:
     """Compiles the step for these shapes and logs what it costs.
 
     Args:
@@ -134,15 +146,11 @@ def compile_step(
     started = time.monotonic()
     compiled = jitted.lower(state, frozen, batch).compile()
     flops = count_flops(compiled, accumulate)
-    needed = compiled.memory_analysis()
     memory.release()
     logging.info(
-        "compiled the training step in %.0f s: %.1f GFLOP a step, %.0f MiB of state and"
-        " %.0f MiB of working memory on each device",
+        "compiled the training step in %.0f s: %.1f GFLOP a step on each device",
         time.monotonic() - started,
         flops / 1e9,
-        sharding.bytes_per_device(state, placement) / 2**20,
-        needed.temp_size_in_bytes / 2**20 if needed else math.nan,
     )
     return compiled
 

@@ -5,6 +5,7 @@ import functools
 import math
 import os
 import pathlib
+import time
 from collections.abc import Sequence
 
 import jax
@@ -18,12 +19,15 @@ from ml_collections import ConfigDict
 from jcm import (
     build,
     data,
+    distributed,
     grids,
     losses,
     memory,
     model,
     models,
     optim,
+    plan,
+    preemption,
     sharding,
     start,
     writers,
@@ -33,9 +37,10 @@ from jcm import state as state_lib
 from jcm import workdir as workdir_lib
 from jcm.checkpoints import Checkpoints
 from jcm.denoiser import Denoiser
-from jcm.errors import JcmError
+from jcm.errors import JcmError, Preempted
 from jcm.losses import Frozen
 from jcm.metrics import scores as scores_lib
+from jcm.profiling import Profile
 from jcm.progress import Progress
 from jcm.sampling import Sampler, Schedule
 from jcm.state import State
@@ -55,6 +60,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
 
     Raises:
       JcmError: for what the user can mend, and for a loss that is not finite.
+      Preempted: after SIGTERM; what was done is saved.
     """
     workdir = pathlib.Path(workdir)
     total = config.train.num_steps
@@ -71,6 +77,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         except JcmError as error:
             raise JcmError(f"the teacher, {config.teacher}: {error}") from error
     optimizer = optim.create(config.optim, config.train.batch_size)
+    rules = sharding.Rules.of(config.mesh)
+    profile = Profile(config.profile.steps, workdir / "profile")
     # What the samples shall be is wrong now or never.
     build.sampling_schedules(config, method.model)
     names = dataset.class_names
@@ -84,8 +92,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
             "config.sample.ema='target_params', but this method keeps no target: use"
             " params, or a rate of config.train.ema_rates"
         )
+    distributed.refuse_differences({"the data's fingerprint": dataset.fingerprint})
     record = workdir_lib.Record(config, dataset.class_names, dataset.fingerprint)
-    workdir_lib.claim(workdir, record)
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     new_state = functools.partial(
         state_lib.create,
@@ -93,18 +101,22 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         keeps_target=method.keeps_target,
         ema_rates=config.train.ema_rates,
     )
-    place = functools.partial(
-        sharding.shard_tree, mesh, min_bytes=config.mesh.fsdp_min_mib * 2**20
-    )
+    place = functools.partial(sharding.shard_tree, mesh, rules=rules)
     template = sharding.with_placement(jax.eval_shape(new_state, network.shapes), place)
+    sharding.refuse_idle_rules(template, rules)
     is_main = jax.process_index() == 0
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(workdir_lib.lock(workdir))
+        workdir_lib.claim(workdir, record)
+        # Until the last checkpoint is whole on disk.
+        preempted = stack.enter_context(preemption.Watch(mesh))
         checkpoints = stack.enter_context(
             Checkpoints(workdir, keep=config.train.keep_checkpoints)
         )
-        if (checkpoints.latest_step or 0) >= total:
-            logging.info("%s is done: %d steps", workdir, checkpoints.latest_step)
+        latest = checkpoints.latest_step
+        if (latest or 0) >= total:
+            logging.info("%s is done: %d steps", workdir, latest)
             return
         logging.info(
             "\n%s", get_parameter_overview(network.shapes, include_stats=False)
@@ -112,41 +124,55 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         teacher = None
         if method.needs_teacher:
             teacher = start.teacher_weights(config, workdir, network, train)
-            workdir_lib.claim_teacher(workdir, models.fingerprint(teacher))
+            teacher_hash = models.fingerprint(teacher)
+            distributed.refuse_differences({"the teacher's weights": teacher_hash})
+            workdir_lib.claim_teacher(workdir, teacher_hash)
         frozen = Frozen(teacher=teacher, constants=method.constants)
         frozen = jax.device_put(frozen, place(frozen))
         del teacher
-        batches = data.batches(
-            dataset,
-            local_batch_size,
-            seed=config.seed,
-            flip=config.data.flip,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            workers=config.data.workers,
+        batch_place = sharding.batch(mesh)
+        shapes = batch_shapes(config, batch_place)
+        train_step = compile_step(
+            make_train_step(
+                method,
+                optimizer,
+                seed_key=step_key,
+                accumulate=config.train.accumulate,
+                skip_nonfinite=config.train.skip_nonfinite > 0,
+            ),
+            template,
+            frozen,
+            shapes,
+            accumulate=config.train.accumulate,
         )
-        if checkpoints.latest_step is None:
+        if mesh.shape["fsdp"] > 1:
+            logging.info("%s", sharding.overview(template))
+        planned = plan.make(template, frozen, shapes, train_step)
+        logging.info("%s", planned)
+        plan.refuse(planned, config)
+
+        state = checkpoints.restore(template)
+        if state is None:
             weights = frozen.teacher or jax.jit(network.init)(init_key)
             state = start.first_state(config, network, new_state, template, weights)
             del weights
             memory.release()
         else:
-            state = checkpoints.restore(template, batches)
             logging.info("going on from step %d", state.step)
         first = int(state.step)
 
-        batch_place = sharding.batch(mesh)
+        batches = data.batches(
+            dataset,
+            local_batch_size,
+            seed=config.seed,
+            flip=config.data.flip,
+            first=first,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            workers=config.data.workers,
+        )
         to_devices = functools.partial(
             jax.make_array_from_process_local_data, batch_place
-        )
-        train_step = compile_step(
-            make_train_step(
-                method, optimizer, seed_key=step_key, accumulate=config.train.accumulate
-            ),
-            template,
-            frozen,
-            batch_shapes(config, batch_place),
-            accumulate=config.train.accumulate,
         )
         writer = stack.enter_context(
             contextlib.closing(
@@ -161,12 +187,24 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
                 Progress(total, first, config.train.batch_size, enabled=is_main)
             )
         )
-        log = TrainLog(writer, progress, config.train.log_every)
+        log = TrainLog(
+            writer, progress, config.train.log_every, config.train.skip_nonfinite
+        )
+        stack.enter_context(contextlib.closing(profile))
         show = Samples(config, workdir, method.model, names, mesh, writer)
 
         # This order makes resuming exact: what is saved is the state between steps.
+        saved = first if latest is not None else 0
         for step in range(first, total + 1):
             last = step == total
+            if preempted() and not last:
+                log.settle()
+                if step > saved:
+                    checkpoints.save(state)
+                raise Preempted(
+                    f"stopped by SIGTERM after step {step}, which is saved; the same"
+                    " command goes on from there"
+                )
             if step > first and (last or due(step, config.train.sample_every)):
                 log.settle()
                 with progress.pause():
@@ -178,12 +216,19 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
             if step > first and (last or due(step, config.train.checkpoint_every)):
                 log.settle()  # raises before anything that is not finite is saved
                 with progress.pause():
-                    checkpoints.save(state, batches)
+                    checkpoints.save(state)
+                saved = step
             if last:
                 break
-            batch = jax.tree.map(to_devices, next(batches))
+            # The step before is under way while this batch comes and is sent off.
+            waiting = time.monotonic()
+            batch = next(batches)
+            waited = time.monotonic() - waiting
+            profile.before(step + 1)
+            batch = jax.tree.map(to_devices, batch)
             state, numbers = train_step(state, frozen, batch)
-            log.add(step + 1, numbers)
+            profile.after(step + 1, numbers)
+            log.add(step + 1, numbers, waited)
 
 
 def split_batch(config: ConfigDict, devices: int) -> int:

@@ -2,6 +2,8 @@
 
 run.json        the resolved config, class names and fingerprint of the data
 checkpoints/    one folder per saved step
+damaged/        checkpoints that could not be read
+profile/        traces of steps, where config.profile asks for them
 metrics.jsonl, events.*    numbers and pictures over time
 samples/        grids of samples
 evaluation/     what was scored, and samples under way
@@ -9,19 +11,23 @@ scores.md, scores.json, comparison.png, search.json    what was found
 teacher/        the teacher's own workdir, where it was trained on the way
 """
 
+import contextlib
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import pathlib
+import socket
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from absl import logging
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from jcm import config as config_lib
-from jcm import files
+from jcm import distributed, files
 from jcm.errors import JcmError
 
 # A line for each model, way of sampling and seed that was scored.
@@ -41,6 +47,8 @@ _FREE = (
     "train.keep_checkpoints",
     "teacher",  # its weights are compared
     "mesh",
+    "profile",
+    "train.skip_nonfinite",
     "sample",
     "eval",
     "search",
@@ -88,6 +96,42 @@ def read(workdir: str | os.PathLike) -> Record:
     return Record(config, names, *fingerprints)
 
 
+@contextlib.contextmanager
+def lock(workdir: str | os.PathLike) -> Iterator[None]:
+    """Within, no other run trains in this workdir; a kill unlocks it too.
+
+    Raises:
+      JcmError: where one does already, in every process.
+    """
+    path = pathlib.Path(workdir) / ".lock"
+    with contextlib.ExitStack() as stack:
+        failed = None
+        if jax.process_index() == 0:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(path.open("a+"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
+            except BlockingIOError:
+                file.seek(0)
+                failed = JcmError(
+                    f"{workdir} is in use by {file.read() or 'another run'}: wait, stop"
+                    " that run, or use another --workdir"
+                )
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                    raise
+                logging.warning(
+                    "%s is on a file system without locks: make sure yourself that no"
+                    " other run uses it",
+                    workdir,
+                )
+        distributed.agree(failed)
+        yield
+
+
 def claim(workdir: str | os.PathLike, record: Record) -> None:
     """Writes the record of a new run, or makes sure that it is the same run.
 
@@ -117,8 +161,7 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
             "program; use another --workdir"
         )
     _write(workdir, record)
-    if jax.process_count() > 1:  # none may begin before all have looked
-        multihost_utils.sync_global_devices("claim")
+    distributed.wait("claim")  # none may begin before all have looked
 
 
 def claim_teacher(workdir: str | os.PathLike, teacher_hash: str) -> None:

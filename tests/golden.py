@@ -33,7 +33,7 @@ CONFIG = {
     },
     "dropout": 0.0,
     "dtype": "float32",
-    "remat": False,
+    "remat": (),
 }
 
 

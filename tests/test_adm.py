@@ -26,7 +26,7 @@ _CONFIG = {
     "attn_resolutions": (8,),
     "dropout": 0.0,
     "dtype": "float32",
-    "remat": False,
+    "remat": (),
     "adm": {
         "num_heads": 0,
         "head_channels": 16,
@@ -253,7 +253,7 @@ def test_the_configs_describe_the_published_networks(name):
     for method in ("edm", "cd", "ct"):
         config = config_lib.load(f"configs/{name}_{method}.py")
         fields = config.model.to_dict()
-        fields |= {"dropout": 0.0, "dtype": "float32", "remat": False}
+        fields |= {"dropout": 0.0, "dtype": "float32", "remat": ()}
         classes = 1000 if fields.pop("class_conditional") else 0
         created = models.architecture(
             fields,

@@ -32,9 +32,10 @@ def run(monkeypatch, tmp_path, capsys):
             flags.FLAGS[name].unparse()
         with pytest.raises(SystemExit) as exit_info:
             cli.run(main_lib.main, main_lib._recorded)
-        code = exit_info.value.code
-        message = code if isinstance(code, str) else ""
-        return (1 if message else code or 0), message + capsys.readouterr().out
+        code, printed = exit_info.value.code, capsys.readouterr()
+        if isinstance(code, str):
+            return 1, code + printed.out
+        return code or 0, (printed.err.strip() if code else "") + printed.out
 
     yield call
     logging.set_verbosity(verbosity)

@@ -130,7 +130,9 @@ def test_images_do_not_depend_on_the_batch(model, reference):
 
 def test_pmap_equals_jit_with_sharded_parameters(model, reference):
     mesh = sharding.make_mesh(fsdp=4)
-    params = jax.device_put(_params(), sharding.shard_tree(mesh, _params(), 0))
+    params = jax.device_put(
+        _params(), sharding.shard_tree(mesh, _params(), sharding.Rules(0))
+    )
     assert not jax.tree.leaves(params)[-1].sharding.is_fully_replicated
     sampler = Sampler(model, batch_size=16, sharding=sharding.batch(mesh))
     made = sampler(params, jax.random.key(3), range(10), Schedule((80.0, 0.5)))

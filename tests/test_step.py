@@ -130,7 +130,7 @@ def _two_steps(mesh, min_bytes=0.0, **options):
     method, params, batch = _problem()
     optimizer = optax.sgd(0.1)  # adaptive ones turn rounding of 0 into a step
     run = state.create(params, optimizer, keeps_target=True, ema_rates=(0.9, 0.5))
-    placement = sharding.shard_tree(mesh, run, min_bytes)
+    placement = sharding.shard_tree(mesh, run, sharding.Rules(min_bytes))
     run = jax.device_put(run, placement)
     batch = jax.device_put(batch, sharding.batch(mesh))
     train_step = jax.jit(
@@ -213,11 +213,12 @@ def test_largest_axis_that_divides_is_split_over_fsdp():
             "scalar": (),
         }.items()
     }
-    placed = sharding.shard_tree(mesh, shapes, min_bytes=100)
+    placed = sharding.shard_tree(mesh, shapes, sharding.Rules(100))
     assert placed["kernel"].spec == PartitionSpec(None, None, None, "fsdp")
     for name in ("odd", "small", "scalar"):
         assert placed[name].is_fully_replicated
-    per_device = sharding.bytes_per_device(shapes, placed)
+    shapes = sharding.with_placement(shapes, lambda _: placed)
+    per_device = sharding.bytes_per_device(shapes)
     assert per_device == 4 * (3 * 3 * 64 * 32 + 3 * 3 * 5 * 7 + 8 + 1)
 
 

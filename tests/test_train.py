@@ -187,19 +187,22 @@ def test_a_run_without_checkpoints_may_begin_anew(tiny, teacher, tmp_path):
     assert model.load(tmp_path).config.loss.huber_c == 0.5
 
 
-def test_a_damaged_checkpoint_is_named_and_kept(tiny, student, tmp_path):
+def test_a_damaged_checkpoint_is_named_and_set_aside(tiny, student, tmp_path):
     config, workdir = student
     shutil.copytree(workdir, tmp_path / "run")
     newest = tmp_path / "run" / "checkpoints" / "8"
     # The arrays, and not what is known of them.
     for file in (newest / "params").rglob("d/*"):
         file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(JcmError, match="checkpoints/8.*move this folder away"):
+    with pytest.raises(JcmError, match="checkpoints/8.*take an earlier step"):
         model.load(tmp_path / "run", ema="params")
     assert newest.exists()
-    # What the message says to do works.
-    shutil.rmtree(newest)
-    train_lib.train(config, tmp_path / "run")
+    longer = config.copy_and_resolve_references()
+    longer.train.num_steps = 9
+    train_lib.train(longer, tmp_path / "run")
+    assert (tmp_path / "run" / "damaged" / "8").exists()
+    # Step 8 was made and saved again.
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "9")
     _assert_same_run(tmp_path / "run", workdir)
 
 

@@ -16,6 +16,7 @@ def batches(
     *,
     seed: int,
     flip: bool,
+    first: int = 0,
     process_index: int = 0,
     process_count: int = 1,
     workers: int = 1,
@@ -32,15 +33,16 @@ def batches(
       batch_size: examples per batch and process.
       seed: chooses the permutations and the flips.
       flip: mirror each picture left-right with probability 1/2.
+      first: number of the first batch to give. A run goes on by it: there is nothing
+        to save, whatever number of processes the run has then.
       process_index: which part of each global batch to give.
       process_count: how many processes share each global batch.
       workers: threads that make batches ahead of time; 0: none, a batch is made when
         asked for. More than one pays where the disk is slow; decoding itself is bound
-        by the GIL. The state of the iterator does not depend on it.
+        by the GIL.
 
     Returns:
-      An iterator over dict(image=uint8 (b, h, w, c), label=int32 (b,)) whose
-      `get_state` is its position: a restored one goes on bit for bit.
+      An iterator over dict(image=uint8 (b, h, w, c), label=int32 (b,)).
     """
 
     def make(number: int, rng: np.random.Generator) -> Batch:
@@ -60,7 +62,9 @@ def batches(
     # microseconds per element would otherwise cost more than the pictures.
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
     numbers = grain.MapDataset.range(sys.maxsize)
-    return iter(numbers.random_map(make, seed=seed).to_iter_dataset(options))
+    # Cut after the map, whose random numbers belong to the place in all batches.
+    stream = numbers.random_map(make, seed=seed)[first:]
+    return iter(stream.to_iter_dataset(options))
 
 
 def _records(

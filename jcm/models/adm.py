@@ -17,7 +17,15 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jcm.errors import JcmError
-from jcm.models.layers import GroupNorm, Levels, Step, check_labels, dropout, steps
+from jcm.models.layers import (
+    GroupNorm,
+    Levels,
+    Step,
+    call,
+    check_labels,
+    dropout,
+    steps,
+)
 
 DropoutKeys = Array | None
 
@@ -285,7 +293,6 @@ class ADM(nnx.Module):
         arch = self.arch
         check_labels(labels, arch.num_classes)
         embedding = self.embed(c_noise, labels)
-        call = nnx.remat(ResBlock.__call__) if arch.remat else ResBlock.__call__
         h = self.conv_in(x.astype(arch.dtype))
         skips = [h]
         for step in arch.steps:
@@ -293,9 +300,9 @@ class ADM(nnx.Module):
             if step.joins:
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
             if isinstance(layer, ResBlock):
-                h = call(layer, h, embedding, dropout_keys)
+                h = call(layer, step, arch, h, embedding, dropout_keys)
             else:  # a plain layer doubles nothing by itself
-                h = layer(_double(h) if step.kind == "up" else h)
+                h = call(layer, step, arch, _double(h) if step.kind == "up" else h)
             if step.keeps:
                 skips.append(h)
         return self.conv_out(nnx.silu(self.norm_out(h))).astype(jnp.float32)

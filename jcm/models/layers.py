@@ -1,6 +1,7 @@
 """Layers and sizes that networks share."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,8 @@ class Levels:
       attn_resolutions: image sizes that get self-attention.
       dropout: rate inside the residual blocks.
       dtype: of the computation; parameters and time embedding stay float32.
-      remat: recompute each residual block in the backward pass to save memory.
+      remat: image sizes whose blocks and attention are computed again in the backward
+        pass instead of being kept: more time, less memory.
     """
 
     image_size: int
@@ -36,7 +38,7 @@ class Levels:
     attn_resolutions: tuple[int, ...]
     dropout: float
     dtype: str
-    remat: bool
+    remat: tuple[int, ...]
 
     @property
     def sizes(self) -> list[int]:
@@ -52,12 +54,12 @@ class Levels:
                 f"but config.data.image_size={self.image_size} does not divide by "
                 f"{halvings}: use fewer levels or another image size"
             )
-        unknown = set(self.attn_resolutions) - set(self.sizes)
-        if unknown:
-            raise JcmError(
-                f"config.model.attn_resolutions={self.attn_resolutions}: the network "
-                f"works at {self.sizes} only"
-            )
+        for name in ("attn_resolutions", "remat"):
+            if set(getattr(self, name)) - set(self.sizes):
+                raise JcmError(
+                    f"config.model.{name}={getattr(self, name)}: the network works at"
+                    f" {self.sizes} only"
+                )
         if self.dtype not in ("float32", "bfloat16"):
             raise JcmError(
                 f"config.model.dtype={self.dtype!r}: use float32 or bfloat16"
@@ -208,3 +210,9 @@ def dropout(
         return jnp.where(keep, image / (1 - rate), 0)
 
     return jax.vmap(one)(keys, x)
+
+
+def call(layer: nnx.Module, step: Step, arch: Levels, *inputs: Any) -> Array:
+    """The output of a layer, computed again in the backward pass where it shall be."""
+    compute = type(layer).__call__
+    return (nnx.remat(compute) if step.size in arch.remat else compute)(layer, *inputs)

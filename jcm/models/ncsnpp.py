@@ -21,6 +21,7 @@ from jcm.models.layers import (
     GroupNorm,
     Levels,
     Step,
+    call,
     check_labels,
     dropout,
     initializer,
@@ -261,7 +262,6 @@ class NCSNpp(nnx.Module):
         arch = self.arch
         check_labels(labels, arch.num_classes)
         embedding = self.embed(c_noise, labels)
-        call = nnx.remat(ResBlock.__call__) if arch.remat else ResBlock.__call__
         pyramid = x.astype(arch.dtype)
         h = self.conv_in(pyramid)
         skips = [h]
@@ -270,9 +270,9 @@ class NCSNpp(nnx.Module):
             if step.joins:
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
             if step.kind == "attn":
-                h = part[step.name](h)
+                h = call(part[step.name], step, arch, h)
             else:
-                h = call(part[step.name], h, embedding, dropout_keys)
+                h = call(part[step.name], step, arch, h, embedding, dropout_keys)
             if step.kind == "down" and arch.progressive_input == "residual":
                 conv = part[f"res{step.size}_pyramid"]
                 pyramid = _conv_downsample(conv, pyramid, arch)

@@ -235,7 +235,7 @@ def _architecture(about: Mapping[str, Any]) -> adm.Architecture:
         ),
         dropout=0.0,
         dtype="float32",
-        remat=False,
+        remat=(),
         num_heads=0 if about["attention_head_dim"] else 1,
         head_channels=about["attention_head_dim"] or 0,
         time_scale=1000.0,

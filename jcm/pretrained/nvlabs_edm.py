@@ -107,7 +107,7 @@ def read(state: State) -> Found:
         ),
         "dropout": 0.0,
         "dtype": "float32",
-        "remat": False,
+        "remat": (),
     }
     if has("out_conv.weight"):
         if any(width < 128 or width % 32 for width in widths):

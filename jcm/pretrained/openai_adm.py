@@ -107,7 +107,7 @@ def architecture(
         ),
         dropout=0.0,
         dtype="float32",
-        remat=False,
+        remat=(),
         num_heads=num_heads or 0,
         head_channels=head_channels,
         time_scale=1000.0,

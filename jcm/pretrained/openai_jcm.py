@@ -85,7 +85,7 @@ def architecture(
         attn_resolutions=attn_resolutions,
         dropout=0.0,
         dtype="float32",
-        remat=False,
+        remat=(),
         embedding_type="fourier",
         fourier_scale=16.0,
         progressive_input="residual",

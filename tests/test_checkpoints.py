@@ -1,0 +1,202 @@
+"""Checkpoints: damage is seen, set aside and survived; devices may change."""
+
+import gc
+import random
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jcm import sharding
+from jcm.checkpoints import Checkpoints
+from jcm.checksums import checksums
+from jcm.errors import JcmError
+from jcm.state import State
+
+# Where a part cannot be read, orbax leaves the tasks behind that were reading others;
+# they complain whenever they are collected.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collect():
+    yield
+    gc.collect()
+
+
+def _state(step, mesh):
+    """A small state, split over `fsdp` where it can be."""
+    rng = np.random.default_rng(step)
+
+    def draw():
+        return {
+            "kernel": rng.normal(size=(3, 3, 32, 64)).astype(np.float32),
+            "bias": rng.normal(size=64).astype(np.float32),
+        }
+
+    state = State(
+        step=np.int32(step),
+        params=draw(),
+        target_params=draw(),
+        ema_params={"0.9": draw()},
+        opt_state={"count": np.int32(step), "mu": draw()},
+    )
+    placed = sharding.shard_tree(mesh, state, sharding.Rules(1000))
+    return jax.device_put(state, placed)
+
+
+def _template(mesh):
+    state = _state(0, mesh)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=leaf.sharding
+        ),
+        state,
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A workdir with checkpoints of the steps 4 and 8."""
+    workdir = tmp_path_factory.mktemp("saved")
+    mesh = sharding.make_mesh(fsdp=4)
+    with Checkpoints(workdir, keep=3) as checkpoints:
+        for step in (4, 8):
+            checkpoints.save(_state(step, mesh))
+    return workdir
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def _assert_equal(one, other):
+    for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 8])
+def test_another_number_of_devices_restores_the_same_bits(saved, fsdp):
+    mesh = sharding.make_mesh(fsdp, devices=jax.devices()[: max(fsdp, 2)])
+    with Checkpoints(saved, keep=3) as checkpoints:
+        state = checkpoints.restore(_template(mesh))
+    assert state.step == 8
+    _assert_equal(state, _state(8, mesh))
+    for leaf, like in zip(*map(jax.tree.leaves, (state, _template(mesh))), strict=True):
+        assert leaf.sharding.is_equivalent_to(like.sharding, leaf.ndim)
+
+
+def _truncate(path, rng):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _flip(path, rng):
+    content = bytearray(path.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def _remove(path, rng):
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [_truncate, _flip, _remove])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_damaged_checkpoint_is_set_aside_or_read_right(copy, damage, seed):
+    rng = random.Random(seed)
+    mesh = sharding.make_mesh(fsdp=4)
+    newest = copy / "checkpoints" / "8"
+    files = sorted(path for path in newest.rglob("*") if path.is_file())
+    # The first seeds damage arrays, and the others whatever there is.
+    arrays = [path for path in files if "d" in path.parts]
+    chosen = rng.choice(arrays if seed < 3 else files)
+    before = chosen.read_bytes()
+    damage(chosen, rng)
+    assert not chosen.exists() or chosen.read_bytes() != before
+    with Checkpoints(copy, keep=3) as checkpoints:
+        state = checkpoints.restore(_template(mesh))
+        _assert_equal(state, _state(int(state.step), mesh))
+        if state.step == 4:
+            assert checkpoints.steps == [4]
+            # A step of the same number can be written again.
+            checkpoints.save(_state(8, mesh))
+            assert checkpoints.steps == [4, 8]
+    if state.step == 4:
+        assert (copy / "damaged" / "8").is_dir()
+    else:  # a file of no consequence, or a step that no longer counts as complete
+        assert state.step == 8 and newest.exists()
+
+
+def test_a_flipped_bit_of_an_array_is_always_seen(copy):
+    """Also where what is on disk can be read without an error."""
+    mesh = sharding.make_mesh()
+    state, wrong = _state(8, mesh), _state(8, mesh)
+    words = np.array(wrong.params["kernel"]).view(np.uint32)
+    words[1, 2, 3, 4] ^= 1 << 31
+    wrong.params["kernel"] = jnp.asarray(words.view(np.float32))
+    ours, theirs = checksums(state), checksums(wrong)
+    differ = {name for name in ours if ours[name] != theirs[name]}
+    assert differ == {"params/kernel"}
+    # As if the disk gave something else than what was written.
+    with Checkpoints(copy, keep=3) as checkpoints:
+        file = next((copy / "checkpoints" / "8" / "checksums").glob("*"))
+        text = file.read_text()
+        value = str(ours["ema_params/0.9/bias"])
+        assert value in text
+        file.write_text(text.replace(value, value[::-1]))
+        with pytest.raises(JcmError, match="8/ema_params is damaged: its content"):
+            checkpoints.restore_part("ema_params", _template(mesh).ema_params)
+        assert checkpoints.restore(_template(mesh)).step == 4
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 4, 8])
+def test_checksums_do_not_depend_on_the_devices(fsdp):
+    one = _state(3, sharding.make_mesh(devices=jax.devices()[:1]))
+    many = _state(3, sharding.make_mesh(fsdp))
+    assert checksums(one) == checksums(many)
+    assert checksums(one) != checksums(_state(4, sharding.make_mesh(fsdp)))
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "bfloat16", "int32"])
+def test_checksums_know_order_and_every_type(dtype):
+    values = np.array([0, 1, 1, 0, 1])
+    sums = [
+        checksums(jnp.asarray(each, dtype))[""] for each in (values, values[::-1] * 1)
+    ]
+    assert sums[0] != sums[1] != checksums(jnp.zeros(5, dtype))[""]
+
+
+def test_where_none_is_whole_nothing_is_moved(copy):
+    for path in (copy / "checkpoints").glob("*/params/**/*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with Checkpoints(copy, keep=3) as checkpoints:
+        with pytest.raises(JcmError, match="cannot read .*checkpoints/8"):
+            checkpoints.restore(_template(sharding.make_mesh()))
+        assert checkpoints.steps == [4, 8]
+    assert not (copy / "damaged").exists()
+
+
+def test_a_second_damaged_step_of_one_number_is_kept_too(copy):
+    (copy / "damaged" / "8").mkdir(parents=True)
+    shutil.rmtree(copy / "checkpoints" / "8" / "params")
+    with Checkpoints(copy, keep=3) as checkpoints:
+        assert checkpoints.restore(_template(sharding.make_mesh())).step == 4
+    assert sorted(p.name for p in (copy / "damaged").iterdir()) == ["8", "8_2"]
+
+
+def test_nothing_saved_is_nothing_restored(tmp_path):
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        assert checkpoints.restore(_template(sharding.make_mesh())) is None
+        assert checkpoints.latest_step is None
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(JcmError, match="there is no checkpoint in"),
+    ):
+        checkpoints.restore_part("params", {})

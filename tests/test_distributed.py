@@ -1,0 +1,176 @@
+"""How a process finds the others, by what its environment says."""
+
+import subprocess
+import sys
+
+import pytest
+
+from jcm import distributed
+from jcm.distributed import cluster
+from jcm.errors import JcmError
+
+_SLURM = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_STEP_NODELIST": "node[01-02]",
+    "SLURM_NTASKS": "16",
+    "SLURM_PROCID": "9",
+    "SLURM_LOCALID": "1",
+}
+_FLAGS = {
+    "coordinator_address": "a:1",
+    "num_processes": 4,
+    "process_id": 2,
+}
+_GKE = {"TPU_WORKER_HOSTNAMES": "t-0.svc,t-1.svc", "TPU_WORKER_ID": "1"}
+_ADDRESS = {"JAX_COORDINATOR_ADDRESS": "a:1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "flags", "on_tpu", "arguments", "expected"),
+    [
+        # Flags, variables of JAX, and both.
+        ({}, ("a:1", 4, 2), False, _FLAGS, 4),
+        (
+            _ADDRESS | {"JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "2"},
+            (),
+            False,
+            _FLAGS,
+            4,
+        ),
+        (_ADDRESS | {"JAX_NUM_PROCESSES": "9"}, (None, 4, 2), False, _FLAGS, 4),
+        (_SLURM, ("a:1", 4, 2), False, _FLAGS, 4),
+        # An indexed Job of Kubernetes.
+        (
+            _ADDRESS
+            | {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JAX_NUM_PROCESSES": "4"}
+            | {"JOB_COMPLETION_INDEX": "2"},
+            (),
+            False,
+            _FLAGS,
+            4,
+        ),
+        # Slurm: JAX finds the rest; a task that sees one GPU sees it as number 0.
+        (_SLURM, (), False, {}, 16),
+        (_SLURM, (None, 16, None), False, {}, 16),
+        (
+            _SLURM | {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"},
+            (),
+            False,
+            {},
+            16,
+        ),
+        (
+            _SLURM | {"CUDA_VISIBLE_DEVICES": "1"},
+            (),
+            False,
+            {"local_device_ids": [0]},
+            16,
+        ),
+        # Open MPI 4 tells the address, 5 does not.
+        (
+            {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_MCA_orte_hnp_uri": "1.0;tcp://1.2.3:4"},
+            (),
+            False,
+            {},
+            4,
+        ),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2"},
+            ("a:1",),
+            False,
+            _FLAGS,
+            4,
+        ),
+        # TPUs: on GKE the number of hosts is known, on a VM JAX asks.
+        (_GKE, (), True, {}, 2),
+        (_GKE | {"MEGASCALE_NUM_SLICES": "4"}, (), True, {}, 8),
+        ({"TPU_PROCESS_ADDRESSES": "a:1,b:1,c:1"}, (), True, {}, 3),
+        ({}, (), True, {}, None),
+        ({}, (None, 8), True, {}, 8),
+    ],
+)
+def test_the_call_that_joins(environment, flags, on_tpu, arguments, expected):
+    found = cluster(environment, *flags, on_tpu=on_tpu)
+    assert (found.arguments, found.expected) == (arguments, expected)
+
+
+@pytest.mark.parametrize(
+    ("environment", "on_tpu"),
+    [
+        ({}, False),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "2"}, False),
+        (_SLURM | {"SLURM_NTASKS": "1"}, False),
+        ({k: v for k, v in _SLURM.items() if k != "SLURM_STEP_NODELIST"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, False),
+        (_GKE, False),
+        ({"TPU_SKIP_MDS_QUERY": "1"}, True),
+    ],
+)
+def test_alone(environment, on_tpu):
+    assert cluster(environment, on_tpu=on_tpu) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "flags", "message"),
+    [
+        ({}, ("a:1",), "--processes is missing"),
+        ({}, (None, 4, 2), "--coordinator is missing"),
+        ({}, ("a:1", 4, 4), "--process=4 must be from 0 to 3"),
+        (_ADDRESS, (), "--processes is missing .JAX_COORDINATOR_ADDRESS"),
+        (_ADDRESS | {"JAX_NUM_PROCESSES": "all"}, (), "JAX_NUM_PROCESSES='all'"),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2"},
+            (),
+            "--coordinator is missing .Open MPI",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_named(environment, flags, message):
+    with pytest.raises(JcmError, match=message):
+        cluster(environment, *flags)
+
+
+_SPY = """
+import sys
+from absl import flags
+import jax
+from jcm import config, distributed
+flags.FLAGS(["jcm", *sys.argv[1:]])
+jax.distributed.initialize = lambda **found: print(sorted(found.items()))
+distributed.initialize(config.base())
+"""
+
+
+def _spy(environment, *flags):
+    done = subprocess.run(
+        [sys.executable, "-c", _SPY, *flags],
+        env={"JAX_PLATFORMS": "cpu", **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    return done.stdout.strip(), done.stderr.strip().split("\n")[-1]
+
+
+def test_jax_is_called_once_and_the_count_is_asserted():
+    timeouts = (
+        "('heartbeat_timeout_seconds', 60), ('initialization_timeout', 22), "
+        "('shutdown_timeout_seconds', 15)"
+    )
+    called, error = _spy(_SLURM, "--join_timeout=7")
+    assert called == f"[{timeouts}]"
+    # Nobody was joined, since JAX was not really called.
+    assert error.endswith(
+        "JcmError: 16 processes are expected (Slurm), but JAX has joined 1: start as"
+        " many, or correct --processes"
+    )
+    called, _ = _spy({}, "--coordinator=a:1", "--processes=4", "--process=2")
+    assert "('coordinator_address', 'a:1')" in called and "'process_id', 2" in called
+    assert _spy({}) == ("", "")
+
+
+def test_one_process_agrees_with_itself():
+    distributed.agree(None)
+    with pytest.raises(JcmError, match="^broken$"):
+        distributed.agree(JcmError("broken"))
+    distributed.refuse_differences({"a": 1})
