@@ -11,7 +11,6 @@ The position in the data is the step.
 import contextlib
 import dataclasses
 import os
-import pathlib
 import shutil
 from collections.abc import Iterator
 from typing import Any, Self
@@ -21,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from jcm import distributed
+from jcm import distributed, storage
 from jcm.checksums import checksums
 from jcm.errors import JcmError
 from jcm.state import State
@@ -41,7 +40,7 @@ class Checkpoints:
           workdir: of the run.
           keep: how many of the newest to keep; None opens them for reading only.
         """
-        self._folder = pathlib.Path(workdir).absolute() / "checkpoints"
+        self._folder = storage.shared(workdir) / "checkpoints"
         self._aside = self._folder.with_name("damaged")
         # Each process reads for itself: one that cannot must not leave the others
         # waiting for it. They decide together what to make of it, see `_read`.
@@ -151,8 +150,9 @@ class Checkpoints:
                 f"there is no checkpoint in {self._folder}: train first, or name the "
                 "workdir of a run"
             )
-        if not (self._folder / str(step)).is_dir():
-            known = ", ".join(map(str, self.steps))
+        # A folder may be there that is not whole.
+        if step not in (steps := self.steps):
+            known = ", ".join(map(str, steps))
             raise JcmError(
                 f"there is no checkpoint of step {step} in {self._folder}, but of"
                 f" {known or 'none'}: set config.sample.step to one of them"
@@ -207,7 +207,12 @@ class Checkpoints:
             logging.warning("%s", error)
             target = self._aside / str(step)
             if jax.process_index() == 0:
-                self._aside.mkdir(exist_ok=True)
+                self._aside.mkdir(parents=True, exist_ok=True)
+                # In an object store a folder is there when something is in it.
+                (self._aside / "README").write_text(
+                    "Checkpoints that could not be read as they were written. Nothing"
+                    " uses them.\n"
+                )
                 tried = 1
                 while target.exists():
                     tried += 1
@@ -221,6 +226,8 @@ class Checkpoints:
     def _check_room(self, step: int, state: State) -> None:
         """Before anything is written: orbax's threads fail at length."""
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        if "://" in os.fspath(self._folder):
+            return  # nobody tells
         self._folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self._folder).free
         if free < 1.1 * needed:

@@ -13,7 +13,7 @@ from absl import logging
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from jcm import build, data, distributed, files, grids, model, writers
+from jcm import build, data, distributed, files, grids, model, storage, writers
 from jcm import workdir as workdir_lib
 from jcm.checkpoints import Checkpoints
 from jcm.errors import JcmError
@@ -57,7 +57,7 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
     Raises:
       JcmError: where there is no checkpoint, or a score cannot be computed.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = storage.local(workdir)
     if config.eval.watch and config.sample.model:
         raise JcmError("config.eval.watch is for a workdir: drop config.sample.model")
     dataset = data.load(config.data, config.data.split)
@@ -105,7 +105,8 @@ def _unless_deleted(config: ConfigDict, workdir: pathlib.Path) -> list[Subject]:
     # All processes together: the next thing they do is to sample together.
     if distributed.gather(np.bool_(error is None)).all():
         return found
-    if error and (workdir / "checkpoints" / str(config.sample.step)).exists():
+    checkpoints = storage.shared(workdir) / "checkpoints"
+    if error and (checkpoints / str(config.sample.step)).exists():
         raise error
     return []
 
@@ -138,7 +139,7 @@ def _evaluate_one(
     panels["real images"] = grids.grid(real, columns)
     if jax.process_index() == 0:
         grids.save_png(workdir / "comparison.png", grids.captioned(panels))
-        logging.info("wrote %s", workdir / "comparison.png")
+        logging.info("wrote %s", storage.shared(workdir / "comparison.png"))
         if table:
             _write_table(config, workdir, table)
             _write_events(workdir, subject.model.step or 0, rows)
@@ -197,7 +198,7 @@ def _write_table(config: ConfigDict, workdir: pathlib.Path, table: list[Row]) ->
         "rows": [dataclasses.asdict(row) for row in table],
     }
     files.write_json(workdir / "scores.json", content)
-    logging.info("wrote %s\n%s", workdir / "scores.md", markdown)
+    logging.info("wrote %s\n%s", storage.shared(workdir / "scores.md"), markdown)
 
 
 def _write_events(workdir: pathlib.Path, step: int, rows: list[Row]) -> None:

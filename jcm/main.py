@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from jcm import cli, distributed, versions
+from jcm import cli, distributed, storage, versions
 from jcm import workdir as workdir_lib
 from jcm.edit import TASKS, Request, edit
 from jcm.errors import JcmError
@@ -23,7 +23,9 @@ from jcm.train import train
 _MODES = ("train", "evaluate", "search", "sample", "edit", "config")
 
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run. By default runs/NAME-OF-THE-CONFIG."
+    "workdir",
+    None,
+    "Folder of the run, or gs://BUCKET/RUN. By default runs/NAME-OF-THE-CONFIG.",
 )
 _MODE = flags.DEFINE_enum(
     "mode",
@@ -62,11 +64,11 @@ def main(argv: Sequence[str]) -> None:
     distributed.initialize(config)
     settings = workdir_lib.flatten(config.to_dict(), "config.")
     distributed.refuse_differences(
-        {"--mode": _MODE.value, "--workdir": str(workdir)}
+        {"--mode": _MODE.value, "--workdir": str(_WORKDIR.value)}
         | settings
         | versions.versions()
     )
-    logging.info("workdir %s", workdir)
+    logging.info("workdir %s", storage.shared(workdir))
     if _MODE.value == "train":
         train(config, workdir)
     if _MODE.value in ("train", "evaluate"):
@@ -77,6 +79,7 @@ def main(argv: Sequence[str]) -> None:
         sample(config, workdir)
     if _MODE.value == "edit":
         edit(config, workdir, _request())
+    storage.push(workdir)
     distributed.wait("the end")
 
 
@@ -106,7 +109,7 @@ def _config_and_workdir() -> tuple[ConfigDict, pathlib.Path]:
             " training begins with --config.init.model"
         )
     name = re.sub(r"\W+", "_", other).strip("_") or cli.config_name()
-    workdir = pathlib.Path(workdir or f"runs/{name}").expanduser()
+    workdir = storage.local(workdir or f"runs/{name}")
     if _MODE.value in ("evaluate", "search", "sample", "edit") and not other:
         workdir_lib.refuse_other_settings(workdir, config)
     return config, workdir
@@ -114,7 +117,7 @@ def _config_and_workdir() -> tuple[ConfigDict, pathlib.Path]:
 
 def _recorded(workdir: str) -> ConfigDict | None:
     """The config of a run, whatever the mode; its record names an unusable one."""
-    folder = pathlib.Path(workdir).expanduser()
+    folder = storage.local(workdir)
     begun = (folder / "run.json").exists()
     return workdir_lib.read(folder).config if begun else None
 

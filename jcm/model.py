@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from absl import logging
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
-from jcm import build, losses, models, precond, sharding
+from jcm import build, losses, models, precond, sharding, storage
 from jcm import config as config_lib
 from jcm import workdir as workdir_lib
 from jcm.checkpoints import Checkpoints
@@ -199,6 +198,7 @@ def load(
     unknown = hints.keys() - {f.name for f in dataclasses.fields(checkpoint.Hints)}
     if unknown:
         raise JcmError(f"{', '.join(sorted(unknown))}: jcm.load takes no such argument")
+    path = storage.local(path) if str(path).startswith("gs://") else path
     if not os.path.exists(path) and not released.is_name(path):
         raise JcmError(
             f"there is no {path}: name a workdir, a file or folder of a model, or a"
@@ -256,7 +256,7 @@ def of_config(config: ConfigDict, workdir: str | os.PathLike) -> Model:
         other noise levels than `config.noise`.
     """
     wanted, other = config.sample, config.sample.model
-    if other and (pathlib.Path(workdir) / "run.json").exists():
+    if other and (storage.local(workdir) / "run.json").exists():
         raise JcmError(
             f"{workdir} holds a run of its own: use another --workdir for what"
             f" config.sample.model={other} makes"
@@ -301,7 +301,9 @@ def refuse_other_noise(source: str | os.PathLike, found: Model, config: ConfigDi
 
 def exists(source: str | os.PathLike) -> bool:
     """Whether there is something to `load`, without fetching it first."""
-    return os.path.exists(source) or released.is_here(str(source))
+    here = storage.local(source)
+    there = any(here.iterdir()) if here.is_dir() else here.exists()
+    return there or released.is_here(str(source))
 
 
 def _of_folder(path: str | os.PathLike, batch_size: int | None) -> Model:

@@ -1,14 +1,13 @@
 """Sampling from a workdir into files."""
 
 import os
-import pathlib
 import re
 
 import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from jcm import build, grids, model, scoring
+from jcm import build, grids, model, scoring, storage
 
 
 def sample(config: ConfigDict, workdir: str | os.PathLike) -> None:
@@ -35,9 +34,11 @@ def sample(config: ConfigDict, workdir: str | os.PathLike) -> None:
     )
     if jax.process_index() == 0:
         how = re.sub(r"\W+", "_", schedule.title.lower())
-        stem = pathlib.Path(workdir) / "samples" / f"seed_{seed}_{how}"
+        stem = storage.local(workdir) / "samples" / f"seed_{seed}_{how}"
         scoring.write_npz(stem.with_suffix(".npz"), pixels, labels)
         grids.save_png(stem.with_suffix(".png"), grids.grid(pixels[:256]))
         logging.info(
-            "wrote %s.npz and .png: %d images, %s", stem, count, schedule.title
+            "wrote %s.npz and .png: %d images, %s",
+            *(storage.shared(stem), count, schedule.title),
         )
+        storage.push(stem)

@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from jcm import build, distributed, files, models
+from jcm import build, distributed, files, models, storage
 from jcm import workdir as workdir_lib
 from jcm.data import Dataset
 from jcm.metrics import scores as scores_lib
@@ -249,8 +249,7 @@ def fill(
                 file.write(images.tobytes())
                 file.flush()
             progress.update(len(images))
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(str(path))
+        storage.share(path)
         file = file or stack.enter_context(path.open("rb"))
         return np.memmap(file, np.uint8, "r", shape=shape)
 

@@ -5,7 +5,6 @@ search, which asks for a score with one lowest point between neighbours.
 """
 
 import os
-import pathlib
 from collections.abc import Callable
 
 import jax
@@ -15,7 +14,7 @@ from absl import logging
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from jcm import build, data, files
+from jcm import build, data, files, storage
 from jcm.errors import JcmError
 from jcm.evaluate import subject_of
 from jcm.metrics import scores as scores_lib
@@ -38,7 +37,7 @@ def search(config: ConfigDict, workdir: str | os.PathLike) -> None:
       JcmError: for a diffusion model, or a column that no score gives.
     """
     wanted = config.search
-    workdir = pathlib.Path(workdir)
+    workdir = storage.local(workdir)
     subject = subject_of(config, workdir)
     if subject.model.kind != "consistency":
         raise JcmError("--mode=search is for consistency models: name another workdir")

@@ -14,7 +14,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from jcm import config as config_lib
-from jcm import model
+from jcm import model, storage
 from jcm import workdir as workdir_lib
 from jcm.checkpoints import Checkpoints
 from jcm.errors import JcmError
@@ -123,7 +123,7 @@ def first_state(
 def _continued(config: ConfigDict, network: Network, template: State) -> State:
     """The state that another training has reached: a workdir, or a file."""
     source = config.init.model
-    if (pathlib.Path(source) / "run.json").exists():
+    if (storage.local(source) / "run.json").exists():
         _refuse_other_training(source, config)
         with Checkpoints(source) as checkpoints:
             parts = {

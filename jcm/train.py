@@ -21,6 +21,7 @@ from jcm import (
     data,
     distributed,
     grids,
+    lock,
     losses,
     memory,
     model,
@@ -30,6 +31,7 @@ from jcm import (
     preemption,
     sharding,
     start,
+    storage,
     writers,
 )
 from jcm import config as config_lib
@@ -56,13 +58,14 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
 
     Args:
       config: the whole config.
-      workdir: the run's folder, on storage that all processes share.
+      workdir: the run's folder, on storage that all processes share, or
+        gs://BUCKET/RUN.
 
     Raises:
       JcmError: for what the user can mend, and for a loss that is not finite.
       Preempted: after SIGTERM; what was done is saved.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = storage.local(workdir)
     total = config.train.num_steps
     # Settings that cannot be used are refused before what takes long.
     losses.create(config, build.network(config, num_classes=2))
@@ -107,7 +110,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
     is_main = jax.process_index() == 0
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(workdir_lib.lock(workdir))
+        stack.enter_context(lock.hold(workdir))
         workdir_lib.claim(workdir, record)
         # Until the last checkpoint is whole on disk.
         preempted = stack.enter_context(preemption.Watch(mesh))
@@ -216,6 +219,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
             if step > first and (last or due(step, config.train.checkpoint_every)):
                 log.settle()  # raises before anything that is not finite is saved
                 with progress.pause():
+                    storage.push(workdir)
                     checkpoints.save(state)
                 saved = step
             if last:

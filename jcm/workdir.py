@@ -11,15 +11,10 @@ scores.md, scores.json, comparison.png, search.json    what was found
 teacher/        the teacher's own workdir, where it was trained on the way
 """
 
-import contextlib
 import dataclasses
-import errno
-import fcntl
 import json
 import os
 import pathlib
-import socket
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -27,7 +22,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from jcm import config as config_lib
-from jcm import distributed, files
+from jcm import files, storage
 from jcm.errors import JcmError
 
 # A line for each model, way of sampling and seed that was scored.
@@ -79,7 +74,7 @@ def read(workdir: str | os.PathLike) -> Record:
     Raises:
       JcmError: where there is none, or it cannot be read.
     """
-    path = pathlib.Path(workdir) / "run.json"
+    path = storage.local(workdir) / "run.json"
     try:
         fields = json.loads(path.read_text())
         config = config_lib.from_dict(fields["config"])
@@ -94,42 +89,6 @@ def read(workdir: str | os.PathLike) -> Record:
             f"{path} cannot be read ({error}): restore it, or use another workdir"
         ) from error
     return Record(config, names, *fingerprints)
-
-
-@contextlib.contextmanager
-def lock(workdir: str | os.PathLike) -> Iterator[None]:
-    """Within, no other run trains in this workdir; a kill unlocks it too.
-
-    Raises:
-      JcmError: where one does already, in every process.
-    """
-    path = pathlib.Path(workdir) / ".lock"
-    with contextlib.ExitStack() as stack:
-        failed = None
-        if jax.process_index() == 0:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(path.open("a+"))
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}")
-                file.flush()
-            except BlockingIOError:
-                file.seek(0)
-                failed = JcmError(
-                    f"{workdir} is in use by {file.read() or 'another run'}: wait, stop"
-                    " that run, or use another --workdir"
-                )
-            except OSError as error:
-                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                    raise
-                logging.warning(
-                    "%s is on a file system without locks: make sure yourself that no"
-                    " other run uses it",
-                    workdir,
-                )
-        distributed.agree(failed)
-        yield
 
 
 def claim(workdir: str | os.PathLike, record: Record) -> None:
@@ -161,7 +120,7 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
             "program; use another --workdir"
         )
     _write(workdir, record)
-    distributed.wait("claim")  # none may begin before all have looked
+    storage.share(workdir)  # none may begin before all have looked
 
 
 def claim_teacher(workdir: str | os.PathLike, teacher_hash: str) -> None:
@@ -222,7 +181,8 @@ def scores(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 
 def _begun(workdir: str | os.PathLike) -> bool:
     """Whether there is a checkpoint to lose."""
-    return any((pathlib.Path(workdir) / "checkpoints").glob("[0-9]*"))
+    folder = storage.shared(workdir) / "checkpoints"
+    return folder.exists() and any(path.name[0].isdigit() for path in folder.iterdir())
 
 
 def _write(workdir: str | os.PathLike, record: Record) -> None:

@@ -26,6 +26,8 @@ _LAYERS = [
         "preemption",
         "checksums",
         "versions",
+        "storage",
+        "lock",
     },
     {"sharding", "grids", "data", "models"},
     {"denoiser", "pretrained"},

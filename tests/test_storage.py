@@ -1,0 +1,196 @@
+"""A workdir on an object store, kept by a server that speaks Google's protocol."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+import gcs_server
+import pytest
+from etils import epath
+
+from jcm import files, lock, storage
+from jcm.errors import JcmError
+
+pytest.importorskip("gcsfs", reason="pip install 'jcm[gcs]'")
+
+_NO_GOOGLE = {
+    "FSSPEC_GCS_TOKEN": "anon",
+    "NO_GCE_CHECK": "true",
+    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+    "GOOGLE_AUTH_TOKEN_FOR_TESTING": "x",
+}
+
+
+def _variables(url):
+    return _NO_GOOGLE | {"STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url}
+
+
+@pytest.fixture(scope="module")
+def store():
+    """The server, and variables that point programs to it."""
+    with gcs_server.serving() as (server, url):
+        yield server, _variables(url)
+
+
+_PROGRAM = """
+import sys
+from jcm import cli, main
+cli.run(main.main, main._recorded)
+"""
+
+
+def _run(store, *flags):
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, *flags],
+        env=os.environ | store[1] | {"XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def _objects(store, folder=""):
+    return sorted(
+        name.removeprefix(folder)
+        for bucket, name in store[0].objects
+        if bucket == "bucket" and name.startswith(folder)
+    )
+
+
+def test_a_run_in_a_bucket_is_that_of_a_folder(store, teacher, data_dir):
+    config = json.loads((teacher / "run.json").read_text())["config"]
+    flags = [
+        "--config=configs/digits_edm.py:smoke",
+        "--workdir=gs://bucket/a run",
+        f"--config.data.dir={data_dir}",
+        f"--config.model.num_res_blocks={config['model']['num_res_blocks']}",
+        "--config.sample.steps=3",
+        "--config.eval.scores=()",
+        "--config.train.sample_every=0",
+    ]
+    code, output = _run(store, *flags, "--config.train.num_steps=4")
+    assert code == 0, output
+    assert "wrote gs://bucket/a run/comparison.png" in output
+    code, output = _run(store, *flags)
+    assert code == 0 and "going on from step 4" in output, output
+    names = _objects(store, "a run/")
+    assert {"run.json", "metrics.jsonl", "comparison.png"} <= set(names)
+    assert {name.split("/")[1] for name in names if name.startswith("ch")} == {"4", "8"}
+    assert not [name for name in names if name.endswith((".lock", ".tmp"))]
+    # The same numbers as in a folder, those before the second start included.
+    content = store[0].objects["bucket", "a run/metrics.jsonl"].data.decode()
+    ours = [json.loads(line) for line in content.splitlines()]
+    theirs = [
+        json.loads(line)
+        for line in (teacher / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [line["step"] for line in ours] == [2, 4, 6, 8]
+    for a, b in zip(ours, theirs, strict=True):
+        # One device and eight.
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    # A checkpoint that is damaged is set aside.
+    (name,) = (n for n in _objects(store) if n.endswith("/8/checksums/metadata"))
+    store[0].objects["bucket", name].data = b"{}"
+    code, output = _run(store, *flags, "--config.train.num_steps=9")
+    assert code == 0 and "moved to gs://bucket/a run/damaged/8" in output, output
+    assert [n for n in _objects(store, "a run/damaged/8/") if n == "commit_success.txt"]
+
+
+@pytest.fixture
+def here(store, monkeypatch):
+    """The store, for this process."""
+    for name, value in store[1].items():
+        monkeypatch.setenv(name, value)
+    yield store
+    for mirror in storage._mirrors.values():
+        mirror._end()
+    storage._mirrors.clear()
+
+
+def test_what_changes_here_is_pushed_and_what_is_there_is_pulled(here):
+    epath.Path("gs://bucket/one/evaluation/scores.jsonl").write_text("a\n")
+    epath.Path("gs://bucket/one/checkpoints/4/much").write_text("b")
+    folder = storage.local("gs://bucket/one")
+    assert storage.local("gs://bucket/one") == folder
+    assert not (folder / "checkpoints").exists()
+    with (folder / "evaluation" / "scores.jsonl").open("a") as file:
+        file.write("b\n")
+    files.write_text(folder / "teacher" / "run.json", "{}")
+    storage.push(folder / "teacher")
+    there = epath.Path("gs://bucket/one")
+    assert (there / "evaluation" / "scores.jsonl").read_text() == "a\nb\n"
+    assert storage.shared(folder / "teacher" / "run.json").read_text() == "{}"
+    (folder / "evaluation" / "scores.jsonl").unlink()
+    requests = len(here[0].requests)
+    storage.push(folder)
+    assert _objects(here, "one/") == ["checkpoints/4/much", "teacher/run.json"]
+    # What has not changed is not sent again.
+    sent = here[0].requests[requests:]
+    assert not [each for each in sent if each.startswith(("POST", "PUT"))], sent
+
+
+def test_a_store_that_refuses_is_one_line(here, monkeypatch):
+    folder = storage.local("gs://bucket/two")
+    (folder / "run.json").write_text("{}")
+    monkeypatch.setattr(
+        gcs_server._Handler, "_upload", lambda self, *_: self._fail(403)
+    )
+    with pytest.raises(JcmError, match="cannot write gs://bucket/two .*use it$"):
+        storage.push(folder)
+    monkeypatch.undo()
+
+
+def test_a_folder_is_nothing_but_itself(tmp_path):
+    assert storage.local(tmp_path) == tmp_path
+    assert storage.local("~/a") == pathlib.Path("~/a").expanduser()
+    assert str(storage.shared(tmp_path / "x")) == str(tmp_path / "x")
+    storage.push(tmp_path)
+    storage.share(tmp_path)
+
+
+def test_the_second_run_in_a_bucket_is_refused_and_a_dead_one_is_not(here, monkeypatch):
+    monkeypatch.setattr(lock, "_LEASE_SECONDS", 0.5)
+    folder = storage.local("gs://bucket/three")
+    with lock.hold(folder):
+        with pytest.raises(JcmError, match="three is in use by process"):
+            with lock.hold(folder):
+                pass
+        left = here[0].objects["bucket", "three/.lock"]
+        assert str(os.getpid()).encode() in left.data
+    assert _objects(here, "three/") == []
+    # Its holder was killed: it is not renewed.
+    here[0].objects["bucket", "three/.lock"] = left
+    before = time.monotonic()
+    with lock.hold(folder):
+        assert time.monotonic() - before >= 1.5
+    # Of two that begin at once, one has it.
+    outcomes = []
+
+    def begin():
+        try:
+            with lock._lease(storage.shared(folder) / ".lock"):
+                outcomes.append("has it")
+                time.sleep(1)
+        except JcmError:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=begin) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["has it", "refused"]
+
+
+def test_the_second_run_in_a_folder_is_refused(tmp_path):
+    with lock.hold(tmp_path):
+        with pytest.raises(JcmError, match=f"{tmp_path} is in use by process"):
+            with lock.hold(tmp_path):
+                pass
+    with lock.hold(tmp_path):
+        pass
