@@ -188,7 +188,11 @@ def test_a_second_damaged_step_of_one_number_is_kept_too(copy):
     shutil.rmtree(copy / "checkpoints" / "8" / "params")
     with Checkpoints(copy, keep=3) as checkpoints:
         assert checkpoints.restore(_template(sharding.make_mesh())).step == 4
-    assert sorted(p.name for p in (copy / "damaged").iterdir()) == ["8", "8_2", "README"]
+    assert sorted(p.name for p in (copy / "damaged").iterdir()) == [
+        "8",
+        "8_2",
+        "README",
+    ]
 
 
 def test_nothing_saved_is_nothing_restored(tmp_path):

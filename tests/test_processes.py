@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image
 
 from jcm import data, evaluate, model
 from jcm.metrics import scores
+from jcm.train import train
 
 
 def _free_port():
@@ -22,19 +25,18 @@ def _free_port():
         return probe.getsockname()[1]
 
 
-def _start(config, workdir, port, process, processes=2):
-    """`python -m jcm.main` as a user would call it, with one CPU device."""
+def _start(config, workdir, port, process, processes=2, **changes):
+    """`python -m jcm.main` as a user would call it, with two CPU devices."""
     fields = {
-        "teacher": config.teacher,
         "data.dir": config.data.dir,
-        "model.num_res_blocks": config.model.num_res_blocks,
-        "model.attn_resolutions": "()",
         "sample.steps": config.sample.steps,
-        "eval.scores": "('fd_efficientnet_lite0',)",
+        **changes,
     }
+    kind = "cd" if config.method == "cd" else "edm"
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "jcm.main", "--config=configs/digits_cd.py:smoke"),
+            *(sys.executable, "-m", "jcm.main"),
+            f"--config=configs/digits_{kind}.py:smoke",
             f"--workdir={workdir}",
             f"--coordinator=localhost:{port}",
             f"--processes={processes}",
@@ -43,7 +45,7 @@ def _start(config, workdir, port, process, processes=2):
         ],
         # As on two machines, each has a cache of its own.
         env=os.environ
-        | {"XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"}
+        | {"XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "2"}
         | {"JCM_CACHE": str(workdir.parent / f"cache{process}")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -66,11 +68,17 @@ def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
     (score,) = scores.create(config, data.load(config.data))
     score.prepare()
     port = _free_port()
-    pair = [_start(config, tmp_path / "run", port, process) for process in (0, 1)]
+    changes = {
+        "teacher": config.teacher,
+        "eval.scores": "('fd_efficientnet_lite0',)",
+    }
+    pair = [
+        _start(config, tmp_path / "run", port, process, **changes) for process in (0, 1)
+    ]
     outputs = [process.communicate(timeout=280)[0] for process in pair]
     for process, output in zip(pair, outputs, strict=True):
         assert process.returncode == 0, output
-    # Eight devices of one process or one of each of two: the same numbers.
+    # Eight devices of one process or two of each of two: the same numbers.
     ours, theirs = _lines(tmp_path / "run"), _lines(alone)
     assert [line["step"] for line in ours] == [line["step"] for line in theirs]
     for name in ("loss", "grad_norm", "update_norm"):
@@ -101,6 +109,95 @@ def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
         assert ours["scores"]["fd_efficientnet_lite0"] == pytest.approx(
             theirs["scores"]["fd_efficientnet_lite0"], rel=1e-3
         )
+
+
+def _until(condition, processes, seconds=200):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes), [
+            process.communicate()[0] for process in processes
+        ]
+        time.sleep(0.05)
+
+
+def _last_step(workdir):
+    path = workdir / "metrics.jsonl"
+    return _lines(workdir)[-1]["step"] if path.exists() and path.read_text() else 0
+
+
+def test_what_becomes_of_all_when_one_is_told_to_go_or_is_lost(tiny, teacher, tmp_path):
+    config, run = tiny("digits_edm"), tmp_path / "run"
+    shutil.copytree(teacher, run)  # written by one process
+    endless = {
+        "train.num_steps": 10**6,
+        "train.checkpoint_every": 0,
+        "train.sample_every": 0,
+        "train.log_every": 1,
+        "eval.scores": "()",
+    }
+    port = _free_port()
+    pair = [_start(config, run, port, process, **endless) for process in (0, 1)]
+    _until(lambda: _last_step(run) > 12, pair)
+    pair[1].terminate()
+    outputs = [process.communicate(timeout=60)[0] for process in pair]
+    assert [process.returncode for process in pair] == [75, 75], outputs
+    (saved,) = {int(re.findall(r"after step (\d+)", text)[0]) for text in outputs}
+    assert "going on from step 8" in outputs[0]
+    assert (run / "checkpoints" / str(saved)).is_dir()
+    # Another start, and process 0 is lost.
+    port = _free_port()
+    pair = [_start(config, run, port, process, **endless) for process in (0, 1)]
+    _until(lambda: _last_step(run) > saved + 4, pair)
+    pair[0].kill()
+    lost = time.monotonic()
+    output, _ = pair[1].communicate(timeout=100)
+    assert time.monotonic() - lost < 75
+    assert pair[1].returncode not in (0, 75) and "another task died" in output
+    assert f"going on from step {saved}" in output
+    pair[0].communicate()
+    # One process goes on with what two have written, and makes the same numbers.
+    numbers = {line["step"]: line for line in _lines(run)}
+    alone = config.copy_and_resolve_references()
+    alone.train.num_steps, alone.train.log_every = saved + 3, 1
+    train(alone, run)
+    for line in _lines(run)[-3:]:
+        assert line["loss"] == pytest.approx(numbers[line["step"]]["loss"], rel=1e-5)
+        assert line["param_norm"] == pytest.approx(
+            numbers[line["step"]]["param_norm"], rel=1e-5
+        )
+
+
+def test_processes_that_differ_are_found_before_the_first_step(tiny, tmp_path):
+    config, port = tiny("digits_edm"), _free_port()
+    pair = [
+        _start(config, tmp_path / "run", port, process, seed=process)
+        for process in (0, 1)
+    ]
+    for process in pair:
+        output, _ = process.communicate(timeout=100)
+        assert process.returncode == 1
+        assert "jcm: process 1 has config.seed=1 and process 0 has 0: start" in output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_waiting_for_others_ends_in_one_line(process, tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "jcm.main"),
+            *("--config=configs/digits_edm.py:smoke", f"--workdir={tmp_path / 'run'}"),
+            *(f"--coordinator=localhost:{_free_port()}", "--processes=2"),
+            *(f"--process={process}", "--join_timeout=2"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 1
+    (line,) = (line for line in done.stderr.splitlines() if "jcm: " in line)
+    assert "cannot join the processes, by localhost:" in line
+    assert "2 s have passed" in line and "--join_timeout" in line
 
 
 @pytest.mark.parametrize("given", [["--process=0"], ["--processes=2", "--process=2"]])

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import re
+import types
 
 import flax.serialization
 import golden
@@ -232,3 +234,87 @@ def test_examples_have_their_own_keys():
     assert np.unique(np.asarray(noise)).size == noise.size
     assert np.abs(np.asarray(noise - batch.normal(2))).min() > 0
     assert method.keeps_target
+
+
+def test_in_bfloat16_what_is_added_up_stays_float32():
+    """State, loss and norms; inside, the embedding of time and all statistics."""
+    network = golden.network(dtype="bfloat16", ch_mult=(1, 1), attn_resolutions=())
+    method = golden.consistency(
+        model=Denoiser(network, precond.Consistency()),
+        teacher=None,
+        scales=FixedScales(18, 0.5),
+    )
+    optimizer = _optimizer()
+    run = state.create(
+        network.init(jax.random.key(0)), optimizer, keeps_target=True, ema_rates=(0.9,)
+    )
+    batch = {
+        "image": jnp.zeros((4, 16, 16, 3), jnp.uint8),
+        "label": jnp.zeros(4, jnp.int32),
+    }
+    step = make_train_step(method, optimizer, seed_key=jax.random.key(0))
+    jaxpr, made = jax.make_jaxpr(step, return_shape=True)(run, Frozen(), batch)
+    for leaf in jax.tree.leaves(made):
+        assert leaf.dtype in (jnp.float32, jnp.int32)
+    text = str(jaxpr)
+    assert text.count("conv_general_dilated") > 20 and "bf16" in text
+    # A mean over an image, such as of a normalisation, is one of float32. (Gradients
+    # of broadcast biases are sums of bfloat16, in the order of XLA's choice.)
+    roots = re.findall(r":(\w+)\[[^]]*\] = (?:rsqrt|sin|cos|log|exp)\b", text)
+    assert len(roots) > 10 and set(roots) == {"f32"}, set(roots)
+
+
+def _line(skip_nonfinite):
+    """A step that fits one number to the mean of the images, but not to white ones."""
+
+    def loss(params, frozen, batch, step):
+        error = params["w"] - batch.images.mean(axis=(1, 2, 3))
+        return jnp.where(batch.images.min() == 1, jnp.nan, 1.0) * error**2
+
+    arch = types.SimpleNamespace(num_classes=0)
+    network = types.SimpleNamespace(arch=arch)
+    method = types.SimpleNamespace(
+        model=types.SimpleNamespace(network=network),
+        loss=loss,
+        curriculum=lambda step: {},
+        keeps_target=False,
+    )
+    optimizer = _optimizer(learning_rate=0.1)
+    run = state.create(
+        {"w": jnp.ones(())}, optimizer, keeps_target=False, ema_rates=(0.5,)
+    )
+    make = getattr(make_train_step, "__wrapped__", make_train_step)
+    step = make(
+        method,
+        optimizer,
+        seed_key=jax.random.key(0),
+        skip_nonfinite=skip_nonfinite,
+    )
+    return run, jax.jit(step)
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_gradient_that_is_not_finite_changes_nothing_where_it_is_skipped(skip):
+    run, step = _line(skip)
+    white = {
+        "image": jnp.full((4, 2, 2, 1), 255, jnp.uint8),
+        "label": jnp.zeros(4, jnp.int32),
+    }
+    grey = white | {"image": jnp.full((4, 2, 2, 1), 100, jnp.uint8)}
+    once, _ = step(run, Frozen(), grey)
+    after, metrics = step(once, Frozen(), white)
+    assert not np.isfinite(metrics["grad_norm"])
+    assert np.isfinite(after.params["w"]) == skip
+    if not skip:
+        return
+    assert after.step == 2 and metrics["update_norm"] == 0
+    for name in ("params", "opt_state"):
+        for a, b in zip(
+            *(jax.tree.leaves(getattr(each, name)) for each in (after, once)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+    # The next step is as if there had been none.
+    ours, _ = step(after, Frozen(), grey)
+    theirs, _ = step(once, Frozen(), grey)
+    assert ours.params == theirs.params

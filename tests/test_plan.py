@@ -1,0 +1,89 @@
+"""The plan of a step's memory, and runs that do not fit."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jcm import config as config_lib
+from jcm import memory, plan, sharding
+from jcm import train as train_lib
+from jcm.errors import JcmError
+from jcm.losses import Frozen
+from jcm.plan import Plan
+from jcm.state import State
+
+
+def test_parts_are_what_one_device_holds():
+    mesh = sharding.make_mesh(fsdp=4)
+
+    def shapes(count, split=True):
+        spec = ("fsdp",) if split else ()
+        place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+        return {"w": jax.ShapeDtypeStruct((count,), jnp.float32, sharding=place)}
+
+    state = State(
+        step=jax.ShapeDtypeStruct((), jnp.int32),
+        params=shapes(400),
+        target_params=None,
+        ema_params={"0.9": shapes(400), "0.99": shapes(400)},
+        opt_state=(shapes(400), shapes(100, split=False)),
+    )
+    frozen = Frozen(teacher=shapes(400, split=False), constants=None)
+    compiled = types.SimpleNamespace(
+        memory_analysis=lambda: types.SimpleNamespace(temp_size_in_bytes=7)
+    )
+    made = plan.make(state, frozen, shapes(40), compiled)
+    assert made.parts == {
+        "parameters": 400,
+        "averages": 800,
+        "optimizer": 400 + 400,
+        "teacher": 1600,
+        "batches": 80,
+        "step": 7,
+    }
+    assert made.total == 400 + 800 + 800 + 1600 + 80 + 7
+
+
+def test_a_plan_that_fits_is_printed_and_not_refused():
+    made = Plan({"parameters": 3 << 20, "step": 2 << 20}, limit=6 << 20)
+    assert str(made) == "memory of each device: 5 of 6 MiB: parameters 3, step 2"
+    plan.refuse(made, config_lib.base())
+    plan.refuse(Plan({"step": 1 << 60}, limit=None), config_lib.base())
+
+
+@pytest.mark.parametrize(
+    ("changes", "advised", "not_advised"),
+    [
+        ({}, ("mesh.fsdp=N", "model.remat", "bfloat16"), ()),
+        ({"mesh.fsdp": 8}, ("model.remat", "bfloat16"), ("fsdp",)),
+        ({"model.remat": (32,)}, ("fsdp", "bfloat16"), ("remat",)),
+        ({"model.dtype": "bfloat16"}, ("fsdp", "remat"), ("bfloat16",)),
+    ],
+)
+def test_advice_is_what_has_not_been_done(changes, advised, not_advised):
+    config = config_lib.base()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(JcmError, match="needs 6 MiB on each device.* are 5: ") as info:
+        plan.refuse(Plan({"step": 6 << 20}, limit=5 << 20), config)
+    for text in advised:
+        assert text in str(info.value)
+    for text in not_advised:
+        assert text not in str(info.value)
+    assert "train.batch_size" in str(info.value)
+
+
+def test_a_run_that_does_not_fit_is_refused_before_its_first_step(
+    tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(plan, "_limit", lambda: 1000)
+    with pytest.raises(JcmError, match="a step needs .* on each device"):
+        train_lib.train(tiny("digits_edm"), tmp_path)
+    assert not list(tmp_path.glob("metrics.jsonl"))
+    assert not list((tmp_path / "checkpoints").glob("*"))
+
+
+def test_what_is_free_is_known_and_plausible():
+    free = memory.available()
+    assert free is None or 2**20 < free < 2**50

@@ -1,0 +1,133 @@
+"""Where arrays lie: bytes by shapes alone, slices, exceptions to the rule."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from jcm import build, losses, optim, sharding, state
+from jcm import config as config_lib
+from jcm.errors import JcmError
+
+
+@functools.cache
+def _training_of_imagenet64():
+    """Shapes of all that a distillation holds, teacher included."""
+    config = config_lib.load("configs/imagenet64_cd.py")
+    config.loss.metric = "l2"  # its weights are not the network's
+    network = build.network(config, num_classes=1000)
+    method = losses.create(config, network)
+    new_state = functools.partial(
+        state.create,
+        optimizer=optim.create(config.optim, config.train.batch_size),
+        keeps_target=method.keeps_target,
+        ema_rates=config.train.ema_rates,
+    )
+    made = jax.eval_shape(new_state, network.shapes)
+    return {"state": made, "teacher": network.shapes}, config
+
+
+def _placed(mesh, tree, rules):
+    return sharding.with_placement(
+        tree, functools.partial(sharding.shard_tree, mesh, rules=rules)
+    )
+
+
+def test_eight_devices_hold_an_eighth_each():
+    tree, config = _training_of_imagenet64()
+    rules = sharding.Rules.of(config.mesh)
+    one, eight = (_placed(sharding.make_mesh(fsdp), tree, rules) for fsdp in (1, 8))
+    alone, shared = map(sharding.bytes_per_device, (one, eight))
+    assert alone == sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+    )
+    # Parameters, average, two moments, teacher: 296 million each.
+    assert alone > 5 * 295_000_000 * 4
+    assert shared <= 1.05 * alone / 8
+    assert "% of" in sharding.overview(eight)
+
+
+def test_copies_of_a_parameter_lie_alike():
+    tree, config = _training_of_imagenet64()
+    mesh = sharding.make_mesh(fsdp=4)
+    rules = sharding.Rules(config.mesh.fsdp_min_mib * 2**20, (("conv0/kernel", 2),))
+    placed = sharding.shard_tree(mesh, tree, rules)
+    run = placed["state"]
+    by_place = {
+        "params": run.params,
+        "average": run.ema_params["0.999943"],
+        "moments": run.opt_state[1].mu,
+        "teacher": placed["teacher"],
+    }
+    first = jax.tree.leaves(by_place["params"])
+    assert any(not leaf.is_fully_replicated for leaf in first)
+    for name, other in by_place.items():
+        assert jax.tree.leaves(other) == first, name
+
+
+@dataclasses.dataclass(frozen=True)
+class _Device:
+    id: int
+    slice_index: int
+    process_index: int = 0
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+
+
+def test_no_group_spans_two_slices():
+    devices = [_Device(number, number // 8) for number in range(32)]
+    grid = sharding.device_grid(devices, fsdp=4)
+    assert grid.shape == (8, 4)
+    for group in grid:
+        assert len({device.slice_index for device in group}) == 1
+    assert {device.id for device in grid.flat} == set(range(32))
+    # The slow network carries what is added up over `data` alone.
+    assert [row[0].slice_index for row in grid] == [0, 0, 1, 1, 2, 2, 3, 3]
+    with pytest.raises(JcmError, match="of each of 4 slices, 8"):
+        sharding.device_grid(devices, fsdp=16)
+    with pytest.raises(JcmError, match="slices differ in their devices, {0: 8, 1: 4}"):
+        sharding.device_grid(devices[:12], fsdp=4)
+
+
+def _spec(rules, **shapes):
+    tree = {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()
+    }
+    mesh = sharding.make_mesh(fsdp=4)
+    placed = sharding.shard_tree(mesh, tree, rules)
+    return {name: placed[name].spec for name in shapes}
+
+
+def test_the_first_exception_that_fits_counts():
+    rules = sharding.Rules(1e9, (("k.rnel$", 2), ("norm|kernel2", None), ("k", 0)))
+    assert _spec(rules, kernel=(8, 4, 4), kernel2=(8, 8), k=(8,), other=(8, 8)) == {
+        "kernel": PartitionSpec(None, None, "fsdp"),
+        "kernel2": PartitionSpec(),
+        "k": PartitionSpec("fsdp"),
+        "other": PartitionSpec(),
+    }
+    # A number is never split.
+    assert _spec(sharding.Rules(0, (("count", 0),)), count=()) == {
+        "count": PartitionSpec()
+    }
+
+
+def test_exceptions_that_cannot_be_are_named():
+    with pytest.raises(JcmError, match=r"axis 1 of kernel, whose shape \(8,\)"):
+        _spec(sharding.Rules(0, (("kernel", 1),)), kernel=(8,))
+    with pytest.raises(JcmError, match="has no such axis that divides by fsdp=4"):
+        _spec(sharding.Rules(0, (("kernel", 0),)), kernel=(6,))
+    tree = {"kernel": np.zeros(4), "bias": np.zeros(4)}
+    with pytest.raises(JcmError, match="'kernal' fits no tensor; .* such as kernel"):
+        sharding.refuse_idle_rules(tree, sharding.Rules(0, (("kernal", 0),)))
+    for text in ("kernel", "kernel=x", "(=1", "=1", "kernel=-1"):
+        config = ml_collections.ConfigDict({"rules": (text,), "fsdp_min_mib": 4.0})
+        with pytest.raises(JcmError, match="config.mesh.rules: .* is not understood"):
+            sharding.Rules.of(config)
+    config.rules = ("norm=none", "a=b/kernel=3")
+    assert sharding.Rules.of(config).exceptions == (("norm", None), ("a=b/kernel", 3))

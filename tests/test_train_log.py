@@ -1,0 +1,79 @@
+"""Numbers of steps: means, waits, and steps that are not finite."""
+
+import math
+
+import jax.numpy as jnp
+import pytest
+
+from jcm.errors import JcmError
+from jcm.progress import Progress
+from jcm.train_log import TrainLog
+from jcm.writers import MetricWriter
+
+
+class _Recorder(MetricWriter):
+    def __init__(self):
+        self.written = {}
+
+    def write_scalars(self, step, scalars):
+        self.written[step] = dict(scalars)
+
+
+def _log(every=2, limit=0):
+    recorder = _Recorder()
+    return TrainLog(recorder, Progress(10, enabled=False), every, limit), recorder
+
+
+def _metrics(loss=1.0, grad_norm=1.0, param_norm=1.0):
+    values = {"loss": loss, "grad_norm": grad_norm, "param_norm": param_norm}
+    return {name: jnp.float32(value) for name, value in values.items()}
+
+
+def test_losses_and_waits_are_means_since_the_last_writing():
+    log, recorder = _log()
+    for step, (loss, waited) in enumerate([(1.0, 0.1), (3.0, 0.3), (5.0, 0.0)], 1):
+        log.add(step, _metrics(loss, grad_norm=float(step)), waited)
+    assert recorder.written.keys() == {2}  # one step late
+    assert recorder.written[2]["loss"] == 2.0
+    assert recorder.written[2]["data_wait_secs"] == pytest.approx(0.2)
+    assert recorder.written[2]["grad_norm"] == 2.0
+    assert "skipped" not in recorder.written[2]
+    log.add(4, _metrics(7.0))
+    log.settle()
+    assert recorder.written[4]["loss"] == 6.0
+    assert recorder.written[4]["data_wait_secs"] == 0.0
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm", "param_norm"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_ends_the_run(name, value):
+    log, _ = _log()
+    log.add(7, _metrics(**{name: value}))
+    with pytest.raises(JcmError, match=f"step 7: .*{name} {value}.*skip_nonfinite=10"):
+        log.settle()
+
+
+def test_single_steps_are_passed_over_and_counted():
+    log, recorder = _log(every=4, limit=2)
+    for step, norm in enumerate([1.0, math.nan, math.inf, 1.0, math.nan], 1):
+        log.add(step, _metrics(loss=step if norm == 1 else norm, grad_norm=norm))
+    assert recorder.written[4]["loss"] == 2.5  # of the two that count
+    assert recorder.written[4]["skipped"] == 2
+    for step in (6, 7):
+        log.add(step, _metrics(grad_norm=math.nan))
+    with pytest.raises(JcmError, match="step 7: loss 1.0, grad_norm nan"):
+        log.settle()  # the third in a row
+
+
+def test_parameters_that_are_not_finite_are_never_passed_over():
+    log, _ = _log(limit=5)
+    log.add(1, _metrics(grad_norm=math.nan, param_norm=math.nan))
+    with pytest.raises(JcmError, match="param_norm nan"):
+        log.settle()
+
+
+def test_where_no_step_counts_the_loss_is_no_number():
+    log, recorder = _log(every=1, limit=2)
+    log.add(1, _metrics(grad_norm=math.nan))
+    log.settle()
+    assert math.isnan(recorder.written[1]["loss"])
