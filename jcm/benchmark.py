@@ -89,6 +89,7 @@ def measure(config: ConfigDict, *, repeats: int, sample_batch: int) -> dict[str,
     batch = {
         "image": rng.integers(0, 256, shape, np.uint8),
         "label": rng.integers(0, 10, batch_size, np.int32),
+        "stop": np.zeros(mesh.size, np.int32),
     }
     batch = jax.device_put(batch, sharding.batch(mesh))
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from absl import logging
-from jaxtyping import Array, Int, Key, UInt8
+from jaxtyping import Array, Int, Key
 
 from jcm import images, memory
 from jcm.losses import Batch, Frozen, Method
@@ -48,7 +48,8 @@ def make_train_step(
 
     Returns:
       The function. `frozen` has what stays as it is during the run, so not the
-      target; `batch` has `image` (uint8, b h w c) and `label` (int32, b).
+      target; `batch` has `image` (uint8, b h w c), `label` (int32, b) and `stop`
+      (int32, one of each device), whose largest is a metric, the same everywhere.
     """
     classes = method.model.network.arch.num_classes
 
@@ -78,7 +79,7 @@ def make_train_step(
     def train_step(
         state: State,
         frozen: Frozen,
-        batch: dict[str, UInt8[Array, "..."]],
+        batch: dict[str, Array],
     ) -> tuple[State, Metrics]:
         examples = Batch(
             images=images.to_float(batch["image"]),
@@ -117,6 +118,7 @@ def make_train_step(
             "grad_norm": grad_norm,
             "update_norm": optax.tree.norm(updates),
             "param_norm": optax.tree.norm(params),
+            "stop": jnp.max(batch["stop"]),
             **curriculum,
         }
         return new_state, metrics

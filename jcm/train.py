@@ -113,7 +113,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         stack.enter_context(lock.hold(workdir))
         workdir_lib.claim(workdir, record)
         # Until the last checkpoint is whole on disk.
-        preempted = stack.enter_context(preemption.Watch(mesh))
+        watch = stack.enter_context(preemption.Watch())
         checkpoints = stack.enter_context(
             Checkpoints(workdir, keep=config.train.keep_checkpoints)
         )
@@ -200,7 +200,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         saved = first if latest is not None else 0
         for step in range(first, total + 1):
             last = step == total
-            if preempted() and not last:
+            if log.stop and not last:
                 log.settle()
                 if step > saved:
                     checkpoints.save(state)
@@ -226,7 +226,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
                 break
             # The step before is under way while this batch comes and is sent off.
             waiting = time.monotonic()
-            batch = next(batches)
+            batch = next(batches) | {"stop": watch.flags()}
             waited = time.monotonic() - waiting
             profile.before(step + 1)
             batch = jax.tree.map(to_devices, batch)
@@ -259,6 +259,7 @@ def batch_shapes(
     return {
         "image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=place),
         "label": jax.ShapeDtypeStruct((count,), jnp.int32, sharding=place),
+        "stop": jax.ShapeDtypeStruct((place.mesh.size,), jnp.int32, sharding=place),
     }
 
 

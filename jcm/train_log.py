@@ -12,7 +12,11 @@ from jcm.writers import MetricWriter
 
 
 class TrainLog:
-    """Reads each step's metrics after the next is sent off: no device ever waits."""
+    """Reads each step's metrics after the next is sent off: no device ever waits.
+
+    Attributes:
+      stop: whether any process was told to save and leave; see `preemption.Watch`.
+    """
 
     def __init__(
         self,
@@ -36,6 +40,7 @@ class TrainLog:
         self._writer, self._progress, self._every = writer, progress, every
         self._limit = skip_nonfinite
         self._in_a_row = self._skipped = 0
+        self.stop = False
         self._pending: tuple[int, Metrics] | None = None
         self._losses: list[float] = []
         self._waits: list[float] = []
@@ -65,6 +70,8 @@ class TrainLog:
         metrics = {
             name: float(value) for name, value in jax.device_get(metrics).items()
         }
+        # A whole number of every process: all stop at the same step.
+        self.stop = self.stop or metrics.pop("stop") > 0
         loss = metrics["loss"]
         watched = {name: metrics[name] for name in ("loss", "grad_norm", "param_norm")}
         if all(map(math.isfinite, watched.values())):

@@ -63,6 +63,7 @@ def _ten_steps():
     batch = {
         "image": jnp.zeros((4, 16, 16, 3), jnp.uint8),
         "label": jnp.zeros(4, jnp.int32),
+        "stop": jnp.zeros(1, jnp.int32),
     }
     pairs = {}
     for step in steps:
@@ -124,7 +125,11 @@ def _problem():
     )
     params = jax.tree.map(lambda p: p + 0.01, network.init(jax.random.key(0)))
     images = jax.random.randint(jax.random.key(1), (16, 16, 16, 3), 0, 256)
-    batch = {"image": images.astype(jnp.uint8), "label": jnp.zeros(16, jnp.int32)}
+    batch = {
+        "image": images.astype(jnp.uint8),
+        "label": jnp.zeros(16, jnp.int32),
+        "stop": jnp.zeros(8, jnp.int32),
+    }
     return method, params, batch
 
 
@@ -251,6 +256,7 @@ def test_in_bfloat16_what_is_added_up_stays_float32():
     batch = {
         "image": jnp.zeros((4, 16, 16, 3), jnp.uint8),
         "label": jnp.zeros(4, jnp.int32),
+        "stop": jnp.zeros(1, jnp.int32),
     }
     step = make_train_step(method, optimizer, seed_key=jax.random.key(0))
     jaxpr, made = jax.make_jaxpr(step, return_shape=True)(run, Frozen(), batch)
@@ -299,6 +305,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_where_it_is_skipped(skip)
     white = {
         "image": jnp.full((4, 2, 2, 1), 255, jnp.uint8),
         "label": jnp.zeros(4, jnp.int32),
+        "stop": jnp.zeros(1, jnp.int32),
     }
     grey = white | {"image": jnp.full((4, 2, 2, 1), 100, jnp.uint8)}
     once, _ = step(run, Frozen(), grey)

@@ -24,9 +24,10 @@ def _log(every=2, limit=0):
     return TrainLog(recorder, Progress(10, enabled=False), every, limit), recorder
 
 
-def _metrics(loss=1.0, grad_norm=1.0, param_norm=1.0):
+def _metrics(loss=1.0, grad_norm=1.0, param_norm=1.0, stop=0):
     values = {"loss": loss, "grad_norm": grad_norm, "param_norm": param_norm}
-    return {name: jnp.float32(value) for name, value in values.items()}
+    metrics = {name: jnp.float32(value) for name, value in values.items()}
+    return metrics | {"stop": jnp.int32(stop)}
 
 
 def test_losses_and_waits_are_means_since_the_last_writing():
@@ -77,3 +78,13 @@ def test_where_no_step_counts_the_loss_is_no_number():
     log.add(1, _metrics(grad_norm=math.nan))
     log.settle()
     assert math.isnan(recorder.written[1]["loss"])
+
+
+def test_what_one_process_is_told_all_hear_one_step_late():
+    log, recorder = _log(every=1)
+    log.add(1, _metrics(stop=1))
+    assert not log.stop
+    log.add(2, _metrics())
+    assert log.stop
+    log.settle()
+    assert log.stop and "stop" not in recorder.written[2]
