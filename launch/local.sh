@@ -16,6 +16,7 @@ to yours, and a CONFIG that is not there is looked up in the repository.
 
 PYTHON=/path/to/python   the interpreter to make .venv with (3.11 or newer)
 JCM_EXTRAS=cuda          install what an NVIDIA GPU needs as well (tpu: a TPU)
+DRY_RUN=1                print the commands instead of running them
 USAGE
   exit
   ;;
@@ -25,20 +26,6 @@ esac
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 prepare
 
-previous=
-for argument in "$@"; do
-  shift
-  file=
-  case $argument in
-  --config=*) file=${argument#*=} ;;
-  *) [[ $previous != --config ]] || file=$argument ;;
-  esac
-  previous=$argument
-  if [[ -n $file && ! -e ${file%%:*} && -e $root/${file%%:*} ]]; then
-    argument=${argument%"$file"}$root/$file
-  fi
-  set -- "$@" "$argument"
-done
-
+find_config "$@"
 # -P: in the parent of a clone named jcm, that folder would pass for the package.
-exec "$python" -P -m jcm.main "$@"
+run exec "$python" -P -m jcm.main "${arguments[@]}"

@@ -8,12 +8,8 @@
 #   - JCM_EXTRAS names more extras of setup.cfg to install: "cuda" or "tpu".
 # Installing takes a minute, hence only after a change of setup.cfg.
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-
-die() {
-  echo "$(basename "$0"): $*" >&2
-  exit 1
-}
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # Is $1 a Python 3.11 or newer that can make an environment? Asked by running it:
 # Debian packs venv apart, and pyenv puts names in PATH that do not run.
@@ -24,7 +20,7 @@ suits() {
 
 find_python() {
   if [[ -n ${PYTHON:-} ]]; then
-    suits "$PYTHON" || die "PYTHON=$PYTHON is not a Python 3.11 or newer with venv"
+    dry || suits "$PYTHON" || die "PYTHON=$PYTHON is not a Python 3.11 or newer with venv"
     echo "$PYTHON"
     return
   fi
@@ -59,37 +55,43 @@ find_environment() {
     [[ $(version "$python") != $(version "$PYTHON") ]] || return 0
   fi
   base=$(find_python)
-  "$base" -m venv --clear "$environment"
+  run "$base" -m venv --clear "$environment"
 }
 
 prepare() {
-  local extra key missing='' extras=${JCM_EXTRAS:-}
+  local extra install key='' missing='' extras=${JCM_EXTRAS:-}
   find_environment
   # The place is part of the key: an active environment may hold another clone.
-  key=$("$python" -c '
+  # A dry run does not make an environment that is not there.
+  [[ ! -x $python ]] || key=$("$python" -c '
 import hashlib, pathlib, sys
 setup = pathlib.Path(sys.argv[1], "setup.cfg").read_bytes()
 print(hashlib.sha256(setup).hexdigest(), sys.version_info[:2], sys.argv[1])' "$root")
   # shellcheck disable=SC2086  # a list separated by commas or spaces
   set -- "$@" ${extras//,/ }
   for extra in base "$@"; do
-    [[ $(cat "$environment/.jcm-$extra" 2>/dev/null) == "$key" ]] || missing=yes
+    [[ -n $key && $(cat "$environment/.jcm-$extra" 2>/dev/null) == "$key" ]] ||
+      missing=yes
   done
   [[ -n $missing ]] || return 0
 
+  extras=$(IFS=, && echo "${*:+[$*]}")
+  # Compiling all that is installed takes longer than installing it, and most of it
+  # is never imported; what is, is compiled below or at its first use.
+  install=("$python" -m pip install -q --no-compile --disable-pip-version-check)
+  install+=(-e ".$extras")
+  if dry; then
+    echo "(cd $(quote "$root") && $(quote "${install[@]}"))"
+    return
+  fi
   echo "installing jcm and what it needs in $environment (once, about a minute)" >&2
   # An environment made by uv has no pip.
   "$python" -m pip --version >/dev/null 2>&1 ||
     "$python" -m ensurepip >/dev/null 2>&1 ||
     die "no pip in $environment: install it"
-  (
-    cd "$root" # a name with blanks is then no concern of pip's
-    IFS=,
-    # Compiling all that is installed takes longer than installing it, and most of it
-    # is never imported; what is, is compiled below or at its first use.
-    "$python" -m pip install -q --no-compile --disable-pip-version-check \
-      -e ".${*:+[$*]}"
-  ) || die "the installation failed: mend what pip names above and run this again"
+  # From within: a name with blanks is then no concern of pip's.
+  (cd "$root" && "${install[@]}") ||
+    die "the installation failed: mend what pip names above and run this again"
   # Whatever is wrong with it shows when it is run.
   env -u PYTHONDONTWRITEBYTECODE "$python" -P -c 'import jcm.main' 2>/dev/null || true
   for extra in base "$@"; do

@@ -16,6 +16,7 @@ relative to the repository; without any, the whole suite runs in several process
 
 PYTHON=/path/to/python   the interpreter to make .venv with (3.11 or newer)
 JAX_PLATFORMS=cuda       run on a GPU instead of 8 simulated CPU devices
+DRY_RUN=1                print the commands instead of running them
 USAGE
   exit
   ;;
@@ -25,9 +26,9 @@ esac
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 prepare test
 
-cd "$root"
+run cd "$root"
 if [[ $# == 0 ]]; then
   # loadfile: what the tests of a file share is made once.
   set -- -n logical --maxprocesses=4 --dist=loadfile --durations=15
 fi
-exec "$python" -m pytest "$@"
+run exec "$python" -m pytest "$@"

@@ -1,72 +1,37 @@
 import ast
 import configparser
 import os
-import pathlib
-import shutil
 import subprocess
 import sys
 
 import pytest
+from scripts import (
+    ROOT,
+    SLEEP,
+    assert_one_line,
+    executable,
+    files,
+    launch,
+    lines_of,
+    make_clone,
+    make_environment,
+    tools,
+    words,
+)
 
-ROOT = pathlib.Path(__file__).parents[1]
-SCRIPTS = ["launch/local.sh", "launch/test.sh", "launch/setup.sh", ".ci/run"]
-
-# Stands in for the interpreter of an environment: says what it is asked to run, and
-# notes what it is asked to install.
-FAKE_PYTHON = """#!/bin/sh
-case "$*" in
-*"pip install"*) echo "$@" >>"$(dirname "$0")/installed" ;;
-*"-m pip"* | *"import jcm.main"*) ;;
-*" -m "* | "-m "*) printf '%s\\n' "$PWD" "$@" ;;
-*) exec "{real}" "$@" ;;
-esac
-"""
-
-
-def executable(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
+LAUNCH = sorted((ROOT / "launch").iterdir())
+RUN = [path.name for path in LAUNCH if os.access(path, os.X_OK)]
+SCRIPTS = [f"launch/{name}" for name in [*RUN, "common.sh", "setup.sh"]] + [".ci/run"]
 
 
 @pytest.fixture
 def clone(tmp_path):
-    """What the scripts need of the repository, at a path with a blank in it."""
-    clone = tmp_path / "a clone"
-    shutil.copytree(ROOT / "launch", clone / "launch")
-    shutil.copy(ROOT / "setup.cfg", clone)
-    (clone / "configs").mkdir()
-    (clone / "configs" / "a.py").touch()
-    return clone
+    return make_clone(tmp_path / "a clone")  # a path with a blank in it
 
 
 @pytest.fixture
 def environment(tmp_path):
-    """An environment to be active whose Python is the fake one."""
-    fake = FAKE_PYTHON.format(real=sys.executable)
-    executable(tmp_path / "my env" / "bin" / "python", fake)
-    return tmp_path / "my env"
-
-
-def launch(script, *args, cwd, path=os.environ["PATH"], **variables):
-    variables = {name: str(value) for name, value in variables.items()}
-    return subprocess.run(
-        [shutil.which("bash"), str(script), *args],
-        cwd=cwd,
-        env={"PATH": str(path), **variables},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-
-
-def tools(folder):
-    """A PATH with what the scripts call, but no Python."""
-    folder.mkdir()
-    for name in ("basename", "cat", "dirname"):
-        (folder / name).symlink_to(shutil.which(name))
-    return folder
+    return make_environment(tmp_path / "my env")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -75,20 +40,129 @@ def test_scripts_are_valid_bash(script):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("script", ["local.sh", "test.sh"])
+@pytest.mark.parametrize("script", RUN)
 def test_help_needs_no_python_and_makes_nothing(script, clone, tmp_path):
     path = tools(tmp_path / "tools")
-    done = launch(clone / "launch" / script, "--help", cwd=tmp_path, path=path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"usage: launch/{script}")
-    assert not (clone / ".venv").exists()
+    before = files(tmp_path)
+    for flags in (["--help"], ["-h"], []):
+        if script == "test.sh" and not flags:
+            continue  # runs the tests
+        done = launch(clone / "launch" / script, *flags, cwd=tmp_path, path=path)
+        assert lines_of(done)[0].startswith(f"usage: launch/{script}")
+        assert "\nDRY_RUN=1 " in done.stdout
+        assert files(tmp_path) == before
 
 
-def assert_one_line(done, *parts):
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1 and done.stdout == ""
-    for part in parts:
-        assert part in done.stderr
+def test_the_readme_names_every_script():
+    readme = (ROOT / "launch" / "README.md").read_text()
+    for script in {*RUN} - {"test.sh", "worker.sh"}:
+        assert f"launch/{script}" in readme
+
+
+def test_a_dry_run_prints_the_commands_and_makes_nothing(clone, tmp_path):
+    path = tools(tmp_path / "tools")
+    (path / "python3").symlink_to(sys.executable)
+    before = files(tmp_path)
+
+    def run(script, *flags, **variables):
+        script = clone / "launch" / script
+        variables = {"DRY_RUN": 1, **variables}
+        done = launch(script, *flags, cwd=tmp_path, path=path, **variables)
+        assert files(tmp_path) == before
+        return lines_of(done)
+
+    python = f"'{clone}/.venv/bin/python'"
+    venv = f"python3 -m venv --clear '{clone}/.venv'"
+    install = f"{python} -m pip install -q --no-compile --disable-pip-version-check -e"
+    main = f"{python} -P -m jcm.main '--config={clone}/configs/a.py'"
+    flags = ("--config=configs/a.py", "--workdir=w")
+    assert run("local.sh", *flags) == [
+        venv,
+        f"(cd '{clone}' && {install} .)",
+        f"{main} --workdir=w",
+    ]
+    assert run("local.sh", *flags, JCM_EXTRAS="cuda,tpu")[1] == (
+        f"(cd '{clone}' && {install} '.[cuda,tpu]')"
+    )
+    assert run("gpu.sh", *flags) == [
+        venv,
+        f"(cd '{clone}' && {install} '.[cuda]')",
+        f"env JAX_PLATFORMS=cuda,cpu {main} --workdir=w",
+    ]
+    assert run("test.sh", "-k", "a b") == [
+        venv,
+        f"(cd '{clone}' && {install} '.[test]')",
+        f"cd '{clone}'",
+        f"{python} -m pytest -k 'a b'",
+    ]
+
+
+@pytest.mark.parametrize("script", ["local.sh", "gpu.sh"])
+def test_a_dry_run_does_not_install_again(script, clone, environment, tmp_path):
+    script = clone / "launch" / script
+    variables = {"cwd": tmp_path, "VIRTUAL_ENV": environment}
+    assert launch(script, "--workdir=w", **variables).returncode == 0
+    (line,) = lines_of(launch(script, "--workdir=w", DRY_RUN=1, **variables))
+    assert line.endswith("/bin/python' -P -m jcm.main --workdir=w")
+    done = launch(script, "--workdir=w", DRY_RUN=0, **variables)
+    assert lines_of(done)[1:] == ["-P", "-m", "jcm.main", "--workdir=w"]
+
+
+def test_printed_commands_are_quoted(clone, environment, tmp_path):
+    flags = [
+        "",
+        " ",
+        "a b",
+        "it's",
+        '"',
+        "\\",
+        "$HOME",
+        "`ls`",
+        "*",
+        "~",
+        "a\nb",
+        "!",
+        "&",
+    ]
+    flags += ["{a,b}", "#", "-n", "é", "(1,)", "--config.eval.seeds=(0, 1)"]
+    script = clone / "launch" / "local.sh"
+    variables = {"DRY_RUN": 1, "VIRTUAL_ENV": environment}
+    lines = lines_of(launch(script, "--x", *flags, cwd=tmp_path, **variables))
+    assert len(lines) == 2
+    assert words(lines[-1])[4:] == ["--x", *flags]
+
+
+def test_gpu_installs_cuda_and_refuses_to_go_on_without(clone, environment, tmp_path):
+    python = environment / "bin" / "python"
+    python.write_text(python.read_text().replace('"$PWD"', '"$JAX_PLATFORMS"'))
+    done = launch(
+        clone / "launch" / "gpu.sh",
+        "--config=configs/a.py",
+        cwd=tmp_path,
+        VIRTUAL_ENV=environment,
+    )
+    assert done.stdout.splitlines() == [
+        *("cuda,cpu", "-P", "-m", "jcm.main"),
+        f"--config={clone}/configs/a.py",
+    ]
+    assert "-e .[cuda]" in (environment / "bin" / "installed").read_text()
+
+
+@pytest.mark.parametrize("script", ["local.sh", "gpu.sh"])
+def test_signals_reach_the_program(script, clone, environment, tmp_path):
+    python = environment / "bin" / "python"
+    waits = f"trap 'exit 75' TERM; echo started; {SLEEP}"
+    python.write_text(python.read_text().replace('printf \'%s\\n\' "$PWD" "$@"', waits))
+    program = subprocess.Popen(
+        ["bash", clone / "launch" / script, "--workdir=w"],
+        env={"PATH": os.environ["PATH"], "VIRTUAL_ENV": str(environment)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with program:
+        assert program.stdout.readline() == "started\n"
+        program.terminate()
+        assert program.wait(timeout=60) == 75
 
 
 def test_without_python_one_line_says_what_to_do(clone, tmp_path):

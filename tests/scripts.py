@@ -1,0 +1,130 @@
+"""Copies of launch/, stand-ins for the programs it calls, and ways to run it."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).parents[1]
+CIFAR10 = "--config=configs/cifar10_cd.py"
+# Arguments that a shell or Kubernetes would like to change.
+ODD = ["", "a  b", "it's", '"', "\\", "$HOME $(HOME) $$", "*", "a\nb\tc", "é", "(0, 1)"]
+
+# Stands in for the interpreter of an environment: says what it is asked to run, and
+# notes what it is asked to install.
+FAKE_PYTHON = """#!/bin/sh
+case "$*" in
+*"pip install"*) echo "$@" >>"$(dirname "$0")/installed" ;;
+*"-m pip"* | *"import jcm.main"*) ;;
+*" -m "* | "-m "*) printf '%s\\n' "$PWD" "$@" ;;
+*) exec "{real}" "$@" ;;
+esac
+"""
+
+# Until a signal comes, but not for ever: a test that fails leaves nothing behind.
+SLEEP = "for _ in $(seq 400); do sleep 0.05; done"
+
+
+def executable(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def make_clone(folder):
+    """What the scripts need of the repository."""
+    shutil.copytree(ROOT / "launch", folder / "launch")
+    for name in ("LICENSE", "README.md", "pyproject.toml", "setup.cfg"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("configs", "jcm"):
+        (folder / name).mkdir()
+        (folder / name / "a.py").touch()
+    return folder
+
+
+def make_environment(folder):
+    """An environment to be active whose Python is the fake one."""
+    executable(folder / "bin" / "python", FAKE_PYTHON.format(real=sys.executable))
+    return folder
+
+
+def launch(script, *args, cwd, path=os.environ["PATH"], **variables):
+    variables = {name: str(value) for name, value in variables.items()}
+    return subprocess.run(
+        [shutil.which("bash"), str(script), *args],
+        cwd=cwd,
+        env={"PATH": str(path), **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+
+
+def tools(folder):
+    """A PATH with what the scripts call, but no Python."""
+    folder.mkdir()
+    for name in ("basename", "cat", "dirname"):
+        (folder / name).symlink_to(shutil.which(name))
+    return folder
+
+
+def assert_one_line(done, *parts):
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+    for part in parts:
+        assert part in done.stderr
+
+
+def lines_of(done):
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+def words(line):
+    """What bash makes of a line: the arguments of the command."""
+    program = ["bash", "-c", f"printf '%s\\0' {line}"]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    return done.stdout.split("\0")[:-1]
+
+
+def files(folder):
+    return sorted(path for path in folder.rglob("*"))
+
+
+def records(folder, *names, then=""):
+    """Puts programs in a folder that note their arguments, one call a line."""
+    note = '#!/usr/bin/env bash\necho "$(basename "$0") $*" >>"${0%/*}/calls"\n'
+    for name in names:
+        executable(folder / name, note + then)
+    return folder
+
+
+def calls(folder):
+    path = folder / "calls"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def wait_for(condition):
+    for _ in range(400):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("nothing happened in 20 seconds")
+
+
+def dry_runs(tmp_path):
+    """A function for the lines of a dry run, which calls nothing and makes nothing."""
+    names = "gcloud kubectl docker sbatch srun scontrol tar mkdir".split()
+    path = records(tools(tmp_path / "tools"), *names)
+
+    def run(script, *flags, **variables):
+        before = files(tmp_path)
+        variables = {"DRY_RUN": 1, **variables}
+        done = launch(script, *flags, cwd=tmp_path, path=path, **variables)
+        assert files(tmp_path) == before
+        return lines_of(done)
+
+    return run
