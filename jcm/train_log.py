@@ -71,7 +71,7 @@ class TrainLog:
             name: float(value) for name, value in jax.device_get(metrics).items()
         }
         # A whole number of every process: all stop at the same step.
-        self.stop = self.stop or metrics.pop("stop") > 0
+        self.stop |= metrics.pop("stop") > 0
         loss = metrics["loss"]
         watched = {name: metrics[name] for name in ("loss", "grad_norm", "param_norm")}
         if all(map(math.isfinite, watched.values())):
