@@ -233,6 +233,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
             state, numbers = train_step(state, frozen, batch)
             profile.after(step + 1, numbers)
             log.add(step + 1, numbers, waited)
+    storage.push(workdir)
 
 
 def split_batch(config: ConfigDict, devices: int) -> int:

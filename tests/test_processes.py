@@ -1,5 +1,6 @@
 """Two real processes on one machine make the same run as one."""
 
+import collections
 import json
 import os
 import re
@@ -90,6 +91,8 @@ def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
         np.testing.assert_allclose(a, b, atol=1e-5)
     # One writes logs and pictures; the other is heard of errors alone.
     assert "comparison.png" in outputs[0] and "comparison.png" not in outputs[1]
+    names = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
+    assert names == ["step_00000004.png", "step_00000008.png"]
     for step in (4, 8):
         ours, theirs = (
             np.asarray(Image.open(place / "samples" / f"step_{step:08d}.png"), int)
@@ -109,6 +112,49 @@ def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
         assert ours["scores"]["fd_efficientnet_lite0"] == pytest.approx(
             theirs["scores"]["fd_efficientnet_lite0"], rel=1e-3
         )
+
+
+_SHARES = """
+import sys
+import jax, numpy as np
+from absl import flags
+from jcm import config as config_lib, data, distributed
+flags.FLAGS(sys.argv[:-1])
+config = config_lib.load("configs/digits_edm.py:smoke")
+config.data.dir = sys.argv[-1]
+distributed.initialize(config)
+here, count = jax.process_index(), jax.process_count()
+stream = data.batches(data.load(config.data), 5, seed=3, flip=False, workers=0,
+    process_index=here, process_count=count)
+# 180 batches of ten: an epoch of 1,797 and three pictures of the next.
+images = np.concatenate([next(stream)["image"] for _ in range(180)])
+everyone = distributed.gather(images)
+if here == 0:
+    np.save(sys.argv[-1] + "/shares.npy", everyone)
+"""
+
+
+def test_the_shares_of_two_processes_are_an_epoch(data_dir, digit_set):
+    port = _free_port()
+    pair = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-c", _SHARES, f"--coordinator=localhost:{port}"),
+                *("--processes=2", f"--process={process}", str(data_dir)),
+            ]
+        )
+        for process in (0, 1)
+    ]
+    assert [process.wait(timeout=200) for process in pair] == [0, 0]
+    shares = np.load(data_dir / "shares.npy")
+    assert shares.shape == (2, 900, 8, 8, 1)
+    # In the order of the global batches, five of each process in turn.
+    order = shares.reshape(2, 180, 5, -1).transpose(1, 0, 2, 3).reshape(1800, -1)
+    seen = collections.Counter(image.tobytes() for image in order[:1797])
+    there = collections.Counter(
+        image.tobytes() for image in digit_set.arrays()["image"]
+    )
+    assert len(there) > 1700 and seen == there
 
 
 def _until(condition, processes, seconds=200):

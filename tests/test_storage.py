@@ -1,19 +1,21 @@
 """A workdir on an object store, kept by a server that speaks Google's protocol."""
 
+import atexit
 import json
 import os
 import pathlib
-import subprocess
-import sys
 import threading
 import time
 
 import gcs_server
+import jax
+import numpy as np
 import pytest
 from etils import epath
 
-from jcm import files, lock, storage
+from jcm import files, lock, model, storage
 from jcm.errors import JcmError
+from jcm.train import train
 
 pytest.importorskip("gcsfs", reason="pip install 'jcm[gcs]'")
 
@@ -36,24 +38,6 @@ def store():
         yield server, _variables(url)
 
 
-_PROGRAM = """
-import sys
-from jcm import cli, main
-cli.run(main.main, main._recorded)
-"""
-
-
-def _run(store, *flags):
-    done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, *flags],
-        env=os.environ | store[1] | {"XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
 def _objects(store, folder=""):
     return sorted(
         name.removeprefix(folder)
@@ -62,54 +46,60 @@ def _objects(store, folder=""):
     )
 
 
-def test_a_run_in_a_bucket_is_that_of_a_folder(store, teacher, data_dir):
-    config = json.loads((teacher / "run.json").read_text())["config"]
-    flags = [
-        "--config=configs/digits_edm.py:smoke",
-        "--workdir=gs://bucket/a run",
-        f"--config.data.dir={data_dir}",
-        f"--config.model.num_res_blocks={config['model']['num_res_blocks']}",
-        "--config.sample.steps=3",
-        "--config.eval.scores=()",
-        "--config.train.sample_every=0",
-    ]
-    code, output = _run(store, *flags, "--config.train.num_steps=4")
-    assert code == 0, output
-    assert "wrote gs://bucket/a run/comparison.png" in output
-    code, output = _run(store, *flags)
-    assert code == 0 and "going on from step 4" in output, output
-    names = _objects(store, "a run/")
-    assert {"run.json", "metrics.jsonl", "comparison.png"} <= set(names)
-    assert {name.split("/")[1] for name in names if name.startswith("ch")} == {"4", "8"}
-    assert not [name for name in names if name.endswith((".lock", ".tmp"))]
-    # The same numbers as in a folder, those before the second start included.
-    content = store[0].objects["bucket", "a run/metrics.jsonl"].data.decode()
-    ours = [json.loads(line) for line in content.splitlines()]
-    theirs = [
-        json.loads(line)
-        for line in (teacher / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert [line["step"] for line in ours] == [2, 4, 6, 8]
-    for a, b in zip(ours, theirs, strict=True):
-        # One device and eight.
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
-    # A checkpoint that is damaged is set aside.
-    (name,) = (n for n in _objects(store) if n.endswith("/8/checksums/metadata"))
-    store[0].objects["bucket", name].data = b"{}"
-    code, output = _run(store, *flags, "--config.train.num_steps=9")
-    assert code == 0 and "moved to gs://bucket/a run/damaged/8" in output, output
-    assert [n for n in _objects(store, "a run/damaged/8/") if n == "commit_success.txt"]
-
-
 @pytest.fixture
 def here(store, monkeypatch):
     """The store, for this process."""
     for name, value in store[1].items():
         monkeypatch.setenv(name, value)
     yield store
+    _forget()
+
+
+def _forget():
+    """Ends as a program does."""
     for mirror in storage._mirrors.values():
         mirror._end()
+        atexit.unregister(mirror._end)
     storage._mirrors.clear()
+
+
+def _weights(place):
+    return jax.tree.leaves(model.load(place, ema="params").params)
+
+
+def test_a_run_in_a_bucket_is_that_of_a_folder(here, tiny, teacher):
+    config, place = tiny("digits_edm"), "gs://bucket/a run"
+    config.train.num_steps = 4
+    train(config, place)
+    _forget()  # as another program does
+    config.train.num_steps = 8
+    train(config, place)
+    names = _objects(here, "a run/")
+    assert {"run.json", "metrics.jsonl", "samples/step_00000008.png"} <= set(names)
+    assert {name.split("/")[1] for name in names if name.startswith("ch")} == {"4", "8"}
+    assert not [name for name in names if name.endswith((".lock", ".tmp"))]
+    _forget()
+    for a, b in zip(*map(_weights, (place, teacher)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # The numbers of the first program are still there.
+    ours, theirs = (
+        [json.loads(line)["loss"] for line in text.splitlines()]
+        for text in (
+            epath.Path(f"{place}/metrics.jsonl").read_text(),
+            (teacher / "metrics.jsonl").read_text(),
+        )
+    )
+    assert len(ours) == 4 and ours == theirs
+    # A checkpoint that is damaged is set aside.
+    (name,) = (n for n in _objects(here) if n.endswith("/8/checksums/metadata"))
+    here[0].objects["bucket", name].data = b"{}"
+    with pytest.raises(JcmError, match="gs://bucket/a run/checkpoints/8/.*damaged"):
+        model.load(place)
+    config.train.num_steps = 9
+    train(config, place)
+    steps = {path.name for path in epath.Path(f"{place}/checkpoints").iterdir()}
+    assert steps == {"8", "9"}
+    assert "8/commit_success.txt" in _objects(here, "a run/damaged/")
 
 
 def test_what_changes_here_is_pushed_and_what_is_there_is_pulled(here):

@@ -1,0 +1,58 @@
+"""A run that is killed while it saves; `fault_campaign.py` does so many times."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import fault_campaign
+import jax
+import numpy as np
+
+from jcm import model
+from jcm.train import train
+
+
+def test_a_run_killed_while_it_saves_ends_as_if_nothing_had_been(
+    tiny, teacher, data_dir, tmp_path
+):
+    run = tmp_path / "run"
+    killed = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "jcm.main", f"--workdir={run}"),
+            *("--config=configs/digits_edm.py:smoke", f"--config.data.dir={data_dir}"),
+            *("--config.sample.steps=3", "--config.eval.scores=()"),
+        ],
+        env=os.environ,  # as many devices as here
+        stderr=subprocess.DEVNULL,
+    )
+    folder = run / "checkpoints"
+    while killed.poll() is None and not any(folder.glob("8*")):
+        pass
+    killed.kill()
+    killed.wait()
+    left = sorted(path.name for path in folder.iterdir())
+    assert "4" in left and any(re.match("8", name) for name in left), left
+    train(tiny("digits_edm"), run)
+    for part in ("params", ""):
+        for a, b in zip(
+            *(jax.tree.leaves(model.load(w, ema=part).params) for w in (run, teacher)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+    ours, theirs = (
+        [json.loads(line)["loss"] for line in text.splitlines()]
+        for text in (
+            (run / "metrics.jsonl").read_text(),
+            (teacher / "metrics.jsonl").read_text(),
+        )
+    )
+    assert ours == theirs
+    assert sorted(path.name for path in folder.iterdir()) == ["4", "8"]
+
+
+def test_the_campaign_tells_runs_apart(teacher, student):
+    one, other = fault_campaign.result(teacher), fault_campaign.result(student[1])
+    assert one == fault_campaign.result(teacher) != other
+    assert len(one[1]) == 4 and "loss" in one[1][0]
