@@ -293,7 +293,7 @@ def test_every_package_is_installed():
 def test_every_dependency_has_a_lower_bound_and_a_reason():
     parser = setup_cfg()
     lines = parser["options"]["install_requires"].splitlines()
-    for extra in ("demo", "test"):
+    for extra in ("demo", "gcs", "test"):
         lines += parser["options.extras_require"][extra].splitlines()
     for line in filter(None, lines):
         if line.startswith("jcm["):  # another list of these

@@ -127,12 +127,10 @@ def test_what_changes_here_is_pushed_and_what_is_there_is_pulled(here):
 def test_a_store_that_refuses_is_one_line(here, monkeypatch):
     folder = storage.local("gs://bucket/two")
     (folder / "run.json").write_text("{}")
-    monkeypatch.setattr(
-        gcs_server._Handler, "_upload", lambda self, *_: self._fail(403)
-    )
-    with pytest.raises(JcmError, match="cannot write gs://bucket/two .*use it$"):
-        storage.push(folder)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(gcs_server._Handler, "_upload", lambda self, *_: self._fail(403))
+        with pytest.raises(JcmError, match="cannot write gs://bucket/two .*use it$"):
+            storage.push(folder)
 
 
 def test_a_folder_is_nothing_but_itself(tmp_path):
