@@ -100,7 +100,7 @@ def measure(config: ConfigDict, *, repeats: int, sample_batch: int) -> dict[str,
     started = time.perf_counter()
     compiled = compile_step(step, state, frozen, batch, accumulate=accumulate)
     compile_seconds = time.perf_counter() - started
-    planned = plan.make(state, frozen, batch, compiled)
+    planned = plan.make(state, frozen, batch, compiled, limit=None)
     logging.info("%s", planned)
     box = [state]
 

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any, Self
 
@@ -26,6 +27,7 @@ from jcm.errors import JcmError
 from jcm.state import State
 
 _CHECKSUMS = "checksums"
+_RETRY_SECONDS = 2
 # The step is the name of the checkpoint.
 _PARTS = tuple(f.name for f in dataclasses.fields(State) if f.name != "step")
 
@@ -72,9 +74,7 @@ class Checkpoints:
         Every process must ask, and all get the answer of the first: another may see
         late what was written to shared storage.
         """
-        found = self.steps
-        latest = int(distributed.gather(np.int64(found[-1] if found else -1))[0])
-        return None if latest < 0 else latest
+        return self._before(np.inf)
 
     @property
     def steps(self) -> list[int]:
@@ -92,7 +92,8 @@ class Checkpoints:
             written.
         """
         step = int(state.step)
-        self._check_room(step, state)
+        with distributed.together():
+            self._check_room(step, state)
         parts = {
             name: part for name in _PARTS if (part := getattr(state, name)) is not None
         }
@@ -100,7 +101,21 @@ class Checkpoints:
         sums = {name: checksums(part) for name, part in parts.items()}
         items[_CHECKSUMS] = ocp.args.JsonSave(sums)
         with self._explained(f"cannot save step {step}: {self._room()}"):
-            self._writer.save(step, args=ocp.args.Composite(**items))
+            begun = self._writer.save(step, args=ocp.args.Composite(**items))
+        if not begun:
+            raise JcmError(
+                f"step {step} was not saved, for {self._folder} has one as new: move"
+                " that away"
+            )
+
+    def finish(self) -> None:
+        """Waits until what was begun is whole on disk.
+
+        Raises:
+          JcmError: where it could not be written.
+        """
+        with self._explained(f"cannot finish saving: {self._room()}"):
+            self._writer.wait_until_finished()
 
     def restore(self, template: State) -> State | None:
         """The newest state that is whole; None where nothing was ever saved.
@@ -120,11 +135,10 @@ class Checkpoints:
         step = self.latest_step
         while step is not None:
             try:
-                parts = self._read(step, templates)
+                parts = self._read_twice(step, templates)
             except JcmError as error:
                 damaged[step] = error
-                older = [found for found in self.steps if found < step]
-                step = older[-1] if older else None
+                step = self._before(step)
                 continue
             self._set_aside(damaged)
             count = jax.device_put(np.int32(step), template.step.sharding)
@@ -150,15 +164,17 @@ class Checkpoints:
                 f"there is no checkpoint in {self._folder}: train first, or name the "
                 "workdir of a run"
             )
-        # A folder may be there that is not whole.
-        if step not in (steps := self.steps):
-            known = ", ".join(map(str, steps))
-            raise JcmError(
-                f"there is no checkpoint of step {step} in {self._folder}, but of"
-                f" {known or 'none'}: set config.sample.step to one of them"
-            )
-        if not (self._folder / str(step) / name).exists():
-            raise JcmError(f"{self._folder / str(step)} has no {name}: name another")
+        with distributed.together():
+            # A folder may be there that is not whole.
+            if step not in (steps := self.steps):
+                known = ", ".join(map(str, steps))
+                raise JcmError(
+                    f"there is no checkpoint of step {step} in {self._folder}, but of"
+                    f" {known or 'none'}: set config.sample.step to one of them"
+                )
+            place = self._folder / str(step)
+            if not (place / name).exists():
+                raise JcmError(f"{place} has no {name}: name another")
         return self._read(step, {name: template})[name]
 
     def __enter__(self) -> Self:
@@ -175,6 +191,21 @@ class Checkpoints:
             if kind is None:  # an error under way has the first word
                 raise
 
+    def _before(self, step: float) -> int | None:
+        """The newest step before another, as process 0 sees it."""
+        found = [each for each in self.steps if each < step]
+        newest = int(distributed.gather(np.int64(found[-1] if found else -1))[0])
+        return None if newest < 0 else newest
+
+    def _read_twice(self, step: int, templates: dict[str, Any]) -> dict[str, Any]:
+        """As `_read`; storage may have failed for a moment."""
+        try:
+            return self._read(step, templates)
+        except JcmError as error:
+            logging.warning("%s; once more", error)
+            time.sleep(_RETRY_SECONDS)
+            return self._read(step, templates)
+
     def _read(self, step: int, templates: dict[str, Any]) -> dict[str, Any]:
         """Some parts, as they were written; fails in every process or in none."""
         path = self._folder / str(step)
@@ -183,16 +214,14 @@ class Checkpoints:
             for name, template in templates.items()
         }
         items[_CHECKSUMS] = ocp.args.JsonRestore()
-        found, failed = None, None
-        try:
-            with self._explained(
+        with (
+            distributed.together(),
+            self._explained(
                 f"cannot read {path}: it is damaged or of another network: take an"
                 " earlier step (config.sample.step), or restore it"
-            ):
-                found = self._reader.restore(step, args=ocp.args.Composite(**items))
-        except JcmError as error:
-            failed = error
-        distributed.agree(failed)
+            ),
+        ):
+            found = self._reader.restore(step, args=ocp.args.Composite(**items))
         for name in templates:
             expected, ours = found[_CHECKSUMS].get(name), checksums(found[name])
             if expected != ours:

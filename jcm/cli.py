@@ -13,8 +13,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jcm import config as config_lib
-from jcm import download, memory, preemption
-from jcm.errors import JcmError
+from jcm import download, memory, preemption, storage
+from jcm.errors import JcmError, Preempted
 
 _names = {"config": ""}
 
@@ -43,7 +43,7 @@ def run(
     handler.setFormatter(std_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     try:
         app.run(main, flags_parser=functools.partial(_parse, recorded))
-    except JcmError as error:
+    except (JcmError, Preempted) as error:
         print(f"jcm: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
@@ -53,6 +53,8 @@ def run(
         sys.exit(f"jcm: {name}{error.strerror or error}{remedy}")
     except KeyboardInterrupt:
         sys.exit("jcm: interrupted; a training run goes on where it is started again")
+    finally:
+        storage.close()
 
 
 def refuse_arguments(argv: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """The processes of a program, and the devices of each."""
 
+import contextlib
 import dataclasses
 import faulthandler
 import glob
@@ -8,7 +9,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -284,15 +285,20 @@ def wait(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def agree(failed: JcmError | None) -> None:
-    """Ends in every process what has failed in any; every process must call.
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """What is done within fails in every process where it fails in any.
 
-    Args:
-      failed: what has failed in this one, or None.
+    Every process must come here, and nothing within may wait for another.
 
     Raises:
-      JcmError: the error of this process, or of the first that has one.
+      JcmError: in the processes where it did not fail: what has failed in the first.
     """
+    failed = None
+    try:
+        yield
+    except Exception as error:  # raised again below, once the others know
+        failed = error
     text = str(failed).encode()[:_MESSAGE_BYTES] if failed else b""
     padded = np.frombuffer(text.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
     for process, message in enumerate(gather(padded)):

@@ -1,8 +1,8 @@
-"""Errors that are the user's to mend."""
+"""How programs end before they are done."""
 
 
 class JcmError(Exception):
-    """One line that names the thing and the remedy; programs print it and end.
+    """A mistake the user can mend: one line that names the thing and the remedy.
 
     Attributes:
       exit_code: of a program that ends by it.
@@ -11,10 +11,13 @@ class JcmError(Exception):
     exit_code = 1
 
 
-class Preempted(JcmError):
+class Preempted(BaseException):
     """The machine is taken away; what was done is saved, and waits to go on.
 
-    Its exit code, EX_TEMPFAIL of sysexits.h, tells launchers to start again.
+    No error: what handles errors must let it through, as a KeyboardInterrupt.
+
+    Attributes:
+      exit_code: EX_TEMPFAIL of sysexits.h, which tells launchers to start again.
     """
 
     exit_code = 75

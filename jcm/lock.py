@@ -6,6 +6,7 @@ import fcntl
 import os
 import pathlib
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -34,15 +35,11 @@ def hold(workdir: str | os.PathLike) -> Iterator[None]:
       JcmError: where one does already, in every process.
     """
     with contextlib.ExitStack() as stack:
-        failed = None
-        if jax.process_index() == 0:
-            place = storage.shared(workdir) / ".lock"
-            held = _lease(place) if "://" in os.fspath(place) else _flock(place)
-            try:
+        with distributed.together():
+            if jax.process_index() == 0:
+                place = storage.shared(workdir) / ".lock"
+                held = _lease(place) if "://" in os.fspath(place) else _flock(place)
                 stack.enter_context(held)
-            except JcmError as error:
-                failed = error
-        distributed.agree(failed)
         yield
 
 
@@ -85,7 +82,7 @@ def _lease(place: epath.Path) -> Iterator[None]:
             time.sleep(_LEASE_SECONDS / 10)
     mine = f"{_holder()}\n{secrets.token_hex(4)}"
     place.write_text(f"{mine} 0")
-    time.sleep(min(1.0, _LEASE_SECONDS / 10))  # who writes last of two has it
+    time.sleep(_LEASE_SECONDS / 4)  # who writes last of two has it
     if not _read(place).startswith(mine):
         raise _taken(place, _read(place).partition("\n")[0])
     ended = threading.Event()
@@ -95,6 +92,10 @@ def _lease(place: epath.Path) -> Iterator[None]:
         while not ended.wait(_LEASE_SECONDS):
             number += 1
             try:
+                if not _read(place).startswith(mine):
+                    logging.error("%s; this run ends", _taken(place, _read(place)))
+                    signal.raise_signal(signal.SIGTERM)
+                    return
                 place.write_text(f"{mine} {number}")
             except Exception as error:  # the store's; it is tried again
                 logging.warning("cannot write %s: %s", place, error)
@@ -107,7 +108,8 @@ def _lease(place: epath.Path) -> Iterator[None]:
         ended.set()
         thread.join()
         with contextlib.suppress(Exception):  # at worst the next one waits
-            place.unlink(missing_ok=True)
+            if _read(place).startswith(mine):
+                place.unlink(missing_ok=True)
 
 
 def _read(place: epath.Path) -> str:

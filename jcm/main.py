@@ -69,6 +69,7 @@ def main(argv: Sequence[str]) -> None:
         | versions.versions()
     )
     logging.info("workdir %s", storage.shared(workdir))
+    storage.begin(workdir)
     if _MODE.value == "train":
         train(config, workdir)
     if _MODE.value in ("train", "evaluate"):

@@ -1,12 +1,15 @@
 """What a training step needs of each device's memory, before it is run."""
 
 import dataclasses
+import socket
+import zlib
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
-from jcm import memory, sharding
+from jcm import distributed, memory, sharding
 from jcm.errors import JcmError
 
 
@@ -33,7 +36,7 @@ class Plan:
         return sum(self.parts.values())
 
 
-def make(state: Any, frozen: Any, batch: Any, compiled: Any) -> Plan:
+def make(state: Any, frozen: Any, batch: Any, compiled: Any, limit: int | None) -> Plan:
     """The plan of a compiled step.
 
     Args:
@@ -41,6 +44,7 @@ def make(state: Any, frozen: Any, batch: Any, compiled: Any) -> Plan:
       frozen: the same of what stays as it is.
       batch: the same; two are there at a time.
       compiled: the step, which knows its working memory: activations, gradients.
+      limit: from `limit`, asked before any of it was there.
     """
     parts = {
         "parameters": state.params,
@@ -54,7 +58,7 @@ def make(state: Any, frozen: Any, batch: Any, compiled: Any) -> Plan:
     held = {name: sharding.bytes_per_device(part) for name, part in parts.items()}
     needed = compiled.memory_analysis()
     held["step"] = needed.temp_size_in_bytes if needed else 0
-    return Plan({name: value for name, value in held.items() if value}, _limit())
+    return Plan({name: value for name, value in held.items() if value}, limit)
 
 
 def refuse(plan: Plan, config: ConfigDict) -> None:
@@ -82,14 +86,20 @@ def refuse(plan: Plan, config: ConfigDict) -> None:
     )
 
 
-def _limit() -> int | None:
-    """What one device has; of a CPU its share of the machine's."""
+def limit() -> int | None:
+    """Bytes that one device has; of a CPU its share of what the machine has free.
+
+    Every process must ask.
+    """
+    # Processes of one machine share its memory.
+    here = zlib.crc32(socket.gethostname().encode())
+    processes = int((distributed.gather(np.uint32(here)) == here).sum())
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     if device.platform != "cpu":
         return stats.get("bytes_limit")
     free = memory.available()
-    return None if free is None else free // jax.local_device_count()
+    return None if free is None else free // (jax.local_device_count() * processes)
 
 
 def _mib(size: int) -> str:

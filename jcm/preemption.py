@@ -40,11 +40,16 @@ class Watch:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._note)
+            # A run inside of a run hears what the other was told.
+            outer = getattr(self._before, "__self__", None)
+            self._received = isinstance(outer, Watch) and outer._received
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
+            if self._received and kind is None:
+                signal.raise_signal(signal.SIGTERM)  # nobody has heard it yet
 
     def flags(self) -> Int32[np.ndarray, " devices"]:
         """Whether the signal has come, for each device of this process."""

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from jcm.errors import JcmError
@@ -61,6 +62,23 @@ def device_grid(devices: Sequence[Any], fsdp: int) -> np.ndarray:
 def batch(mesh: Mesh) -> NamedSharding:
     """Examples spread over every device."""
     return NamedSharding(mesh, PartitionSpec(_AXES))
+
+
+def rows(place: NamedSharding, count: int) -> Int[np.ndarray, " n"]:
+    """Which examples of a global batch this process gives, in order.
+
+    Not always those that follow each other: devices of a TPU lie in the mesh as their
+    network wants it.
+
+    Args:
+      place: of the batch.
+      count: its examples.
+    """
+    blocks = {
+        (where[0].start or 0, count if where[0].stop is None else where[0].stop)
+        for where in place.addressable_devices_indices_map((count,)).values()
+    }
+    return np.concatenate([np.arange(*block) for block in sorted(blocks)])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

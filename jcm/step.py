@@ -43,8 +43,8 @@ def make_train_step(
       seed_key: of the whole run; the step number is folded in.
       accumulate: micro-batches whose gradients are averaged; must divide the batch.
         The result is the same up to rounding.
-      skip_nonfinite: where a gradient is not finite, parameters and optimiser stay as
-        they are; the averages move on towards them.
+      skip_nonfinite: where loss or gradient is not finite, parameters and optimiser
+        stay as they are; the averages move on towards them.
 
     Returns:
       The function. `frozen` has what stays as it is during the run, so not the
@@ -92,7 +92,7 @@ def make_train_step(
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         if skip_nonfinite:
-            finite = jnp.isfinite(grad_norm)
+            finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
             updates, opt_state = jax.tree.map(
                 functools.partial(jnp.where, finite),
                 (updates, opt_state),

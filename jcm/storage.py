@@ -10,13 +10,16 @@ import atexit
 import contextlib
 import os
 import pathlib
+import secrets
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 
 import fsspec
 import jax
+import numpy as np
 from absl import logging
 from etils import epath
 
@@ -27,7 +30,7 @@ from jcm.errors import JcmError
 _PUSH_SECONDS = 30
 # What is only ever written, or by others.
 _NOT_PULLED = ("checkpoints", "damaged", "profile", "samples")
-_NOT_PUSHED = (".lock", ".tmp")
+_NEITHER = (".lock", ".tmp")
 
 _mirrors: dict[str, "_Mirror"] = {}
 
@@ -41,19 +44,24 @@ class _Mirror:
         self.remote = epath.Path(remote)
         self.local = pathlib.Path(tempfile.mkdtemp(prefix="jcm_workdir_"))
         self._pushed: dict[pathlib.Path, tuple[int, int]] = {}
+        self._pulled: dict[str, tuple[int, float]] = {}
         self._busy = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._push_often, daemon=True)
         with self._explained("read"):
             self.pull()
-        atexit.register(self._end)
+        atexit.register(self.end)  # without a program that calls `close`
 
     def pull(self) -> None:
         """Copies what is there, over what is here."""
         with self._busy:
             for path in _files(self.remote):
-                relative = os.path.relpath(path, self.remote)
-                target = self.local / relative
+                stat = path.stat()
+                there = stat.length, stat.mtime
+                if self._pulled.get(str(path)) == there:
+                    continue
+                self._pulled[str(path)] = there
+                target = self.local / os.path.relpath(path, self.remote)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(path.read_bytes())
                 self._pushed[target] = _signature(target)
@@ -64,7 +72,7 @@ class _Mirror:
             here = {
                 path: _signature(path)
                 for path in self.local.rglob("*")
-                if path.is_file() and not path.name.endswith(_NOT_PUSHED)
+                if path.is_file() and not path.name.endswith(_NEITHER)
             }
             for path in here.keys() - {
                 path
@@ -92,10 +100,12 @@ class _Mirror:
             except JcmError as error:
                 logging.warning("%s; it is tried again", error)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Pushes what is left, and deletes the folder here."""
+        writes = self._thread.is_alive()
         self._ended.set()
         try:
-            if self._thread.is_alive():  # this process writes
+            if writes:
                 self.push()
         except JcmError as error:
             logging.error("%s; what is missing there lies in %s", error, self.local)
@@ -143,25 +153,76 @@ def shared(path: str | os.PathLike) -> epath.Path:
     return found.remote if relative == "." else found.remote / relative
 
 
-def push(path: str | os.PathLike) -> None:
-    """Makes sure that what process 0 has written is where all see it.
+def begin(path: str | os.PathLike) -> None:
+    """From now on what process 0 writes is copied to where all see it, now and then."""
+    found = _mirror(path)
+    if found and jax.process_index() == 0:
+        found.begin()
 
-    Raises:
-      JcmError: where an object store cannot be written.
+
+def push(path: str | os.PathLike) -> None:
+    """Copies what process 0 has written to where all see it.
+
+    Where an object store does not take it now, it is tried again later.
     """
     found = _mirror(path)
     if found and jax.process_index() == 0:
         found.begin()
-        found.push()
+        try:
+            found.push()
+        except JcmError as error:
+            logging.warning("%s; it is tried again", error)
+
+
+def close() -> None:
+    """Writes what is left, while the program can still do so; nothing can follow."""
+    while _mirrors:
+        _, mirror = _mirrors.popitem()
+        mirror.end()
+        atexit.unregister(mirror.end)
 
 
 def share(path: str | os.PathLike) -> None:
-    """Waits until every process sees what process 0 has written; all must call."""
-    push(path)
-    distributed.wait(f"share {shared(path)}")
+    """Waits until every process sees what process 0 has written; all must call.
+
+    Raises:
+      JcmError: where an object store cannot be written or read, in every process.
+    """
     found = _mirror(path)
-    if found and jax.process_index() != 0:
-        found.pull()
+    with distributed.together():
+        if found and jax.process_index() == 0:
+            found.begin()
+            found.push()
+    with distributed.together():
+        if found and jax.process_index() != 0:
+            found.pull()
+
+
+def refuse_unshared(workdir: str | os.PathLike) -> None:
+    """Makes sure that all processes see the same folder; every process must call.
+
+    Raises:
+      JcmError: where one does not.
+    """
+    if jax.process_count() == 1:
+        return
+    token = int(distributed.gather(np.uint64(secrets.randbits(64)))[0])
+    place = shared(workdir) / f".shared.{token:x}.tmp"
+    with distributed.together():
+        if jax.process_index() == 0:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text("")
+    with distributed.together():
+        tries = iter(range(20))  # a network's file system may be late
+        while not place.exists():
+            if next(tries, None) is None:
+                raise JcmError(
+                    f"{shared(workdir)} is not the folder that process 0 writes in:"
+                    " name a --workdir on storage that all processes share, or gs://"
+                )
+            time.sleep(0.5)
+    if jax.process_index() == 0:
+        place.unlink(missing_ok=True)
 
 
 def _mirror(path: str | os.PathLike) -> _Mirror | None:
@@ -179,7 +240,7 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
         if path.is_dir():
             if path.name not in _NOT_PULLED:
                 yield from _files(path)
-        elif not path.name.startswith("events."):
+        elif not path.name.startswith("events.") and not path.name.endswith(_NEITHER):
             yield path
 
 

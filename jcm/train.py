@@ -69,17 +69,19 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
     total = config.train.num_steps
     # Settings that cannot be used are refused before what takes long.
     losses.create(config, build.network(config, num_classes=2))
-    dataset = data.load(config.data, config.data.split)
+    with distributed.together():  # one machine may lack the data
+        dataset = data.load(config.data, config.data.split)
     mesh = sharding.make_mesh(config.mesh.fsdp)
-    local_batch_size = split_batch(config, mesh.size)
+    check_batch(config, mesh.size)
     network = build.network(config, len(dataset.class_names))
     method = losses.create(config, network)
     if method.needs_teacher and config_lib.is_file(config.teacher):
         try:
-            split_batch(start.teacher_config(config), mesh.size)
+            check_batch(start.teacher_config(config), mesh.size)
         except JcmError as error:
             raise JcmError(f"the teacher, {config.teacher}: {error}") from error
     optimizer = optim.create(config.optim, config.train.batch_size)
+    limit = plan.limit()  # before anything lies there
     rules = sharding.Rules.of(config.mesh)
     profile = Profile(config.profile.steps, workdir / "profile")
     # What the samples shall be is wrong now or never.
@@ -119,7 +121,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         )
         latest = checkpoints.latest_step
         if (latest or 0) >= total:
-            logging.info("%s is done: %d steps", workdir, latest)
+            # What is damaged is not done.
+            latest = int(checkpoints.restore(template).step)
+        if (latest or 0) >= total:
+            logging.info("%s is done: %d steps", storage.shared(workdir), latest)
             return
         logging.info(
             "\n%s", get_parameter_overview(network.shapes, include_stats=False)
@@ -150,9 +155,10 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         )
         if mesh.shape["fsdp"] > 1:
             logging.info("%s", sharding.overview(template))
-        planned = plan.make(template, frozen, shapes, train_step)
+        planned = plan.make(template, frozen, shapes, train_step, limit)
         logging.info("%s", planned)
-        plan.refuse(planned, config)
+        with distributed.together():
+            plan.refuse(planned, config)
 
         state = checkpoints.restore(template)
         if state is None:
@@ -166,12 +172,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
 
         batches = data.batches(
             dataset,
-            local_batch_size,
+            config.train.batch_size,
             seed=config.seed,
             flip=config.data.flip,
             first=first,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=sharding.rows(batch_place, config.train.batch_size),
             workers=config.data.workers,
         )
         to_devices = functools.partial(
@@ -204,6 +209,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
                 log.settle()
                 if step > saved:
                     checkpoints.save(state)
+                checkpoints.finish()
                 raise Preempted(
                     f"stopped by SIGTERM after step {step}, which is saved; the same"
                     " command goes on from there"
@@ -236,11 +242,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
     storage.push(workdir)
 
 
-def split_batch(config: ConfigDict, devices: int) -> int:
-    """This process's share of a batch.
+def check_batch(config: ConfigDict, devices: int) -> None:
+    """Makes sure that the batch can be split evenly.
 
     Raises:
-      JcmError: where the batch cannot be split evenly.
+      JcmError: where it cannot.
     """
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     if batch_size % (devices * accumulate):
@@ -248,7 +254,6 @@ def split_batch(config: ConfigDict, devices: int) -> int:
             f"config.train.batch_size={batch_size} must be a multiple of devices x "
             f"accumulate = {devices} x {accumulate}"
         )
-    return batch_size // jax.process_count()
 
 
 def batch_shapes(

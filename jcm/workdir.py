@@ -102,6 +102,7 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
         the first that differs. Nothing is changed then.
     """
     workdir = pathlib.Path(workdir)
+    storage.refuse_unshared(workdir)
     path = workdir / "run.json"
     begun = _begun(workdir)
     if path.exists() and begun:

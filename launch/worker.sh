@@ -47,7 +47,7 @@ install() {
     dry || PYTHON=$(python3 -m uv python find 3.12)
     export PYTHON
   fi
-  prepare tpu
+  prepare tpu gcs
 }
 
 start() {

@@ -194,7 +194,8 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, default="/tmp/jcm_campaign")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    shutil.rmtree(options.folder, ignore_errors=True)
+    if options.folder.exists():
+        parser.error(f"{options.folder} is there already: name a new --folder")
     data_dir = options.folder / "data"
     rng = random.Random(options.seed)
     Run(options.folder / "undisturbed", data_dir).finish()
@@ -227,7 +228,10 @@ def main():
         how = DAMAGES[number % len(DAMAGES)]
         workdir = options.folder / f"corruption_{number}"
         file, begun, aside = trial_of_corruption(workdir, data_dir, how, rng)
-        same = result(workdir) == expected
+        # Neither begun anew nor anything older than needed.
+        last = int(file.rpartition(" ")[2])
+        right = begun == (last - _EVERY if aside else last)
+        same = right and result(workdir) == expected
         survived += same
         print(
             f"| {how} | {file} | {begun} | {'yes' if aside else 'no'} |"

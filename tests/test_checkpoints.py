@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jcm import checkpoints as checkpoints_lib
 from jcm import sharding
 from jcm.checkpoints import Checkpoints
 from jcm.checksums import checksums
@@ -20,6 +21,11 @@ from jcm.state import State
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    monkeypatch.setattr(checkpoints_lib, "_RETRY_SECONDS", 0)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -204,3 +210,26 @@ def test_nothing_saved_is_nothing_restored(tmp_path):
         pytest.raises(JcmError, match="there is no checkpoint in"),
     ):
         checkpoints.restore_part("params", {})
+
+
+def test_what_fails_for_a_moment_is_not_damaged(copy, monkeypatch):
+    read, calls = Checkpoints._read, []
+
+    def sometimes(self, step, templates):
+        calls.append(step)
+        if len(calls) == 1:
+            raise JcmError("the network is down")
+        return read(self, step, templates)
+
+    monkeypatch.setattr(Checkpoints, "_read", sometimes)
+    with Checkpoints(copy, keep=3) as checkpoints:
+        assert checkpoints.restore(_template(sharding.make_mesh())).step == 8
+    assert calls == [8, 8] and not (copy / "damaged").exists()
+
+
+def test_a_step_that_is_there_already_is_not_said_to_be_saved(copy):
+    with (
+        Checkpoints(copy, keep=3) as checkpoints,
+        pytest.raises(JcmError, match="step 8 was not saved"),
+    ):
+        checkpoints.save(_state(8, sharding.make_mesh()))

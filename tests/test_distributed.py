@@ -170,7 +170,8 @@ def test_jax_is_called_once_and_the_count_is_asserted():
 
 
 def test_one_process_agrees_with_itself():
-    distributed.agree(None)
-    with pytest.raises(JcmError, match="^broken$"):
-        distributed.agree(JcmError("broken"))
+    with distributed.together():
+        pass
+    with pytest.raises(OSError, match="^broken$"), distributed.together():
+        raise OSError("broken")
     distributed.refuse_differences({"a": 1})

@@ -87,7 +87,7 @@ def test_it_starts_again_what_was_interrupted(dry):
     assert code["onExitCodes"] == {
         "containerName": container(text)["name"],
         "operator": "In",
-        "values": [75],
+        "values": [75, 134],
     }
     assert taken["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     # Without it, Kubernetes refuses a podFailurePolicy.

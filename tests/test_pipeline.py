@@ -53,12 +53,11 @@ def test_the_global_batch_does_not_depend_on_the_processes(numbered, process_cou
         draw(
             7,
             numbered,
-            8 // process_count,
+            8,
             flip=True,
-            process_index=index,
-            process_count=process_count,
+            rows=rows,
         )
-        for index in range(process_count)
+        for rows in np.split(np.arange(8), process_count)
     ]
     for whole, *parts in zip(alone, *shares, strict=True):
         for key, value in whole.items():
@@ -108,15 +107,14 @@ def test_a_stream_that_begins_later_is_the_same(digit_set, workers, processes):
         draw(
             20,
             digit_set,
-            100 // processes,
+            100,
             flip=True,
             seed=1,
             first=20,
             workers=workers,
-            process_index=index,
-            process_count=processes,
+            rows=rows,
         )
-        for index in range(processes)
+        for rows in np.split(np.arange(100), processes)
     ]
     for whole, *shares in zip(expected, *parts, strict=True):
         for key, value in whole.items():

@@ -4,6 +4,7 @@ import types
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jcm import config as config_lib
@@ -34,7 +35,7 @@ def test_parts_are_what_one_device_holds():
     compiled = types.SimpleNamespace(
         memory_analysis=lambda: types.SimpleNamespace(temp_size_in_bytes=7)
     )
-    made = plan.make(state, frozen, shapes(40), compiled)
+    made = plan.make(state, frozen, shapes(40), compiled, limit=9000)
     assert made.parts == {
         "parameters": 400,
         "averages": 800,
@@ -43,6 +44,7 @@ def test_parts_are_what_one_device_holds():
         "batches": 80,
         "step": 7,
     }
+    assert made.limit == 9000
     assert made.total == 400 + 800 + 800 + 1600 + 80 + 7
 
 
@@ -77,11 +79,23 @@ def test_advice_is_what_has_not_been_done(changes, advised, not_advised):
 def test_a_run_that_does_not_fit_is_refused_before_its_first_step(
     tiny, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(plan, "_limit", lambda: 1000)
+    monkeypatch.setattr(plan, "limit", lambda: 1000)
     with pytest.raises(JcmError, match="a step needs .* on each device"):
         train_lib.train(tiny("digits_edm"), tmp_path)
     assert not list(tmp_path.glob("metrics.jsonl"))
     assert not list((tmp_path / "checkpoints").glob("*"))
+
+
+def test_processes_of_one_machine_share_its_memory(monkeypatch):
+    alone = plan.limit()
+    if alone is None:
+        pytest.skip("this system does not tell what is free")
+    monkeypatch.setattr(memory, "available", lambda: 8000)
+    assert plan.limit() == 8000 // jax.local_device_count()
+    monkeypatch.setattr(
+        plan.distributed, "gather", lambda here: np.array([here, here, here + 1])
+    )
+    assert plan.limit() == 4000 // jax.local_device_count()
 
 
 def test_what_is_free_is_known_and_plausible():

@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
 import pytest
 
-from jcm import model
+from jcm import model, preemption
 from jcm import train as train_lib
 from jcm.errors import JcmError, Preempted
 from jcm.profiling import Profile
@@ -56,6 +57,57 @@ def test_a_run_that_is_sent_away_goes_on_bit_for_bit(
         np.testing.assert_array_equal(a, b)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 6, 8]
+
+
+def test_the_signal_is_heard_by_whoever_still_can():
+    """A run inside of a run inside of a program."""
+    before = signal.getsignal(signal.SIGTERM)
+    preemption.leave_on_sigterm()
+    try:
+        # What the outer run was told, the inner one hears, and the reverse.
+        with pytest.raises(Preempted):
+            with preemption.Watch() as outer:
+                os.kill(os.getpid(), signal.SIGTERM)
+                with preemption.Watch() as inner:
+                    assert inner.flags().all() and outer.flags().all()
+        with pytest.raises(Preempted), preemption.Watch() as outer:
+            with preemption.Watch() as inner:
+                assert not inner.flags().any()
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert outer.flags().all()
+        # Nothing that handles errors may take it for one.
+        with pytest.raises(Preempted):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+            except Exception as error:
+                raise AssertionError from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_what_was_not_saved_is_not_said_to_be(tiny, tmp_path, monkeypatch):
+    config = tiny("digits_edm")
+
+    def told(self, step, *rest):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def fails(self):
+        raise JcmError("cannot finish saving: the disk is full")
+
+    monkeypatch.setattr(train_lib.TrainLog, "add", _then(told, train_lib.TrainLog.add))
+    monkeypatch.setattr(train_lib.Checkpoints, "finish", fails)
+    with pytest.raises(JcmError, match="cannot finish saving: the disk is full"):
+        train_lib.train(config, tmp_path)
+
+
+def _then(first, second):
+    def both(*args):
+        first(*args)
+        return second(*args)
+
+    return both
 
 
 @pytest.mark.parametrize("steps", [(3,), (0, 2), (3, 2), (1, 2, 3)])

@@ -3,6 +3,7 @@
 import collections
 import json
 import os
+import pathlib
 import re
 import shutil
 import socket
@@ -19,6 +20,8 @@ from jcm import data, evaluate, model
 from jcm.metrics import scores
 from jcm.train import train
 
+_CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
 
 def _free_port():
     with socket.socket() as probe:
@@ -26,7 +29,7 @@ def _free_port():
         return probe.getsockname()[1]
 
 
-def _start(config, workdir, port, process, processes=2, **changes):
+def _start(config, workdir, port, process, cwd=None, **changes):
     """`python -m jcm.main` as a user would call it, with two CPU devices."""
     fields = {
         "data.dir": config.data.dir,
@@ -37,17 +40,18 @@ def _start(config, workdir, port, process, processes=2, **changes):
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "jcm.main"),
-            f"--config=configs/digits_{kind}.py:smoke",
+            f"--config={_CONFIGS}/digits_{kind}.py:smoke",
             f"--workdir={workdir}",
             f"--coordinator=localhost:{port}",
-            f"--processes={processes}",
+            "--processes=2",
             f"--process={process}",
             *(f"--config.{name}={value}" for name, value in fields.items()),
         ],
         # As on two machines, each has a cache of its own.
         env=os.environ
         | {"XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "2"}
-        | {"JCM_CACHE": str(workdir.parent / f"cache{process}")},
+        | {"JCM_CACHE": str(pathlib.Path(workdir).parent / f"cache{process}")},
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -118,18 +122,18 @@ _SHARES = """
 import sys
 import jax, numpy as np
 from absl import flags
-from jcm import config as config_lib, data, distributed
+from jcm import config as config_lib, data, distributed, sharding
 flags.FLAGS(sys.argv[:-1])
 config = config_lib.load("configs/digits_edm.py:smoke")
 config.data.dir = sys.argv[-1]
 distributed.initialize(config)
-here, count = jax.process_index(), jax.process_count()
-stream = data.batches(data.load(config.data), 5, seed=3, flip=False, workers=0,
-    process_index=here, process_count=count)
+place = sharding.batch(sharding.make_mesh())
+stream = data.batches(data.load(config.data), 10, seed=3, flip=False, workers=0,
+    rows=sharding.rows(place, 10))
 # 180 batches of ten: an epoch of 1,797 and three pictures of the next.
 images = np.concatenate([next(stream)["image"] for _ in range(180)])
 everyone = distributed.gather(images)
-if here == 0:
+if jax.process_index() == 0:
     np.save(sys.argv[-1] + "/shares.npy", everyone)
 """
 
@@ -141,7 +145,8 @@ def test_the_shares_of_two_processes_are_an_epoch(data_dir, digit_set):
             [
                 *(sys.executable, "-c", _SHARES, f"--coordinator=localhost:{port}"),
                 *("--processes=2", f"--process={process}", str(data_dir)),
-            ]
+            ],
+            env=os.environ | {"XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"},
         )
         for process in (0, 1)
     ]
@@ -215,6 +220,21 @@ def test_what_becomes_of_all_when_one_is_told_to_go_or_is_lost(tiny, teacher, tm
         assert line["param_norm"] == pytest.approx(
             numbers[line["step"]]["param_norm"], rel=1e-5
         )
+
+
+def test_a_workdir_that_is_not_shared_is_refused(tiny, tmp_path):
+    config, port = tiny("digits_edm"), _free_port()
+    pair = []
+    for process in (0, 1):
+        # The same command, on machines with a disk of their own.
+        folder = tmp_path / str(process)
+        folder.mkdir()
+        pair.append(
+            _start(config, "run", port, process, cwd=folder, **{"eval.scores": "()"})
+        )
+    for process, output in enumerate(each.communicate(timeout=200)[0] for each in pair):
+        assert pair[process].returncode == 1, output
+        assert "is not the folder that process 0 writes in" in output, output
 
 
 def test_processes_that_differ_are_found_before_the_first_step(tiny, tmp_path):

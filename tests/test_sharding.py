@@ -131,3 +131,20 @@ def test_exceptions_that_cannot_be_are_named():
             sharding.Rules.of(config)
     config.rules = ("norm=none", "a=b/kernel=3")
     assert sharding.Rules.of(config).exceptions == (("norm", None), ("a=b/kernel", 3))
+
+
+def test_a_process_gives_the_rows_of_its_devices():
+    devices = jax.devices()
+    mesh = sharding.make_mesh(fsdp=2, devices=[devices[i] for i in (6, 1, 2, 7, 4, 5)])
+    place = sharding.batch(mesh)
+    assert sharding.rows(place, 12).tolist() == list(range(12))
+
+    class OfOneProcess:
+        """Has the devices 1 and 7, which do not follow each other in the mesh."""
+
+        def addressable_devices_indices_map(self, shape):
+            every = place.devices_indices_map(shape)
+            return {d: where for d, where in every.items() if d.id in (1, 7)}
+
+    rows = getattr(sharding.rows, "__wrapped__", sharding.rows)
+    assert rows(OfOneProcess(), 12).tolist() == [2, 3, 6, 7]

@@ -221,7 +221,7 @@ def test_workers_get_what_is_here(worker):
     found = {path.name for path in (worker.home / "jcm" / "jcm").iterdir()}
     assert found == {"a.py", "new.py"}
     (line,) = (worker.home / "installed").read_text().splitlines()
-    assert line.endswith("-e .[tpu]")
+    assert line.endswith("-e .[tpu,gcs]")
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_worker_dry_runs(dry, tmp_path):
         "python3 -m uv python install -q 3.12",
         f"python3.12 -m venv --clear {venv}",
         f"(cd {ROOT} && {venv}/bin/python -m pip install -q --no-compile"
-        " --disable-pip-version-check -e '.[tpu]')",
+        " --disable-pip-version-check -e '.[tpu,gcs]')",
     ]
     (line,) = dry(WORKER, "start", "a", "b c", **home)
     assert line.startswith("setsid ")

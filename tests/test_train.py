@@ -197,12 +197,9 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(tiny, student, tmp_path):
     with pytest.raises(JcmError, match="checkpoints/8.*take an earlier step"):
         model.load(tmp_path / "run", ema="params")
     assert newest.exists()
-    longer = config.copy_and_resolve_references()
-    longer.train.num_steps = 9
-    train_lib.train(longer, tmp_path / "run")
+    # Though it is the last, and the run was done.
+    train_lib.train(config, tmp_path / "run")
     assert (tmp_path / "run" / "damaged" / "8").exists()
-    # Step 8 was made and saved again.
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "9")
     _assert_same_run(tmp_path / "run", workdir)
 
 

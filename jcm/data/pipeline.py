@@ -17,42 +17,38 @@ def batches(
     seed: int,
     flip: bool,
     first: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Int[np.ndarray, " n"] | None = None,
     workers: int = 1,
 ) -> grain.DatasetIterator[Batch]:
-    """Endless shuffled batches of this process.
+    """Endless shuffled batches, or this process's part of them.
 
     The records follow each other in epochs, each a new permutation of all of them;
     batches are cut from this sequence without regard to where an epoch ends, so that
-    a set may be smaller than a batch. The batches of all processes, laid end to end by
-    process index, are one global batch that does not depend on how many share it.
+    a set may be smaller than a batch. A batch does not depend on how many share it.
 
     Args:
       dataset: what to draw from.
-      batch_size: examples per batch and process.
+      batch_size: examples per batch, of all processes together.
       seed: chooses the permutations and the flips.
       flip: mirror each picture left-right with probability 1/2.
       first: number of the first batch to give. A run goes on by it: there is nothing
         to save, whatever number of processes the run has then.
-      process_index: which part of each global batch to give.
-      process_count: how many processes share each global batch.
+      rows: which examples of each batch to give; None for all.
       workers: threads that make batches ahead of time; 0: none, a batch is made when
         asked for. More than one pays where the disk is slow; decoding itself is bound
         by the GIL.
 
     Returns:
-      An iterator over dict(image=uint8 (b, h, w, c), label=int32 (b,)).
+      An iterator over dict(image=uint8 (n, h, w, c), label=int32 (n,)).
     """
 
     def make(number: int, rng: np.random.Generator) -> Batch:
-        # Flips are drawn for the global batch, since `rng` belongs to its number.
-        mine = slice(process_index * batch_size, (process_index + 1) * batch_size)
-        global_size = batch_size * process_count
-        positions = number * global_size + np.arange(global_size)[mine]
+        # Flips are drawn for the whole batch, since `rng` belongs to its number.
+        mine = np.arange(batch_size) if rows is None else rows
+        positions = number * batch_size + mine
         batch = dataset.take(_records(positions, len(dataset), seed))
         if flip:
-            flipped = rng.random(global_size)[mine] < 0.5
+            flipped = rng.random(batch_size)[mine] < 0.5
             batch["image"][flipped] = batch["image"][flipped, :, ::-1]
         return batch
 
