@@ -13,7 +13,8 @@ usage: launch/worker.sh install | start COMMAND [ARGUMENT ...] | loop COMMAND [.
   start     runs the command by `loop`, detached; its output is added to ~/jcm.log;
             refused while another one runs
   loop      runs the command, and again for as long as it ends with code 75 ("start me
-            again, I go on where I stopped") and nobody asked the loop to stop
+            again, I go on where I stopped"), or with 134 (the program of another
+            worker was lost) up to three times, until somebody asks the loop to stop
   status    whether a command runs, and the end of the log
   stop      SIGTERM, then waits for the end; the program saves a checkpoint
 
@@ -65,7 +66,7 @@ start() {
 }
 
 loop() {
-  local code told=''
+  local code told='' lost=0
   # `stop` signals the whole group: the program on its own, this shell once that ended.
   trap 'told=yes' TERM
   while true; do
@@ -73,7 +74,14 @@ loop() {
     code=75
     [[ -n $told ]] || { code=0 && run "$@"; } || code=$?
     dry || echo "$(date '+%F %T') ended with code $code"
-    [[ $code == 75 && -z $told ]] || exit "$code"
+    [[ -z $told ]] || exit "$code"
+    # JAX aborts a program, with 134, where another worker's is lost: that one may start
+    # again too, but need not.
+    case $code in
+    75) lost=0 ;;
+    134) ((++lost < 4)) || exit "$code" ;;
+    *) exit "$code" ;;
+    esac
   done
 }
 

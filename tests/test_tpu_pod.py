@@ -225,7 +225,8 @@ def test_workers_get_what_is_here(worker):
 
 
 @pytest.mark.parametrize(
-    "codes, starts", [("75 75 0", 3), ("0", 1), ("1", 1), ("75 134", 2)]
+    "codes, starts",
+    [("75 75 0", 3), ("0", 1), ("1", 1), ("134 75 134 0", 4), ("134 134 134 134", 4)],
 )
 def test_runs_start_again_while_they_ask_for_it(worker, codes, starts):
     assert worker("install").returncode == 0
