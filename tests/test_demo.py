@@ -3,7 +3,6 @@
 import io
 import re
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -40,7 +39,8 @@ def address(student):
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as served:
         lines = iter(served.stderr.readline, "")
         yield next(found[0] for line in lines if (found := _ADDRESS.findall(line)))
-        served.send_signal(signal.SIGINT)
+        served.terminate()  # SIGINT may be ignored, as below a shell in the background
+        assert served.wait(timeout=30) == 75
 
 
 def _photo(size=(40, 30)):

@@ -67,10 +67,10 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny, student, tmp_path, monkeypatch):
     class Kill(BaseException):
         pass
 
-    def kill_at_step_6(self, step, metrics):
+    def kill_at_step_6(self, step, *rest):
         if step == 6:
             raise Kill
-        return add(self, step, metrics)
+        return add(self, step, *rest)
 
     add = train_lib.TrainLog.add
     with monkeypatch.context() as patch:
@@ -262,7 +262,8 @@ def test_impossible_settings_are_refused_before_anything_is_written(
         train_lib.train(tiny("digits_cd", **changes), tmp_path / "run")
     # A teacher is looked for when the workdir is claimed.
     made = {path.name for path in (tmp_path / "run").glob("**/*")}
-    assert made <= ({"run.json", "checkpoints"} if "teacher" in changes else set())
+    claimed = {"run.json", "checkpoints", ".lock"}
+    assert made <= (claimed if "teacher" in changes else set())
 
 
 # --- loading, sampling, evaluating

@@ -55,7 +55,10 @@ def main(argv: Sequence[str]) -> None:
             " --port, or none"
         ) from error
     logging.info("open %s in a browser; Ctrl-C ends it", address)
-    made.block_thread()
+    try:
+        made.block_thread()
+    finally:
+        made.close()  # SIGTERM would wait for the server's thread for ever
 
 
 if __name__ == "__main__":
