@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import faulthandler
+import functools
 import glob
 import importlib.util
 import json
@@ -151,7 +152,7 @@ def cluster(
     Raises:
       JcmError: where something is missing, or is no number.
     """
-    number = _Numbers(environment)
+    number = functools.partial(_number, environment)
     where = "flags"
     if (coordinator, processes, process) == (None, None, None):
         where = "JAX_COORDINATOR_ADDRESS"
@@ -222,18 +223,13 @@ def cluster(
     return Cluster(arguments, processes, where)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Numbers:
-    """Reads whole numbers from the environment."""
-
-    environment: Mapping[str, str]
-
-    def __call__(self, name: str) -> int | None:
-        text = self.environment.get(name, "")
-        try:
-            return int(text) if text else None
-        except ValueError as error:
-            raise JcmError(f"${name}={text!r} must be a whole number") from error
+def _number(environment: Mapping[str, str], name: str) -> int | None:
+    """A whole number of the environment, or None where it is not set."""
+    text = environment.get(name, "")
+    try:
+        return int(text) if text else None
+    except ValueError as error:
+        raise JcmError(f"${name}={text!r} must be a whole number") from error
 
 
 def _on_tpu() -> bool:

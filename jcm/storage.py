@@ -48,23 +48,22 @@ class _Mirror:
         self._busy = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._push_often, daemon=True)
-        with self._explained("read"):
-            self.pull()
+        self.pull()
         atexit.register(self.end)  # without a program that calls `close`
 
     def pull(self) -> None:
         """Copies what is there, over what is here."""
-        with self._busy:
+        with self._busy, self._explained("read"):
             for path in _files(self.remote):
                 stat = path.stat()
                 there = stat.length, stat.mtime
                 if self._pulled.get(str(path)) == there:
                     continue
-                self._pulled[str(path)] = there
                 target = self.local / os.path.relpath(path, self.remote)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(path.read_bytes())
                 self._pushed[target] = _signature(target)
+                self._pulled[str(path)] = there
 
     def push(self) -> None:
         """Copies what has changed here, and deletes what was deleted here."""
@@ -93,12 +92,16 @@ class _Mirror:
     def _at(self, path: pathlib.Path) -> epath.Path:
         return self.remote / str(path.relative_to(self.local))
 
+    def try_to_push(self) -> None:
+        """The same, of what can wait."""
+        try:
+            self.push()
+        except JcmError as error:
+            logging.warning("%s; it is tried again", error)
+
     def _push_often(self) -> None:
         while not self._ended.wait(_PUSH_SECONDS):
-            try:
-                self.push()
-            except JcmError as error:
-                logging.warning("%s; it is tried again", error)
+            self.try_to_push()
 
     def end(self) -> None:
         """Pushes what is left, and deletes the folder here."""
@@ -135,11 +138,11 @@ def local(workdir: str | os.PathLike) -> pathlib.Path:
     Raises:
       JcmError: where an object store cannot be read.
     """
-    text = os.fspath(workdir)
+    text = os.fspath(workdir).rstrip("/")
     if not text.startswith("gs://"):
         return pathlib.Path(workdir).expanduser()
     if text not in _mirrors:
-        _mirrors[text] = _Mirror(text.rstrip("/"))
+        _mirrors[text] = _Mirror(text)
     return _mirrors[text].local
 
 
@@ -168,10 +171,7 @@ def push(path: str | os.PathLike) -> None:
     found = _mirror(path)
     if found and jax.process_index() == 0:
         found.begin()
-        try:
-            found.push()
-        except JcmError as error:
-            logging.warning("%s; it is tried again", error)
+        found.try_to_push()
 
 
 def close() -> None:

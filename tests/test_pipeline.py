@@ -29,6 +29,14 @@ def draw(count, dataset, batch_size, **options):
         return [next(iterator) for _ in range(count)]
 
 
+def assert_joined(shares, whole):
+    """Batches of several processes, laid end to end, are those of one."""
+    for batch, *parts in zip(whole, *shares, strict=True):
+        for key, value in batch.items():
+            joined = np.concatenate([part[key] for part in parts])
+            np.testing.assert_array_equal(joined, value)
+
+
 def identity(batch_list):
     return np.concatenate([batch["image"].max((1, 2, 3)) for batch in batch_list])
 
@@ -50,19 +58,10 @@ def test_seeds_and_epochs_do_not_share_permutations(numbered):
 def test_the_global_batch_does_not_depend_on_the_processes(numbered, process_count):
     alone = draw(7, numbered, 8, flip=True)
     shares = [
-        draw(
-            7,
-            numbered,
-            8,
-            flip=True,
-            rows=rows,
-        )
+        draw(7, numbered, 8, flip=True, rows=rows)
         for rows in np.split(np.arange(8), process_count)
     ]
-    for whole, *parts in zip(alone, *shares, strict=True):
-        for key, value in whole.items():
-            joined = np.concatenate([part[key] for part in parts])
-            np.testing.assert_array_equal(joined, value)
+    assert_joined(shares, alone)
 
 
 def test_half_of_the_pictures_are_mirrored_independently(numbered):
@@ -116,10 +115,7 @@ def test_a_stream_that_begins_later_is_the_same(digit_set, workers, processes):
         )
         for rows in np.split(np.arange(100), processes)
     ]
-    for whole, *shares in zip(expected, *parts, strict=True):
-        for key, value in whole.items():
-            joined = np.concatenate([share[key] for share in shares])
-            np.testing.assert_array_equal(joined, value)
+    assert_joined(parts, expected)
 
 
 def test_one_picture_is_enough(data_config, tmp_path):
