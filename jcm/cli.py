@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jcm import config as config_lib
-from jcm import download, memory, preemption, storage
+from jcm import distributed, download, memory, preemption, storage
 from jcm.errors import JcmError, Preempted
 
 _names = {"config": ""}
@@ -42,7 +42,7 @@ def run(
     handler.addFilter(_only_ours)
     handler.setFormatter(std_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     try:
-        app.run(main, flags_parser=functools.partial(_parse, recorded))
+        app.run(_told(main), flags_parser=functools.partial(_parse, recorded))
     except (JcmError, Preempted) as error:
         print(f"jcm: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -55,6 +55,20 @@ def run(
         sys.exit("jcm: interrupted; a training run goes on where it is started again")
     finally:
         storage.close()
+
+
+def _told(main: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[str]], Any]:
+    """`main`, whose failure ends the other processes of the run too."""
+
+    @functools.wraps(main)
+    def told(argv: Sequence[str]) -> Any:
+        try:
+            return main(argv)
+        except Exception as error:
+            distributed.tell_failure(error)
+            raise
+
+    return told
 
 
 def refuse_arguments(argv: Sequence[str]) -> None:

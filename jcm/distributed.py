@@ -10,11 +10,13 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from absl import flags, logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
@@ -38,12 +40,23 @@ _JOIN_TIMEOUT = flags.DEFINE_integer(
     "join_timeout", 300, "Seconds to wait for all processes to come.", lower_bound=1
 )
 
+_HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
+    "heartbeat_timeout",
+    60,
+    "Seconds after which a process that gives no sign of life counts as lost, and all"
+    " others end.",
+    lower_bound=5,
+)
+
 # Each device of a CPU holds a copy of the state and works on a part of the batch.
 _MAX_CPU_DEVICES = 8
-# After so many seconds without a sign of life a process counts as dead, and all end.
-_HEARTBEAT_SECONDS = 60
 # So long a process that fails waits for the others to leave; then all are ended.
 _SHUTDOWN_SECONDS = 15
+# So often a process asks whether another has failed, and so long it then waits for
+# its own main thread to end by itself, as it does where all fail alike.
+_LISTEN_SECONDS, _LEAVE_SECONDS = 2, 3
+# What a process that fails leaves for the others to read.
+_FAILED = "jcm/failed"
 # Of a message that all processes shall know.
 _MESSAGE_BYTES = 1024
 
@@ -89,14 +102,15 @@ def initialize(config: ConfigDict) -> None:
         " raise --join_timeout"
     )
     # JAX would abort the process.
-    timer = threading.Timer(seconds, _exit, [f"{failure} ({seconds} s have passed)"])
+    late = JcmError(f"{failure} ({seconds} s have passed)")
+    timer = threading.Timer(seconds, leave, [late])
     timer.daemon = True
     timer.start()
     try:
         jax.distributed.initialize(
             **found.arguments,
             initialization_timeout=seconds + _SHUTDOWN_SECONDS,
-            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT.value,
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except Exception as error:  # of many kinds, also of the cluster's own libraries
@@ -119,14 +133,59 @@ def initialize(config: ConfigDict) -> None:
         " (JAX says that another task died), and the same commands go on",
         *(jax.process_index(), count),
         *(jax.local_device_count(), jax.device_count()),
-        _HEARTBEAT_SECONDS,
+        _HEARTBEAT_TIMEOUT.value,
     )
+    if count > 1:
+        threading.Thread(target=_listen, daemon=True).start()
 
 
-def _exit(message: str) -> None:
-    """Ends the program from another thread than the main one, which hangs."""
-    print(f"jcm: {message}", file=sys.stderr, flush=True)
-    os._exit(JcmError.exit_code)
+def leave(error: JcmError) -> None:
+    """Ends the program from another thread than the main one, at once.
+
+    What the main thread is doing is broken off, and nothing more is written.
+    """
+    print(f"jcm: {error}", file=sys.stderr, flush=True)
+    os._exit(error.exit_code)
+
+
+def tell_failure(error: BaseException) -> None:
+    """Makes all other processes end, with what has failed here.
+
+    Whatever they are doing: they may wait for this process without end. Does nothing
+    where this process is alone.
+    """
+    client = ocp.multihost.get_jax_distributed_client() if _joined() else None
+    if client is not None:
+        text = f"process {jax.process_index()}: {_text(error)}"
+        # Where it cannot be told, or another was first, JAX ends all some time later.
+        with contextlib.suppress(Exception):
+            client.key_value_set(_FAILED, text[:_MESSAGE_BYTES])
+
+
+def _listen() -> None:
+    """Ends this process some seconds after another has told that it failed."""
+    client = ocp.multihost.get_jax_distributed_client()
+    while True:
+        time.sleep(_LISTEN_SECONDS)
+        try:
+            told = client.key_value_try_get(_FAILED)
+        except jax.errors.JaxRuntimeError as error:
+            if "NOT_FOUND" in str(error):
+                continue
+            return  # the end of the run
+        time.sleep(_LEAVE_SECONDS)
+        with contextlib.suppress(Exception):
+            jax.distributed.shutdown()  # which the other waits for
+        leave(JcmError(told))
+
+
+def _joined() -> bool:
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _text(error: BaseException) -> str:
+    """What it says, and never nothing."""
+    return str(error) or repr(error)
 
 
 def cluster(
@@ -163,12 +222,17 @@ def cluster(
         process = number("JAX_PROCESS_ID")
 
     slurm = {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"}
-    tasks = number("SLURM_NTASKS") or 1
+    # Of this step of the job. A shell in an allocation of many tasks is one alone.
+    tasks = number("SLURM_STEP_NUM_TASKS") or number("SLURM_NTASKS") or 1
     if tasks > 1 and slurm <= environment.keys() and coordinator is None:
-        # Where each task sees a single GPU, its number is 0 in every task.
+        # JAX takes the GPU with the number of the task on its node. A task that sees
+        # a single one, or is alone on its node, has all that it sees.
         visible = environment.get("CUDA_VISIBLE_DEVICES", "")
-        one = visible and "," not in visible
-        arguments = {"local_device_ids": [0]} if one else {}
+        gpus = len(visible.split(",")) if visible else 0
+        alone = tasks == number("SLURM_STEP_NUM_NODES")
+        arguments = {}
+        if gpus == 1 or (gpus and alone):
+            arguments = {"local_device_ids": list(range(gpus))}
         return Cluster(arguments, processes or tasks, "Slurm")
 
     ranks = number("OMPI_COMM_WORLD_SIZE") or 1
@@ -295,7 +359,7 @@ def together() -> Iterator[None]:
         yield
     except Exception as error:  # raised again below, once the others know
         failed = error
-    text = str(failed).encode()[:_MESSAGE_BYTES] if failed else b""
+    text = _text(failed).encode()[:_MESSAGE_BYTES] if failed else b""
     padded = np.frombuffer(text.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
     for process, message in enumerate(gather(padded)):
         told = message.tobytes().rstrip(b"\0").decode(errors="replace")

@@ -1,14 +1,17 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import pathlib
 import secrets
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from absl import logging
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
@@ -66,6 +69,42 @@ def new_folder(path: str | os.PathLike) -> pathlib.Path:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise JcmError(f"{path} is there already: name a new folder")
     return path
+
+
+def lock(file: IO[Any], *, wait: bool) -> bool:
+    """Locks an open file until it is closed, by whatever end of the program.
+
+    Args:
+      file: for the machine's other processes, and on most shared file systems also for
+        those of other machines.
+      wait: until it is free.
+
+    Returns:
+      False where the file system knows no locks.
+
+    Raises:
+      BlockingIOError: where another has it, unless this one waits.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: pathlib.Path) -> Iterator[None]:
+    """Within, no other process is in here with the same folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            lock(file, wait=False)
+        except BlockingIOError:
+            logging.info("waiting for another process that is at work in %s", folder)
+            lock(file, wait=True)
+        yield
 
 
 @contextlib.contextmanager

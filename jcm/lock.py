@@ -1,22 +1,20 @@
 """One run at a time trains in a workdir."""
 
 import contextlib
-import errno
-import fcntl
 import os
 import pathlib
 import secrets
-import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
 
+import fsspec
 import jax
 from absl import logging
 from etils import epath
 
-from jcm import distributed, storage
+from jcm import distributed, files, storage
 from jcm.errors import JcmError
 
 # On an object store the holder says so often that it lives; it is believed to be dead
@@ -50,13 +48,11 @@ def _flock(place: epath.Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked = files.lock(file, wait=False)
         except BlockingIOError as error:
             file.seek(0)
             raise _taken(place, file.read()) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
+        if not locked:
             logging.warning(
                 "%s is on a file system without locks: make sure yourself that no"
                 " other run uses it",
@@ -80,9 +76,13 @@ def _lease(place: epath.Path) -> Iterator[None]:
             if now != before:
                 raise _taken(place, now.partition("\n")[0])
             time.sleep(_LEASE_SECONDS / 10)
+        place.unlink(missing_ok=True)  # its holder is dead
     mine = f"{_holder()}\n{secrets.token_hex(4)}"
-    place.write_text(f"{mine} 0")
-    time.sleep(_LEASE_SECONDS / 4)  # who writes last of two has it
+    store, path = fsspec.core.url_to_fs(os.fspath(place))
+    # Of all that begin at once the store lets one create it.
+    with contextlib.suppress(FileExistsError):
+        store.pipe_file(path, f"{mine} 0".encode(), mode="create")
+    time.sleep(_LEASE_SECONDS / 4)  # another may just have held ours for the dead one's
     if not _read(place).startswith(mine):
         raise _taken(place, _read(place).partition("\n")[0])
     ended = threading.Event()
@@ -93,9 +93,8 @@ def _lease(place: epath.Path) -> Iterator[None]:
             number += 1
             try:
                 if not _read(place).startswith(mine):
-                    logging.error("%s; this run ends", _taken(place, _read(place)))
-                    signal.raise_signal(signal.SIGTERM)
-                    return
+                    # Whatever this run would save now might be in the other's way.
+                    distributed.leave(_taken(place, _read(place).partition("\n")[0]))
                 place.write_text(f"{mine} {number}")
             except Exception as error:  # the store's; it is tried again
                 logging.warning("cannot write %s: %s", place, error)

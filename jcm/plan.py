@@ -1,8 +1,10 @@
 """What a training step needs of each device's memory, before it is run."""
 
+import contextlib
 import dataclasses
 import socket
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -69,6 +71,32 @@ def refuse(plan: Plan, config: ConfigDict) -> None:
     """
     if plan.limit is None or plan.total <= plan.limit:
         return
+    raise JcmError(
+        f"a step needs {_mib(plan.total)} MiB on each device, and there are"
+        f" {_mib(plan.limit)}: use {_advice(config)}"
+    )
+
+
+@contextlib.contextmanager
+def refusing(config: ConfigDict) -> Iterator[None]:
+    """Within, the compiler of an accelerator finds out by itself that a plan fails.
+
+    Raises:
+      JcmError: the same advice, with the compiler's numbers.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        text = " ".join(str(error).split())
+        if not text.startswith("RESOURCE_EXHAUSTED"):
+            raise
+        raise JcmError(
+            f"a step does not fit on each device: use {_advice(config)} ({text[:200]})"
+        ) from error
+
+
+def _advice(config: ConfigDict) -> str:
+    """Settings that need less memory."""
     advice = []
     if config.mesh.fsdp < jax.device_count():
         advice.append("--config.mesh.fsdp=N to share out parameters and optimizer")
@@ -80,10 +108,7 @@ def refuse(plan: Plan, config: ConfigDict) -> None:
     if jax.default_backend() != "cpu":
         advice.append(f"--config.train.accumulate={2 * config.train.accumulate}")
     advice.append("a smaller --config.train.batch_size, or more devices")
-    raise JcmError(
-        f"a step needs {_mib(plan.total)} MiB on each device, and there are"
-        f" {_mib(plan.limit)}: use {', '.join(advice)}"
-    )
+    return ", ".join(advice)
 
 
 def limit() -> int | None:

@@ -249,6 +249,8 @@ def fill(
                 file.write(images.tobytes())
                 file.flush()
             progress.update(len(images))
+        if file:
+            os.fsync(file.fileno())  # or a file system over the network may keep it
         storage.share(path)
         file = file or stack.enter_context(path.open("rb"))
         return np.memmap(file, np.uint8, "r", shape=shape)

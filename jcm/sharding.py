@@ -39,10 +39,12 @@ def device_grid(devices: Sequence[Any], fsdp: int) -> np.ndarray:
     The devices of one `fsdp` group talk most. Where there are several slices, whose
     networks are fast inside and slow between (DCN), no group spans two of them.
 
+    GPUs of several machines are neighbours in the order of their machines.
+
     Raises:
       JcmError: where `fsdp` does not divide the number of devices of a slice.
     """
-    slices = collections.Counter(getattr(each, "slice_index", 0) for each in devices)
+    slices = collections.Counter(map(_slice, devices))
     each = len(devices) // len(slices)
     if len(set(slices.values())) > 1:
         raise JcmError(
@@ -54,9 +56,18 @@ def device_grid(devices: Sequence[Any], fsdp: int) -> np.ndarray:
             f"config.mesh.fsdp={fsdp} must divide the number of devices{where}, {each}"
         )
     shape = (each // fsdp, fsdp)
+    # A group may be smaller than any axis of the slice's own network.
+    split = {"allow_split_physical_axes": True}
     if len(slices) == 1:
-        return mesh_utils.create_device_mesh(shape, devices)
-    return mesh_utils.create_hybrid_device_mesh(shape, (len(slices), 1), devices)
+        return mesh_utils.create_device_mesh(shape, devices, **split)
+    return mesh_utils.create_hybrid_device_mesh(
+        shape, (len(slices), 1), devices, **split
+    )
+
+
+def _slice(device: Any) -> int:
+    """Of TPUs; JAX calls each machine with GPUs a slice, whose networks are closer."""
+    return getattr(device, "slice_index", 0) if device.platform == "tpu" else 0
 
 
 def batch(mesh: Mesh) -> NamedSharding:

@@ -49,6 +49,9 @@ from jcm.state import State
 from jcm.step import compile_step, make_train_step
 from jcm.train_log import TrainLog
 
+# Begins the names of scores among the numbers of a run.
+_SCORES = "eval/"
+
 
 def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
     """Trains a model, or goes on where an earlier call stopped.
@@ -123,7 +126,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         if (latest or 0) >= total:
             # What is damaged is not done.
             latest = int(checkpoints.restore(template).step)
-        if (latest or 0) >= total:
+        scored = not due(latest or 0, every_steps) or _scored(workdir, latest)
+        if (latest or 0) >= total and scored:
             logging.info("%s is done: %d steps", storage.shared(workdir), latest)
             return
         logging.info(
@@ -140,19 +144,20 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         del teacher
         batch_place = sharding.batch(mesh)
         shapes = batch_shapes(config, batch_place)
-        train_step = compile_step(
-            make_train_step(
-                method,
-                optimizer,
-                seed_key=step_key,
+        with distributed.together(), plan.refusing(config):
+            train_step = compile_step(
+                make_train_step(
+                    method,
+                    optimizer,
+                    seed_key=step_key,
+                    accumulate=config.train.accumulate,
+                    skip_nonfinite=config.train.skip_nonfinite > 0,
+                ),
+                template,
+                frozen,
+                shapes,
                 accumulate=config.train.accumulate,
-                skip_nonfinite=config.train.skip_nonfinite > 0,
-            ),
-            template,
-            frozen,
-            shapes,
-            accumulate=config.train.accumulate,
-        )
+            )
         if mesh.shape["fsdp"] > 1:
             logging.info("%s", sharding.overview(template))
         planned = plan.make(template, frozen, shapes, train_step, limit)
@@ -169,6 +174,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         else:
             logging.info("going on from step %d", state.step)
         first = int(state.step)
+        unscored = (
+            latest is not None
+            and due(first, every_steps)
+            and not _scored(workdir, first)
+        )
 
         batches = data.batches(
             dataset,
@@ -218,16 +228,17 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
                 log.settle()
                 with progress.pause():
                     show.write(state)
-            if step > first and due(step, every_steps):
-                log.settle()
-                with progress.pause():
-                    show.score(state, scores)
             if step > first and (last or due(step, config.train.checkpoint_every)):
                 log.settle()  # raises before anything that is not finite is saved
                 with progress.pause():
                     storage.push(workdir)
                     checkpoints.save(state)
                 saved = step
+            # Saved before, since this takes long; a kill leaves it to the next start.
+            if due(step, every_steps) and (step > first or unscored):
+                log.settle()
+                with progress.pause():
+                    show.score(state, scores)
             if last:
                 break
             # The step before is under way while this batch comes and is sent off.
@@ -271,7 +282,13 @@ def batch_shapes(
 
 def due(step: int, every: int) -> bool:
     """Whether something done `every` so many steps is due; 0 is never."""
-    return every > 0 and step % every == 0
+    return step > 0 and every > 0 and step % every == 0
+
+
+def _scored(workdir: pathlib.Path, step: int) -> bool:
+    """Whether the samples of this step were scored; every process must ask."""
+    found = writers.wrote(workdir, step, _SCORES)
+    return bool(distributed.gather(np.bool_(found))[0])
 
 
 class Samples:
@@ -313,7 +330,7 @@ class Samples:
             pixels, labels = self._make(state, count, schedule)
             for score in scores:
                 found |= {
-                    f"eval/{name}/{schedule.title}": value
+                    f"{_SCORES}{name}/{schedule.title}": value
                     for name, value in score(pixels, labels).items()
                 }
         self._writer.write_scalars(int(state.step), found)

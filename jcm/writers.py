@@ -165,6 +165,19 @@ def create(
     )
 
 
+def wrote(workdir: str | os.PathLike, step: int, prefix: str) -> bool:
+    """Whether metrics.jsonl has a number of this step whose name begins so."""
+    path = Path(workdir) / "metrics.jsonl"
+    if not path.exists():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return any(
+            any(name.startswith(prefix) for name in json.loads(line))
+            for line in file
+            if _step(line) == step
+        )
+
+
 def _json_number(value: SupportsFloat) -> float | str:
     number = float(value)
     if math.isnan(number):

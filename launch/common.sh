@@ -40,14 +40,14 @@ need() {
   dry || command -v "$1" >/dev/null || die "$1 not found: $2"
 }
 
-# The value of flag --$1 among the other arguments.
+# The value of flag --$1 among the other arguments; jcm takes a single dash, too.
 flag() {
-  local name=--$1 value='' previous='' argument
+  local name=-$1 value='' previous='' argument
   shift
   for argument in "$@"; do
     case $argument in
-    "$name"=*) value=${argument#*=} ;;
-    *) [[ $previous != "$name" ]] || value=$argument ;;
+    "$name"=* | "-$name"=*) value=${argument#*=} ;;
+    *) [[ $previous != "$name" && $previous != "-$name" ]] || value=$argument ;;
     esac
     previous=$argument
   done
@@ -62,8 +62,8 @@ find_config() {
   for argument in "$@"; do
     file=
     case $argument in
-    --config=*) file=${argument#*=} ;;
-    *) [[ $previous != --config ]] || file=$argument ;;
+    -config=* | --config=*) file=${argument#*=} ;;
+    *) [[ $previous != -config && $previous != --config ]] || file=$argument ;;
     esac
     previous=$argument
     if [[ -n $file && ! -e ${file%%:*} && -e $root/${file%%:*} ]]; then

@@ -15,10 +15,11 @@ usage: launch/gke.sh run --config=CONFIG[:smoke] [--workdir=DIR] [--FLAG=VALUE .
   yaml      prints that JobSet
   status    the JobSet and its pods
   log       follows the log of the first process
-  stop      deletes the JobSet: the program saves a checkpoint and ends; to go on, `run`
+  stop      deletes the JobSet and waits until the program has saved a checkpoint and
+            ended; to go on, `run`
 
 More flags are those of docker build or kubectl. kubectl must point at a cluster with
-JobSet (https://jobset.sigs.k8s.io, 0.6 or newer) and a node pool of the machines.
+JobSet (https://jobset.sigs.k8s.io, 0.7 or newer) and a node pool of the machines.
 
   export IMAGE=us-docker.pkg.dev/my-project/my-repository/jcm BUCKET=my-bucket
   launch/gke.sh build
@@ -36,7 +37,8 @@ DEVICES=4                TPU chips of a machine, or GPUs (default: 8)
 NODES=1                  machines with GPUs (of a slice, TOPOLOGY and DEVICES tell it)
 SPOT=1                   on Spot machines (default: others)
 SERVICE_ACCOUNT=default  of Kubernetes, which must have access to BUCKET
-MAX_RESTARTS=3           after failures; interruptions do not count
+MAX_RESTARTS=10          after failures, lost processes included; that a machine is taken
+                         away does not count
 DRY_RUN=1                print the commands instead of running them
 USAGE
   exit
@@ -53,7 +55,7 @@ build | run | yaml | status | log | stop) ;;
 *) die "no sub-command $command: see launch/gke.sh --help" ;;
 esac
 
-JOB=${JOB:-jcm} SLICES=${SLICES:-1} MAX_RESTARTS=${MAX_RESTARTS:-3}
+JOB=${JOB:-jcm} SLICES=${SLICES:-1} MAX_RESTARTS=${MAX_RESTARTS:-10}
 SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-default}
 ACCELERATOR=${ACCELERATOR:-tpu-v5-lite-podslice}
 if [[ $ACCELERATOR == nvidia-* ]]; then
@@ -74,6 +76,12 @@ if [[ $kind == tpu ]]; then
     die "TOPOLOGY=$TOPOLOGY does not divide into machines of DEVICES=$DEVICES chips"
   NODES=$((chips / DEVICES))
 fi
+
+# Sets `arguments`. Machines may be long in coming, and waiting for them is no failure.
+jobset_arguments() {
+  remote_arguments "$@"
+  [[ -n $(flag join_timeout "$@") ]] || arguments+=(--join_timeout=86400)
+}
 
 # A string of YAML. Kubernetes makes a variable of $(NAME), and $ of $$.
 scalar() {
@@ -135,19 +143,22 @@ build)
   ;;
 yaml)
   need_image
-  remote_arguments "$@"
+  jobset_arguments "$@"
   yaml "${arguments[@]}"
   ;;
 run)
   need_image
   need_kubectl
-  remote_arguments "$@"
+  jobset_arguments "$@"
   # Not "apply", which leaves a JobSet that ended as it is.
   if dry; then
     echo "kubectl create --filename=- <<'YAML'"
     yaml "${arguments[@]}"
     echo YAML
   else
+    ! kubectl get jobset "$JOB" >/dev/null 2>&1 ||
+      die "there is a JobSet $JOB, which runs or has ended (launch/gke.sh status): remove" \
+        "it by launch/gke.sh stop, or set JOB to another name"
     yaml "${arguments[@]}" | kubectl create --filename=-
   fi
   ;;
@@ -163,6 +174,7 @@ log)
   ;;
 stop)
   need_kubectl
-  run exec kubectl delete jobset "$JOB" "$@"
+  # Returns once all pods have ended, and their checkpoints are saved.
+  run exec kubectl delete jobset "$JOB" --cascade=foreground "$@"
   ;;
 esac

@@ -13,8 +13,9 @@ usage: launch/worker.sh install | start COMMAND [ARGUMENT ...] | loop COMMAND [.
   start     runs the command by `loop`, detached; its output is added to ~/jcm.log;
             refused while another one runs
   loop      runs the command, and again for as long as it ends with code 75 ("start me
-            again, I go on where I stopped"), or with 134 (the program of another
-            worker was lost) up to three times, until somebody asks the loop to stop
+            again, I go on where I stopped"), or, up to three times in a row, by a
+            signal (it was killed, or JAX aborted it since that of another worker was
+            lost), until somebody asks the loop to stop
   status    whether a command runs, and the end of the log
   stop      SIGTERM, then waits for the end; the program saves a checkpoint
 
@@ -75,12 +76,12 @@ loop() {
     [[ -n $told ]] || { code=0 && run "$@"; } || code=$?
     dry || echo "$(date '+%F %T') ended with code $code"
     [[ -z $told ]] || exit "$code"
-    # JAX aborts a program, with 134, where another worker's is lost: that one may start
-    # again too, but need not.
+    # Above 128 it is 128 and a signal: SIGKILL where memory was short, SIGABRT from JAX
+    # where another worker's program is lost. Ctrl-C and SIGTERM are meant.
     case $code in
     75) lost=0 ;;
-    134) ((++lost < 4)) || exit "$code" ;;
-    *) exit "$code" ;;
+    130 | 143) exit "$code" ;;
+    *) ((code > 128 && ++lost < 4)) || exit "$code" ;;
     esac
   done
 }

@@ -16,6 +16,7 @@ from scripts import (
 )
 
 GKE = ROOT / "launch" / "gke.sh"
+WAITS = "--join_timeout=86400"
 
 
 @pytest.fixture
@@ -58,7 +59,10 @@ def test_on_tpus(dry):
         "cloud.google.com/gke-nodepool",
     )
     assert jobset["spec"]["replicatedJobs"][0]["replicas"] == 1
-    assert jobset["spec"]["failurePolicy"]["maxRestarts"] == 3
+    assert jobset["spec"]["failurePolicy"]["maxRestarts"] == 10
+    # No pod of an attempt meets one of the attempt before.
+    assert jobset["spec"]["failurePolicy"]["restartStrategy"] == "BlockingRecreate"
+    assert "volumes" not in pod(text)
     job = job_of(text)
     assert (job["parallelism"], job["completions"], job["backoffLimit"]) == (4, 4, 0)
     assert job["completionMode"] == "Indexed"
@@ -71,9 +75,10 @@ def test_on_tpus(dry):
     assert container(text) == {
         "name": "jcm",
         "image": "r/jcm",
+        "imagePullPolicy": "Always",
         "resources": {"limits": {"google.com/tpu": 4}},
         "command": ["python", "-P", "-m", "jcm.main"],
-        "args": [CIFAR10, "--workdir=gs://b/runs/cifar10_cd"],
+        "args": [CIFAR10, "--workdir=gs://b/runs/cifar10_cd", WAITS],
     }
 
 
@@ -87,7 +92,7 @@ def test_it_starts_again_what_was_interrupted(dry):
     assert code["onExitCodes"] == {
         "containerName": container(text)["name"],
         "operator": "In",
-        "values": [75, 134],
+        "values": [75],
     }
     assert taken["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     # Without it, Kubernetes refuses a podFailurePolicy.
@@ -113,6 +118,8 @@ def test_on_gpus(dry):
     ]
     assert pod(text)["serviceAccountName"] == "me"
     assert container(text)["resources"] == {"limits": {"nvidia.com/gpu": 2}}
+    assert container(text)["volumeMounts"] == [{"name": "shm", "mountPath": "/dev/shm"}]
+    assert pod(text)["volumes"] == [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
     assert {entry["name"]: entry["value"] for entry in container(text)["env"]} == {
         "JAX_COORDINATOR_ADDRESS": "mine-worker-0-0.mine:8476",
         "JAX_NUM_PROCESSES": "3",
@@ -129,16 +136,19 @@ def test_on_gpus(dry):
 def test_runs_without_a_workdir_go_to_the_bucket(dry):
     text = "\n".join(dry(GKE, "yaml", CIFAR10, BUCKET="gs://b", IMAGE="i"))
     added = "--workdir=gs://b/runs/cifar10_cd"
-    assert container(text)["args"] == [CIFAR10, added]
+    assert container(text)["args"] == [CIFAR10, added, WAITS]
     text = "\n".join(dry(GKE, "yaml", CIFAR10, "--workdir=w", BUCKET="b", IMAGE="i"))
-    assert container(text)["args"] == [CIFAR10, "--workdir=w"]
+    assert container(text)["args"] == [CIFAR10, "--workdir=w", WAITS]
+    for mine in ("-join_timeout=5", "--join_timeout=5"):
+        text = "\n".join(dry(GKE, "yaml", CIFAR10, "-workdir=w", mine, IMAGE="i"))
+        assert container(text)["args"] == [CIFAR10, "-workdir=w", mine]
 
 
 def test_it_keeps_arguments_as_they_are(dry):
     text = "\n".join(dry(GKE, "yaml", "--workdir=w", *ODD, IMAGE="i"))
     # Kubernetes makes one dollar of two.
     arguments = [text.replace("$$", "$") for text in container(text)["args"]]
-    assert arguments == ["--workdir=w", *ODD]
+    assert arguments == ["--workdir=w", *ODD, WAITS]
     assert "$$HOME $$(HOME) $$$$" in container(text)["args"]
 
 
@@ -146,16 +156,21 @@ def test_it_creates_the_jobset(dry, tmp_path):
     variables = {"cwd": tmp_path, "IMAGE": "i"}
     run = ("run", "--workdir=w", *ODD)
     text = "\n".join(dry(GKE, "yaml", *run[1:], IMAGE="i")) + "\n"
-    path = records(tmp_path / "bin", "kubectl", then='cat >"${0%/*}/jobset.yaml"')
+    kubectl = '[ "$1" != get ] || exit "${GET:-1}"; cat >"${0%/*}/jobset.yaml"'
+    path = records(tmp_path / "bin", "kubectl", then=kubectl)
     path = f"{path}:{os.environ['PATH']}"
 
     printed = "\n".join(dry(GKE, *run, IMAGE="i"))
     for arguments in ([GKE, *run], [executable(tmp_path / "printed", printed)]):
         done = launch(*arguments, path=path, **variables)
         assert done.returncode == 0, done.stderr
-        assert calls(tmp_path / "bin") == ["kubectl create --filename=-"]
+        assert calls(tmp_path / "bin")[-1] == "kubectl create --filename=-"
         (tmp_path / "bin" / "calls").unlink()
         assert (tmp_path / "bin" / "jobset.yaml").read_text() == text
+    # One that has ended is there until it is deleted.
+    done = launch(GKE, *run, path=path, GET=0, **variables)
+    assert_one_line(done, "there is a JobSet jcm", "launch/gke.sh stop")
+    assert calls(tmp_path / "bin") == ["kubectl get jobset jcm"]
 
 
 def test_sub_commands(dry):
@@ -175,7 +190,7 @@ def test_sub_commands(dry):
         f"kubectl logs --follow --tail=100 {selector}=jcm"
         ",jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
     ]
-    assert dry(GKE, "stop") == ["kubectl delete jobset jcm"]
+    assert dry(GKE, "stop") == ["kubectl delete jobset jcm --cascade=foreground"]
 
 
 def test_what_is_missing_is_named(tmp_path):

@@ -111,6 +111,7 @@ def job(tmp_path):
                 "VIRTUAL_ENV": str(environment),
                 "SLURM_JOB_ID": "7",
                 "JCM_ROOT": str(ROOT),
+                "RETRY_SECONDS": "0",
                 **variables,
             },
             stderr=subprocess.PIPE,
@@ -129,7 +130,7 @@ def job(tmp_path):
         (75, "COMPLETING", False),  # it was cancelled
         (0, "RUNNING", False),
         (1, "RUNNING", False),
-        (134, "RUNNING", False),
+        (143, "RUNNING", False),
     ],
 )
 def test_requeues_what_asks_to_go_on(job, code, state, requeued):
@@ -156,6 +157,43 @@ def test_passes_the_signal_on(job, code):
     assert "scancel --signal=TERM 7" in job.calls()
     # With 134, aborted at the end, the others have saved: the time limit came.
     assert ("scontrol requeue 7" in job.calls()) == (code != 0)
+
+
+def test_starts_again_where_a_task_is_lost(job):
+    counts = 'echo >>"${0%/*}/starts"; starts=$(wc -l <"${0%/*}/starts"); '
+    for ends, starts in (([137, 134, 0], 3), ([134] * 4, 4), ([137, 1], 2)):
+        (job.pid.parent / "starts").unlink(missing_ok=True)
+        codes = " ".join(map(str, ends))
+        srun = f"{counts} set -- {codes}; shift $((starts - 1)); exit $1"
+        with job(srun) as program:
+            assert program.wait(timeout=60) == ends[-1]
+        assert (job.pid.parent / "starts").read_text().count("\n") == starts
+    assert not any("requeue" in call for call in job.calls())
+
+
+def test_saves_and_stays_away_when_asked_to(job):
+    waits = "trap 'sleep 0.3; exit 75' TERM; echo $$ >\"${0%/*}/pid\""
+    with job(f"{waits}; {SLEEP}") as program:
+        wait_for(job.pid.exists)
+        program.send_signal(signal.SIGUSR1)
+        assert program.wait(timeout=60) == 75
+    assert "scancel --signal=TERM 7" in job.calls()
+    assert not any("requeue" in call for call in job.calls())
+
+
+def test_a_busy_controller_is_asked_again(job):
+    waits = "trap 'sleep 0.3; exit 75' TERM; echo $$ >\"${0%/*}/pid\""
+    with job(f"{waits}; {SLEEP}") as program:
+        wait_for(job.pid.exists)
+        for name in ("scancel", "squeue", "scontrol"):
+            script = job.pid.parent / name
+            fails = 'ls "$0.tried" >/dev/null 2>&1 || { touch "$0.tried"; exit 1; }'
+            head, rest = script.read_text().split("\n", 1)
+            script.write_text(f"{head}\n{fails}\n{rest}")
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(timeout=60) == 75
+    assert "scancel --signal=TERM 7" in job.calls()
+    assert "scontrol requeue 7" in job.calls()
 
 
 def test_says_where_to_submit(job, tmp_path):

@@ -226,7 +226,14 @@ def test_workers_get_what_is_here(worker):
 
 @pytest.mark.parametrize(
     "codes, starts",
-    [("75 75 0", 3), ("0", 1), ("1", 1), ("134 75 134 0", 4), ("134 134 134 134", 4)],
+    [
+        ("75 75 0", 3),
+        ("0", 1),
+        ("1", 1),
+        ("143", 1),  # somebody's SIGTERM
+        ("137 139 75 134 137 139 0", 7),
+        ("134 134 137 134", 4),
+    ],
 )
 def test_runs_start_again_while_they_ask_for_it(worker, codes, starts):
     assert worker("install").returncode == 0

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from jaxtyping import Int, Int32, UInt8
 
-from jcm import download
+from jcm import download, files
 from jcm.data import builder as builder_lib
 from jcm.data import cifar10, digits, image_folder
 from jcm.errors import JcmError
@@ -134,14 +134,19 @@ def _prepared(config_data) -> builder_lib.PictureBuilder:
             f"{config_data.name} is {size}x{size} with {channels} channels: pass "
             f"--config.data.image_size={size} --config.data.channels={channels}"
         )
+    if builder.is_prepared():
+        return builder
     try:
-        builder.download_and_prepare(
-            file_format="array_record",
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-        )
+        # Many processes may begin at once; the first prepares it for all.
+        with files.one_at_a_time(folder):
+            builder = cls(data_dir=folder, config=config)
+            builder.download_and_prepare(
+                file_format="array_record",
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+            )
     except (OSError, RuntimeError) as error:  # array_record's for a full disk
-        # tfds renames a finished folder into place, which fails when another process
-        # was faster; its result is as good as ours.
+        # Without locks, tfds' renaming of the finished folder fails when another
+        # process was faster; its result is as good as ours.
         builder = cls(data_dir=folder, config=config)
         if not builder.is_prepared():
             raise JcmError(
