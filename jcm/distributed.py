@@ -1,11 +1,8 @@
 """The processes of a program, and the devices of each."""
 
+import atexit
 import contextlib
-import dataclasses
 import faulthandler
-import functools
-import glob
-import importlib.util
 import json
 import os
 import sys
@@ -21,6 +18,7 @@ from absl import flags, logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from jcm import cluster as cluster_lib
 from jcm import preemption
 from jcm.errors import JcmError
 
@@ -45,7 +43,7 @@ _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
     60,
     "Seconds after which a process that gives no sign of life counts as lost, and all"
     " others end.",
-    lower_bound=5,
+    lower_bound=10,
 )
 
 # Each device of a CPU holds a copy of the state and works on a part of the batch.
@@ -54,26 +52,12 @@ _MAX_CPU_DEVICES = 8
 _SHUTDOWN_SECONDS = 15
 # So often a process asks whether another has failed, and so long it then waits for
 # its own main thread to end by itself, as it does where all fail alike.
-_LISTEN_SECONDS, _LEAVE_SECONDS = 2, 3
+_LISTEN_SECONDS, _LEAVE_SECONDS = 1, 2
 # What a process that fails leaves for the others to read.
 _FAILED = "jcm/failed"
+_failed_here = threading.Event()
 # Of a message that all processes shall know.
 _MESSAGE_BYTES = 1024
-
-
-@dataclasses.dataclass(frozen=True)
-class Cluster:
-    """How this process joins others.
-
-    Attributes:
-      arguments: of `jax.distributed.initialize`; what is left out JAX finds itself.
-      expected: how many processes there must be then; None where only JAX can tell.
-      where: for people.
-    """
-
-    arguments: dict[str, Any]
-    expected: int | None
-    where: str
 
 
 def initialize(config: ConfigDict) -> None:
@@ -89,7 +73,7 @@ def initialize(config: ConfigDict) -> None:
       JcmError: for flags that do not go together, or where joining fails.
     """
     flagged = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
-    found = cluster(os.environ, *flagged, on_tpu=_on_tpu())
+    found = cluster_lib.find(os.environ, *flagged, on_tpu=cluster_lib.on_tpu())
     if found is None:
         _use_cores(config.train.batch_size // config.train.accumulate)
         return
@@ -148,18 +132,25 @@ def leave(error: JcmError) -> None:
     os._exit(error.exit_code)
 
 
-def tell_failure(error: BaseException) -> None:
-    """Makes all other processes end, with what has failed here.
+def tell_failure(error: Exception) -> None:
+    """Makes all other processes end, with what has failed here; then this one may.
 
     Whatever they are doing: they may wait for this process without end. Does nothing
     where this process is alone.
     """
-    client = ocp.multihost.get_jax_distributed_client() if _joined() else None
-    if client is not None:
-        text = f"process {jax.process_index()}: {_text(error)}"
-        # Where it cannot be told, or another was first, JAX ends all some time later.
-        with contextlib.suppress(Exception):
-            client.key_value_set(_FAILED, text[:_MESSAGE_BYTES])
+    if not _joined():
+        return
+    if isinstance(error, jax.errors.JaxRuntimeError) and "EXHAUSTED" not in str(error):
+        # Perhaps what failed is that another process is lost. Then `_listen` ends this
+        # one, or JAX does.
+        time.sleep(_HEARTBEAT_TIMEOUT.value + _LEAVE_SECONDS)
+    _failed_here.set()
+    client = ocp.multihost.get_jax_distributed_client()
+    told = f"process {jax.process_index()}: {_text(error)}"[:_MESSAGE_BYTES]
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was first
+        client.key_value_set(_FAILED, told)
+    # Before JAX's own end, which would wait for all the others and then abort.
+    atexit.register(_end)
 
 
 def _listen() -> None:
@@ -173,10 +164,18 @@ def _listen() -> None:
             if "NOT_FOUND" in str(error):
                 continue
             return  # the end of the run
-        time.sleep(_LEAVE_SECONDS)
-        with contextlib.suppress(Exception):
-            jax.distributed.shutdown()  # which the other waits for
-        leave(JcmError(told))
+        if not _failed_here.wait(_LEAVE_SECONDS):
+            print(f"jcm: {told}", file=sys.stderr, flush=True)
+            _end()
+        return
+
+
+def _end() -> None:
+    """Ends this process; the first one last, since JAX aborts those that miss it."""
+    sys.stdout.flush()
+    if jax.process_index() == 0:
+        time.sleep(_LISTEN_SECONDS + _LEAVE_SECONDS + 1)
+    os._exit(JcmError.exit_code)
 
 
 def _joined() -> bool:
@@ -186,123 +185,6 @@ def _joined() -> bool:
 def _text(error: BaseException) -> str:
     """What it says, and never nothing."""
     return str(error) or repr(error)
-
-
-def cluster(
-    environment: Mapping[str, str],
-    coordinator: str | None = None,
-    processes: int | None = None,
-    process: int | None = None,
-    *,
-    on_tpu: bool = False,
-) -> Cluster | None:
-    """How this process joins others; None where it is alone.
-
-    Flags win over JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, and
-    these over what Slurm, Open MPI, Kubernetes or a TPU say.
-
-    Args:
-      environment: variables of this process.
-      coordinator: HOST:PORT of process 0.
-      processes: how many there are.
-      process: number of this one.
-      on_tpu: whether this machine has TPU chips.
-
-    Raises:
-      JcmError: where something is missing, or is no number.
-    """
-    number = functools.partial(_number, environment)
-    where = "flags"
-    if (coordinator, processes, process) == (None, None, None):
-        where = "JAX_COORDINATOR_ADDRESS"
-    coordinator = coordinator or environment.get("JAX_COORDINATOR_ADDRESS")
-    if processes is None:
-        processes = number("JAX_NUM_PROCESSES")
-    if process is None:
-        process = number("JAX_PROCESS_ID")
-
-    slurm = {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"}
-    # Of this step of the job. A shell in an allocation of many tasks is one alone.
-    tasks = number("SLURM_STEP_NUM_TASKS") or number("SLURM_NTASKS") or 1
-    if tasks > 1 and slurm <= environment.keys() and coordinator is None:
-        # JAX takes the GPU with the number of the task on its node. A task that sees
-        # a single one, or is alone on its node, has all that it sees.
-        visible = environment.get("CUDA_VISIBLE_DEVICES", "")
-        gpus = len(visible.split(",")) if visible else 0
-        alone = tasks == number("SLURM_STEP_NUM_NODES")
-        arguments = {}
-        if gpus == 1 or (gpus and alone):
-            arguments = {"local_device_ids": list(range(gpus))}
-        return Cluster(arguments, processes or tasks, "Slurm")
-
-    ranks = number("OMPI_COMM_WORLD_SIZE") or 1
-    if ranks > 1:
-        if coordinator is None and "OMPI_MCA_orte_hnp_uri" in environment:
-            return Cluster({}, processes or ranks, "Open MPI")
-        processes = ranks if processes is None else processes
-        process = number("OMPI_COMM_WORLD_RANK") if process is None else process
-        where = "Open MPI"
-    elif process is None and coordinator is not None:
-        # What an indexed Job of Kubernetes gives each of its pods.
-        process = number("JOB_COMPLETION_INDEX")
-
-    if coordinator is None and process is None and on_tpu:
-        # JAX asks the environment on GKE, or else the metadata server.
-        hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get(
-            "TPU_WORKER_HOSTNAMES"
-        )
-        if not hosts and "TPU_SKIP_MDS_QUERY" in environment:
-            return None
-        expected = processes
-        if expected is None and hosts:
-            slices = number("MEGASCALE_NUM_SLICES") or 1
-            expected = len(hosts.split(",")) * slices
-        return Cluster({}, expected, "TPU")
-
-    given = {"coordinator": coordinator, "processes": processes, "process": process}
-    if set(given.values()) == {None}:
-        if tasks > 1 and "SLURM_STEP_NODELIST" not in environment:
-            logging.warning(
-                "Slurm has %d tasks, but this program was not started by srun: it runs"
-                " alone",
-                tasks,
-            )
-        return None
-    for name, value in given.items():
-        if value is None:
-            raise JcmError(
-                "--coordinator, --processes and --process go together, and"
-                f" --{name} is missing ({where})"
-            )
-    if not 0 <= process < processes:
-        raise JcmError(
-            f"--process={process} must be from 0 to {processes - 1}, one less than"
-            " --processes"
-        )
-    arguments = {
-        "coordinator_address": coordinator,
-        "num_processes": processes,
-        "process_id": process,
-    }
-    return Cluster(arguments, processes, where)
-
-
-def _number(environment: Mapping[str, str], name: str) -> int | None:
-    """A whole number of the environment, or None where it is not set."""
-    text = environment.get(name, "")
-    try:
-        return int(text) if text else None
-    except ValueError as error:
-        raise JcmError(f"${name}={text!r} must be a whole number") from error
-
-
-def _on_tpu() -> bool:
-    """Whether JAX would use TPU chips of this machine."""
-    chips = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
-    chosen = os.environ.get("JAX_PLATFORMS", "tpu")
-    return bool(
-        chips and "tpu" in chosen and importlib.util.find_spec("libtpu") is not None
-    )
 
 
 def _use_cores(batch_size: int) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import socket
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -73,13 +73,17 @@ def refuse(plan: Plan, config: ConfigDict) -> None:
         return
     raise JcmError(
         f"a step needs {_mib(plan.total)} MiB on each device, and there are"
-        f" {_mib(plan.limit)}: use {_advice(config)}"
+        f" {_mib(plan.limit)}: use {_advice(config, jax.devices())}"
     )
 
 
 @contextlib.contextmanager
-def refusing(config: ConfigDict) -> Iterator[None]:
+def refusing(config: ConfigDict, devices: Sequence[Any]) -> Iterator[None]:
     """Within, the compiler of an accelerator finds out by itself that a plan fails.
+
+    Args:
+      config: says what may be changed.
+      devices: that are compiled for.
 
     Raises:
       JcmError: the same advice, with the compiler's numbers.
@@ -91,21 +95,22 @@ def refusing(config: ConfigDict) -> Iterator[None]:
         if not text.startswith("RESOURCE_EXHAUSTED"):
             raise
         raise JcmError(
-            f"a step does not fit on each device: use {_advice(config)} ({text[:200]})"
+            f"a step does not fit on each device: use {_advice(config, devices)}"
+            f" ({text[:200]})"
         ) from error
 
 
-def _advice(config: ConfigDict) -> str:
+def _advice(config: ConfigDict, devices: Sequence[Any]) -> str:
     """Settings that need less memory."""
     advice = []
-    if config.mesh.fsdp < jax.device_count():
+    if config.mesh.fsdp < len(devices):
         advice.append("--config.mesh.fsdp=N to share out parameters and optimizer")
     if not config.model.remat:
         advice.append("--config.model.remat to keep fewer activations")
     if config.model.dtype == "float32":
         advice.append("--config.model.dtype=bfloat16")
     # On a CPU the micro-batches overlap and save nothing.
-    if jax.default_backend() != "cpu":
+    if devices[0].platform != "cpu":
         advice.append(f"--config.train.accumulate={2 * config.train.accumulate}")
     advice.append("a smaller --config.train.batch_size, or more devices")
     return ", ".join(advice)

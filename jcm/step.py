@@ -1,7 +1,6 @@
 """The training step: one pure function, the same for every method."""
 
 import functools
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ import optax
 from absl import logging
 from jaxtyping import Array, Int, Key
 
-from jcm import images, memory
+from jcm import flops, images, memory
 from jcm.losses import Batch, Frozen, Method
 from jcm.models import Params
 from jcm.state import State, ema
@@ -34,6 +33,7 @@ def make_train_step(
     seed_key: Key[Array, ""],
     accumulate: int = 1,
     skip_nonfinite: bool = False,
+    platform: str | None = None,
 ) -> TrainStep:
     """The step (state, frozen, batch) -> (state, metrics), to be jitted.
 
@@ -45,6 +45,7 @@ def make_train_step(
         The result is the same up to rounding.
       skip_nonfinite: where loss or gradient is not finite, parameters and optimiser
         stay as they are; the averages move on towards them.
+      platform: of the devices that it is for; None for those that are here.
 
     Returns:
       The function. `frozen` has what stays as it is during the run, so not the
@@ -52,6 +53,9 @@ def make_train_step(
       (int32, one of each device), whose largest is a metric, the same everywhere.
     """
     classes = method.model.network.arch.num_classes
+    # Inside of a loop XLA's CPU kernels run eight times slower. Unrolled, the
+    # micro-batches overlap and save no memory there.
+    unroll = (platform or jax.default_backend()) == "cpu"
 
     def mean_loss(params: Params, frozen: Frozen, batch: Batch, step: Array) -> Array:
         return jnp.mean(method.loss(params, frozen, batch, step))
@@ -71,9 +75,7 @@ def make_train_step(
 
         zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
         parts = jax.tree.map(micro_batches, batch)
-        # Inside of a loop XLA's CPU kernels run eight times slower. Unrolled, the
-        # micro-batches overlap and save no memory there.
-        total, _ = jax.lax.scan(add, zero, parts, unroll=_unrolls())
+        total, _ = jax.lax.scan(add, zero, parts, unroll=unroll)
         return jax.tree.map(lambda x: x / accumulate, total)
 
     def train_step(
@@ -126,51 +128,30 @@ def make_train_step(
     return train_step
 
 
-def compile_step(
-    train_step: TrainStep,
-    state: Any,
-    frozen: Any,
-    batch: Any,
-    *,
-    accumulate: int = 1,
-) -> jax.stages.Compiled:
-    """Compiles the step for these shapes and logs what it costs.
+def trace_step(
+    train_step: TrainStep, state: Any, frozen: Any, batch: Any
+) -> jax.stages.Traced:
+    """The step for these shapes, to be compiled; it takes over the state's buffers.
 
     Args:
       train_step: from `make_train_step`.
-      state: shapes and placement; the step takes over the buffers.
+      state: shapes and placement.
       frozen: shapes and placement.
       batch: shapes and placement.
-      accumulate: as the step was made with.
     """
     placement = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(placement, None))
+    return jitted.trace(state, frozen, batch)
+
+
+def compile_step(traced: jax.stages.Traced) -> jax.stages.Compiled:
+    """Compiles a step from `trace_step`, and logs what it costs."""
     started = time.monotonic()
-    compiled = jitted.lower(state, frozen, batch).compile()
-    flops = count_flops(compiled, accumulate)
+    compiled = traced.lower().compile()
     memory.release()
     logging.info(
-        "compiled the training step in %.0f s: %.1f GFLOP a step on each device",
+        "compiled the training step in %.0f s: %.1f GFLOP a step, of all devices",
         time.monotonic() - started,
-        flops / 1e9,
+        flops.count(traced.jaxpr) / 1e9,
     )
     return compiled
-
-
-def count_flops(compiled: Any, accumulate: int) -> float:
-    """Floating-point operations of one step on one device, as XLA counts them.
-
-    Args:
-      compiled: from `compile_step`.
-      accumulate: as the step was made with; XLA counts a loop's body once.
-
-    Returns:
-      NaN where the backend does not tell.
-    """
-    flops = (compiled.cost_analysis() or {}).get("flops", math.nan)
-    return flops if _unrolls() else flops * accumulate
-
-
-def _unrolls() -> bool:
-    """Whether micro-batches are written out one after the other."""
-    return jax.default_backend() == "cpu"

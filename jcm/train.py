@@ -46,7 +46,7 @@ from jcm.profiling import Profile
 from jcm.progress import Progress
 from jcm.sampling import Sampler, Schedule
 from jcm.state import State
-from jcm.step import compile_step, make_train_step
+from jcm.step import compile_step, make_train_step, trace_step
 from jcm.train_log import TrainLog
 
 # Begins the names of scores among the numbers of a run.
@@ -144,20 +144,15 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         del teacher
         batch_place = sharding.batch(mesh)
         shapes = batch_shapes(config, batch_place)
-        with distributed.together(), plan.refusing(config):
-            train_step = compile_step(
-                make_train_step(
-                    method,
-                    optimizer,
-                    seed_key=step_key,
-                    accumulate=config.train.accumulate,
-                    skip_nonfinite=config.train.skip_nonfinite > 0,
-                ),
-                template,
-                frozen,
-                shapes,
+        with distributed.together(), plan.refusing(config, jax.devices()):
+            train_step = make_train_step(
+                method,
+                optimizer,
+                seed_key=step_key,
                 accumulate=config.train.accumulate,
+                skip_nonfinite=config.train.skip_nonfinite > 0,
             )
+            train_step = compile_step(trace_step(train_step, template, frozen, shapes))
         if mesh.shape["fsdp"] > 1:
             logging.info("%s", sharding.overview(template))
         planned = plan.make(template, frozen, shapes, train_step, limit)

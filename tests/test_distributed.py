@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from jcm import distributed
-from jcm.distributed import cluster
+from jcm import cluster, distributed
 from jcm.errors import JcmError
 
 _SLURM = {
@@ -90,7 +89,7 @@ _ADDRESS = {"JAX_COORDINATOR_ADDRESS": "a:1"}
     ],
 )
 def test_the_call_that_joins(environment, flags, on_tpu, arguments, expected):
-    found = cluster(environment, *flags, on_tpu=on_tpu)
+    found = cluster.find(environment, *flags, on_tpu=on_tpu)
     assert (found.arguments, found.expected) == (arguments, expected)
 
 
@@ -107,7 +106,7 @@ def test_the_call_that_joins(environment, flags, on_tpu, arguments, expected):
     ],
 )
 def test_alone(environment, on_tpu):
-    assert cluster(environment, on_tpu=on_tpu) is None
+    assert cluster.find(environment, on_tpu=on_tpu) is None
 
 
 @pytest.mark.parametrize(
@@ -127,7 +126,7 @@ def test_alone(environment, on_tpu):
 )
 def test_what_does_not_go_together_is_named(environment, flags, message):
     with pytest.raises(JcmError, match=message):
-        cluster(environment, *flags)
+        cluster.find(environment, *flags)
 
 
 _SPY = """

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -207,7 +208,7 @@ def test_what_becomes_of_all_when_one_is_told_to_go_or_is_lost(tiny, teacher, tm
     lost = time.monotonic()
     output, _ = pair[1].communicate(timeout=100)
     assert time.monotonic() - lost < 75
-    assert pair[1].returncode not in (0, 75) and "another task died" in output
+    assert pair[1].returncode == -signal.SIGABRT and "another task died" in output
     assert f"going on from step {saved}" in output
     pair[0].communicate()
     # One process goes on with what two have written, and makes the same numbers.
@@ -248,6 +249,55 @@ def test_processes_that_differ_are_found_before_the_first_step(tiny, tmp_path):
         assert process.returncode == 1
         assert "jcm: process 1 has config.seed=1 and process 0 has 0: start" in output
     assert not (tmp_path / "run").exists()
+
+
+_FAILS = """
+import os, signal, sys
+import jax, numpy as np
+from jcm import cli, config, distributed
+from jcm.errors import JcmError
+def main(argv):
+    distributed.initialize(config.base())
+    if str(jax.process_index()) == argv[1]:
+        if argv[2] == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise JcmError("broken here") if argv[2] == "mistake" else MemoryError()
+    distributed.gather(np.zeros(1))  # waits for the other
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize(("which", "how"), [(0, "mistake"), (1, "bug"), (1, "killed")])
+def test_what_fails_in_one_process_ends_the_others(which, how):
+    port = _free_port()
+    pair = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-c", _FAILS, f"--coordinator=localhost:{port}"),
+                *("--processes=2", f"--process={process}", "--heartbeat_timeout=15"),
+                *(str(which), how),
+            ],
+            env=os.environ | {"XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for process in (0, 1)
+    ]
+    # The time to start included; without a word it would be for ever.
+    outputs = [process.communicate(timeout=100)[0] for process in pair]
+    codes = [process.returncode for process in pair]
+    other = outputs[1 - which]
+    if how == "killed":
+        # What the launchers start again, see launch/worker.sh.
+        assert codes[which] == -signal.SIGKILL
+        assert codes[1 - which] == -signal.SIGABRT, other
+        assert "another task died" in other
+    else:
+        told = {"mistake": "broken here", "bug": "MemoryError()"}[how]
+        assert codes == [1, 1], outputs
+        assert f"jcm: process {which}: {told}\n" in other
+        assert told.removesuffix("()") in outputs[which]
 
 
 @pytest.mark.parametrize("process", [0, 1])
