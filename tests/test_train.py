@@ -14,7 +14,6 @@ import pytest
 import jcm
 from jcm import benchmark, checkpoints, model
 from jcm import sample as sample_lib
-from jcm import step as step_lib
 from jcm import train as train_lib
 from jcm.errors import JcmError
 
@@ -352,19 +351,6 @@ def test_benchmark_measures(tiny):
     )
     assert found["one_step_images_per_second"] > 0
     assert found["two_step_images_per_second"] > 0
-
-
-def test_flops_do_not_depend_on_how_the_batch_is_cut(tiny, monkeypatch):
-    def flops(accumulate: int) -> float:
-        config = tiny("digits_cd", **{"train.accumulate": accumulate})
-        return benchmark.measure(config, repeats=1, sample_batch=8)[
-            "train_flops_per_image"
-        ]
-
-    whole = flops(1)
-    assert flops(2) == pytest.approx(whole, rel=0.05)
-    monkeypatch.setattr(step_lib, "_unrolls", lambda: False)  # As on a GPU.
-    assert flops(2) == pytest.approx(whole, rel=0.05)
 
 
 def test_a_batch_of_the_teacher_that_does_not_divide_is_the_teacher_s(tiny, tmp_path):

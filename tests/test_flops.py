@@ -1,0 +1,120 @@
+"""Floating-point operations against what is known of them."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jcm import benchmark, flops
+from jcm.errors import JcmError
+
+
+def _count(function, *shapes):
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return flops.count(jax.jit(function).trace(*arrays).jaxpr)
+
+
+def _conv(x, kernel, stride=1):
+    return jax.lax.conv_general_dilated(
+        *(x, kernel, (stride, stride), "SAME"),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def test_products_and_convolutions_by_hand():
+    assert _count(jnp.matmul, (3, 5), (5, 7)) == 2 * 3 * 5 * 7
+    assert _count(jnp.matmul, (2, 3, 5), (2, 5, 7)) == 2 * 2 * 3 * 5 * 7
+    # 3x3 taps and 4 channels for each of 2 x 8 x 8 x 6 outputs.
+    once = 2 * (3 * 3 * 4) * (2 * 8 * 8 * 6)
+    shapes = (2, 8, 8, 4), (3, 3, 4, 6)
+    assert _count(_conv, *shapes) == once
+    assert _count(lambda x, k: _conv(x, k, 2), *shapes) == once / 4
+    assert _count(lambda x: jnp.sin(x) + x, (9, 9)) == 0
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_gradient_is_three_times_the_value(stride):
+    def loss(x, kernel):
+        return jnp.sum(_conv(x, kernel, stride) ** 2)
+
+    shapes = (2, 8, 8, 4), (3, 3, 4, 6)
+    value = _count(loss, *shapes)
+    assert _count(jax.value_and_grad(loss, (0, 1)), *shapes) == 3 * value
+
+
+def test_what_is_computed_again_counts_again():
+    def loss(a, b, x):
+        return jnp.sum(jnp.sin(x @ a) @ b)
+
+    shapes = [(4, 4)] * 3
+    # Two products, and three for the gradients of a and b.
+    assert _count(jax.value_and_grad(loss, (0, 1)), *shapes) == 5 * 2 * 4**3
+    again = jax.value_and_grad(jax.checkpoint(loss), (0, 1))
+    assert _count(again, *shapes) == 6 * 2 * 4**3
+
+
+def test_a_loop_counts_its_turns():
+    def five(x, w):
+        return jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=5)[0]
+
+    assert _count(five, (3, 3), (3, 3)) == 5 * 2 * 27
+    unrolled = jax.jit(
+        lambda x, w: jax.lax.scan(
+            lambda x, _: (x @ w, None), x, None, length=5, unroll=True
+        )[0]
+    )
+    one = jax.ShapeDtypeStruct((3, 3), jnp.float32)
+    assert flops.count(unrolled.trace(one, one).jaxpr) == 5 * 2 * 27
+
+
+def test_the_compiler_counts_alike():
+    """Where it tells, of what is nearly all products."""
+
+    def function(x, kernel, w):
+        return jnp.reshape(_conv(x, kernel), (2, -1)) @ w
+
+    shapes = (2, 8, 8, 16), (1, 1, 16, 32), (8 * 8 * 32, 16)
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    told = jax.jit(function).lower(*arrays).compile().cost_analysis()["flops"]
+    assert _count(function, *shapes) == pytest.approx(told, rel=0.02)
+
+
+def test_a_step_does_not_depend_on_how_it_is_cut_or_where_it_runs(tiny):
+    def count(**changes):
+        config = tiny("digits_cd", **changes)
+        program = benchmark._trace(config, jax.devices())
+        return flops.count(program.traced.jaxpr)
+
+    whole = count()
+    assert count(**{"train.accumulate": 2}) == whole
+    assert count(**{"mesh.fsdp": 4}) == whole
+    # The teacher twice, the target once, and the student with its gradient: 6 networks.
+    config = tiny("digits_cd")
+    program = benchmark._trace(config, jax.devices())
+    x = jax.ShapeDtypeStruct((16, 8, 8, 1), jnp.float32)
+    sigma = jax.ShapeDtypeStruct((16,), jnp.float32)
+    once = flops.count(
+        jax.jit(program.network).trace(program.network.shapes, x, sigma).jaxpr
+    )
+    assert whole == pytest.approx(6 * once, rel=0.02)
+
+
+def test_the_published_networks_cost_what_they_are_said_to():
+    """Counted by hand from the sizes of their layers, to three digits."""
+    from jcm import build
+    from jcm import config as config_lib
+
+    for name, size, giga in (("cifar10_cd", 32, 42.4), ("imagenet64_cd", 64, 219)):
+        config = config_lib.load(f"configs/{name}.py")
+        network = build.network(config, num_classes=1000)
+        shapes = [(1, size, size, 3), (1,)]
+        x, sigma = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+        labels = (
+            jax.ShapeDtypeStruct((1,), jnp.int32) if network.arch.num_classes else None
+        )
+        program = jax.jit(network).trace(network.shapes, x, sigma, labels)
+        assert flops.count(program.jaxpr) / 1e9 == pytest.approx(giga, rel=0.01)
+
+
+def test_a_topology_that_cannot_be_is_named(tiny):
+    with pytest.raises(JcmError, match="--topology=v5e:5x5 cannot be compiled for"):
+        benchmark.fit(tiny("digits_cd"), "v5e:5x5")
