@@ -95,6 +95,7 @@ def _lease(place: epath.Path) -> Iterator[None]:
                 if not _read(place).startswith(mine):
                     # Whatever this run would save now might be in the other's way.
                     distributed.leave(_taken(place, _read(place).partition("\n")[0]))
+                    return
                 place.write_text(f"{mine} {number}")
             except Exception as error:  # the store's; it is tried again
                 logging.warning("cannot write %s: %s", place, error)

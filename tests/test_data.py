@@ -1,11 +1,13 @@
 """Data sets: digits, preparing, the errors of every builder."""
 
+import concurrent.futures
+import errno
 import os
 
 import numpy as np
 import pytest
 
-from jcm import data, download
+from jcm import data, download, files
 from jcm.data import digits
 from jcm.errors import JcmError
 
@@ -113,8 +115,30 @@ def test_the_loser_of_a_race_uses_what_the_winner_prepared(data_config, monkeypa
         return generate(self, dl_manager)
 
     monkeypatch.setattr(digits.Digits, "_split_generators", overtaken)
+    # On a file system that knows no locks.
+    monkeypatch.setattr(files.fcntl, "flock", _fails_with(errno.ENOLCK))
     assert data.load(data_config) == winners[0]
     assert not [path for path in all_files(data_config.dir) if "incomplete" in path]
+
+
+def _fails_with(number):
+    def fails(*_):
+        raise OSError(number, os.strerror(number))
+
+    return fails
+
+
+def test_many_that_begin_at_once_prepare_once(data_config, monkeypatch):
+    generate, prepared = digits.Digits._generate_examples, []
+
+    def counted(self, split, pictures):
+        prepared.append(split)
+        yield from generate(self, split, pictures)
+
+    monkeypatch.setattr(digits.Digits, "_generate_examples", counted)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: data.load(data_config), range(4)))
+    assert prepared == ["train"] and found == [found[0]] * 4
 
 
 def test_a_data_directory_that_cannot_be_written_is_named(data_config):

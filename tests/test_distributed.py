@@ -1,5 +1,6 @@
 """How a process finds the others, by what its environment says."""
 
+import ast
 import subprocess
 import sys
 
@@ -65,6 +66,17 @@ _ADDRESS = {"JAX_COORDINATOR_ADDRESS": "a:1"}
             {"local_device_ids": [0]},
             16,
         ),
+        # A task alone on its node has all GPUs that it sees; a shell in an allocation
+        # is a step of its own.
+        (
+            _SLURM
+            | {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "2"}
+            | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"},
+            (),
+            False,
+            {"local_device_ids": [0, 1, 2, 3]},
+            2,
+        ),
         # Open MPI 4 tells the address, 5 does not.
         (
             {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_MCA_orte_hnp_uri": "1.0;tcp://1.2.3:4"},
@@ -99,6 +111,7 @@ def test_the_call_that_joins(environment, flags, on_tpu, arguments, expected):
         ({}, False),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "2"}, False),
         (_SLURM | {"SLURM_NTASKS": "1"}, False),
+        (_SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, False),
         ({k: v for k, v in _SLURM.items() if k != "SLURM_STEP_NODELIST"}, False),
         ({"OMPI_COMM_WORLD_SIZE": "1"}, False),
         (_GKE, False),
@@ -168,9 +181,47 @@ def test_jax_is_called_once_and_the_count_is_asserted():
     assert _spy({}) == ("", "")
 
 
+_FOUND = """
+from jax._src import clusters
+from jcm import cluster
+import os
+found = cluster.find(os.environ).arguments
+names = ("coordinator_address", "num_processes", "process_id", "local_device_ids")
+print(clusters.ClusterEnv.auto_detect_unset_distributed_params(
+    *(found.get(name) for name in names), None, 5))
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [
+        (_SLURM, ("node01:62055", 16, 9, [1])),
+        (_SLURM | {"CUDA_VISIBLE_DEVICES": "3"}, ("node01:62055", 16, 9, [0])),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2"}
+            | {"OMPI_COMM_WORLD_LOCAL_RANK": "1"}
+            | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.96.0.1:4"},
+            ("10.96.0.1:6", 4, 2, [1]),
+        ),
+    ],
+)
+def test_what_jax_finds_by_itself(environment, found):
+    done = subprocess.run(
+        [sys.executable, "-c", _FOUND],
+        env={"JAX_PLATFORMS": "cpu", **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    address, *rest = ast.literal_eval(done.stdout)
+    assert address.startswith(found[0]) and tuple(rest) == found[1:]
+
+
 def test_one_process_agrees_with_itself():
     with distributed.together():
         pass
-    with pytest.raises(OSError, match="^broken$"), distributed.together():
-        raise OSError("broken")
+    for error in (OSError("broken"), MemoryError(), TimeoutError()):
+        with pytest.raises(type(error)) as info, distributed.together():
+            raise error
+        assert info.value is error
     distributed.refuse_differences({"a": 1})

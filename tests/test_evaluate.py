@@ -285,7 +285,9 @@ def test_two_programs_may_fill_one_file(tmp_path):
     np.testing.assert_array_equal(second[0], whole)
 
 
-def test_scores_while_training_change_nothing_else(tiny, teacher, student, tmp_path):
+def test_scores_while_training_change_nothing_else(
+    tiny, teacher, student, tmp_path, monkeypatch
+):
     config = tiny(
         "digits_cd",
         **{
@@ -295,7 +297,22 @@ def test_scores_while_training_change_nothing_else(tiny, teacher, student, tmp_p
             "eval.every_kimg": 0.064,  # four steps of 16 images
         },
     )
-    train_lib.train(config, tmp_path)
+    # Each scoring is broken off once, after its step was saved: the next start does it.
+    score, tried = train_lib.Samples.score, set()
+
+    def broken_off(self, state, scores):
+        if int(state.step) not in tried:
+            tried.add(int(state.step))
+            raise KeyboardInterrupt
+        score(self, state, scores)
+
+    monkeypatch.setattr(train_lib.Samples, "score", broken_off)
+    for step in (4, 8):
+        with pytest.raises(KeyboardInterrupt):
+            train_lib.train(config, tmp_path)
+        assert (tmp_path / "checkpoints" / str(step)).is_dir()
+    for _ in range(2):  # the second has nothing left to do
+        train_lib.train(config, tmp_path)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     scored = [line for line in map(json.loads, lines) if "eval/fd/1 step" in line]
     assert [line["step"] for line in scored] == [4, 8]

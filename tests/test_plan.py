@@ -76,6 +76,17 @@ def test_advice_is_what_has_not_been_done(changes, advised, not_advised):
     assert "train.batch_size" in str(info.value)
 
 
+def test_a_compiler_that_finds_no_room_is_one_line_with_advice():
+    text = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory\nin"
+    with pytest.raises(JcmError, match="does not fit .*fsdp=N.*XLA:TPU") as info:
+        with plan.refusing(config_lib.base(), jax.devices()):
+            raise jax.errors.JaxRuntimeError(text)
+    assert "\n" not in str(info.value)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        with plan.refusing(config_lib.base(), jax.devices()):
+            raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+
 def test_a_run_that_does_not_fit_is_refused_before_its_first_step(
     tiny, tmp_path, monkeypatch
 ):

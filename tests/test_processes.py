@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import jcm
 from jcm import data, evaluate, model
 from jcm.metrics import scores
 from jcm.train import train
@@ -30,7 +31,7 @@ def _free_port():
         return probe.getsockname()[1]
 
 
-def _start(config, workdir, port, process, cwd=None, **changes):
+def _start(config, workdir, port, process, *flags, cwd=None, **changes):
     """`python -m jcm.main` as a user would call it, with two CPU devices."""
     fields = {
         "data.dir": config.data.dir,
@@ -46,6 +47,7 @@ def _start(config, workdir, port, process, cwd=None, **changes):
             f"--coordinator=localhost:{port}",
             "--processes=2",
             f"--process={process}",
+            *flags,
             *(f"--config.{name}={value}" for name, value in fields.items()),
         ],
         # As on two machines, each has a cache of its own.
@@ -107,6 +109,22 @@ def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
         assert np.abs(ours - theirs).max() <= 2
         assert np.std(ours) > 20
     assert len(list((tmp_path / "cache0" / "reference").iterdir())) == 1
+    # Each makes its share of samples, 21 of which do not divide: all of them, once.
+    changes["sample.num_images"] = 21
+    port = _free_port()
+    pair = [
+        _start(config, tmp_path / "run", port, process, "--mode=sample", **changes)
+        for process in (0, 1)
+    ]
+    outputs = [process.communicate(timeout=100)[0] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], outputs
+    with np.load(tmp_path / "run" / "samples" / "seed_0_2_steps.npz") as file:
+        samples = file["arr_0"]
+    expected = jcm.to_uint8(jcm.load(tmp_path / "run").sample(0, 21))
+    assert len(np.unique(samples, axis=0)) == len(samples) == 21
+    # On other devices the last bit of a float may differ.
+    assert np.abs(samples.astype(int) - expected).max() <= 1
+    assert np.mean(samples != expected) < 0.01
     by_two = json.loads((tmp_path / "run" / "scores.json").read_text())["rows"]
     shutil.rmtree(tmp_path / "run" / "evaluation")
     monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache2"))

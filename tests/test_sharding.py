@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -74,13 +75,51 @@ def test_copies_of_a_parameter_lie_alike():
 class _Device:
     id: int
     slice_index: int
+    coords: tuple[int, int, int] = (0, 0, 0)
     process_index: int = 0
-    platform: str = "cpu"
-    device_kind: str = "cpu"
+    core_on_chip: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+
+
+def _slices(count, x, y, z=1, kind="TPU v5 lite"):
+    places = list(itertools.product(range(count), range(z), range(y), range(x)))
+    return [
+        _Device(id=number, slice_index=part, coords=place[::-1], device_kind=kind)
+        for number, (part, *place) in enumerate(places)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["TPU v4", "TPU v5", "TPU v5 lite", "TPU v6 lite"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_groups_of_any_size_fit_a_slice(kind, count):
+    devices = _slices(count, 4, 4, 4 if kind in ("TPU v4", "TPU v5") else 1, kind)
+    fsdp = 1
+    while fsdp <= len(devices) // count:
+        grid = sharding.device_grid(devices, fsdp)
+        assert grid.shape == (len(devices) // fsdp, fsdp)
+        assert {device.id for device in grid.flat} == set(range(len(devices)))
+        for group in grid:
+            assert len({device.slice_index for device in group}) == 1
+        fsdp *= 2
+
+
+def test_groups_of_gpus_may_span_machines():
+    gpus = [
+        _Device(
+            *(number, number // 2),
+            process_index=number // 2,
+            platform="gpu",
+            device_kind="NVIDIA H100",
+        )
+        for number in range(8)
+    ]
+    ids = [[gpu.id for gpu in group] for group in sharding.device_grid(gpus, fsdp=4)]
+    assert ids == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 def test_no_group_spans_two_slices():
-    devices = [_Device(number, number // 8) for number in range(32)]
+    devices = _slices(4, 4, 2)
     grid = sharding.device_grid(devices, fsdp=4)
     assert grid.shape == (8, 4)
     for group in grid:

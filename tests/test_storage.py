@@ -176,6 +176,28 @@ def test_the_second_run_in_a_bucket_is_refused_and_a_dead_one_is_not(here, monke
     assert sorted(outcomes) == ["has it", "refused"]
 
 
+def test_a_run_that_has_lost_its_bucket_writes_nothing_more(here, monkeypatch):
+    monkeypatch.setattr(lock, "_LEASE_SECONDS", 0.2)
+    told, ended = [], threading.Event()
+
+    def leave(error):
+        told.append(str(error))
+        ended.set()
+
+    monkeypatch.setattr(lock.distributed, "leave", leave)
+    folder = storage.local("gs://bucket/four")
+    with lock.hold(folder):
+        # This one was held up, was taken for dead, and another has begun.
+        storage.shared(folder / ".lock").write_text("process 7 on elsewhere\nab 0")
+        assert ended.wait(timeout=20)
+    assert told == [
+        "gs://bucket/four is in use by process 7 on elsewhere: wait, stop that run, or"
+        " use another --workdir"
+    ]
+    # It is the other's.
+    assert here[0].objects["bucket", "four/.lock"].data.startswith(b"process 7")
+
+
 def test_the_second_run_in_a_folder_is_refused(tmp_path):
     with lock.hold(tmp_path):
         with pytest.raises(JcmError, match=f"{tmp_path} is in use by process"):
