@@ -31,6 +31,9 @@ _PUSH_SECONDS = 30
 # What is only ever written, or by others.
 _NOT_PULLED = ("checkpoints", "damaged", "profile", "samples")
 _NEITHER = (".lock", ".tmp")
+# Samples under way. A store cannot append, and would be sent all of them each time:
+# until they are wanted, it is sent them once they have grown by a quarter.
+_GROWING, _GROWTH = ".uint8", 1.25
 
 _mirrors: dict[str, "_Mirror"] = {}
 
@@ -65,7 +68,7 @@ class _Mirror:
                 self._pushed[target] = _signature(target)
                 self._pulled[str(path)] = there
 
-    def push(self) -> None:
+    def push(self, *, everything: bool = True) -> None:
         """Copies what has changed here, and deletes what was deleted here."""
         with self._busy, self._explained("write"):
             here = {
@@ -78,11 +81,18 @@ class _Mirror:
                 for path, as_it_was in self._pushed.items()
                 if here.get(path) == as_it_was
             }:
+                if not everything and self._can_wait(path, here[path]):
+                    continue
                 self._at(path).write_bytes(path.read_bytes())
                 self._pushed[path] = here[path]
             for path in self._pushed.keys() - here.keys():
                 self._at(path).unlink(missing_ok=True)
                 del self._pushed[path]
+
+    def _can_wait(self, path: pathlib.Path, now: tuple[int, int]) -> bool:
+        """Whether a file has hardly grown since it was pushed."""
+        before, _ = self._pushed.get(path, (0, 0))
+        return path.suffix == _GROWING and before < now[0] < _GROWTH * before
 
     def begin(self) -> None:
         """From now on what changes is pushed every so often."""
@@ -95,7 +105,7 @@ class _Mirror:
     def try_to_push(self) -> None:
         """The same, of what can wait."""
         try:
-            self.push()
+            self.push(everything=False)
         except JcmError as error:
             logging.warning("%s; it is tried again", error)
 

@@ -111,8 +111,21 @@ def test_what_changes_here_is_pushed_and_what_is_there_is_pulled(here):
     storage.push(folder)
     assert _objects(here, "one/") == ["checkpoints/4/much", "teacher/run.json"]
     # What has not changed is not sent again.
-    sent = here[0].requests[requests:]
-    assert not [each for each in sent if each.startswith(("POST", "PUT"))], sent
+    assert not _sent(here, requests)
+    # Nor a growing file each time, until it is wanted.
+    samples = folder / "evaluation" / "a.uint8"
+    for size, sends in ((100, True), (110, False), (124, False), (126, True)):
+        samples.write_bytes(bytes(size))
+        requests = len(here[0].requests)
+        storage.push(folder)
+        assert bool(_sent(here, requests)) == sends, size
+    samples.write_bytes(bytes(127))
+    storage.share(folder)
+    assert (there / "evaluation" / "a.uint8").read_bytes() == bytes(127)
+
+
+def _sent(store, since):
+    return [r for r in store[0].requests[since:] if r.startswith(("POST", "PUT"))]
 
 
 def test_a_store_that_refuses_is_one_line(here, monkeypatch):
