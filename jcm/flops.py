@@ -25,7 +25,7 @@ def count(program: ClosedJaxpr | Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
-        shapes = [value.aval.shape for value in equation.invars if value.aval]
+        shapes = [getattr(value.aval, "shape", ()) for value in equation.invars]
         if name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
             terms = math.prod(shapes[0][axis] for axis in contracted)
