@@ -223,11 +223,10 @@ class Sampler:
             # Once here, or every step would copy them to every device.
             params = jax.device_put(sharding_lib.local(params), self._everywhere)
         labels = check_labels(self.model, labels, len(indices))
-        made = []
+        made, x = [], None
         for start in range(0, len(indices), batch_size):
             chunk = slice(start, start + batch_size)
-            size = len(indices[chunk])
-            padding = (0, batch_size - size)
+            padding = (0, batch_size - len(indices[chunk]))
             keys = jax.vmap(functools.partial(jax.random.fold_in, key))(
                 np.pad(indices[chunk], padding)
             )
@@ -237,13 +236,14 @@ class Sampler:
                 return np.pad(np.asarray(array[chunk]), [padding, *rest])
 
             given = jax.tree.map(part, (labels, origin, known))
-            x = None
+            before = x  # is fetched while the devices have this batch to do
             for step in self._one_batch(params, keys, schedule, *given, noisy=noisy):
                 x, clean = step
                 if visit is not None:
-                    visit(self._join(clean)[:size])
-            made.append(self._join(x)[:size])
-        return np.concatenate(made)
+                    visit(self._join(clean)[: len(indices) - start])
+            if before is not None:
+                made.append(self._join(before))
+        return np.concatenate([*made, self._join(x)])[: len(indices)]
 
     def _batch_size(self, count: int) -> int:
         """Of a call: a few images need no full batch; powers of two compile rarely."""
