@@ -28,9 +28,8 @@ from jcm.state import State
 
 _CHECKSUMS = "checksums"
 _RETRY_SECONDS = 2
-# So long a process that has written its part waits for the others; one of them may have
-# failed.
-_TOGETHER_SECONDS = 600
+# For a save, writing and waiting for the other processes: one of them may have failed.
+_SAVE_SECONDS = 1200
 # The step is the name of the checkpoint.
 _PARTS = tuple(f.name for f in dataclasses.fields(State) if f.name != "step")
 
@@ -67,7 +66,7 @@ class Checkpoints:
                 max_to_keep=keep,
                 cleanup_tmp_directories=True,  # what a kill has left half written
                 enable_async_checkpointing=True,
-                async_options=ocp.AsyncOptions(timeout_secs=_TOGETHER_SECONDS),
+                async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECONDS),
             )
             self._writer = ocp.CheckpointManager(self._folder, options=options)
 

@@ -55,7 +55,7 @@ _SHUTDOWN_SECONDS = 15
 _LISTEN_SECONDS, _LEAVE_SECONDS = 1, 2
 # What a process that fails leaves for the others to read.
 _FAILED = "jcm/failed"
-_failed_here = threading.Event()
+_joined, _failed_here = threading.Event(), threading.Event()
 # Of a message that all processes shall know.
 _MESSAGE_BYTES = 1024
 
@@ -70,12 +70,14 @@ def initialize(config: ConfigDict) -> None:
       config: the whole config; the batch must divide among the devices.
 
     Raises:
-      JcmError: for flags that do not go together, or where joining fails.
+      JcmError: for flags that do not go together, where joining fails, or where GPUs
+        are asked for and there are none.
     """
     flagged = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
     found = cluster_lib.find(os.environ, *flagged, on_tpu=cluster_lib.on_tpu())
     if found is None:
         _use_cores(config.train.batch_size // config.train.accumulate)
+        _refuse_cpu()
         return
     address = found.arguments.get("coordinator_address")
     logging.info("joining the other processes, by %s", address or found.where)
@@ -120,7 +122,9 @@ def initialize(config: ConfigDict) -> None:
         _HEARTBEAT_TIMEOUT.value,
     )
     if count > 1:
+        _joined.set()
         threading.Thread(target=_listen, daemon=True).start()
+    _refuse_cpu()
 
 
 def leave(error: JcmError) -> None:
@@ -138,11 +142,14 @@ def tell_failure(error: Exception) -> None:
     Whatever they are doing: they may wait for this process without end. Does nothing
     where this process is alone.
     """
-    if not _joined():
+    if not _joined.is_set():
         return
-    if isinstance(error, jax.errors.JaxRuntimeError) and "EXHAUSTED" not in str(error):
-        # Perhaps what failed is that another process is lost. Then `_listen` ends this
-        # one, or JAX does.
+    if _may_be_a_loss(error):
+        logging.exception(
+            "This failed here; for %d s it is seen whether another process is lost",
+            _HEARTBEAT_TIMEOUT.value,
+        )
+        # Then `_listen` ends this one, or JAX does.
         time.sleep(_HEARTBEAT_TIMEOUT.value + _LEAVE_SECONDS)
     _failed_here.set()
     client = ocp.multihost.get_jax_distributed_client()
@@ -161,7 +168,7 @@ def _listen() -> None:
         try:
             told = client.key_value_try_get(_FAILED)
         except jax.errors.JaxRuntimeError as error:
-            if "NOT_FOUND" in str(error):
+            if "NOT_FOUND" in str(error) or jax.distributed.is_initialized():
                 continue
             return  # the end of the run
         if not _failed_here.wait(_LEAVE_SECONDS):
@@ -178,13 +185,28 @@ def _end() -> None:
     os._exit(JcmError.exit_code)
 
 
-def _joined() -> bool:
-    return jax.distributed.is_initialized() and jax.process_count() > 1
+def _may_be_a_loss(error: BaseException | None) -> bool:
+    """Whether JAX has failed at something but memory, here or as the cause."""
+    while error is not None:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            return "RESOURCE_EXHAUSTED" not in str(error)
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _text(error: BaseException) -> str:
     """What it says, and never nothing."""
     return str(error) or repr(error)
+
+
+def _refuse_cpu() -> None:
+    """JAX would go on without a word where $JAX_PLATFORMS asks for GPUs first."""
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    if asked.startswith(("cuda", "gpu")) and jax.default_backend() == "cpu":
+        raise JcmError(
+            f"JAX_PLATFORMS={asked}, but there is no NVIDIA GPU that JAX can use: see"
+            " what nvidia-smi says, or use launch/local.sh"
+        )
 
 
 def _use_cores(batch_size: int) -> None:

@@ -26,7 +26,7 @@ from etils import epath
 from jcm import distributed
 from jcm.errors import JcmError
 
-# What a kill costs of the numbers after the last checkpoint.
+# What a kill costs of the numbers after the last checkpoint; see _GROWTH for samples.
 _PUSH_SECONDS = 30
 # What is only ever written, or by others.
 _NOT_PULLED = ("checkpoints", "damaged", "profile", "samples")

@@ -126,8 +126,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
         if (latest or 0) >= total:
             # What is damaged is not done.
             latest = int(checkpoints.restore(template).step)
-        scored = not due(latest or 0, every_steps) or _scored(workdir, latest)
-        if (latest or 0) >= total and scored:
+        scored = latest != total or not due(total, every_steps)
+        if (latest or 0) >= total and (scored or _scored(workdir, total)):
             logging.info("%s is done: %d steps", storage.shared(workdir), latest)
             return
         logging.info(
@@ -229,7 +229,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
                     storage.push(workdir)
                     checkpoints.save(state)
                 saved = step
-            # Saved before, since this takes long; a kill leaves it to the next start.
+            # After saving, since this takes long; a kill leaves it to the next start.
             if due(step, every_steps) and (step > first or unscored):
                 log.settle()
                 with progress.pause():

@@ -15,7 +15,7 @@ usage: launch/worker.sh install | start COMMAND [ARGUMENT ...] | loop COMMAND [.
   loop      runs the command, and again for as long as it ends with code 75 ("start me
             again, I go on where I stopped"), or, up to three times in a row, by a
             signal (it was killed, or JAX aborted it since that of another worker was
-            lost), until somebody asks the loop to stop
+            lost), until somebody asks the loop to stop; an hour's run ends the row
   status    whether a command runs, and the end of the log
   stop      SIGTERM, then waits for the end; the program saves a checkpoint
 
@@ -67,17 +67,18 @@ start() {
 }
 
 loop() {
-  local code told='' lost=0
+  local code began told='' lost=0
   # `stop` signals the whole group: the program on its own, this shell once that ended.
   trap 'told=yes' TERM
   while true; do
     dry || echo "$(date '+%F %T') $(quote "$@")"
-    code=75
+    code=75 began=$SECONDS
     [[ -n $told ]] || { code=0 && run "$@"; } || code=$?
     dry || echo "$(date '+%F %T') ended with code $code"
     [[ -z $told ]] || exit "$code"
     # Above 128 it is 128 and a signal: SIGKILL where memory was short, SIGABRT from JAX
     # where another worker's program is lost. Ctrl-C and SIGTERM are meant.
+    ((SECONDS - began < 3600)) || lost=0
     case $code in
     75) lost=0 ;;
     130 | 143) exit "$code" ;;

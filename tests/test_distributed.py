@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from jcm import cluster, distributed
@@ -215,6 +216,23 @@ def test_what_jax_finds_by_itself(environment, found):
     )
     address, *rest = ast.literal_eval(done.stdout)
     assert address.startswith(found[0]) and tuple(rest) == found[1:]
+
+
+def test_gpus_that_are_asked_for_must_be_there():
+    if jax.default_backend() != "cpu":
+        pytest.skip("they are")
+    _, error = _spy({"JAX_PLATFORMS": "cuda,cpu"})
+    assert "JAX_PLATFORMS=cuda,cpu, but there is no NVIDIA GPU" in error
+
+
+def test_what_may_be_the_loss_of_another():
+    lost = jax.errors.JaxRuntimeError("UNKNOWN: Connection closed by peer")
+    full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+    saving = JcmError("cannot save step 3")
+    assert distributed._may_be_a_loss(lost) and not distributed._may_be_a_loss(full)
+    assert not distributed._may_be_a_loss(saving)
+    saving.__cause__ = lost
+    assert distributed._may_be_a_loss(saving)
 
 
 def test_one_process_agrees_with_itself():

@@ -1,5 +1,7 @@
 """Floating-point operations against what is known of them."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -113,6 +115,23 @@ def test_the_published_networks_cost_what_they_are_said_to():
         )
         program = jax.jit(network).trace(network.shapes, x, sigma, labels)
         assert flops.count(program.jaxpr) / 1e9 == pytest.approx(giga, rel=0.01)
+
+
+def test_what_fits_devices_that_are_described(tiny, monkeypatch):
+    described = types.SimpleNamespace(devices=jax.devices()[:4])
+    asked = []
+
+    def get(name, platform, **several):
+        asked.append((name, platform, several))
+        return described
+
+    monkeypatch.setattr(benchmark.topologies, "get_topology_desc", get)
+    found = benchmark.fit(tiny("digits_cd"), "v5e:2x2", slices=2)
+    assert asked == [("v5e:2x2", "tpu", {"num_slices": 2})]
+    assert found["devices"] == 4 and found["compile_seconds"] > 0
+    assert found["train_planned_memory_gib"] > 0
+    with pytest.raises(JcmError, match="batch_size=6 must be a multiple of .* 4 x 1"):
+        benchmark.fit(tiny("digits_cd", **{"train.batch_size": 6}), "v5e:2x2")
 
 
 def test_a_topology_that_cannot_be_is_named(tiny):
