@@ -66,6 +66,7 @@ def _lines(workdir):
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.timeout(600)  # several runs of two processes, on two cores
 def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
     config, alone = student
     # One of them knows the real images already.
@@ -116,7 +117,7 @@ def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
         _start(config, tmp_path / "run", port, process, "--mode=sample", **changes)
         for process in (0, 1)
     ]
-    outputs = [process.communicate(timeout=100)[0] for process in pair]
+    outputs = [process.communicate(timeout=200)[0] for process in pair]
     assert [process.returncode for process in pair] == [0, 0], outputs
     with np.load(tmp_path / "run" / "samples" / "seed_0_2_steps.npz") as file:
         samples = file["arr_0"]
