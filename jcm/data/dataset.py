@@ -134,7 +134,8 @@ def _prepared(config_data) -> builder_lib.PictureBuilder:
             f"{config_data.name} is {size}x{size} with {channels} channels: pass "
             f"--config.data.image_size={size} --config.data.channels={channels}"
         )
-    if builder.is_prepared():
+    # tfds renames a finished folder; its own is_prepared() warns where there is none.
+    if builder.data_path.exists():
         return builder
     try:
         # Many processes may begin at once; the first prepares it for all.
@@ -148,7 +149,7 @@ def _prepared(config_data) -> builder_lib.PictureBuilder:
         # Without locks, tfds' renaming of the finished folder fails when another
         # process was faster; its result is as good as ours.
         builder = cls(data_dir=folder, config=config)
-        if not builder.is_prepared():
+        if not builder.data_path.exists():
             raise JcmError(
                 f"cannot prepare {config_data.name} in {folder} ({error}): "
                 "pass a folder with room, --config.data.dir=<folder>"
