@@ -58,14 +58,15 @@ def run(
 
 
 def _told(main: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[str]], Any]:
-    """`main`, whose failure ends the other processes of the run too."""
+    """`main`, whose early end is that of the other processes of the run too."""
 
     @functools.wraps(main)
     def told(argv: Sequence[str]) -> Any:
         try:
             return main(argv)
-        except Exception as error:
-            distributed.tell_failure(error)
+        except (Exception, KeyboardInterrupt, Preempted) as error:
+            if not getattr(error, "by_all", False):
+                distributed.tell_others(error)
             raise
 
     return told

@@ -50,12 +50,12 @@ _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
 _MAX_CPU_DEVICES = 8
 # So long a process that fails waits for the others to leave; then all are ended.
 _SHUTDOWN_SECONDS = 15
-# So often a process asks whether another has failed, and so long it then waits for
-# its own main thread to end by itself, as it does where all fail alike.
+# So often a process asks whether another has ended early, and so long it then waits
+# for its own main thread to end by itself, as it does where all fail alike.
 _LISTEN_SECONDS, _LEAVE_SECONDS = 1, 2
-# What a process that fails leaves for the others to read.
-_FAILED = "jcm/failed"
-_joined, _failed_here = threading.Event(), threading.Event()
+# What a process that ends early leaves for the others to read.
+_ENDED = "jcm/ended"
+_joined, _ends_here = threading.Event(), threading.Event()
 # Of a message that all processes shall know.
 _MESSAGE_BYTES = 1024
 
@@ -128,19 +128,21 @@ def initialize(config: ConfigDict) -> None:
 
 
 def leave(error: JcmError) -> None:
-    """Ends the program from another thread than the main one, at once.
+    """Ends the program from another thread than the main one, and all its processes.
 
-    What the main thread is doing is broken off, and nothing more is written.
+    What the main thread is doing is broken off: at once in a program of one process,
+    else once the others have heard of it.
     """
     print(f"jcm: {error}", file=sys.stderr, flush=True)
-    os._exit(error.exit_code)
+    tell_others(error)
+    _end(error.exit_code)
 
 
-def tell_failure(error: Exception) -> None:
-    """Makes all other processes end, with what has failed here; then this one may.
+def tell_others(error: BaseException) -> None:
+    """Makes all other processes end as this one does by `error`; then it may.
 
-    Whatever they are doing: they may wait for this process without end. Does nothing
-    where this process is alone.
+    Whatever they are doing: they may wait for this process without end. Their exit
+    code is that of the error, or 1. Does nothing where this process is alone.
     """
     if not _joined.is_set():
         return
@@ -151,38 +153,39 @@ def tell_failure(error: Exception) -> None:
         )
         # Then `_listen` ends this one, or JAX does.
         time.sleep(_HEARTBEAT_TIMEOUT.value + _LEAVE_SECONDS)
-    _failed_here.set()
+    _ends_here.set()
     client = ocp.multihost.get_jax_distributed_client()
-    told = f"process {jax.process_index()}: {_text(error)}"[:_MESSAGE_BYTES]
+    code = getattr(error, "exit_code", JcmError.exit_code)
+    told = f"{code} process {jax.process_index()}: {_text(error)}"[:_MESSAGE_BYTES]
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was first
-        client.key_value_set(_FAILED, told)
+        client.key_value_set(_ENDED, told)
     # Before JAX's own end, which would wait for all the others and then abort.
-    atexit.register(_end)
+    atexit.register(_end, code)
 
 
 def _listen() -> None:
-    """Ends this process some seconds after another has told that it failed."""
+    """Ends this process some seconds after another has told that it ends."""
     client = ocp.multihost.get_jax_distributed_client()
     while True:
         time.sleep(_LISTEN_SECONDS)
         try:
-            told = client.key_value_try_get(_FAILED)
+            code, _, told = client.key_value_try_get(_ENDED).partition(" ")
         except jax.errors.JaxRuntimeError as error:
             if "NOT_FOUND" in str(error) or jax.distributed.is_initialized():
                 continue
             return  # the end of the run
-        if not _failed_here.wait(_LEAVE_SECONDS):
+        if not _ends_here.wait(_LEAVE_SECONDS):
             print(f"jcm: {told}", file=sys.stderr, flush=True)
-            _end()
+            _end(int(code))
         return
 
 
-def _end() -> None:
+def _end(code: int) -> None:
     """Ends this process; the first one last, since JAX aborts those that miss it."""
     sys.stdout.flush()
-    if jax.process_index() == 0:
+    if _joined.is_set() and jax.process_index() == 0:
         time.sleep(_LISTEN_SECONDS + _LEAVE_SECONDS + 1)
-    os._exit(JcmError.exit_code)
+    os._exit(code)
 
 
 def _may_be_a_loss(error: BaseException | None) -> bool:

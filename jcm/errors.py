@@ -18,6 +18,13 @@ class Preempted(BaseException):
 
     Attributes:
       exit_code: EX_TEMPFAIL of sysexits.h, which tells launchers to start again.
+      by_all: whether all processes of the run have agreed to leave now; else the
+        others know of nothing.
     """
 
     exit_code = 75
+
+    def __init__(self, message: str, *, by_all: bool = False):
+        """One line that says from where the next start goes on."""
+        super().__init__(message)
+        self.by_all = by_all

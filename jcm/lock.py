@@ -93,7 +93,7 @@ def _lease(place: epath.Path) -> Iterator[None]:
             number += 1
             try:
                 if not _read(place).startswith(mine):
-                    # Whatever this run would save now might be in the other's way.
+                    # What this run would save from now on is in the other's way.
                     distributed.leave(_taken(place, _read(place).partition("\n")[0]))
                     return
                 place.write_text(f"{mine} {number}")

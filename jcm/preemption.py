@@ -17,18 +17,18 @@ def leave_on_sigterm() -> None:
 
     What only evaluates or samples has nothing to save.
     """
+    signal.signal(signal.SIGTERM, _leave)
 
-    def leave(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it leaves, and tidies up
-        raise Preempted("stopped by SIGTERM; the same command goes on from here")
 
-    signal.signal(signal.SIGTERM, leave)
+def _leave(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it leaves, and tidies up
+    raise Preempted("stopped by SIGTERM; the same command goes on from here")
 
 
 class Watch:
     """Within, SIGTERM waits until it is looked at, however often it comes.
 
-    What leaves by `Preempted` is not told again: it tidies up.
+    A program that leaves by `Preempted` is not told again: it tidies up.
 
     In a run of several processes any of them may get the signal, at any time, and all
     must save the same step. So each adds a flag to every batch; the training step
@@ -51,7 +51,8 @@ class Watch:
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         if self._before is not None:
             leaves = kind is not None and issubclass(kind, Preempted)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN if leaves else self._before)
+            told = leaves and self._before is _leave
+            signal.signal(signal.SIGTERM, signal.SIG_IGN if told else self._before)
             if self._received and kind is None:
                 signal.raise_signal(signal.SIGTERM)  # nobody has heard it yet
 

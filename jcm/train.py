@@ -217,7 +217,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
                 checkpoints.finish()
                 raise Preempted(
                     f"stopped by SIGTERM after step {step}, which is saved; the same"
-                    " command goes on from there"
+                    " command goes on from there",
+                    by_all=True,
                 )
             if step > first and (last or due(step, config.train.sample_every)):
                 log.settle()

@@ -293,6 +293,7 @@ def serving(port=0):
         yield made, f"http://127.0.0.1:{made.server_address[1]}"
     finally:
         made.shutdown()
+        made.server_close()
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def test_a_run_that_is_sent_away_goes_on_bit_for_bit(
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
+    preemption.leave_on_sigterm()
     try:
         with monkeypatch.context() as patch:
             patch.setattr(train_lib.TrainLog, "add", signalled)
@@ -89,6 +90,11 @@ def test_the_signal_is_heard_by_whoever_still_can():
             except Exception as error:
                 raise AssertionError from error
         os.kill(os.getpid(), signal.SIGTERM)  # once is enough
+        # Who calls train() of himself has his own back, for what comes after.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with pytest.raises(Preempted), preemption.Watch():
+            raise Preempted("saved")
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)
 

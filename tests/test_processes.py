@@ -271,7 +271,7 @@ def test_processes_that_differ_are_found_before_the_first_step(tiny, tmp_path):
 
 
 _FAILS = """
-import os, signal, sys
+import os, signal, sys, threading, time
 import jax, numpy as np
 from jcm import cli, config, distributed
 from jcm.errors import JcmError
@@ -280,14 +280,22 @@ def main(argv):
     if str(jax.process_index()) == argv[1]:
         if argv[2] == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if argv[2] == "told":
+            os.kill(os.getpid(), signal.SIGTERM)
+        if argv[2] == "thread":
+            threading.Thread(target=distributed.leave, args=[JcmError("taken")]).start()
+            time.sleep(60)
         raise JcmError("broken here") if argv[2] == "mistake" else MemoryError()
     distributed.gather(np.zeros(1))  # waits for the other
 cli.run(main)
 """
 
 
-@pytest.mark.parametrize(("which", "how"), [(0, "mistake"), (1, "bug"), (1, "killed")])
-def test_what_fails_in_one_process_ends_the_others(which, how):
+@pytest.mark.parametrize(
+    ("which", "how"),
+    [(0, "mistake"), (1, "bug"), (1, "killed"), (1, "told"), (0, "thread")],
+)
+def test_what_ends_one_process_early_ends_the_others(which, how):
     port = _free_port()
     pair = [
         subprocess.Popen(
@@ -313,8 +321,13 @@ def test_what_fails_in_one_process_ends_the_others(which, how):
         assert codes[1 - which] == -signal.SIGABRT, other
         assert "another task died" in other
     else:
-        told = {"mistake": "broken here", "bug": "MemoryError()"}[how]
-        assert codes == [1, 1], outputs
+        told = {
+            "mistake": "broken here",
+            "bug": "MemoryError()",
+            "told": "stopped by SIGTERM; the same command goes on from here",
+            "thread": "taken",
+        }[how]
+        assert codes == [75, 75] if how == "told" else [1, 1], outputs
         assert f"jcm: process {which}: {told}\n" in other
         assert told.removesuffix("()") in outputs[which]
 

@@ -159,6 +159,20 @@ def test_passes_the_signal_on(job, code):
     assert ("scontrol requeue 7" in job.calls()) == (code != 0)
 
 
+def test_tasks_that_had_not_started_are_told_again(job):
+    waits = "trap 'exit 75' TERM; echo $$ >\"${0%/*}/pid\""
+    with job(f"{waits}; {SLEEP}", TELL_SECONDS="0.2") as program:
+        wait_for(job.pid.exists)
+        scancel = job.pid.parent / "scancel"
+        head, _, send = scancel.read_text().rpartition("kill")
+        told = 'ls "$0.told" >/dev/null 2>&1 || { touch "$0.told"; exit 0; }'
+        scancel.write_text(f"{head}{told}\nkill{send}")
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(timeout=60) == 75
+    assert job.calls().count("scancel --signal=TERM 7") >= 2
+    assert "scontrol requeue 7" in job.calls()
+
+
 def test_starts_again_where_a_task_is_lost(job):
     counts = 'echo >>"${0%/*}/starts"; starts=$(wc -l <"${0%/*}/starts"); '
     for ends, starts in (([137, 134, 0], 3), ([134] * 4, 4), ([137, 1], 2)):
