@@ -30,6 +30,8 @@ _CHECKSUMS = "checksums"
 _RETRY_SECONDS = 2
 # For a save, writing and waiting for the other processes: one of them may have failed.
 _SAVE_SECONDS = 1200
+# Of an array that all devices hold each process writes a piece; none is smaller.
+_PIECE_BYTES = 2**20
 # The step is the name of the checkpoint.
 _PARTS = tuple(f.name for f in dataclasses.fields(State) if f.name != "step")
 
@@ -68,7 +70,9 @@ class Checkpoints:
                 enable_async_checkpointing=True,
                 async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECONDS),
             )
-            self._writer = ocp.CheckpointManager(self._folder, options=options)
+            self._writer = ocp.CheckpointManager(
+                self._folder, options=options, handler_registry=_handlers()
+            )
 
     @property
     def latest_step(self) -> int | None:
@@ -100,7 +104,7 @@ class Checkpoints:
         parts = {
             name: part for name in _PARTS if (part := getattr(state, name)) is not None
         }
-        items = {name: ocp.args.StandardSave(part) for name, part in parts.items()}
+        items = {name: ocp.args.PyTreeSave(part) for name, part in parts.items()}
         sums = {name: checksums(part) for name, part in parts.items()}
         items[_CHECKSUMS] = ocp.args.JsonSave(sums)
         with self._explained(f"cannot save step {step}: {self._room()}"):
@@ -280,3 +284,21 @@ class Checkpoints:
         except Exception as error:
             reason = str(error).strip().split("\n")[0][:120]
             raise JcmError(f"{what} ({type(error).__name__}: {reason})") from error
+
+
+def _handlers() -> ocp.DefaultCheckpointHandlerRegistry:
+    """What writes the parts of a state.
+
+    By default orbax cuts every array into a piece for each device that holds it, which
+    takes a program for each: seconds, in which no step is made.
+    """
+    arrays = ocp.type_handlers.ArrayHandler(
+        use_replica_parallel=jax.process_count() > 1,
+        min_slice_bytes_for_replica_parallel=_PIECE_BYTES,
+    )
+    types = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    handlers = ocp.DefaultCheckpointHandlerRegistry()
+    for name in _PARTS:
+        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=types)
+        handlers.add(name, ocp.args.PyTreeSave, handler)
+    return handlers

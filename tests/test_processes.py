@@ -52,7 +52,7 @@ def _start(config, workdir, port, process, *flags, cwd=None, **changes):
         ],
         # As on two machines, each has a cache of its own.
         env=os.environ
-        | {"XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "2"}
+        | {"JAX_NUM_CPU_DEVICES": "2"}
         | {"JCM_CACHE": str(pathlib.Path(workdir).parent / f"cache{process}")},
         cwd=cwd,
         stdout=subprocess.PIPE,
@@ -166,7 +166,7 @@ def test_the_shares_of_two_processes_are_an_epoch(data_dir, digit_set):
                 *(sys.executable, "-c", _SHARES, f"--coordinator=localhost:{port}"),
                 *("--processes=2", f"--process={process}", str(data_dir)),
             ],
-            env=os.environ | {"XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"},
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
         )
         for process in (0, 1)
     ]
@@ -304,7 +304,7 @@ def test_what_ends_one_process_early_ends_the_others(which, how):
                 *("--processes=2", f"--process={process}", "--heartbeat_timeout=15"),
                 *(str(which), how),
             ],
-            env=os.environ | {"XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"},
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

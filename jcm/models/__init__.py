@@ -5,6 +5,7 @@ or devices.
 """
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -115,6 +116,7 @@ def create(
     )
 
 
+@functools.lru_cache(maxsize=8)  # a second of tracing, for what never changes
 def build(arch: Levels) -> Network:
     """The network of these sizes.
 
