@@ -164,7 +164,8 @@ def test_a_soft_mask_mixes_after_each_step(digits):
     clean = np.clip(noisy.images, -1, 1)
     first = known + clean * free[..., None]
     np.testing.assert_allclose(made.trajectory[0], first, atol=1e-5)
-    np.testing.assert_array_equal(made.trajectory[1], made.images)
+    # Two programs, which round alike but for the last bit.
+    np.testing.assert_allclose(made.trajectory[1], made.images, atol=1e-6)
     assert np.abs(made.trajectory[1] - made.trajectory[0]).max() > 0.01
 
 

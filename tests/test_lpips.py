@@ -104,7 +104,8 @@ def test_the_packaged_network_makes_a_distance(channels):
     x = jax.random.uniform(jax.random.key(0), (3, 8, 8, channels), minval=-1)
     near, far = x + 0.01, x[::-1]
     found, gradient = _value_and_gradient(distance, x, x.at[1].set(near[1]))
-    assert found[0] == found[2] == 0 < found[1]
+    # Equal images are at different places of a batch, which rounds by place.
+    assert max(found[0], found[2]) < 1e-5 * found[1]
     assert jnp.isfinite(gradient).all()
     away = distance(distance.params, x, far)
     assert away[0] > 5 * found[1]
