@@ -89,12 +89,15 @@ def architecture(
             f"{', '.join(sorted(_ARCHITECTURES))}"
         )
     own = {each: config.pop(each, {}) for each in _ARCHITECTURES}[name]
+    sizes = {
+        key: tuple(value) if isinstance(value, list) else value  # `build` hashes it
+        for key, value in {**config, **own}.items()
+    }
     return _ARCHITECTURES[name][0](
         image_size=image_size,
         image_channels=image_channels,
         num_classes=num_classes,
-        **config,
-        **own,
+        **sizes,
     )
 
 
