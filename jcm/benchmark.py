@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 import os
+import pathlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from jcm import (
     build,
     cli,
     distributed,
+    files,
     losses,
     memory,
     models,
@@ -54,6 +56,13 @@ _TOPOLOGY = flags.DEFINE_string(
 )
 _SLICES = flags.DEFINE_integer(
     "slices", 1, "With --topology, how many such slices.", lower_bound=1
+)
+
+_PROFILE = flags.DEFINE_string(
+    "profile",
+    "",
+    "Folder for a trace of three training steps, for TensorBoard or Perfetto, and for"
+    " the compiled step as text.",
 )
 
 # Dense bfloat16 matrix products, in FLOP/s, by a part of the device's name.
@@ -139,18 +148,23 @@ def _peak(device: jax.Device) -> float | None:
     return next((value for name, value in _PEAK.items() if name in kind), None)
 
 
-def measure(config: ConfigDict, *, repeats: int, sample_batch: int) -> dict[str, Any]:
+def measure(
+    config: ConfigDict, *, repeats: int, sample_batch: int, profile: str = ""
+) -> dict[str, Any]:
     """Times the training step and the sampler of a config on random images.
 
     Args:
       config: the whole config.
       repeats: timed calls of each, after one that is not.
       sample_batch: images per call of the sampler.
+      profile: folder for a trace of three more steps; "" makes none.
 
     Returns:
       Numbers by name; times are medians. FLOPs are those of `flops.count`; the share of
       the peak does not count what remat computes again.
     """
+    if profile:
+        pathlib.Path(profile).mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     devices = jax.devices()
     program = _trace(config, devices)
@@ -192,6 +206,12 @@ def measure(config: ConfigDict, *, repeats: int, sample_batch: int) -> dict[str,
 
     train_seconds = _median_seconds(train, repeats)
     train_memory = _peak_memory_gib()
+    logging.info("a training step takes %.3g s", train_seconds)
+    if profile:
+        files.write_text(pathlib.Path(profile, "step.hlo"), compiled.as_text())
+        with jax.profiler.trace(profile):
+            for _ in range(3):
+                jax.block_until_ready(train())
 
     sampler = Sampler(method.model, batch_size=sample_batch)
     labels = [1] * sample_batch if classes else None
@@ -295,7 +315,12 @@ def main(argv: Sequence[str]) -> None:
         found = fit(config, _TOPOLOGY.value, _SLICES.value)
     else:
         distributed.initialize(config)
-        found = measure(config, repeats=_REPEATS.value, sample_batch=_BATCH.value)
+        found = measure(
+            config,
+            repeats=_REPEATS.value,
+            sample_batch=_BATCH.value,
+            profile=_PROFILE.value,
+        )
     print(json.dumps(found, indent=2))
 
 

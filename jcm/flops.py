@@ -36,6 +36,10 @@ def count(program: ClosedJaxpr | Jaxpr) -> int:
             outputs = math.prod(equation.outvars[0].aval.shape)
             # The rest are multiplications by zeros in between, which nobody does.
             total += 2 * terms * outputs // math.prod(params["lhs_dilation"])
+        elif name.startswith("dot_product_attention_"):
+            # Of cuDNN, which computes the first product again in the backward pass.
+            products = 4 if "_bwd" in name else 2
+            total += products * 2 * math.prod(shapes[0]) * shapes[1][1]
         turns = params["length"] if name == "scan" else 1
         total += turns * sum(map(count, _inner(params.values())))
     return total

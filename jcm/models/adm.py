@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -21,6 +20,7 @@ from jcm.models.layers import (
     GroupNorm,
     Levels,
     Step,
+    attention,
     call,
     check_labels,
     dropout,
@@ -234,7 +234,7 @@ class Attention(nnx.Module):
         # Queries of all heads come first, then keys, then values.
         shape = (batch, height * width, 3, self.heads, channels // self.heads)
         query, key, value = jnp.moveaxis(self.qkv(tokens).reshape(shape), 2, 0)
-        mixed = jax.nn.dot_product_attention(query, key, value)
+        mixed = attention(query, key, value)
         return x + self.out(mixed.reshape(tokens.shape)).reshape(x.shape)
 
 

@@ -21,6 +21,7 @@ from jcm.models.layers import (
     GroupNorm,
     Levels,
     Step,
+    attention,
     call,
     check_labels,
     dropout,
@@ -200,9 +201,7 @@ class Attention(nnx.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         batch, height, width, channels = x.shape
         tokens = self.norm(x).reshape(batch, height * width, 1, channels)
-        mixed = jax.nn.dot_product_attention(
-            self.query(tokens), self.key(tokens), self.value(tokens)
-        )
+        mixed = attention(self.query(tokens), self.key(tokens), self.value(tokens))
         return (x + self.out(mixed).reshape(x.shape)) / math.sqrt(2)
 
 

@@ -116,7 +116,15 @@ def dense(params: Params, name: str, x: Array) -> Array:
 def max_pool(
     x: Images, size: int, stride: int, padding: str | Sequence = "VALID"
 ) -> Images:
-    """Maximum over windows; padding never wins."""
+    """Maximum over windows; padding never wins.
+
+    Where windows tile the image, equal maxima share the gradient, which takes less time
+    than sending it to the first.
+    """
+    height, width = x.shape[1:3]
+    if size == stride and padding == "VALID" and not (height % size or width % size):
+        tiles = (len(x), height // size, size, width // size, size, x.shape[-1])
+        return jnp.max(x.reshape(tiles), axis=(2, 4))
     return jax.lax.reduce_window(
         x,
         np.array(-np.inf, x.dtype),  # of numpy, or JAX does not see a maximum in it
