@@ -312,6 +312,7 @@ def main(argv: Sequence[str]) -> None:
     # What it costs the first time.
     jax.config.update("jax_enable_compilation_cache", False)
     if _TOPOLOGY.value:
+        jax.config.update("jax_platforms", "cpu")  # nothing is for a GPU that is here
         found = fit(config, _TOPOLOGY.value, _SLICES.value)
     else:
         distributed.initialize(config)

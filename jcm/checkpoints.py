@@ -289,11 +289,12 @@ class Checkpoints:
 def _handlers() -> ocp.DefaultCheckpointHandlerRegistry:
     """What writes the parts of a state.
 
-    By default orbax cuts every array into a piece for each device that holds it, which
-    takes a program for each: seconds, in which no step is made.
+    By default orbax cuts every array into a piece for each device that holds it, but
+    not on GPUs. That takes a program for each piece: seconds, in which no step is made.
     """
     arrays = ocp.type_handlers.ArrayHandler(
-        use_replica_parallel=jax.process_count() > 1,
+        # Several processes share the writing, where orbax thinks it worth while.
+        use_replica_parallel=None if jax.process_count() > 1 else False,
         min_slice_bytes_for_replica_parallel=_PIECE_BYTES,
     )
     types = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))

@@ -134,8 +134,10 @@ def leave(error: JcmError) -> None:
     else once the others have heard of it.
     """
     print(f"jcm: {error}", file=sys.stderr, flush=True)
-    tell_others(error)
-    _end(error.exit_code)
+    try:
+        tell_others(error)
+    finally:
+        _end(error.exit_code)
 
 
 def tell_others(error: BaseException) -> None:
@@ -146,7 +148,8 @@ def tell_others(error: BaseException) -> None:
     """
     if not _joined.is_set():
         return
-    if _may_be_a_loss(error):
+    preemption.ignore_sigterm()
+    if isinstance(error, Exception) and _may_be_a_loss(error):
         logging.exception(
             "This failed here; for %d s it is seen whether another process is lost",
             _HEARTBEAT_TIMEOUT.value,

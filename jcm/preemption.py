@@ -21,8 +21,14 @@ def leave_on_sigterm() -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it leaves, and tidies up
+    ignore_sigterm()
     raise Preempted("stopped by SIGTERM; the same command goes on from here")
+
+
+def ignore_sigterm() -> None:
+    """From now on SIGTERM changes nothing: the program is leaving already."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class Watch:

@@ -32,7 +32,7 @@ print(jax.device_count())
     ],
 )
 def test_cores_become_devices(cores, batch_size, accumulate, chosen, devices):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     del environment["JAX_NUM_CPU_DEVICES"]
     if chosen:
         environment["JAX_NUM_CPU_DEVICES"] = chosen

@@ -5,9 +5,11 @@ import types
 import jax
 import jax.numpy as jnp
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from jcm import benchmark, flops
 from jcm.errors import JcmError
+from jcm.models import layers
 
 
 def _count(function, *shapes):
@@ -137,3 +139,45 @@ def test_what_fits_devices_that_are_described(tiny, monkeypatch):
 def test_a_topology_that_cannot_be_is_named(tiny):
     with pytest.raises(JcmError, match="--topology=v5e:5x5 cannot be compiled for"):
         benchmark.fit(tiny("digits_cd"), "v5e:5x5")
+
+
+@pytest.mark.parametrize("differentiate", [False, True])
+def test_attention_costs_alike_by_cudnn(differentiate, monkeypatch):
+    # Tracing alone needs no GPU, once it is not looked for.
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91_000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
+    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda _: False)
+    head = jax.ShapeDtypeStruct((2, 16, 3, 8), jnp.bfloat16)
+    counts = []
+    for known in (False, True):
+        monkeypatch.setattr(layers, "_has_kernels", lambda *_, known=known: known)
+
+        def total(*heads):
+            return jnp.sum(layers.attention(*heads).astype(jnp.float32))
+
+        function = jax.grad(total, (0, 1, 2)) if differentiate else total
+        counts.append(flops.count(jax.jit(function).trace(*[head] * 3).jaxpr))
+    assert counts == [2 * 2 * 2 * 16 * 16 * 3 * 8 * (3 if differentiate else 1)] * 2
+
+
+def test_which_attention_cudnn_does():
+    def has(
+        width=64, dtype=jnp.bfloat16, platform="gpu", version="cuda 13000", chip="9.0"
+    ):
+        client = types.SimpleNamespace(platform_version=version)
+        device = types.SimpleNamespace(
+            platform=platform, client=client, compute_capability=chip
+        )
+        return layers._has_kernels(device, width, jnp.dtype(dtype))
+
+    assert has()
+    assert has(chip="12.0")
+    assert has(chip="8.0", width=128)
+    assert not has(chip="7.5")  # a T4
+    assert not has(dtype=jnp.float32)
+    assert not has(width=256)
+    assert not has(width=12)
+    assert not has(platform="tpu")
+    assert not has(version="rocm 60000")
+    here = jax.devices()[0]
+    assert not layers._has_kernels(here, 64, jnp.dtype(jnp.bfloat16))

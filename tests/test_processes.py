@@ -327,7 +327,7 @@ def test_what_ends_one_process_early_ends_the_others(which, how):
             "told": "stopped by SIGTERM; the same command goes on from here",
             "thread": "taken",
         }[how]
-        assert codes == [75, 75] if how == "told" else [1, 1], outputs
+        assert codes == ([75, 75] if how == "told" else [1, 1]), outputs
         assert f"jcm: process {which}: {told}\n" in other
         assert told.removesuffix("()") in outputs[which]
 

@@ -342,8 +342,13 @@ def test_a_model_loads_where_there_are_fewer_devices(student):
     assert done.stdout.split() == ["1", str(parameters)]
 
 
-def test_benchmark_measures(tiny):
-    found = benchmark.measure(tiny("digits_cd"), repeats=1, sample_batch=8)
+def test_benchmark_measures(tiny, tmp_path):
+    folder = tmp_path / "new" / "profile"
+    found = benchmark.measure(
+        tiny("digits_cd"), repeats=1, sample_batch=8, profile=str(folder)
+    )
+    assert "HloModule" in (folder / "step.hlo").read_text()
+    assert list(folder.rglob("*.xplane.pb"))
     for name in ("compile_seconds", "train_flops_per_image", "peak_memory_gib"):
         assert found[name] > 0
     assert found["train_images_per_second"] == pytest.approx(

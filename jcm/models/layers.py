@@ -219,23 +219,24 @@ def attention(
 ) -> Float[Array, "b t n d"]:
     """Softmax attention of each head, by cuDNN where that is faster.
 
-    Its kernels keep no matrix of all pairs: at 1,024 pixels they take a fifth of the
-    time of XLA's on an H200, forward and backward, at 256 channels a head rather more.
+    Its kernels keep no matrix of all pairs: for 1,024 pixels and heads of 64 channels
+    they take 0.22 of the time of XLA's on an H200, forward and backward; for 256 pixels
+    and heads of 256 channels 1.18 of it.
     """
-    implementation = "cudnn" if _has_kernels(jax.devices()[0], query) else None
+    by_cudnn = _has_kernels(jax.devices()[0], query.shape[-1], query.dtype)
+    implementation = "cudnn" if by_cudnn else None
     return jax.nn.dot_product_attention(
         query, key, value, implementation=implementation
     )
 
 
-def _has_kernels(device: jax.Device, query: Float[Array, "b t n d"]) -> bool:
-    """Whether cuDNN attends to such heads on a device."""
-    width = query.shape[-1]
+def _has_kernels(device: Any, width: int, dtype: jnp.dtype) -> bool:
+    """Whether cuDNN attends to heads of such width and type on a device of JAX."""
     return (
         device.platform == "gpu"
         and "cuda" in device.client.platform_version
         and float(device.compute_capability) >= 8.0
-        and query.dtype in (jnp.bfloat16, jnp.float16)
+        and dtype in (jnp.bfloat16, jnp.float16)
         and width <= 128
         and width % 8 == 0
     )
