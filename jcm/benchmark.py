@@ -157,13 +157,14 @@ def measure(
       config: the whole config.
       repeats: timed calls of each, after one that is not.
       sample_batch: images per call of the sampler.
-      profile: folder for a trace of three more steps; "" makes none.
+      profile: folder for a trace of three more steps, by process 0; "" makes none.
 
     Returns:
       Numbers by name; times are medians. FLOPs are those of `flops.count`; the share of
       the peak does not count what remat computes again.
     """
-    if profile:
+    writes = profile and jax.process_index() == 0
+    if writes:
         pathlib.Path(profile).mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     devices = jax.devices()
@@ -207,11 +208,13 @@ def measure(
     train_seconds = _median_seconds(train, repeats)
     train_memory = _peak_memory_gib()
     logging.info("a training step takes %.3g s", train_seconds)
-    if profile:
+    if writes:
         files.write_text(pathlib.Path(profile, "step.hlo"), compiled.as_text())
-        with jax.profiler.trace(profile):
-            for _ in range(3):
-                jax.block_until_ready(train())
+        jax.profiler.start_trace(profile)
+    for _ in range(3 if profile else 0):
+        jax.block_until_ready(train())
+    if writes:
+        jax.profiler.stop_trace()
 
     sampler = Sampler(method.model, batch_size=sample_batch)
     labels = [1] * sample_batch if classes else None
@@ -241,6 +244,8 @@ def measure(
 
 def fit(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
     """Compiles the training step of a config for TPUs that need not be here.
+
+    With "jax_platforms" at cpu: a network chooses its attention by the devices of JAX.
 
     Args:
       config: the whole config.
@@ -312,6 +317,8 @@ def main(argv: Sequence[str]) -> None:
     # What it costs the first time.
     jax.config.update("jax_enable_compilation_cache", False)
     if _TOPOLOGY.value:
+        if _PROFILE.value:
+            raise JcmError("--profile needs a step that runs: leave out --topology")
         jax.config.update("jax_platforms", "cpu")  # nothing is for a GPU that is here
         found = fit(config, _TOPOLOGY.value, _SLICES.value)
     else:

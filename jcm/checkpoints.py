@@ -30,7 +30,7 @@ _CHECKSUMS = "checksums"
 _RETRY_SECONDS = 2
 # For a save, writing and waiting for the other processes: one of them may have failed.
 _SAVE_SECONDS = 1200
-# Of an array that all devices hold each process writes a piece; none is smaller.
+# Of an array that all devices hold each process may write a piece; none is smaller.
 _PIECE_BYTES = 2**20
 # The step is the name of the checkpoint.
 _PARTS = tuple(f.name for f in dataclasses.fields(State) if f.name != "step")
@@ -289,8 +289,9 @@ class Checkpoints:
 def _handlers() -> ocp.DefaultCheckpointHandlerRegistry:
     """What writes the parts of a state.
 
-    By default orbax cuts every array into a piece for each device that holds it, but
-    not on GPUs. That takes a program for each piece: seconds, in which no step is made.
+    By default orbax cuts every array into a piece for each device that holds it, unless
+    $JAX_PLATFORMS names GPUs. That takes a program for each piece: seconds, in which no
+    step is made.
     """
     arrays = ocp.type_handlers.ArrayHandler(
         # Several processes share the writing, where orbax thinks it worth while.

@@ -37,7 +37,8 @@ def count(program: ClosedJaxpr | Jaxpr) -> int:
             # The rest are multiplications by zeros in between, which nobody does.
             total += 2 * terms * outputs // math.prod(params["lhs_dilation"])
         elif name.startswith("dot_product_attention_"):
-            # Of cuDNN, which computes the first product again in the backward pass.
+            # Of cuDNN. That it computes the first product again in the backward pass
+            # is its own affair.
             products = 4 if "_bwd" in name else 2
             total += products * 2 * math.prod(shapes[0]) * shapes[1][1]
         turns = params["length"] if name == "scan" else 1

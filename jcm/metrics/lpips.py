@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,6 @@ from jcm.metrics.networks.layers import Images, Params
 # Mean and deviation of ImageNet's pixels in [0, 1].
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
-_LEAST = 1e-10  # of a length
 _NETWORKS = {
     "lpips": ("vgg16", "lpips_vgg", classifiers.vgg16),
     "lpips_alex": ("alexnet", "lpips_alex", classifiers.alexnet),
@@ -59,11 +57,13 @@ class Perceptual:
         pairs = zip(self._maps(params, a), self._maps(params, b), strict=True)
         total = jnp.zeros(len(a))
         for index, (first, second) in enumerate(pairs):
-            head = params.get(f"head{index}", jnp.ones(first.shape[-1]))
-            total += _distance(head, first, second)
+            head = params.get(f"head{index}", jnp.ones(()))
+            difference = jnp.sum(head * (first - second) ** 2, axis=-1)
+            total += jnp.mean(difference, axis=(1, 2))
         return total
 
     def _maps(self, params: Params, x: Images) -> list[Images]:
+        """Every pixel of every map as a vector of length 1."""
         x = layers.to_rgb(x)
         if x.shape[1] < self.size:
             shape = (len(x), self.size, self.size, 3)
@@ -74,60 +74,14 @@ class Perceptual:
                 f"images of {x.shape[1]}x{x.shape[2]} are too small for the network of"
                 " config.loss.metric: set config.loss.metric_size=64"
             )
-        return maps
+        return [_unit_length(each.astype(jnp.float32)) for each in maps]
 
 
-@jax.custom_vjp
-def _distance(head: Float[Array, " c"], a: Images, b: Images) -> Float[Array, " b"]:
-    """Mean over pixels of the weighted squared distance of their directions.
-
-    Everything is float32. With this gradient only the maps and a number for each pixel
-    wait for the backward pass; JAX's own would keep float32 arrays of the maps' size,
-    and moving those takes an accelerator longer than the network does.
-
-    Args:
-      head: weight of each channel.
-      a: maps.
-      b: as many.
-    """
-    return _distance_forward(head, a, b)[0]
-
-
-def _distance_forward(head: Array, a: Images, b: Images) -> tuple[Array, Any]:
-    lengths = _lengths(a), _lengths(b)
-    difference = _unit(a, lengths[0]) - _unit(b, lengths[1])
-    distance = jnp.mean(jnp.sum(head * difference**2, axis=-1), axis=(1, 2))
-    return distance, (head, a, b, lengths)
-
-
-def _distance_backward(kept: Any, cotangent: Float[Array, " b"]) -> tuple[Array, ...]:
-    head, a, b, lengths = kept
-    share = (cotangent / (a.shape[1] * a.shape[2]))[:, None, None, None]
-    difference = _unit(a, lengths[0]) - _unit(b, lengths[1])
-    slope = 2 * share * head * difference  # with respect to the direction of a
-
-    def along(x: Images, length: Array, slope: Images) -> Images:
-        x32 = x.astype(jnp.float32)
-        inward = jnp.sum(x32 * slope, axis=-1, keepdims=True)
-        inverse = 1 / (length + _LEAST)
-        return (inverse * slope - inward * inverse**2 / length * x32).astype(x.dtype)
-
-    of_head = jnp.sum(share * difference**2, axis=(0, 1, 2))
-    return of_head, along(a, lengths[0], slope), along(b, lengths[1], -slope)
-
-
-_distance.defvjp(_distance_forward, _distance_backward)
-
-
-def _lengths(x: Images) -> Float[Array, "b h w 1"]:
-    """Of each pixel's channels as a vector; never 0, so that it has a gradient."""
-    squares = jnp.sum(x.astype(jnp.float32) ** 2, axis=-1, keepdims=True)
-    return jnp.sqrt(squares + _LEAST**2)
-
-
-def _unit(x: Images, lengths: Float[Array, "b h w 1"]) -> Images:
+def _unit_length(x: Images) -> Images:
     """Each pixel's channels as a vector of length 1; zeros stay zeros."""
-    return x.astype(jnp.float32) / (lengths + _LEAST)
+    # The small number keeps the root's gradient finite where all channels are 0.
+    length = jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-20)
+    return x / (length + 1e-10)
 
 
 @functools.lru_cache(maxsize=1)  # a config is looked at twice before training

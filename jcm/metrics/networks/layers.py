@@ -118,21 +118,29 @@ def max_pool(
 ) -> Images:
     """Maximum over windows; padding never wins.
 
-    Where windows tile the image, equal maxima share the gradient, which takes less time
-    than sending it to the first.
+    Where windows tile the image, equal maxima share the gradient but on TPUs: an H200
+    then takes an eighth less time for LPIPS than by sending it to the first, while a
+    TPU's compiler says that it would move a seventh more bytes.
     """
-    height, width = x.shape[1:3]
-    if size == stride and padding == "VALID" and not (height % size or width % size):
+
+    def by_windows(x: Images) -> Images:
+        return jax.lax.reduce_window(
+            x,
+            np.array(-np.inf, x.dtype),  # of numpy, or JAX does not see a maximum in it
+            jax.lax.max,
+            (1, size, size, 1),
+            (1, stride, stride, 1),
+            padding,
+        )
+
+    def by_tiles(x: Images) -> Images:
         tiles = (len(x), height // size, size, width // size, size, x.shape[-1])
         return jnp.max(x.reshape(tiles), axis=(2, 4))
-    return jax.lax.reduce_window(
-        x,
-        np.array(-np.inf, x.dtype),  # of numpy, or JAX does not see a maximum in it
-        jax.lax.max,
-        (1, size, size, 1),
-        (1, stride, stride, 1),
-        padding,
-    )
+
+    height, width = x.shape[1:3]
+    if size != stride or padding != "VALID" or height % size or width % size:
+        return by_windows(x)
+    return jax.lax.platform_dependent(x, tpu=by_windows, default=by_tiles)
 
 
 def mean_pool_3x3(x: Images) -> Images:
