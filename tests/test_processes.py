@@ -128,7 +128,6 @@ def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
     assert np.mean(samples != expected) < 0.01
     by_two = json.loads((tmp_path / "run" / "scores.json").read_text())["rows"]
     shutil.rmtree(tmp_path / "run" / "evaluation")
-    monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache2"))
     evaluate.evaluate(config, tmp_path / "run")
     by_one = json.loads((tmp_path / "run" / "scores.json").read_text())["rows"]
     for ours, theirs in zip(by_two, by_one, strict=True):

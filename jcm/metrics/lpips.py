@@ -29,7 +29,7 @@ _NETWORKS = {
 NAMES = (*_NETWORKS, "efficientnet_lite0")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity
 class Perceptual:
     """A distance of two images by the maps of a network.
 
