@@ -81,7 +81,8 @@ def _unit_length(x: Images) -> Images:
     """Each pixel's channels as a vector of length 1; zeros stay zeros."""
     # The small number keeps the root's gradient finite where all channels are 0.
     length = jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-20)
-    return x / (length + 1e-10)
+    # On GPUs XLA would join sum and division, and write the float32 maps they give.
+    return x / jax.lax.optimization_barrier(length + 1e-10)
 
 
 @functools.lru_cache(maxsize=1)  # a config is looked at twice before training

@@ -195,18 +195,18 @@ class ResBlock(nnx.Module):
             self.shortcut = _conv(c_in, c_out, 1, arch, rngs)
 
     def __call__(self, x: Array, embedding: Array, dropout_keys: DropoutKeys) -> Array:
-        h = nnx.silu(self.norm0(x))
+        h = self.norm0(x, swish=True)
         if self.resample:
             change = _double if self.resample == "up" else _halve
             h, x = change(h), change(x)
         h = self.conv0(h)
-        time = self.time(nnx.silu(embedding))[:, None, None, :]
+        time = self.time(nnx.silu(embedding))
         if self.arch.scale_shift_norm:
-            scale, shift = jnp.split(time, 2, axis=-1)
-            h = self.norm1(h) * (1 + scale) + shift
+            scale_shift = jnp.split(time, 2, axis=-1)
+            h = self.norm1(h, modulation=tuple(scale_shift), swish=True)
         else:
-            h = self.norm1(h + time)
-        h = dropout(nnx.silu(h), self.arch.dropout, dropout_keys, self.index)
+            h = self.norm1(h, offset=time, swish=True)
+        h = dropout(h, self.arch.dropout, dropout_keys, self.index)
         return (self.shortcut(x) if hasattr(self, "shortcut") else x) + self.conv1(h)
 
 
@@ -305,4 +305,4 @@ class ADM(nnx.Module):
                 h = call(layer, step, arch, _double(h) if step.kind == "up" else h)
             if step.keeps:
                 skips.append(h)
-        return self.conv_out(nnx.silu(self.norm_out(h))).astype(jnp.float32)
+        return self.conv_out(self.norm_out(h, swish=True)).astype(jnp.float32)

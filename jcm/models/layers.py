@@ -157,11 +157,12 @@ def initializer(scale: float) -> nnx.Initializer:
 
 
 class GroupNorm(nnx.Module):
-    """Group normalisation as one multiplication and one addition per element.
+    """Group normalisation, and what stands around it, in one pass over the elements.
 
     Means are taken per channel first and per group after, so that the large array is
     read once for the statistics and once for the result: 3 to 4 times faster on a CPU
-    than `nnx.GroupNorm`, and the same numbers. Statistics are always float32.
+    than `nnx.GroupNorm`, and the same numbers. What is added or multiplied per channel
+    joins the numbers per channel. All is float32 until the result is rounded.
     """
 
     def __init__(
@@ -172,22 +173,44 @@ class GroupNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        *,
+        offset: Float[Array, "b c"] | None = None,
+        modulation: tuple[Float[Array, "b c"], Float[Array, "b c"]] | None = None,
+        swish: bool = False,
+    ) -> Float[Array, "b h w c"]:
+        """Normalises.
+
+        Args:
+          x: activations.
+          offset: added to x before. To add it outside costs a GPU an array as large
+            as x: XLA hands it to the convolution that made x.
+          modulation: (scale, shift) of the normalised y: y (1 + scale) + shift.
+          swish: last, y becomes y sigmoid(y).
+        """
         batch, channels = x.shape[0], x.shape[-1]
         x32 = x.astype(jnp.float32)
+        scale, shift = self.scale[...], self.bias[...]
+        mean, square = jnp.mean(x32, axis=(1, 2)), jnp.mean(x32 * x32, axis=(1, 2))
+        added = jnp.zeros(()) if offset is None else offset.astype(jnp.float32)
+        mean, square = mean + added, square + added * (2 * mean + added)
 
         def group_mean(per_channel: Array) -> Array:
             grouped = per_channel.reshape(batch, self.groups, -1)
             mean = jnp.mean(grouped, axis=-1, keepdims=True)
             return jnp.broadcast_to(mean, grouped.shape).reshape(batch, channels)
 
-        mean = group_mean(jnp.mean(x32, axis=(1, 2)))
-        square = group_mean(jnp.mean(x32 * x32, axis=(1, 2)))
+        mean, square = group_mean(mean), group_mean(square)
         variance = jnp.maximum(square - mean * mean, 0)
-        scale = self.scale[...] * jax.lax.rsqrt(variance + self.epsilon)
-        shift = self.bias[...] - mean * scale
+        scale = scale * jax.lax.rsqrt(variance + self.epsilon)
+        shift = shift + (added - mean) * scale
+        if modulation is not None:
+            times, plus = (each.astype(jnp.float32) for each in modulation)
+            scale, shift = scale * (1 + times), shift * (1 + times) + plus
         y = x32 * scale[:, None, None, :] + shift[:, None, None, :]
-        return y.astype(self.dtype)
+        return (nnx.swish(y) if swish else y).astype(self.dtype)
 
 
 def dropout(

@@ -170,12 +170,12 @@ class ResBlock(nnx.Module):
             self.shortcut = _conv(c_in, c_out, 1, arch, rngs)
 
     def __call__(self, x: Array, embedding: Array, dropout_keys: DropoutKeys) -> Array:
-        h = nnx.swish(self.norm0(x))
+        h = self.norm0(x, swish=True)
         if self.resample:
             change = fir.upsample if self.resample == "up" else fir.downsample
             h, x = (change(v, self.arch.fir_kernel) for v in (h, x))
-        h = self.conv0(h) + self.time(nnx.swish(embedding))[:, None, None, :]
-        h = nnx.swish(self.norm1(h))
+        time = self.time(nnx.swish(embedding))
+        h = self.norm1(self.conv0(h), offset=time, swish=True)
         h = self.conv1(dropout(h, self.arch.dropout, dropout_keys, self.index))
         if hasattr(self, "shortcut"):
             x = self.shortcut(x)
@@ -278,7 +278,7 @@ class NCSNpp(nnx.Module):
                 pyramid = h = (pyramid + h) / math.sqrt(2)
             if step.keeps:
                 skips.append(h)
-        return self.conv_out(nnx.swish(self.norm_out(h))).astype(jnp.float32)
+        return self.conv_out(self.norm_out(h, swish=True)).astype(jnp.float32)
 
 
 def _conv_downsample(conv: nnx.Conv, x: Array, arch: Architecture) -> Array:
