@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jcm.errors import JcmError
+from jcm.runtime.errors import JcmError
 
 # In a wheel the configs are inside the package, in a clone beside it.
 _PACKAGE = pathlib.Path(__file__).parent
@@ -19,7 +19,7 @@ _SHIPPED = next(
 def base() -> ConfigDict:
     """Every field that exists, with the settings of CD on CIFAR-10."""
     config = ConfigDict()
-    config.method = "cd"  # a name in jcm.losses: edm, cd, ct
+    config.method = "cd"  # a name in jcm.methods: edm, cd, ct
     config.seed = 0
     # For cd: a model that jcm.load opens (a workdir, a file, a published name), or a
     # config to train first in WORKDIR/teacher.

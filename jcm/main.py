@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from jcm import cli, distributed, storage, versions
-from jcm import workdir as workdir_lib
-from jcm.edit import TASKS, Request, edit
-from jcm.errors import JcmError
-from jcm.evaluate import evaluate
-from jcm.sample import sample
-from jcm.search import search
-from jcm.train import train
+from jcm.commands import cli
+from jcm.commands.edit import TASKS, Request, edit
+from jcm.commands.evaluate import evaluate
+from jcm.commands.sample import sample
+from jcm.commands.search import search
+from jcm.commands.train import train
+from jcm.run import storage
+from jcm.run import workdir as workdir_lib
+from jcm.runtime import distributed, versions
+from jcm.runtime.errors import JcmError
 
 _MODES = ("train", "evaluate", "search", "sample", "edit", "config")
 

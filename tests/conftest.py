@@ -68,7 +68,7 @@ def tiny(data_dir):
 @pytest.fixture(scope="session")
 def teacher(tiny, tmp_path_factory):
     """The workdir of a trained diffusion model on the digits."""
-    from jcm.train import train
+    from jcm.commands.train import train
 
     workdir = tmp_path_factory.mktemp("teacher") / "run"
     train(tiny("digits_edm"), workdir)
@@ -78,7 +78,7 @@ def teacher(tiny, tmp_path_factory):
 @pytest.fixture(scope="session")
 def student(tiny, teacher, tmp_path_factory):
     """The workdir of a model distilled from `teacher`, and its config."""
-    from jcm.train import train
+    from jcm.commands.train import train
 
     workdir = tmp_path_factory.mktemp("student") / "run"
     config = tiny("digits_cd", teacher=str(teacher))

@@ -144,7 +144,7 @@ def result(workdir):
     import jax
     import numpy as np
 
-    from jcm import model
+    from jcm.model import model
 
     weights = [
         np.asarray(leaf).tobytes()

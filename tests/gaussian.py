@@ -9,9 +9,9 @@ import dataclasses
 import golden
 import jax.numpy as jnp
 
-from jcm import denoiser
-from jcm.models import Network
-from jcm.precond import EDM, Consistency
+from jcm.diffusion import denoiser
+from jcm.diffusion.precond import EDM, Consistency
+from jcm.networks import Network
 
 
 @dataclasses.dataclass(frozen=True)

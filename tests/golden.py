@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jcm import models, precond
-from jcm.denoiser import Denoiser
-from jcm.losses import distances
-from jcm.losses.consistency import Consistency
+from jcm import networks
+from jcm.diffusion import precond
+from jcm.diffusion.denoiser import Denoiser
+from jcm.diffusion.schedules import FixedScales, KarrasGrid
+from jcm.methods import distances
+from jcm.methods.consistency import Consistency
 from jcm.pretrained import openai_jcm
-from jcm.schedules import FixedScales, KarrasGrid
 
 _HERE = pathlib.Path(__file__).parent
 _FOLDERS = (_HERE.parent.parent / "shared" / "golden", _HERE / "data")
@@ -67,14 +68,14 @@ def cases(name: str) -> dict[str, dict[str, np.ndarray]]:
 
 
 @functools.cache
-def network(**changes) -> models.Network:
+def network(**changes) -> networks.Network:
     """The small network, with some settings changed."""
-    return models.create(
+    return networks.create(
         CONFIG | changes, image_size=16, image_channels=3, num_classes=0
     )
 
 
-def from_original(flat: dict[str, np.ndarray | jax.Array]) -> models.Params:
+def from_original(flat: dict[str, np.ndarray | jax.Array]) -> networks.Params:
     """Parameters by original path -> our tree."""
     flat = {name: np.asarray(array) for name, array in flat.items()}
     return openai_jcm.params_from_original(flat, network().arch, network().shapes)
@@ -85,7 +86,7 @@ _NOISE_SEEDS = {"params": 101, "params_ema": 201, "target_params": 301}
 
 
 @functools.cache
-def params(role: str) -> models.Params:
+def params(role: str) -> networks.Params:
     """`params`, `params_ema` or `target_params` of the small network.
 
     The excerpt holds `params_ema`; the others follow from it to 1e-6.

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from jcm import config as config_lib
-from jcm import models, ode, precond, sampling
-from jcm.denoiser import Denoiser
-from jcm.errors import JcmError
-from jcm.losses import Batch, Frozen
-from jcm.losses.edm import EDM
+from jcm import networks
+from jcm.diffusion import ode, precond, sampler
+from jcm.diffusion.denoiser import Denoiser
+from jcm.diffusion.schedules import AdaptiveScales, KarrasGrid
+from jcm.methods import Batch, Frozen
+from jcm.methods.edm import EDM
 from jcm.pretrained import openai_adm, torch_file
-from jcm.schedules import AdaptiveScales, KarrasGrid
+from jcm.runtime.errors import JcmError
 
 _CONFIG = {
     "name": "adm",
@@ -54,7 +55,7 @@ def _channels_last(array):
 def _loaded(variant):
     state = _state(variant)
     arch = openai_adm.architecture(state, image_size=16, head_channels=16)
-    network = models.build(arch)
+    network = networks.build(arch)
     return network, openai_adm.params(state, arch, network.shapes)
 
 
@@ -87,7 +88,7 @@ def _denoiser(kind):
 
 def test_one_and_several_steps_equal_the_original():
     params, labels, model = _denoiser(precond.Consistency())
-    step = jax.jit(functools.partial(sampling.consistency_step, model))
+    step = jax.jit(functools.partial(sampler.consistency_step, model))
     cases = golden.cases("G_samplers_losses.npz")
     for name in ("onestep", "multistep"):
         case = cases[name]
@@ -115,7 +116,7 @@ def test_heun_equals_the_original():
         levels = (jnp.full(len(x), level) for level in (sigma, sigma_next))
         return ode.step(clipped, x, *levels, solver=solver)
 
-    sigmas = sampling.ode_schedule(KarrasGrid(), int(case["steps"]), "heun").sigmas
+    sigmas = sampler.ode_schedule(KarrasGrid(), int(case["steps"]), "heun").sigmas
     x = 80 * _channels_last(case["noise"][0])
     for sigma, sigma_next in itertools.pairwise(sigmas):
         solver = "heun" if sigma_next else "euler"
@@ -213,7 +214,7 @@ def test_the_published_file_is_the_same_network():
         image_size=16,
         head_channels=16,
     )
-    created = models.create(_CONFIG, image_size=16, image_channels=3, num_classes=10)
+    created = networks.create(_CONFIG, image_size=16, image_channels=3, num_classes=10)
     assert arch == created.arch
 
 
@@ -242,8 +243,8 @@ def test_published_networks_have_these_tensors(name, size, count):
     arch = openai_adm.architecture(state)
     assert arch.image_size == size and arch.head_channels == 64
     arch.check()
-    network = models.build(arch)
-    assert models.count(network.shapes) == count
+    network = networks.build(arch)
+    assert networks.count(network.shapes) == count
     openai_adm.params(state, arch, network.shapes)  # raises for any that differs
 
 
@@ -255,7 +256,7 @@ def test_the_configs_describe_the_published_networks(name):
         fields = config.model.to_dict()
         fields |= {"dropout": 0.0, "dtype": "float32", "remat": ()}
         classes = 1000 if fields.pop("class_conditional") else 0
-        created = models.architecture(
+        created = networks.architecture(
             fields,
             image_size=config.data.image_size,
             image_channels=3,
@@ -282,7 +283,7 @@ def test_a_file_that_does_not_fit_is_refused_by_name(change, message):
     change(state)
     with pytest.raises(JcmError, match=message):
         arch = openai_adm.architecture(state, image_size=16, head_channels=16)
-        network = models.build(arch)
+        network = networks.build(arch)
         openai_adm.params(state, arch, network.shapes)
 
 
@@ -292,7 +293,7 @@ def test_an_unknown_image_size_is_asked_for():
 
 
 def test_a_fresh_network_gives_nothing_and_uses_its_labels():
-    network = models.create(_CONFIG, image_size=16, image_channels=3, num_classes=3)
+    network = networks.create(_CONFIG, image_size=16, image_channels=3, num_classes=3)
     params = network.init(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
     run = jax.jit(network)
@@ -319,4 +320,4 @@ def test_a_fresh_network_gives_nothing_and_uses_its_labels():
 def test_impossible_heads_are_refused(changes, message):
     config = _CONFIG | {"adm": _CONFIG["adm"] | changes}
     with pytest.raises(JcmError, match=message):
-        models.create(config, image_size=16, image_channels=3, num_classes=0)
+        networks.create(config, image_size=16, image_channels=3, num_classes=0)

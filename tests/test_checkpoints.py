@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jcm import checkpoints as checkpoints_lib
-from jcm import sharding
-from jcm.checkpoints import Checkpoints
-from jcm.checksums import checksums
-from jcm.errors import JcmError
-from jcm.state import State
+from jcm.run import checkpoints as checkpoints_lib
+from jcm.run.checkpoints import Checkpoints
+from jcm.run.checksums import checksums
+from jcm.run.state import State
+from jcm.runtime import sharding
+from jcm.runtime.errors import JcmError
 
 # Where a part cannot be read, orbax leaves the tasks behind that were reading others;
 # they complain whenever they are collected.

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jcm import data
 from jcm.data import cifar10
-from jcm.errors import JcmError
+from jcm.runtime.errors import JcmError
 
 
 class Python2Pickler(pickle._Pickler):

@@ -7,9 +7,10 @@ import os
 import numpy as np
 import pytest
 
-from jcm import data, download, files
+from jcm import data
 from jcm.data import digits
-from jcm.errors import JcmError
+from jcm.runtime import download, files
+from jcm.runtime.errors import JcmError
 
 
 def test_digits_are_those_of_scikit_learn(digit_set):

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import jcm
-from jcm.demo.actions import Actions, Common
-from jcm.errors import JcmError
+from jcm.commands.demo.actions import Actions, Common
+from jcm.runtime.errors import JcmError
 
 _ADDRESS = re.compile(r"open (http://\S+) in a browser")
 _BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
@@ -35,7 +35,7 @@ def colours(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(student):
     """Of the page, served by the command."""
-    command = [sys.executable, "-m", "jcm.demo", f"--load={student[1]}"]
+    command = [sys.executable, "-m", "jcm.commands.demo", f"--load={student[1]}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as served:
         lines = iter(served.stderr.readline, "")
         yield next(found[0] for line in lines if (found := _ADDRESS.findall(line)))
@@ -204,7 +204,7 @@ def _until(page, happened):
 
 
 def _run(*flags):
-    command = [sys.executable, "-m", "jcm.demo", *flags]
+    command = [sys.executable, "-m", "jcm.commands.demo", *flags]
     return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
 

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 import jcm
-from jcm import build, files, losses
 from jcm import config as config_lib
+from jcm import methods
+from jcm.model import build
 from jcm.pretrained import diffusers_folder
+from jcm.runtime import files
 
 # By residual blocks and by plain layers, with and without classes.
 _NETWORKS = {
@@ -58,7 +60,7 @@ def _model(**changes):
         return values.astype(np.float32)
 
     params = jax.tree_util.tree_map_with_path(draw, network.shapes)
-    denoiser = losses.denoiser(config, network)
+    denoiser = methods.denoiser(config, network)
     return jcm.Model(denoiser, params, config, [f"class {i}" for i in range(_CLASSES)])
 
 

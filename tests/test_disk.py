@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from jcm import checkpoints, model
-from jcm.errors import JcmError
-from jcm.train import train
+from jcm.commands.train import train
+from jcm.model import model
+from jcm.run import checkpoints
+from jcm.runtime.errors import JcmError
 
 # No file of the program can grow beyond this, as if the disk were full.
 _PROGRAM = """

@@ -7,8 +7,8 @@ import sys
 import jax
 import pytest
 
-from jcm import cluster, distributed
-from jcm.errors import JcmError
+from jcm.runtime import cluster, distributed
+from jcm.runtime.errors import JcmError
 
 _SLURM = {
     "SLURM_JOB_ID": "4711",

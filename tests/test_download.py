@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from jcm import download
-from jcm.errors import JcmError
+from jcm.runtime import download
+from jcm.runtime.errors import JcmError
 
 _MD5 = "md5:9a0364b9e99bb480dd25e1f0284c8555"  # of b"content"
 

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jcm import benchmark_editing, data, model
-from jcm.edit import Request, edit
-from jcm.errors import JcmError
-from jcm.images import to_float
+from jcm import data
+from jcm.commands.benchmark import editing
+from jcm.commands.edit import Request, edit
+from jcm.data.images import to_float
 from jcm.metrics.classifier import Classifier
+from jcm.model import model
+from jcm.runtime.errors import JcmError
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +173,7 @@ def test_benchmark_of_editing_measures(student, monkeypatch):
     classifier.prepare()
     held_out = data.load(config.data, "train[1790:]").arrays()
     trained = model.load(workdir, batch_size=56)
-    found = benchmark_editing.measure(
+    found = editing.measure(
         trained, classifier, to_float(held_out["image"]), held_out["label"]
     )
     assert found["count"] == 7
@@ -180,7 +182,7 @@ def test_benchmark_of_editing_measures(student, monkeypatch):
     assert inpaint["ours, best of 8"]["rmse"] < inpaint["ours, all"]["rmse"]
     ways = found["denoise"]
     assert ways["gaussian filter"]["psnr"] > ways["noisy"]["psnr"] > 5
-    monkeypatch.setattr(benchmark_editing, "_RUN", SimpleNamespace(value=workdir))
-    monkeypatch.setattr(benchmark_editing.distributed, "initialize", lambda _: None)
+    monkeypatch.setattr(editing, "_RUN", SimpleNamespace(value=workdir))
+    monkeypatch.setattr(editing.distributed, "initialize", lambda _: None)
     with pytest.raises(JcmError, match="was trained on all of its data: train on a pa"):
-        benchmark_editing.main(["program"])
+        editing.main(["program"])

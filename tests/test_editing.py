@@ -11,10 +11,12 @@ import pytest
 from PIL import Image
 
 import jcm
-from jcm import build, editing, losses, model, precond, sampling
-from jcm.denoiser import Denoiser
-from jcm.editing import Colours, Patches, Pixels
-from jcm.schedules import KarrasGrid
+from jcm import methods
+from jcm.diffusion import edits, precond, sampler
+from jcm.diffusion.denoiser import Denoiser
+from jcm.diffusion.edits import Colours, Patches, Pixels
+from jcm.diffusion.schedules import KarrasGrid
+from jcm.model import build, model
 
 # --- the original's numbers
 
@@ -22,13 +24,13 @@ from jcm.schedules import KarrasGrid
 @functools.cache
 def _step():
     denoiser = Denoiser(golden.network(), precond.Consistency())
-    return jax.jit(functools.partial(sampling.consistency_step, denoiser))
+    return jax.jit(functools.partial(sampler.consistency_step, denoiser))
 
 
 def _known(name, case):
     if name == "inpainting":
-        return editing.known(Pixels(), case["known"], 1 - case["mask"])
-    return editing.known(Colours(), case["known"], jnp.asarray([0.0, 1.0, 1.0]))
+        return edits.known(Pixels(), case["known"], 1 - case["mask"])
+    return edits.known(Colours(), case["known"], jnp.asarray([0.0, 1.0, 1.0]))
 
 
 @pytest.mark.parametrize("name", ["inpainting", "colorization"])
@@ -51,7 +53,7 @@ def test_editing_equals_the_original(name, start):
 
 def test_interpolation_equals_the_original():
     case = golden.cases("D_samplers_editing.npz")["interpolation"]
-    z = [editing.slerp(case["z1"], case["z2"], float(share)) for share in case["lam"]]
+    z = [edits.slerp(case["z1"], case["z2"], float(share)) for share in case["lam"]]
     assert golden.relative(jnp.stack(z), case["z"]) < 1e-6
     denoiser = Denoiser(golden.network(), precond.Consistency())
     params = golden.params("params_ema")
@@ -72,7 +74,7 @@ def test_coordinates_are_invertible_and_keep_lengths(coordinates):
 
 def test_the_first_coordinates_are_luma_and_means():
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-    luma = np.asarray(editing.LUMA)
+    luma = np.asarray(edits.LUMA)
     found = Colours().forward(x)[..., 0] * np.linalg.norm(luma)
     np.testing.assert_allclose(found, x @ luma, atol=1e-5)
     means = x.reshape(2, 2, 4, 2, 4, 3).mean((2, 4))
@@ -81,21 +83,21 @@ def test_the_first_coordinates_are_luma_and_means():
 
 def test_slerp_keeps_the_length_and_has_its_ends():
     a, b = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
-    np.testing.assert_allclose(editing.slerp(a, b, 0.0), a, atol=1e-6)
-    np.testing.assert_allclose(editing.slerp(a, b, 1.0), b, atol=1e-6)
+    np.testing.assert_allclose(edits.slerp(a, b, 0.0), a, atol=1e-6)
+    np.testing.assert_allclose(edits.slerp(a, b, 1.0), b, atol=1e-6)
     a, b = (v / jnp.linalg.norm(v) for v in (a, b))
-    length = jnp.linalg.norm(editing.slerp(a, b, 0.3))
+    length = jnp.linalg.norm(edits.slerp(a, b, 0.3))
     np.testing.assert_allclose(length, 1.0, rtol=1e-5)
-    np.testing.assert_allclose(editing.slerp(a, 2 * a, 0.5), 1.5 * a, rtol=1e-5)
+    np.testing.assert_allclose(edits.slerp(a, 2 * a, 0.5), 1.5 * a, rtol=1e-5)
     with pytest.raises(jcm.JcmError, match="point opposite ways"):
-        editing.slerp(a, -a, 0.5)
+        edits.slerp(a, -a, 0.5)
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.5, 3.0])
 def test_the_noise_level_is_estimated(sigma):
     smooth = np.sin(np.arange(32) / 9)[:, None, None] * np.ones((2, 32, 32, 3))
     noise = np.random.default_rng(0).standard_normal(smooth.shape)
-    found = editing.noise_level(smooth + sigma * noise)
+    found = edits.noise_level(smooth + sigma * noise)
     np.testing.assert_allclose(found, sigma, rtol=0.06)
 
 
@@ -188,7 +190,7 @@ def test_trajectories_have_every_image_of_every_batch(digits):
 def test_luma_stays(colours):
     found, images = colours
     made = found.edit.colorize(images, **_FEW).images
-    luma = np.asarray(editing.LUMA, np.float32)
+    luma = np.asarray(edits.LUMA, np.float32)
     np.testing.assert_allclose(made @ luma, images @ luma, atol=2e-6)
     assert np.abs(made - images).max() > 0.1
 
@@ -229,7 +231,7 @@ def test_denoising_is_one_evaluation(digits):
     found, images = digits
     noise = np.random.default_rng(0).standard_normal(images.shape)
     x = (jcm.to_float(images) + 4 * noise).astype(np.float32)
-    levels = editing.noise_level(x).astype(np.float32)
+    levels = edits.noise_level(x).astype(np.float32)
     for made, sigma in (
         (found.edit.denoise(x, sigma=0.5, trajectory=True), np.full(3, 0.5)),
         (found.edit.denoise(x, sigma=(0.1, 0.5, 2.0)), np.float32([0.1, 0.5, 2.0])),
@@ -246,7 +248,7 @@ def test_a_way_leads_through_the_images_of_seeds(digits):
     way = found.edit.interpolate((1, 2, 3), count=3, trajectory=True)
     assert way.images.shape == (5, 8, 8, 1) and len(way.trajectory) == way.nfe == 1
     a, b, c = (jax.random.normal(jax.random.key(seed), (8, 8, 1)) for seed in (1, 2, 3))
-    points = [a, editing.slerp(a, b, 0.5), b, editing.slerp(b, c, 0.5), c]
+    points = [a, edits.slerp(a, b, 0.5), b, edits.slerp(b, c, 0.5), c]
     start = np.float32(80.0) * np.stack(points)
     want = np.clip(found.denoise(start, np.full(5, 80.0)), -1, 1)
     np.testing.assert_allclose(way.images, want, atol=1e-5)
@@ -265,7 +267,7 @@ def classes(tiny):
         for leaf, key in zip(leaves, keys, strict=True)
     ]
     names = [str(i) for i in range(10)]
-    denoiser = losses.denoiser(config, network)
+    denoiser = methods.denoiser(config, network)
     return model.Model(denoiser, tree.unflatten(leaves), config, names, batch_size=8)
 
 
@@ -351,13 +353,13 @@ def test_any_kind_of_image_is_taken(digits, colours, caplog):
         (lambda e, x: e.variations(x, seed=2**40), "at least 0 and below 2"),
         (
             lambda e, x: e.run(
-                editing.known(editing.Pixels(), jcm.to_float(x[:, :4]), np.ones(()))
+                edits.known(edits.Pixels(), jcm.to_float(x[:, :4]), np.ones(()))
             ),
             r"takes \(n, 8, 8, 1\)",
         ),
         (
             lambda e, x: e.run(
-                editing.known(editing.Patches(3), jcm.to_float(x), np.ones(()))
+                edits.known(edits.Patches(3), jcm.to_float(x), np.ones(()))
             ),
             "patches of 3x3 do not divide 8x8",
         ),

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 import jcm
-from jcm import data, evaluate, model, scoring, search
-from jcm import sample as sample_lib
-from jcm import train as train_lib
-from jcm.errors import JcmError
+from jcm import data
+from jcm.commands import evaluate, search
+from jcm.commands import sample as sample_lib
+from jcm.commands import train as train_lib
+from jcm.diffusion.sampler import Schedule
 from jcm.metrics import scores
 from jcm.metrics.classifier import Classifier
-from jcm.sampling import Schedule
+from jcm.model import model, scoring
+from jcm.runtime.errors import JcmError
 
 
 @pytest.fixture(scope="module")

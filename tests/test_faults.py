@@ -10,8 +10,8 @@ import fault_campaign
 import jax
 import numpy as np
 
-from jcm import model
-from jcm.train import train
+from jcm.commands.train import train
+from jcm.model import model
 
 
 def test_a_run_killed_while_it_saves_ends_as_if_nothing_had_been(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jcm.models import fir
+from jcm.networks import fir
 
 _KERNELS = {
     "k1331": (1, 3, 3, 1),

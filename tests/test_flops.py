@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-from jcm import benchmark, flops
-from jcm.errors import JcmError
-from jcm.models import layers
+from jcm.commands.benchmark import speed
+from jcm.networks import layers
+from jcm.runtime import flops
+from jcm.runtime.errors import JcmError
 
 
 def _count(function, *shapes):
@@ -85,7 +86,7 @@ def test_the_compiler_counts_alike():
 def test_a_step_does_not_depend_on_how_it_is_cut_or_where_it_runs(tiny):
     def count(**changes):
         config = tiny("digits_cd", **changes)
-        program = benchmark._trace(config, jax.devices())
+        program = speed._trace(config, jax.devices())
         return flops.count(program.traced.jaxpr)
 
     whole = count()
@@ -93,7 +94,7 @@ def test_a_step_does_not_depend_on_how_it_is_cut_or_where_it_runs(tiny):
     assert count(**{"mesh.fsdp": 4}) == whole
     # The teacher twice, the target once, and the student with its gradient: 6 networks.
     config = tiny("digits_cd")
-    program = benchmark._trace(config, jax.devices())
+    program = speed._trace(config, jax.devices())
     x = jax.ShapeDtypeStruct((16, 8, 8, 1), jnp.float32)
     sigma = jax.ShapeDtypeStruct((16,), jnp.float32)
     once = flops.count(
@@ -104,8 +105,8 @@ def test_a_step_does_not_depend_on_how_it_is_cut_or_where_it_runs(tiny):
 
 def test_the_published_networks_cost_what_they_are_said_to():
     """Counted by hand from the sizes of their layers, to three digits."""
-    from jcm import build
     from jcm import config as config_lib
+    from jcm.model import build
 
     for name, size, giga in (("cifar10_cd", 32, 42.4), ("imagenet64_cd", 64, 219)):
         config = config_lib.load(f"configs/{name}.py")
@@ -127,18 +128,18 @@ def test_what_fits_devices_that_are_described(tiny, monkeypatch):
         asked.append((name, platform, several))
         return described
 
-    monkeypatch.setattr(benchmark.topologies, "get_topology_desc", get)
-    found = benchmark.fit(tiny("digits_cd"), "v5e:2x2", slices=2)
+    monkeypatch.setattr(speed.topologies, "get_topology_desc", get)
+    found = speed.fit(tiny("digits_cd"), "v5e:2x2", slices=2)
     assert asked == [("v5e:2x2", "tpu", {"num_slices": 2})]
     assert found["devices"] == 4 and found["compile_seconds"] > 0
     assert found["train_planned_memory_gib"] > 0
     with pytest.raises(JcmError, match="batch_size=6 must be a multiple of .* 4 x 1"):
-        benchmark.fit(tiny("digits_cd", **{"train.batch_size": 6}), "v5e:2x2")
+        speed.fit(tiny("digits_cd", **{"train.batch_size": 6}), "v5e:2x2")
 
 
 def test_a_topology_that_cannot_be_is_named(tiny):
     with pytest.raises(JcmError, match="--topology=v5e:5x5 cannot be compiled for"):
-        benchmark.fit(tiny("digits_cd"), "v5e:5x5")
+        speed.fit(tiny("digits_cd"), "v5e:5x5")
 
 
 @pytest.mark.parametrize("differentiate", [False, True])

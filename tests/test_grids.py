@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jcm import grids
-from jcm.errors import JcmError
+from jcm.run import grids
+from jcm.runtime.errors import JcmError
 
 
 def solid(*greys, size=(40, 40), channels=3):

@@ -8,7 +8,7 @@ from folders import of_folder, picture, save
 from PIL import Image
 
 from jcm import data
-from jcm.errors import JcmError
+from jcm.runtime.errors import JcmError
 
 
 def test_subfolders_are_the_classes(data_config, tmp_path):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jcm.images import to_float, to_uint8
+from jcm.data.images import to_float, to_uint8
 
 
 @pytest.mark.parametrize("xp", [np, jnp])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jcm.models import layers
+from jcm.networks import layers
 
 
 def _arrays(*shapes):

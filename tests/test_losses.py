@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from jcm import config as config_lib
-from jcm import precond
-from jcm.denoiser import Denoiser
-from jcm.errors import JcmError
-from jcm.losses import Batch, Frozen, distances
-from jcm.losses.consistency import WEIGHTINGS, Consistency
-from jcm.losses.edm import EDM
+from jcm.diffusion import precond
+from jcm.diffusion.denoiser import Denoiser
+from jcm.methods import Batch, Frozen, distances
+from jcm.methods.consistency import WEIGHTINGS, Consistency
+from jcm.methods.edm import EDM
+from jcm.runtime.errors import JcmError
 
 _DISTANCES = {
     "l1": distances.l1,

@@ -10,10 +10,10 @@ import pytest
 import torch_weights
 
 from jcm import config as config_lib
-from jcm.errors import JcmError
-from jcm.losses import Batch, Frozen, distances
+from jcm.methods import Batch, Frozen, distances
 from jcm.metrics import lpips, weights
 from jcm.metrics.networks import classifiers, layers
+from jcm.runtime.errors import JcmError
 
 _TAPS = {
     "vgg": classifiers.vgg16,

@@ -7,10 +7,12 @@ import sys
 import pytest
 from absl import flags, logging
 
-from jcm import build, cli, losses
 from jcm import config as config_lib
 from jcm import main as main_lib
-from jcm.errors import JcmError
+from jcm import methods
+from jcm.commands import cli
+from jcm.model import build
+from jcm.runtime.errors import JcmError
 
 _CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 _DIGITS = f"--config={_CONFIGS / 'digits_cd.py'}:smoke"
@@ -112,9 +114,9 @@ def test_every_config_loads_and_survives_json(path, mode):
     network = build.network(config, num_classes=10)
     if config.method != "edm" and config.loss.metric == "lpips":
         with pytest.raises(JcmError, match="vgg16"):
-            losses.create(config, network)
+            methods.create(config, network)
     else:
-        losses.create(config, network)
+        methods.create(config, network)
     with pytest.raises(KeyError, match="colour"):
         config_lib.from_dict({"colour": 1})
 

@@ -8,8 +8,8 @@ from PIL import Image, ImageFilter
 from scipy import linalg
 from skimage.util import view_as_blocks
 
-from jcm import benchmark_scores, data
-from jcm.errors import JcmError
+from jcm import data
+from jcm.commands.benchmark import scores as benchmark
 from jcm.metrics import (
     frechet,
     inception_score,
@@ -22,6 +22,7 @@ from jcm.metrics import (
     weights,
 )
 from jcm.metrics.networks import FeatureNetwork, inception
+from jcm.runtime.errors import JcmError
 
 
 def _ready(config, dataset):
@@ -411,8 +412,8 @@ def test_unknown_scores_are_refused(tiny, digits):
 
 
 def test_benchmark_of_scores_measures(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark_scores, "_FEATURES", 64)
-    found = benchmark_scores.measure(1000, str(tmp_path), images=3)
+    monkeypatch.setattr(benchmark, "_FEATURES", 64)
+    found = benchmark.measure(1000, str(tmp_path), images=3)
     for name in (
         "efficientnet_lite0_images_per_second",
         "moments_seconds",

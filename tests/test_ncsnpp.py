@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jcm import models, precond
-from jcm.errors import JcmError
+from jcm import networks
+from jcm.diffusion import precond
+from jcm.runtime.errors import JcmError
 
 
 @functools.cache
@@ -42,13 +43,13 @@ def test_preconditioned_output_equals_the_original(forward, kind, expected):
 
 def test_published_networks_have_their_number_of_parameters():
     changes = {"nf": 128, "ch_mult": (2, 2, 2), "num_res_blocks": 4}
-    network = models.create(
+    network = networks.create(
         golden.CONFIG | changes | {"attn_resolutions": (16,)},
         image_size=32,
         image_channels=3,
         num_classes=0,
     )
-    assert models.count(network.shapes) == 56_395_651
+    assert networks.count(network.shapes) == 56_395_651
 
 
 def test_recomputation_changes_no_gradient(forward):
@@ -93,7 +94,7 @@ def test_dropout_depends_on_the_image_and_not_on_the_batch(forward):
 
 
 def test_labels_matter_and_only_where_there_are_classes():
-    network = models.create(
+    network = networks.create(
         golden.CONFIG, image_size=16, image_channels=3, num_classes=10
     )
     # Fresh blocks pass on next to nothing of the embedding, hence the shift.
@@ -123,6 +124,6 @@ def test_labels_matter_and_only_where_there_are_classes():
 )
 def test_impossible_sizes_are_refused(changes, message):
     with pytest.raises(JcmError, match=message):
-        models.create(
+        networks.create(
             golden.CONFIG | changes, image_size=16, image_channels=3, num_classes=0
         )

@@ -9,10 +9,10 @@ import skimage.data
 import torch_weights
 from PIL import Image
 
-from jcm import images as images_lib
-from jcm.errors import JcmError
+from jcm.data import images as images_lib
 from jcm.metrics import networks, weights
 from jcm.metrics.networks import dinov2, efficientnet, inception
+from jcm.runtime.errors import JcmError
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import torch_weights
 
 import jcm
-from jcm import models
+from jcm import networks
 
 
 def _state(name):
@@ -49,7 +49,7 @@ def test_the_networks_of_edm_open(name, tmp_path):
     model = jcm.load(_file(tmp_path, _state(name)))
     arch = model.denoiser.network.arch
     assert (model.kind, arch.image_size, arch.attn_resolutions) == ("edm", 8, (4,))
-    assert models.describe(arch)["name"] == ("adm" if name == "adm" else "ncsnpp")
+    assert networks.describe(arch)["name"] == ("adm" if name == "adm" else "ncsnpp")
     x = np.moveaxis(numbers[f"{name}/x"], 1, -1)
     labels = numbers["labels"] if arch.num_classes else None
     assert (labels is None) == (name == "ncsnpp")

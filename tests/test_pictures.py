@@ -5,7 +5,7 @@ import pytest
 from folders import picture, save
 from PIL import Image
 
-from jcm import pictures
+from jcm.data import pictures
 
 
 def test_alpha_lies_on_white(tmp_path):

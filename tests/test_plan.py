@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from jcm import config as config_lib
-from jcm import memory, plan, sharding
-from jcm import train as train_lib
-from jcm.errors import JcmError
-from jcm.losses import Frozen
-from jcm.plan import Plan
-from jcm.state import State
+from jcm.commands import train as train_lib
+from jcm.methods import Frozen
+from jcm.run.state import State
+from jcm.runtime import memory, sharding
+from jcm.runtime.errors import JcmError
+from jcm.training import memory_plan
+from jcm.training.memory_plan import Plan
 
 
 def test_parts_are_what_one_device_holds():
@@ -35,7 +36,7 @@ def test_parts_are_what_one_device_holds():
     compiled = types.SimpleNamespace(
         memory_analysis=lambda: types.SimpleNamespace(temp_size_in_bytes=7)
     )
-    made = plan.make(state, frozen, shapes(40), compiled, limit=9000)
+    made = memory_plan.make(state, frozen, shapes(40), compiled, limit=9000)
     assert made.parts == {
         "parameters": 400,
         "averages": 800,
@@ -51,8 +52,8 @@ def test_parts_are_what_one_device_holds():
 def test_a_plan_that_fits_is_printed_and_not_refused():
     made = Plan({"parameters": 3 << 20, "step": 2 << 20}, limit=6 << 20)
     assert str(made) == "memory of each device: 5 of 6 MiB: parameters 3, step 2"
-    plan.refuse(made, config_lib.base())
-    plan.refuse(Plan({"step": 1 << 60}, limit=None), config_lib.base())
+    memory_plan.refuse(made, config_lib.base())
+    memory_plan.refuse(Plan({"step": 1 << 60}, limit=None), config_lib.base())
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_advice_is_what_has_not_been_done(changes, advised, not_advised):
     config = config_lib.base()
     config.update_from_flattened_dict(changes)
     with pytest.raises(JcmError, match="needs 6 MiB on each device.* are 5: ") as info:
-        plan.refuse(Plan({"step": 6 << 20}, limit=5 << 20), config)
+        memory_plan.refuse(Plan({"step": 6 << 20}, limit=5 << 20), config)
     for text in advised:
         assert text in str(info.value)
     for text in not_advised:
@@ -79,18 +80,18 @@ def test_advice_is_what_has_not_been_done(changes, advised, not_advised):
 def test_a_compiler_that_finds_no_room_is_one_line_with_advice():
     text = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory\nin"
     with pytest.raises(JcmError, match="does not fit .*fsdp=N.*XLA:TPU") as info:
-        with plan.refusing(config_lib.base(), jax.devices()):
+        with memory_plan.refusing(config_lib.base(), jax.devices()):
             raise jax.errors.JaxRuntimeError(text)
     assert "\n" not in str(info.value)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        with plan.refusing(config_lib.base(), jax.devices()):
+        with memory_plan.refusing(config_lib.base(), jax.devices()):
             raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
 
 def test_a_run_that_does_not_fit_is_refused_before_its_first_step(
     tiny, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(plan, "limit", lambda: 1000)
+    monkeypatch.setattr(memory_plan, "limit", lambda: 1000)
     with pytest.raises(JcmError, match="a step needs .* on each device"):
         train_lib.train(tiny("digits_edm"), tmp_path)
     assert not list(tmp_path.glob("metrics.jsonl"))
@@ -98,15 +99,15 @@ def test_a_run_that_does_not_fit_is_refused_before_its_first_step(
 
 
 def test_processes_of_one_machine_share_its_memory(monkeypatch):
-    alone = plan.limit()
+    alone = memory_plan.limit()
     if alone is None:
         pytest.skip("this system does not tell what is free")
     monkeypatch.setattr(memory, "available", lambda: 8000)
-    assert plan.limit() == 8000 // jax.local_device_count()
+    assert memory_plan.limit() == 8000 // jax.local_device_count()
     monkeypatch.setattr(
-        plan.distributed, "gather", lambda here: np.array([here, here, here + 1])
+        memory_plan.distributed, "gather", lambda here: np.array([here, here, here + 1])
     )
-    assert plan.limit() == 4000 // jax.local_device_count()
+    assert memory_plan.limit() == 4000 // jax.local_device_count()
 
 
 def test_what_is_free_is_known_and_plausible():

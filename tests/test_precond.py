@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jcm import precond
+from jcm.diffusion import precond
 
 
 @pytest.mark.parametrize("sigma_min", [0.002, 0.01, 0.5])

@@ -11,10 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from jcm import model, preemption
-from jcm import train as train_lib
-from jcm.errors import JcmError, Preempted
-from jcm.profiling import Profile
+from jcm.commands import train as train_lib
+from jcm.model import model
+from jcm.runtime import preemption
+from jcm.runtime.errors import JcmError, Preempted
+from jcm.training.profiling import Profile
 
 
 def _weights(workdir):

@@ -18,9 +18,11 @@ import pytest
 from PIL import Image
 
 import jcm
-from jcm import data, evaluate, model
+from jcm import data
+from jcm.commands import evaluate
+from jcm.commands.train import train
 from jcm.metrics import scores
-from jcm.train import train
+from jcm.model import model
 
 _CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -273,7 +275,7 @@ _FAILS = """
 import os, signal, sys, threading, time
 import jax, numpy as np
 from jcm import cli, config, distributed
-from jcm.errors import JcmError
+from jcm.runtime.errors import JcmError
 def main(argv):
     distributed.initialize(config.base())
     if str(jax.process_index()) == argv[1]:

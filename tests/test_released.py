@@ -7,8 +7,8 @@ import originals
 import pytest
 
 import jcm
-from jcm import build
-from jcm import model as model_lib
+from jcm.model import build
+from jcm.model import model as model_lib
 from jcm.pretrained import imagenet, released
 
 

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jcm import ode, precond, sampling, sharding
-from jcm.denoiser import Denoiser
-from jcm.errors import JcmError
-from jcm.sampling import Sampler, Schedule, ode_schedule
-from jcm.schedules import KarrasGrid
+from jcm.diffusion import ode, precond, sampler
+from jcm.diffusion.denoiser import Denoiser
+from jcm.diffusion.sampler import Sampler, Schedule, ode_schedule
+from jcm.diffusion.schedules import KarrasGrid
+from jcm.runtime import sharding
+from jcm.runtime.errors import JcmError
 
 _GRID = KarrasGrid().sigmas(18)
 
@@ -24,8 +25,8 @@ def _step(kind, solver=None):
     """A compiled step of the small network."""
     model = Denoiser(golden.network(), kind)
     if solver is None:
-        return jax.jit(functools.partial(sampling.consistency_step, model))
-    return jax.jit(functools.partial(sampling.ode_step, model, solver=solver))
+        return jax.jit(functools.partial(sampler.consistency_step, model))
+    return jax.jit(functools.partial(sampler.ode_step, model, solver=solver))
 
 
 # --- the original's numbers

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jcm.schedules import AdaptiveScales, FixedScales, KarrasGrid
+from jcm.diffusion.schedules import AdaptiveScales, FixedScales, KarrasGrid
 
 
 @pytest.mark.parametrize("num_scales", [18, 40, 151])

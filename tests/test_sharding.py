@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from jcm import build, losses, optim, sharding, state
 from jcm import config as config_lib
-from jcm.errors import JcmError
+from jcm import methods
+from jcm.model import build
+from jcm.run import state
+from jcm.runtime import sharding
+from jcm.runtime.errors import JcmError
+from jcm.training import optim
 
 
 @functools.cache
@@ -22,7 +26,7 @@ def _training_of_imagenet64():
     config = config_lib.load("configs/imagenet64_cd.py")
     config.loss.metric = "l2"  # its weights are not the network's
     network = build.network(config, num_classes=1000)
-    method = losses.create(config, network)
+    method = methods.create(config, network)
     new_state = functools.partial(
         state.create,
         optimizer=optim.create(config.optim, config.train.batch_size),

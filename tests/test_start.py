@@ -9,12 +9,15 @@ import pytest
 from flax import serialization
 
 import jcm
-from jcm import build, losses, model, optim, sharding, start
-from jcm import state as state_lib
-from jcm import train as train_lib
-from jcm.checkpoints import Checkpoints
-from jcm.errors import JcmError
+from jcm import methods
+from jcm.commands import train as train_lib
+from jcm.model import build, model
 from jcm.pretrained import flax_file, openai_jcm
+from jcm.run import state as state_lib
+from jcm.run.checkpoints import Checkpoints
+from jcm.runtime import sharding
+from jcm.runtime.errors import JcmError
+from jcm.training import optim, start
 
 
 def _file(path, network, trees, step):
@@ -79,7 +82,7 @@ _PARTS = ("params", "target_params", "params_ema", "mu", "nu")
 def _first(config):
     """The state that a run of a config would begin with, and no step of it."""
     network = build.network(config, 0)
-    method = losses.create(config, network)
+    method = methods.create(config, network)
     new_state = functools.partial(
         state_lib.create,
         optimizer=optim.create(config.optim, config.train.batch_size),

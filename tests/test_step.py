@@ -15,12 +15,15 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from jcm import optim, precond, sharding, state
-from jcm.denoiser import Denoiser
-from jcm.losses import Batch, Frozen
-from jcm.losses.consistency import Consistency
-from jcm.schedules import FixedScales
-from jcm.step import make_train_step
+from jcm.diffusion import precond
+from jcm.diffusion.denoiser import Denoiser
+from jcm.diffusion.schedules import FixedScales
+from jcm.methods import Batch, Frozen
+from jcm.methods.consistency import Consistency
+from jcm.run import state
+from jcm.runtime import sharding
+from jcm.training import optim
+from jcm.training.step import make_train_step
 
 _RADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "warmup_kimg": 0.0, "grad_clip": 0.0}
 

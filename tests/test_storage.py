@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from etils import epath
 
-from jcm import files, lock, model, storage
-from jcm.errors import JcmError
-from jcm.train import train
+from jcm.commands.train import train
+from jcm.model import model
+from jcm.run import lock, storage
+from jcm.runtime import files
+from jcm.runtime.errors import JcmError
 
 pytest.importorskip("gcsfs", reason="pip install 'jcm[gcs]'")
 

@@ -13,8 +13,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from jcm.errors import JcmError
 from jcm.pretrained import torch_file
+from jcm.runtime.errors import JcmError
 
 _DATA = pathlib.Path(__file__).parent / "data"
 _FILES = ("torch_zip.pt", "torch_stream.pth")

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 import jcm
-from jcm import benchmark, checkpoints, model
-from jcm import sample as sample_lib
-from jcm import train as train_lib
-from jcm.errors import JcmError
+from jcm.commands import sample as sample_lib
+from jcm.commands import train as train_lib
+from jcm.commands.benchmark import speed
+from jcm.model import model
+from jcm.run import checkpoints
+from jcm.runtime.errors import JcmError
 
 # Where a checkpoint cannot be read, orbax leaves the tasks behind that were reading its
 # other parts; they complain whenever they are collected.
@@ -344,7 +346,7 @@ def test_a_model_loads_where_there_are_fewer_devices(student):
 
 def test_benchmark_measures(tiny, tmp_path):
     folder = tmp_path / "new" / "profile"
-    found = benchmark.measure(
+    found = speed.measure(
         tiny("digits_cd"), repeats=1, sample_batch=8, profile=str(folder)
     )
     assert "HloModule" in (folder / "step.hlo").read_text()

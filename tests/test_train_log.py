@@ -5,10 +5,10 @@ import math
 import jax.numpy as jnp
 import pytest
 
-from jcm.errors import JcmError
-from jcm.progress import Progress
-from jcm.train_log import TrainLog
-from jcm.writers import MetricWriter
+from jcm.run.progress import Progress
+from jcm.run.writers import MetricWriter
+from jcm.runtime.errors import JcmError
+from jcm.training.log import TrainLog
 
 
 class _Recorder(MetricWriter):

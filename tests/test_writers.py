@@ -11,7 +11,7 @@ from absl import logging
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from jcm import progress, writers
+from jcm.run import progress, writers
 
 
 def read_events(folder):

@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
-from jcm import download
 from jcm.data import builder
-from jcm.errors import JcmError
+from jcm.runtime import download
+from jcm.runtime.errors import JcmError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"

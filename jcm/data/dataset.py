@@ -13,10 +13,10 @@ import tensorflow_datasets as tfds
 import tqdm
 from jaxtyping import Int, Int32, UInt8
 
-from jcm import download, files
 from jcm.data import builder as builder_lib
 from jcm.data import cifar10, digits, image_folder
-from jcm.errors import JcmError
+from jcm.runtime import download, files
+from jcm.runtime.errors import JcmError
 
 BUILDERS = {
     "digits": digits.Digits,

@@ -11,9 +11,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 from jaxtyping import UInt8
 
-from jcm import pictures
-from jcm.data import builder
-from jcm.errors import JcmError
+from jcm.data import builder, pictures
+from jcm.runtime.errors import JcmError
 
 _NAMED_AT_MOST = 3
 

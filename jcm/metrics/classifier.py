@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from sklearn.neural_network import MLPClassifier
 
-from jcm import images as images_lib
 from jcm.data import Dataset
-from jcm.errors import JcmError
+from jcm.data import images as images_lib
 from jcm.metrics import features, frechet
+from jcm.runtime.errors import JcmError
 
 COLUMNS = ("confident", "fd", "rarest", "commonest", "as_asked")
 _HIDDEN = (128, 64)

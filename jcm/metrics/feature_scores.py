@@ -12,7 +12,6 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from jcm.data import Dataset
-from jcm.errors import JcmError
 from jcm.metrics import (
     frechet,
     inception_score,
@@ -23,6 +22,7 @@ from jcm.metrics import (
     statistics,
 )
 from jcm.metrics.statistics import Statistics
+from jcm.runtime.errors import JcmError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jcm import images as images_lib
-from jcm import sharding
-from jcm.errors import JcmError
+from jcm.data import images as images_lib
 from jcm.metrics.networks import FeatureNetwork
+from jcm.runtime import sharding
+from jcm.runtime.errors import JcmError
 
 # Images in work on each device. Few on a CPU: what passes from layer to layer then
 # stays in its cache, which makes Inception 1.6 times as fast.

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from jcm.errors import JcmError
+from jcm.runtime.errors import JcmError
 
 Features = Float[np.ndarray, "_n d"]
 

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
-from jcm.errors import JcmError
+from jcm.runtime.errors import JcmError
 
 LEAST = _SPLITS = 10
 

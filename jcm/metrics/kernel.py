@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from jcm.errors import JcmError
+from jcm.runtime.errors import JcmError
 
 LEAST = 1000  # images on either side, for one draw
 _SUBSETS = 100

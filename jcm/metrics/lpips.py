@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jcm.errors import JcmError
 from jcm.metrics import weights as weights_lib
 from jcm.metrics.networks import classifiers, efficientnet, layers
 from jcm.metrics.networks.layers import Images, Params
+from jcm.runtime.errors import JcmError
 
 # Mean and deviation of ImageNet's pixels in [0, 1].
 _MEAN = (0.485, 0.456, 0.406)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jcm.errors import JcmError
+from jcm.runtime.errors import JcmError
 
 # Distances of so many to so many are held at a time: 64 MiB of float32.
 _BLOCK = 4096

@@ -8,12 +8,12 @@ from collections.abc import Collection
 import numpy as np
 from absl import logging
 
-from jcm import distributed, download, files
 from jcm.data import Dataset
-from jcm.errors import JcmError
 from jcm.metrics import frechet, statistics
 from jcm.metrics.networks import FeatureNetwork
 from jcm.metrics.statistics import Statistics
+from jcm.runtime import distributed, download, files
+from jcm.runtime.errors import JcmError
 
 # Scores that look at images one by one do so at no more of the real ones.
 _MOST_ROWS = 50_000

@@ -8,10 +8,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jcm.data import Dataset
-from jcm.errors import JcmError
 from jcm.metrics import classifier
 from jcm.metrics.classifier import Classifier
 from jcm.metrics.feature_scores import SCORES, FeatureScores
+from jcm.runtime.errors import JcmError
 
 _CLASSIFIER = "classifier"
 # What of the classifier's columns is better or worse, and whether more is better.

@@ -8,10 +8,10 @@ import numpy as np
 import tqdm
 from jaxtyping import Float, UInt8
 
-from jcm import distributed
-from jcm.errors import JcmError
 from jcm.metrics import features, frechet
 from jcm.metrics.networks import FeatureNetwork
+from jcm.runtime import distributed
+from jcm.runtime.errors import JcmError
 
 # Images decoded and looked at between two steps of the progress bar.
 _CHUNK = 512

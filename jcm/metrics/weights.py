@@ -5,10 +5,10 @@ import importlib.resources
 import os
 import pathlib
 
-from jcm import download
-from jcm.errors import JcmError
 from jcm.metrics.networks.layers import Weights
 from jcm.pretrained import torch_file
+from jcm.runtime import download
+from jcm.runtime.errors import JcmError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Weights from elsewhere, read without running foreign code."""
+"""Checkpoints of other projects, read without running any code in them."""

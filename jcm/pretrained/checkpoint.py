@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jcm import models
-from jcm.errors import JcmError
-from jcm.models import Levels, Network, Params, adm, ncsnpp
+from jcm import networks
+from jcm.networks import Levels, Network, Params, adm, ncsnpp
 from jcm.pretrained import (
     diffusers_folder,
     flax_file,
@@ -21,6 +20,7 @@ from jcm.pretrained import (
     released,
     torch_file,
 )
+from jcm.runtime.errors import JcmError
 
 _KINDS = ("edm", "consistency")
 # Parameters that a checkpoint of the original JAX code may have.
@@ -248,7 +248,7 @@ def _read_torch(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
         if nvlabs_edm.is_edm(state):
             _refuse_hints(hints)
             found = nvlabs_edm.read(state)
-            network = models.build(found.arch)
+            network = networks.build(found.arch)
             params = nvlabs_edm.params(found, network.shapes)
             return Checkpoint(network, params, "edm", notes=nvlabs_edm.NOTES)
         _refuse_hints(hints, "image_size", "num_heads", "head_channels")
@@ -258,7 +258,7 @@ def _read_torch(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
             num_heads=hints.num_heads,
             head_channels=hints.head_channels,
         )
-        network = models.build(arch)
+        network = networks.build(arch)
         params = openai_adm.params(state, arch, network.shapes)
         return Checkpoint(network, params, _kind_of(path))
     except JcmError as error:
@@ -289,7 +289,7 @@ def _network(
     arch = openai_jcm.architecture(
         flat, image_size=hints.image_size, attn_resolutions=hints.attn_resolutions
     )
-    network = models.build(arch)
+    network = networks.build(arch)
     return network, openai_jcm.params_from_original(flat, arch, network.shapes)
 
 
@@ -299,7 +299,7 @@ def _read_diffusers(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
     found = diffusers_folder.read(path)
     try:
         _refuse_hints(hints)
-        network = models.build(found.arch)
+        network = networks.build(found.arch)
         params = diffusers_folder.params(found, network.shapes)
     except JcmError as error:
         raise JcmError(f"{path}: {error}") from error

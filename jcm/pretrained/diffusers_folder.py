@@ -19,10 +19,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jcm import files
-from jcm.errors import JcmError
-from jcm.models import Levels, Params, adm
+from jcm.networks import Levels, Params, adm
 from jcm.pretrained import tensors, torch_file
+from jcm.runtime import files
+from jcm.runtime.errors import JcmError
 
 _INDEX, _UNET, _SCHEDULER = "model_index.json", "unet", "scheduler"
 _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model"

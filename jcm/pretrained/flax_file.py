@@ -14,7 +14,7 @@ import ml_dtypes
 import msgpack
 import numpy as np
 
-from jcm.errors import JcmError
+from jcm.runtime.errors import JcmError
 
 # Types that flax adds to msgpack.
 _ARRAY, _SCALAR = 1, 3

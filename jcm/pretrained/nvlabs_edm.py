@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jcm.errors import JcmError
-from jcm.models import Levels, Params, adm, ncsnpp
+from jcm.networks import Levels, Params, adm, ncsnpp
 from jcm.pretrained import tensors
+from jcm.runtime.errors import JcmError
 
 _BLOCK = {
     "norm0": "norm0",

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jcm.errors import JcmError
-from jcm.models import Params, adm
+from jcm.networks import Params, adm
 from jcm.pretrained import tensors
+from jcm.runtime.errors import JcmError
 
 # Published networks by their channel multipliers.
 _IMAGE_SIZES = {(1, 2, 3, 4): 64, (1, 1, 2, 3, 4): 128, (1, 1, 2, 2, 4, 4): 256}

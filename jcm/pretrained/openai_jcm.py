@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jcm.errors import JcmError
-from jcm.models import Params, ncsnpp
+from jcm.networks import Params, ncsnpp
 from jcm.pretrained import tensors
+from jcm.runtime.errors import JcmError
 
 _BLOCK = {
     "norm0": "GroupNorm_0",

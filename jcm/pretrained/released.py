@@ -9,8 +9,8 @@ import dataclasses
 import os
 import pathlib
 
-from jcm import download
-from jcm.errors import JcmError
+from jcm.runtime import download
+from jcm.runtime.errors import JcmError
 
 _PUBLISHER = "openai/"
 _BASE = "https://openaipublic.blob.core.windows.net/consistency/"

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from jcm.errors import JcmError
-from jcm.models import Params
+from jcm.networks import Params
+from jcm.runtime.errors import JcmError
 
 Path = tuple[str, ...]
 

@@ -21,7 +21,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jcm.errors import JcmError
+from jcm.runtime.errors import JcmError
 
 # First number of a file of the older kind, then its version.
 _MAGIC = 0x1950A86A20F9469CFC6C

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jcm import models
-from jcm.errors import JcmError
+from jcm import networks
 from jcm.metrics import weights as weights_lib
 from jcm.metrics.networks import dinov2, efficientnet, inception
 from jcm.metrics.networks.layers import Images, Params
+from jcm.runtime.errors import JcmError
 
 NETWORKS = {
     "inception": inception,
@@ -39,7 +39,7 @@ class FeatureNetwork:
     @functools.cached_property
     def version(self) -> str:
         """Tells its features from those of other weights, or of older code."""
-        digest = models.fingerprint(self.params)
+        digest = networks.fingerprint(self.params)
         return f"{self.name}{NETWORKS[self.name].VERSION}-{digest}"
 
     def sizes(self, image_shape: tuple[int, ...]) -> dict[str, int]:

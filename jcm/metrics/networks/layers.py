@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jcm.errors import JcmError
-from jcm.images import AnyArray
+from jcm.data.images import AnyArray
+from jcm.runtime.errors import JcmError
 
 Params = dict[str, AnyArray]
 Images = Float[AnyArray, "_b _h _w _c"]

@@ -1,0 +1,1 @@
+"""What each program does, top to bottom: one file for each command."""

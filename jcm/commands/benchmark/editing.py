@@ -1,0 +1,170 @@
+"""What editing is worth against the plain way of each task, as JSON.
+
+python -m jcm.commands.benchmark.editing --run=WORKDIR [--held_out='train[1597:]']
+
+Needs a model trained on a part of labelled data (`--config.data.split='train[:1597]'`);
+the rest is edited, and the classifier that judges has not seen it either.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.ndimage
+from absl import flags
+from jaxtyping import Float, Int
+from PIL import Image
+
+from jcm import config as config_lib
+from jcm import data
+from jcm.commands import cli
+from jcm.data import images
+from jcm.metrics.classifier import Classifier
+from jcm.model import model
+from jcm.run import workdir as workdir_lib
+from jcm.runtime import distributed
+from jcm.runtime.errors import JcmError
+
+_RUN = flags.DEFINE_string("run", "", "Workdir of a run.")
+_HELD_OUT = flags.DEFINE_string(
+    "held_out", "train[1597:]", "Part of the data that the run has not seen."
+)
+_VARIANTS = 8
+_SIGMA = 0.5
+# The Gaussian filter may choose its width on the very images it is judged by.
+_WIDTHS = np.arange(0.2, 1.6, 0.05)
+
+Images = Float[np.ndarray, "n h w c"]
+
+
+def measure(
+    trained: model.Model,
+    classifier: Classifier,
+    x: Images,
+    labels: Int[np.ndarray, " n"],
+) -> dict[str, Any]:
+    """Inpainting, super-resolution and denoising of images that nobody has seen.
+
+    Args:
+      trained: a consistency model without classes.
+      classifier: ready.
+      x: images in [-1, 1].
+      labels: what they show.
+
+    Returns:
+      By task and way: `rmse` in [0, 1] units, `right` the share that the classifier
+      takes for what it was, `psnr` in dB.
+    """
+
+    def right(made: Images) -> float:
+        seen = classifier.recognise(images.to_uint8(made))
+        return float(np.mean(seen == np.repeat(labels, len(made) // len(labels))))
+
+    found = {"count": len(x), "real": {"right": right(x)}}
+    found["inpaint"] = _inpaint(trained, x, right)
+    found["super_resolve"] = _super_resolve(trained, x, right)
+    found["denoise"] = _denoise(trained, x, right)
+    return found
+
+
+def _inpaint(trained: model.Model, x: Images, right: Any) -> dict[str, Any]:
+    """The middle half of height and width is missing."""
+    size = x.shape[1]
+    hole = np.zeros((size, size), bool)
+    hole[size // 4 : 3 * size // 4, size // 4 : 3 * size // 4] = True
+    _, nearest = scipy.ndimage.distance_transform_edt(hole, return_indices=True)
+    mean = x.copy()
+    mean[:, hole] = x[:, ~hole].mean(axis=1, keepdims=True)
+    made = trained.edit.inpaint(x, hole, variants=_VARIANTS).images
+
+    def rmse(filled: Images) -> Float[np.ndarray, " n"]:
+        error = (filled - np.repeat(x, len(filled) // len(x), axis=0))[:, hole] / 2
+        return np.sqrt(np.mean(error**2, axis=(1, 2)))
+
+    each = rmse(made).reshape(len(x), _VARIANTS)
+    best = made.reshape(len(x), _VARIANTS, *x.shape[1:])
+    best = best[np.arange(len(x)), each.argmin(axis=1)]
+    ways = {"mean": mean, "nearest": x[:, *nearest], "ours, best of 8": best}
+    ways["ours, all"] = made
+    return {
+        way: {"rmse": float(rmse(filled).mean()), "right": right(filled)}
+        for way, filled in ways.items()
+    }
+
+
+def _super_resolve(trained: model.Model, x: Images, right: Any) -> dict[str, Any]:
+    """From half the height and width."""
+    count, size, _, channels = x.shape
+    half = size // 2
+    small = x.reshape(count, half, 2, half, 2, channels).mean(axis=(2, 4))
+
+    def enlarge(image: np.ndarray) -> np.ndarray:
+        floats = Image.fromarray(image)
+        return np.asarray(floats.resize((size, size), Image.Resampling.BICUBIC))
+
+    bicubic = np.stack(
+        [
+            np.stack([enlarge(image[..., c]) for c in range(channels)], axis=-1)
+            for image in small
+        ]
+    )
+    made = trained.edit.super_resolve(small, variants=_VARIANTS).images
+    means = made.reshape(-1, half, 2, half, 2, channels).mean(axis=(2, 4))
+    error = np.abs(means - np.repeat(small, _VARIANTS, axis=0)).max()
+    averages = made.reshape(count, _VARIANTS, *x.shape[1:]).mean(axis=1)
+    return {
+        "bicubic": {"right": right(bicubic)},
+        "ours, all": {"right": right(made), "largest_error_of_a_mean": float(error)},
+        "ours, mean of 8": {"right": right(averages)},
+    }
+
+
+def _denoise(trained: model.Model, x: Images, right: Any) -> dict[str, Any]:
+    """White noise, in one evaluation."""
+    noisy = x + _SIGMA * np.random.default_rng(0).standard_normal(x.shape)
+    noisy = noisy.astype(np.float32)
+
+    def psnr(made: Images) -> float:
+        return float(10 * np.log10(4 / np.mean((np.clip(made, -1, 1) - x) ** 2)))
+
+    filtered = [
+        scipy.ndimage.gaussian_filter(noisy, (0, width, width, 0)) for width in _WIDTHS
+    ]
+    ways = {
+        "noisy": noisy,
+        "gaussian filter": max(filtered, key=psnr),
+        "ours": trained.edit.denoise(noisy, sigma=_SIGMA).images,
+        "ours, level estimated": trained.edit.denoise(noisy).images,
+    }
+    return {
+        way: {"psnr": psnr(made), "right": right(made)} for way, made in ways.items()
+    }
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints the numbers.
+
+    Raises:
+      JcmError: for a run that has seen all of its data.
+    """
+    cli.refuse_arguments(argv)
+    distributed.initialize(config_lib.base())
+    config = workdir_lib.read(_RUN.value).config
+    if config.data.split == "train":
+        raise JcmError(
+            f"{_RUN.value} was trained on all of its data: train on a part, such as"
+            " --config.data.split='train[:1597]'"
+        )
+    seen = data.load(config.data, config.data.split)
+    held_out = data.load(config.data, _HELD_OUT.value).arrays()
+    classifier = Classifier(seen, len(seen))
+    classifier.prepare()
+    x = images.to_float(held_out["image"])
+    trained = model.load(_RUN.value)
+    found = measure(trained, classifier, x, held_out["label"])
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    cli.run(main)

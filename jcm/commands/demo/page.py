@@ -1,0 +1,241 @@
+"""The page: what is where, and which button does what."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from jcm.commands.demo.actions import ANY, Actions, Common, Shown
+from jcm.runtime.errors import JcmError
+
+# At most; the sliders end there.
+_STEPS, _POINTS, _COUNT, _SEED = 8, 40, 16, 2**31 - 1
+# What a tab is made of: the text of its button, what that does, and with what.
+_Tab = tuple[str, Callable[..., Shown], list[Any]]
+
+
+def build(actions: Actions) -> gr.Blocks:
+    """The page of a model; a diffusion model can only be sampled."""
+    model = actions.model
+    # Other people's pictures are gone after an hour.
+    options = {"analytics_enabled": False, "delete_cache": (3600, 3600)}
+    with gr.Blocks(title="jcm", **options) as page:
+        gr.Markdown(f"# jcm\n{_about(actions)}")
+        with gr.Row():
+            common = [
+                gr.Number(0, label="Seed", precision=0, minimum=0, maximum=_SEED),
+                gr.Slider(1, _COUNT, 4, step=1, label="How many"),
+                gr.Dropdown(
+                    [ANY, *model.class_names],
+                    value=ANY,
+                    label="Class",
+                    visible=bool(model.class_names),
+                ),
+            ]
+        _tab("Sample", _sample, actions, common)
+        if model.kind == "consistency":
+            _tab("Inpaint", _inpaint, actions, common)
+            if actions.channels == 3:
+                _tab("Colourise", _colorize, actions, common)
+            if actions.factors():
+                _tab("Super-resolve", _super_resolve, actions, common)
+            _tab("Strokes", _strokes, actions, common)
+            _tab("Interpolate", _interpolate, actions, common, columns=1)
+    return page.queue(default_concurrency_limit=1)
+
+
+def theme() -> gr.Theme:
+    """Of fonts that are there without a network."""
+    return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+
+
+def _about(actions: Actions) -> str:
+    model = actions.model
+    kind = "Consistency" if model.kind == "consistency" else "Diffusion"
+    size = f"{actions.size}×{actions.size}"
+    colour = "colour" if actions.channels == 3 else "grey"
+    step = f", {model.step:,} training steps" if model.step is not None else ""
+    return f"{kind} model, {size}, {colour}{step}."
+
+
+def _tab(
+    name: str,
+    make: Callable[..., _Tab],
+    actions: Actions,
+    common: list[Any],
+    columns: int = 3,
+) -> None:
+    """What goes in on the left, what comes out on the right."""
+    with gr.Tab(name), gr.Row():
+        with gr.Column():
+            text, action, own = make(actions, common)
+            button = gr.Button(text, variant="primary")
+        with gr.Column():
+            gallery = gr.Gallery(
+                label="Result",
+                columns=columns,
+                height="auto",
+                format="png",
+                object_fit="contain",
+            )
+            line = gr.Markdown()
+
+    def show(*values: Any) -> Any:
+        shown = action(*values)
+        return shown.pictures, shown.line
+
+    _on(button, show, common, own, [gallery, line], text)
+
+
+def _sample(actions: Actions, common: list[Any]) -> _Tab:
+    del common
+    if actions.model.kind == "consistency":
+        steps = gr.Slider(1, _STEPS, 1, step=1, label="Steps")
+    else:
+        points = min(actions.model.config.sample.steps, _POINTS)
+        steps = gr.Slider(2, _POINTS, points, step=1, label="Points of the ODE")
+    return "Sample", actions.sample, [steps]
+
+
+def _inpaint(actions: Actions, common: list[Any]) -> _Tab:
+    brush = gr.Brush(default_size=24, colors=["#ff3355"], color_mode="fixed")
+    editor = _editor(actions, "Paint over what is to be made anew", brush=brush)
+    _take(actions, common, editor)
+
+    def inpaint(options: Common, drawing: dict[str, Any] | None) -> Shown:
+        drawing = drawing or {}
+        layers = [layer for layer in drawing.get("layers") or [] if layer is not None]
+        return actions.inpaint(options, drawing.get("background"), _over(layers))
+
+    return "Inpaint", inpaint, [editor]
+
+
+def _colorize(actions: Actions, common: list[Any]) -> _Tab:
+    image = _image()
+    _take(actions, common, image)
+    return "Colourise", actions.colorize, [image]
+
+
+def _super_resolve(actions: Actions, common: list[Any]) -> _Tab:
+    image = _image()
+    _take(actions, common, image)
+    factors = actions.factors()
+    factor = gr.Dropdown(factors, value=factors[0], label="Times larger")
+    return "Super-resolve", actions.super_resolve, [image, factor]
+
+
+def _strokes(actions: Actions, common: list[Any]) -> _Tab:
+    del common
+    paper = actions.paper()
+    colours = ["#000000", "#ffffff", "#808080"]
+    if actions.channels == 3:
+        colours += ["#d62828", "#f4a261", "#ffd60a", "#2a9d3f", "#2176c7", "#7b4fa3"]
+    brush = gr.Brush(
+        default_size=24,
+        colors=colours,
+        default_color="#000000" if paper.mean() > 127 else "#ffffff",
+    )
+    editor = _editor(actions, "Draw roughly", paper, brush=brush)
+    noise = actions.model.config.noise
+    sigma = gr.Slider(
+        max(0.1, noise.sigma_min),
+        min(20.0, noise.sigma_max),
+        round(actions.stroke_sigma(), 1),
+        label="Noise (less stays closer to the strokes)",
+    )
+
+    def draw(options: Common, drawing: dict[str, Any] | None, sigma: float) -> Shown:
+        drawing = drawing or {}
+        return actions.stroke_to_image(options, drawing.get("composite"), sigma)
+
+    return "Strokes to picture", draw, [editor, sigma]
+
+
+def _interpolate(actions: Actions, common: list[Any]) -> _Tab:
+    del common
+    other = gr.Number(1, label="To seed", precision=0, minimum=0, maximum=_SEED)
+    return "Interpolate", actions.interpolate, [other]
+
+
+def _image() -> gr.Image:
+    return gr.Image(
+        label="Picture",
+        type="pil",
+        image_mode=None,
+        format="png",
+        height=400,
+        sources=["upload", "clipboard"],
+    )
+
+
+def _editor(
+    actions: Actions, label: str, value: np.ndarray | None = None, **options: Any
+) -> gr.ImageEditor:
+    """A place to draw on; what is dropped there is shown as the model will see it.
+
+    A brush has the same size then, whatever the size of the picture.
+    """
+    editor = gr.ImageEditor(
+        value,
+        label=label,
+        type="pil",
+        format="png",
+        layers=False,
+        transforms=(),
+        sources=("upload", "clipboard"),
+        height=440,
+        **options,
+    )
+
+    def fit(drawing: dict[str, Any] | None) -> Any:
+        given = (drawing or {}).get("background")
+        return gr.skip() if given is None else actions.seen(given)
+
+    editor.upload(fit, editor, editor, api_visibility="private", show_progress="hidden")
+    return editor
+
+
+def _over(layers: list[Image.Image]) -> Image.Image | None:
+    """One layer of all."""
+    if not layers:
+        return None
+    layers = [layer.convert("RGBA") for layer in layers]
+    return functools.reduce(Image.alpha_composite, layers)
+
+
+def _take(actions: Actions, common: list[Any], place: Any) -> None:
+    """A button that puts an image of the model into a place for pictures."""
+    button = gr.Button("Take a sample", size="sm")
+    _on(button, actions.picture, common, [], place, "picture")
+
+
+def _on(
+    button: gr.Button,
+    action: Callable[..., Any],
+    common: list[Any],
+    own: list[Any],
+    outputs: Any,
+    name: str,
+) -> None:
+    """Binds an action; one runs at a time, and what it refuses is shown."""
+
+    def run(seed: int | None, count: int, label: str | None, *values: Any) -> Any:
+        try:
+            for place, value in zip([common[0], *own], [seed, *values], strict=True):
+                if value is None and isinstance(place, gr.Number | gr.Slider):
+                    raise JcmError(f"{place.label}: a number is missing")
+            return action(Common(int(seed), int(count), label or ANY), *values)
+        except JcmError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    button.click(
+        run,
+        [*common, *own],
+        outputs,
+        api_name=name.lower().replace("-", "_").replace(" ", "_"),
+        concurrency_id="model",
+        concurrency_limit=1,
+    )

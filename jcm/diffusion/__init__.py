@@ -1,0 +1,1 @@
+"""The mathematics: noise levels, preconditioning, solvers, sampling, edits."""

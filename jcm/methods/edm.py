@@ -1,0 +1,75 @@
+"""Denoising score matching as in EDM: the teacher's training."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jcm.diffusion import precond
+from jcm.diffusion.denoiser import Denoiser
+from jcm.methods.method import Batch, Frozen
+from jcm.networks import Network, Params
+
+_SIGMA, _NOISE, _DROPOUT = range(3)
+
+
+@dataclasses.dataclass(frozen=True)
+class EDM:
+    """Loss of Karras et al. 2022, Table 1: ln sigma ~ N(p_mean, p_std^2).
+
+    The weight (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 makes every noise level
+    count alike; the squares are summed over pixels, as in the authors' code.
+    """
+
+    model: Denoiser
+    p_mean: float = -1.2
+    p_std: float = 1.2
+
+    needs_teacher = False
+    keeps_target = False
+    constants = None
+
+    def loss(
+        self, params: Params, frozen: Frozen, batch: Batch, step: Int[Array, ""]
+    ) -> Float[Array, " b"]:
+        """Weighted squared error of D at random noise levels; see `Method.loss`."""
+        del frozen, step
+        normal = jax.vmap(jax.random.normal)(batch.fold(_SIGMA))
+        sigma = jnp.exp(self.p_mean + self.p_std * normal)
+        return self.loss_at(params, batch, sigma, batch.normal(_NOISE))
+
+    def loss_at(
+        self,
+        params: Params,
+        batch: Batch,
+        sigma: Float[Array, " b"],
+        noise: Float[Array, "b h w c"],
+    ) -> Float[Array, " b"]:
+        """The same with every random draw given."""
+        x = batch.images + sigma[:, None, None, None] * noise
+        x0 = self.model(params, x, sigma, batch.labels, batch.fold(_DROPOUT))
+        sigma_data = self.model.precond.sigma_data
+        weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+        return weight * jnp.sum((x0 - batch.images) ** 2, axis=(1, 2, 3))
+
+    def curriculum(self, step: Int[Array, ""]) -> dict[str, Array]:
+        """Nothing changes with the step."""
+        del step
+        return {}
+
+
+def denoiser_from_config(config: Any, network: Network) -> Denoiser:
+    """The diffusion model of a config."""
+    noise = config.noise
+    return Denoiser(network, precond.EDM(noise.sigma_data, noise.sigma_min))
+
+
+def from_config(config: Any, network: Network) -> EDM:
+    """The method of a config."""
+    return EDM(
+        model=denoiser_from_config(config, network),
+        p_mean=config.loss.p_mean,
+        p_std=config.loss.p_std,
+    )

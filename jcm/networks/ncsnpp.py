@@ -1,0 +1,287 @@
+"""NCSN++ (Song et al. 2021), the network of consistency models on CIFAR-10.
+
+The variant is the one of Song et al. 2023: BigGAN residual blocks, FIR resampling,
+residual input pyramid, Fourier time embedding, no output pyramid. With a positional
+embedding, a box filter and no pyramid it is the DDPM++ of Karras et al. 2022. A label
+embedding is added to the time embedding where there are classes.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jcm.networks import fir
+from jcm.networks.layers import (
+    GroupNorm,
+    Levels,
+    Step,
+    attention,
+    call,
+    check_labels,
+    dropout,
+    initializer,
+    steps,
+)
+from jcm.runtime.errors import JcmError
+
+DropoutKeys = Array | None
+
+_CHOICES = {
+    "embedding_type": ("fourier", "positional"),
+    "progressive_input": ("residual", "none"),
+}
+_LONGEST_PERIOD = 10_000.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture(Levels):
+    """Sizes of an NCSN++; see `layers.Levels` for the rest.
+
+    Attributes:
+      embedding_type: of the time: "fourier", at random frequencies, or "positional".
+      fourier_scale: standard deviation of the random frequencies.
+      progressive_input: "residual" where smaller copies of the input join each level,
+        or "none".
+      fir_kernel: taps of the resampling filter, before normalisation.
+    """
+
+    embedding_type: str
+    fourier_scale: float
+    progressive_input: str
+    fir_kernel: tuple[float, ...]
+
+    @functools.cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """The layers between the first and the last; see `layers.steps`."""
+        return steps(self, self.nf, attends_each=False)
+
+    def check(self) -> None:
+        """Raises JcmError where the sizes do not fit together."""
+        super().check()
+        for field, known in _CHOICES.items():
+            if getattr(self, field) not in known:
+                raise JcmError(
+                    f"config.model.ncsnpp.{field}={getattr(self, field)!r} is unknown:"
+                    f" use {' or '.join(known)}"
+                )
+        widths = {self.nf * mult for mult in self.ch_mult}
+        joined = {a + b for a in widths | {self.nf} for b in widths | {self.nf}}
+        for width in sorted(widths | joined | {self.nf}):
+            if width < 4 or width % min(width // 4, 32):
+                raise JcmError(
+                    f"config.model.nf={self.nf}, ch_mult={self.ch_mult}: {width}"
+                    " channels do not divide into groups: use an nf that is a multiple"
+                    " of 4, and of 32 from 128 on"
+                )
+
+
+def _conv(
+    c_in: int, c_out: int, size: int, arch: Architecture, rngs: nnx.Rngs, scale=1.0
+) -> nnx.Conv:
+    return nnx.Conv(
+        c_in,
+        c_out,
+        (size, size),
+        dtype=jnp.dtype(arch.dtype),
+        kernel_init=initializer(scale),
+        rngs=rngs,
+    )
+
+
+def _norm(channels: int, arch: Architecture, rngs: nnx.Rngs) -> GroupNorm:
+    return GroupNorm(
+        channels,
+        groups=min(channels // 4, 32),
+        epsilon=1e-6,
+        dtype=arch.dtype,
+        rngs=rngs,
+    )
+
+
+class TimeEmbedding(nnx.Module):
+    """Sines and cosines of c_noise, plus the label, through two dense layers."""
+
+    def __init__(self, arch: Architecture, rngs: nnx.Rngs):
+        width = 4 * arch.nf
+        dense = {"kernel_init": initializer(1.0), "rngs": rngs}
+        self.count = arch.nf // 2
+        if arch.embedding_type == "fourier":
+            self.count = arch.nf
+            random = jax.random.normal(rngs.params(), (arch.nf,))
+            self.frequencies = nnx.Param(arch.fourier_scale * random)
+        self.dense0 = nnx.Linear(2 * self.count, width, **dense)
+        self.dense1 = nnx.Linear(width, width, **dense)
+        if arch.num_classes:
+            # Unit variance, as in ADM: no smaller than the time's part beside it.
+            unit = nnx.initializers.normal(1.0)
+            self.label = nnx.Embed(
+                arch.num_classes, width, embedding_init=unit, rngs=rngs
+            )
+
+    def __call__(
+        self, c_noise: Float[Array, " b"], labels: Int[Array, " b"] | None
+    ) -> Float[Array, "b e"]:
+        # Always float32: frequencies of +-50 on c_noise of +-1.6 are lost in bf16.
+        if hasattr(self, "frequencies"):
+            frequencies = jax.lax.stop_gradient(self.frequencies[...])
+            angles = c_noise[:, None] * frequencies * 2 * jnp.pi
+        else:
+            exponents = jnp.linspace(0, 1, self.count, dtype=jnp.float32)
+            angles = c_noise[:, None] * _LONGEST_PERIOD**-exponents
+        embedding = self.dense0(
+            jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+        )
+        if labels is not None:
+            embedding = embedding + self.label(labels)
+        return self.dense1(nnx.swish(embedding))
+
+
+class ResBlock(nnx.Module):
+    """BigGAN residual block, optionally halving or doubling the resolution."""
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        arch: Architecture,
+        rngs: nnx.Rngs,
+        *,
+        resample: str = "",
+        index: int,
+    ):
+        self.resample, self.index, self.arch = resample, index, arch
+        self.norm0 = _norm(c_in, arch, rngs)
+        self.conv0 = _conv(c_in, c_out, 3, arch, rngs)
+        self.time = nnx.Linear(
+            4 * arch.nf,
+            c_out,
+            dtype=jnp.dtype(arch.dtype),
+            kernel_init=initializer(1.0),
+            rngs=rngs,
+        )
+        self.norm1 = _norm(c_out, arch, rngs)
+        self.conv1 = _conv(c_out, c_out, 3, arch, rngs, scale=0.0)
+        if c_in != c_out or resample:
+            self.shortcut = _conv(c_in, c_out, 1, arch, rngs)
+
+    def __call__(self, x: Array, embedding: Array, dropout_keys: DropoutKeys) -> Array:
+        h = self.norm0(x, swish=True)
+        if self.resample:
+            change = fir.upsample if self.resample == "up" else fir.downsample
+            h, x = (change(v, self.arch.fir_kernel) for v in (h, x))
+        time = self.time(nnx.swish(embedding))
+        h = self.norm1(self.conv0(h), offset=time, swish=True)
+        h = self.conv1(dropout(h, self.arch.dropout, dropout_keys, self.index))
+        if hasattr(self, "shortcut"):
+            x = self.shortcut(x)
+        return (x + h) / math.sqrt(2)
+
+
+class Attention(nnx.Module):
+    """Single-head self-attention over all pixels, with a residual connection."""
+
+    def __init__(self, channels: int, arch: Architecture, rngs: nnx.Rngs):
+        dtype = jnp.dtype(arch.dtype)
+        self.norm = _norm(channels, arch, rngs)
+        for name, scale in (("query", 0.1), ("key", 0.1), ("value", 0.1), ("out", 0.0)):
+            dense = nnx.Linear(
+                channels,
+                channels,
+                dtype=dtype,
+                kernel_init=initializer(scale),
+                rngs=rngs,
+            )
+            setattr(self, name, dense)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        batch, height, width, channels = x.shape
+        tokens = self.norm(x).reshape(batch, height * width, 1, channels)
+        mixed = attention(self.query(tokens), self.key(tokens), self.value(tokens))
+        return (x + self.out(mixed).reshape(x.shape)) / math.sqrt(2)
+
+
+def _layer(
+    step: Step, index: int, arch: Architecture, rngs: nnx.Rngs
+) -> ResBlock | Attention:
+    if step.kind == "attn":
+        return Attention(step.c_out, arch, rngs)
+    resample = "" if step.kind == "block" else step.kind
+    return ResBlock(step.c_in, step.c_out, arch, rngs, resample=resample, index=index)
+
+
+class NCSNpp(nnx.Module):
+    """The U-Net F(x_in, c_noise, labels).
+
+    The names of the blocks tell resolution and role (`res16_block0`, `res16_down`).
+    """
+
+    def __init__(self, arch: Architecture, rngs: nnx.Rngs):
+        self.arch = arch
+        self.embed = TimeEmbedding(arch, rngs)
+        self.conv_in = _conv(arch.image_channels, arch.nf, 3, arch, rngs)
+        self.down, self.middle, self.up = nnx.Dict(), nnx.Dict(), nnx.Dict()
+        pyramid = arch.image_channels
+        for index, step in enumerate(arch.steps):
+            part = getattr(self, step.part)
+            part[step.name] = _layer(step, index, arch, rngs)
+            if step.kind == "down" and arch.progressive_input == "residual":
+                conv = _conv(pyramid, step.c_out, 3, arch, rngs)
+                part[f"res{step.size}_pyramid"] = conv
+                pyramid = step.c_out
+        channels = arch.steps[-1].c_out
+        self.norm_out = _norm(channels, arch, rngs)
+        self.conv_out = _conv(channels, arch.image_channels, 3, arch, rngs, scale=0.0)
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        c_noise: Float[Array, " b"],
+        labels: Int[Array, " b"] | None = None,
+        dropout_keys: DropoutKeys = None,
+    ) -> Float[Array, "b h w c"]:
+        """Evaluates the network.
+
+        Args:
+          x: scaled noisy images.
+          c_noise: time input, ln(sigma) / 4.
+          labels: class of each image; None exactly when there are no classes.
+          dropout_keys: a key for each image, or None to leave dropout out.
+
+        Returns:
+          The raw output, in float32.
+
+        Raises:
+          JcmError: for missing labels, or labels of an unconditional network.
+        """
+        arch = self.arch
+        check_labels(labels, arch.num_classes)
+        embedding = self.embed(c_noise, labels)
+        pyramid = x.astype(arch.dtype)
+        h = self.conv_in(pyramid)
+        skips = [h]
+        for step in arch.steps:
+            part = getattr(self, step.part)
+            if step.joins:
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+            if step.kind == "attn":
+                h = call(part[step.name], step, arch, h)
+            else:
+                h = call(part[step.name], step, arch, h, embedding, dropout_keys)
+            if step.kind == "down" and arch.progressive_input == "residual":
+                conv = part[f"res{step.size}_pyramid"]
+                pyramid = _conv_downsample(conv, pyramid, arch)
+                pyramid = h = (pyramid + h) / math.sqrt(2)
+            if step.keeps:
+                skips.append(h)
+        return self.conv_out(self.norm_out(h, swish=True)).astype(jnp.float32)
+
+
+def _conv_downsample(conv: nnx.Conv, x: Array, arch: Architecture) -> Array:
+    """Halves the input pyramid with the weights of `conv`."""
+    kernel, bias = (v[...].astype(arch.dtype) for v in (conv.kernel, conv.bias))
+    return fir.conv_downsample(x, kernel, arch.fir_kernel) + bias

@@ -1,0 +1,1 @@
+"""Processes, devices, files and errors; imports nothing else of jcm."""

@@ -1,0 +1,26 @@
+"""What this program is made of."""
+
+import hashlib
+import importlib.metadata
+import pathlib
+import platform
+
+# What changes numbers, or how processes talk.
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """The version of each package that counts, and a hash of this one's files."""
+    folder = pathlib.Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode())
+        digest.update(path.read_bytes())
+    return {
+        "the code of jcm": digest.hexdigest()[:12],
+        "the version of python": platform.python_version(),
+        **{
+            f"the version of {name}": importlib.metadata.version(name)
+            for name in _PACKAGES
+        },
+    }

@@ -1,0 +1,1 @@
+"""The parts of a training run, which know no method by name."""
