@@ -1,4 +1,4 @@
-"""Numbers of the original code: ../shared/golden, or the excerpt in tests/data."""
+"""Numbers of the original code, in tests/data."""
 
 import functools
 import pathlib
@@ -6,7 +6,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from paths import DATA
 
 from jcm import networks
 from jcm.diffusion import precond
@@ -15,9 +15,6 @@ from jcm.diffusion.schedules import FixedScales, KarrasGrid
 from jcm.methods import distances
 from jcm.methods.consistency import Consistency
 from jcm.pretrained import openai_jcm
-
-_HERE = pathlib.Path(__file__).parent
-_FOLDERS = (_HERE.parent.parent / "shared" / "golden", _HERE / "data")
 
 # The small network that the numbers were made with ("cfg1").
 CONFIG = {
@@ -39,11 +36,8 @@ CONFIG = {
 
 
 def path(name: str) -> pathlib.Path:
-    """The file, or a skipped test where only the excerpt is at hand."""
-    for folder in _FOLDERS:
-        if (folder / name).exists():
-            return folder / name
-    pytest.skip(f"golden file {name} is not here")
+    """Where a file of golden numbers is."""
+    return DATA / name
 
 
 @functools.cache

@@ -1,13 +1,13 @@
 """Copies of launch/, stand-ins for the programs it calls, and ways to run it."""
 
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).parents[1]
+from paths import ROOT
+
 CIFAR10 = "--config=configs/cifar10_cd.py"
 # Arguments that a shell or Kubernetes would like to change.
 ODD = ["", "a  b", "it's", '"', "\\", "$HOME $(HOME) $$", "*", "a\nb\tc", "é", "(0, 1)"]

@@ -1,11 +1,11 @@
 """The command line: one clear line and exit code 1 for every mistake."""
 
 import json
-import pathlib
 import sys
 
 import pytest
 from absl import flags, logging
+from paths import ROOT
 
 from jcm import config as config_lib
 from jcm import main as main_lib
@@ -14,7 +14,7 @@ from jcm.commands import cli
 from jcm.model import build
 from jcm.runtime.errors import JcmError
 
-_CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+_CONFIGS = ROOT / "configs"
 _DIGITS = f"--config={_CONFIGS / 'digits_cd.py'}:smoke"
 
 

@@ -1,25 +1,24 @@
 """The notebooks: as they are kept, and run from top to bottom."""
 
 import configparser
-import pathlib
 import re
 
 import nbclient
 import nbformat
 import pytest
+from paths import ROOT
 
-_ROOT = pathlib.Path(__file__).parent.parent
-_PATHS = sorted((_ROOT / "notebooks").glob("*.ipynb"))
+_PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def _address():
     parser = configparser.ConfigParser()
-    parser.read(_ROOT / "setup.cfg")
+    parser.read(ROOT / "setup.cfg")
     return parser["metadata"]["url"].removeprefix("https://github.com/")
 
 
 def test_there_are_some_and_the_readme_names_them():
-    readme = (_ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     assert len(_PATHS) == 3
     for path in _PATHS:
         assert f"github/{_address()}/blob/main/notebooks/{path.name}" in readme

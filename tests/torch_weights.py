@@ -8,14 +8,13 @@ import pickle
 import zipfile
 
 import numpy as np
-
-_DATA = pathlib.Path(__file__).parent / "data"
+from paths import DATA
 
 
 @functools.cache
 def random(network: str, seed: int) -> dict[str, np.ndarray]:
     """A state dict of the published shapes; `networks.npz` was made with the same."""
-    shapes = json.loads((_DATA / "networks_shapes.json").read_text())[network]
+    shapes = json.loads((DATA / "networks_shapes.json").read_text())[network]
     rng, made = np.random.RandomState(seed), {}
     for name in sorted(shapes):
         shape = shapes[name]
@@ -52,7 +51,7 @@ def lpips_vgg() -> dict[str, np.ndarray]:
 @functools.cache
 def theirs(prefix: str) -> dict[str, np.ndarray]:
     """What PyTorch's code gave: the arrays of `networks.npz` below a prefix."""
-    with np.load(_DATA / "networks.npz") as file:
+    with np.load(DATA / "networks.npz") as file:
         return {
             name.removeprefix(f"{prefix}/"): file[name]
             for name in file.files

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Float, Shaped
 from PIL import Image
 
 from jcm.data import images, pictures
-from jcm.data.images import AnyArray
+from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
 # The sequence has arrays or Pillow's images.
@@ -108,20 +107,6 @@ def as_mask(
     if not free.reshape(-1, size * size).any(axis=1).all():
         raise JcmError("the mask is zero everywhere: mark what is to be made anew")
     return free.reshape(-1, *whole, 1)
-
-
-def as_key(seed: Key[Array, ""] | int) -> Key[Array, ""]:
-    """A JAX key of an integer; a key as it is.
-
-    Raises:
-      JcmError: for an integer that does not fit into 32 bits, of which JAX would drop
-        the rest.
-    """
-    if isinstance(seed, jax.Array):
-        return seed
-    if not 0 <= seed < 2**32:
-        raise JcmError(f"seed={seed} must be at least 0 and below 2**32")
-    return jax.random.key(seed)
 
 
 def _array(image: Any, channels: int) -> Shaped[np.ndarray, "h w c"]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jcm.data.images import AnyArray
+from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
 # ITU-R 601, as the paper has it.

@@ -18,12 +18,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from jcm.data import images as images_lib
-from jcm.data.images import AnyArray
-from jcm.data.inputs import as_key
 from jcm.diffusion import ode, schedules
 from jcm.diffusion.denoiser import Denoiser
 from jcm.networks import Params
-from jcm.runtime import sharding as sharding_lib
+from jcm.runtime import arrays
+from jcm.runtime.arrays import AnyArray, as_key
 from jcm.runtime.errors import JcmError
 
 
@@ -221,7 +220,7 @@ class Sampler:
         batch_size = self._batch_size(len(indices))
         if self._sharding is None:
             # Once here, or every step would copy them to every device.
-            params = jax.device_put(sharding_lib.local(params), self._everywhere)
+            params = jax.device_put(arrays.local(params), self._everywhere)
         labels = check_labels(self.model, labels, len(indices))
         made, x = [], None
         for start in range(0, len(indices), batch_size):

@@ -17,12 +17,12 @@ from jaxtyping import Array, Float, Key, UInt8
 from PIL import Image
 
 from jcm.data import images, inputs
-from jcm.data.images import AnyArray
-from jcm.data.inputs import Pictures, as_key
+from jcm.data.inputs import Pictures
 from jcm.diffusion import edits
 from jcm.diffusion.edits import Colours, Known, Patches, Pixels
 from jcm.diffusion.sampler import Schedule
 from jcm.model import build
+from jcm.runtime.arrays import AnyArray, as_key
 from jcm.runtime.errors import JcmError
 
 if TYPE_CHECKING:

@@ -15,8 +15,6 @@ from ml_collections import ConfigDict
 
 from jcm import config as config_lib
 from jcm import methods, networks
-from jcm.data.images import AnyArray
-from jcm.data.inputs import as_key
 from jcm.diffusion import precond
 from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.sampler import Sampler, Schedule, check_labels, ode_schedule
@@ -28,6 +26,7 @@ from jcm.run import storage
 from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
 from jcm.runtime import sharding
+from jcm.runtime.arrays import AnyArray, as_key
 from jcm.runtime.errors import JcmError
 
 

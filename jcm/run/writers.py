@@ -15,9 +15,10 @@ import numpy as np
 import tensorboardX
 from jaxtyping import Float, UInt8
 
-from jcm.data.images import AnyArray, to_uint8
+from jcm.data.images import to_uint8
 from jcm.run.grids import grid
 from jcm.runtime import files
+from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
 Images = UInt8[AnyArray, "_n _h _w _c"] | Float[AnyArray, "_n _h _w _c"]

@@ -235,15 +235,3 @@ def overview(tree: Any) -> str:
         f" {100 * held / max(total, 1):.1f} % of {total / 2**20:.0f} MiB; each device"
         f" holds {bytes_per_device(tree) / 2**20:.0f} MiB"
     )
-
-
-def local(params: Any) -> Any:
-    """This process's copy of parameters that every process holds in full."""
-    return jax.tree.map(
-        lambda leaf: (
-            leaf
-            if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
-            else leaf.addressable_data(0)
-        ),
-        params,
-    )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jcm.data.images import AnyArray
+from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
 Params = dict[str, AnyArray]

@@ -3,7 +3,6 @@
 import collections
 import io
 import os
-import pathlib
 import pickle
 import struct
 import sys
@@ -12,18 +11,18 @@ import zipfile
 
 import numpy as np
 import pytest
+from paths import DATA
 
 from jcm.pretrained import torch_file
 from jcm.runtime.errors import JcmError
 
-_DATA = pathlib.Path(__file__).parent / "data"
 _FILES = ("torch_zip.pt", "torch_stream.pth")
 
 
 @pytest.mark.parametrize("name", _FILES)
 def test_every_kind_of_tensor_is_read(name):
-    ours = torch_file.load(_DATA / name)
-    with np.load(_DATA / "torch_expected.npz") as theirs:
+    ours = torch_file.load(DATA / name)
+    with np.load(DATA / "torch_expected.npz") as theirs:
         assert list(ours) == theirs.files
         for key in theirs.files:
             assert ours[key].shape == theirs[key].shape
@@ -38,7 +37,7 @@ def test_every_kind_of_tensor_is_read(name):
 @pytest.mark.parametrize("name", _FILES)
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.9, 0.999])
 def test_a_file_cut_short_is_refused(tmp_path, name, share):
-    content = (_DATA / name).read_bytes()
+    content = (DATA / name).read_bytes()
     (tmp_path / "cut.pt").write_bytes(content[: int(len(content) * share)])
     with pytest.raises(JcmError, match="cut.pt is not a whole PyTorch file"):
         torch_file.load(tmp_path / "cut.pt")
@@ -102,7 +101,7 @@ def test_a_pickle_cannot_change_what_the_reader_uses(tmp_path):
         content = b"\x80\x02c" + name + b"\n}X\x01\x00\x00\x00aK\x01sb."
         with pytest.raises(JcmError, match="not a whole PyTorch file"):
             torch_file.load(_zip(tmp_path / "state.pt", content))
-    assert len(torch_file.load(_DATA / _FILES[0])) == 12
+    assert len(torch_file.load(DATA / _FILES[0])) == 12
 
 
 def test_memory_is_not_promised_to_a_small_file(tmp_path):

@@ -15,6 +15,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from paths import ROOT
 from PIL import Image
 
 import jcm
@@ -24,7 +25,7 @@ from jcm.commands.train import train
 from jcm.metrics import scores
 from jcm.model import model
 
-_CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+_CONFIGS = ROOT / "configs"
 
 
 def _free_port():

@@ -1,10 +1,10 @@
 """Published checkpoints by name, and their classes."""
 
-import pathlib
 import re
 
 import originals
 import pytest
+from paths import ROOT
 
 import jcm
 from jcm.model import build
@@ -85,7 +85,7 @@ def test_every_published_file_has_a_name():
 
 
 def test_every_name_is_in_the_readme():
-    text = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+    text = (ROOT / "README.md").read_text()
     listed: set[str] = set()
     for line in text.splitlines():
         if line.startswith("| `openai/"):
