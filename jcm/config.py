@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
 # In a wheel the configs are inside the package, in a clone beside it.
 _PACKAGE = pathlib.Path(__file__).parent
@@ -303,7 +303,7 @@ def load(spec: str) -> ConfigDict:
     except JcmError:
         raise
     except Exception as error:  # a config is code, which can fail in any way
-        reason = " ".join(str(error).replace("\\n", " ").split())
+        reason = one_line(error)
         raise JcmError(f"{file}: {type(error).__name__}: {reason}") from error
 
 

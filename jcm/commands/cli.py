@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from jcm import config as config_lib
 from jcm.run import storage
 from jcm.runtime import distributed, download, memory, preemption
-from jcm.runtime.errors import JcmError, Preempted
+from jcm.runtime.errors import JcmError, Preempted, one_line
 
 _names = {"config": ""}
 
@@ -119,12 +119,12 @@ def _parse(
             config_flags.DEFINE_config_dict("config", base, sys_argv=rest)
         return flags.FLAGS(rest)
     except (AttributeError, KeyError) as error:
-        reason = " ".join(str(error.args[0]).replace("\\n", " ").split())
+        reason = one_line(error)
         raise JcmError(
             f"a --config flag names an unknown field, {reason}: see --mode=config"
         ) from error
     except (flags.Error, TypeError, ValueError) as error:
-        raise JcmError(" ".join(str(error).split())) from error
+        raise JcmError(one_line(error)) from error
 
 
 def _take(name: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -21,7 +21,7 @@ from jcm.model import build, model
 from jcm.model.editor import Edited
 from jcm.run import grids
 from jcm.runtime import files
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
 TASKS = (
     "inpaint",
@@ -258,7 +258,7 @@ def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
             yield file
     # Pillow's decoders raise a dozen kinds of exception for broken files.
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise JcmError(
             f"cannot read {path} ({reason}): name a sound picture"
         ) from error

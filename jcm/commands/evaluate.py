@@ -94,7 +94,7 @@ def _next_step(workdir: pathlib.Path, step: int) -> int | None:
             later = [found for found in checkpoints.steps if found > step]
     except FileNotFoundError:  # one was deleted while they were listed
         later = []
-    found = int(distributed.gather(np.int64(later[0] if later else -1))[0])
+    found = distributed.from_main(later[0] if later else -1)
     return None if found < 0 else found
 
 

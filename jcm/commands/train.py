@@ -271,7 +271,7 @@ def due(step: int, every: int) -> bool:
 def _scored(workdir: pathlib.Path, step: int) -> bool:
     """Whether the samples of this step were scored; every process must ask."""
     found = writers.wrote(workdir, step, _SCORES)
-    return bool(distributed.gather(np.bool_(found))[0])
+    return distributed.from_main(found)
 
 
 class Samples:

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from jcm.data import builder
 from jcm.runtime import download
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -68,7 +68,7 @@ def _pictures(
             images, labels = _batch(path, name)
         # Foreign bytes under an unpickler can fail in any way, with one remedy.
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__} {error}".split())
+            reason = one_line(error)
             raise JcmError(
                 f"{path} is not a whole CIFAR-10 Python archive "
                 f"({name}: {reason}): {REMEDY}"

@@ -15,7 +15,7 @@ import numpy as np
 
 from jcm.model import card
 from jcm.runtime import files
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
 _PARAMS, _CONFIG, _CARD = "params.safetensors", "config.json", "README.md"
 _FORMAT = "jcm"
@@ -93,7 +93,7 @@ def read(path: str | os.PathLike) -> Exported:
             about=card.About(**known | {"scores": tuple(known["scores"])}),
         )
     except Exception as error:  # what anybody wrote can be wrong in any way
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise JcmError(
             f"{path} is not a whole model written by jcm.save ({reason}): copy"
             f" {_CONFIG} and {_PARAMS} again"

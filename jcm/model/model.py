@@ -27,7 +27,7 @@ from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
 from jcm.runtime import sharding
 from jcm.runtime.arrays import AnyArray, as_key
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
 
 class Model:
@@ -320,7 +320,7 @@ def _of_folder(path: str | os.PathLike, batch_size: int | None) -> Model:
     except JcmError as error:
         raise JcmError(f"{path}: {error}") from error
     except Exception as error:  # what anybody wrote can be wrong in any way
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise JcmError(
             f"{path}: config.json is damaged or of another version of jcm ({reason})"
         ) from error

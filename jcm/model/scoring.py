@@ -22,7 +22,6 @@ import jax
 import numpy as np
 import tqdm
 from absl import logging
-from jax.experimental import multihost_utils
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
@@ -118,7 +117,7 @@ class Scorer:
         for score in self._scores:
             found |= score(samples, labels)
         # To the bit: what is sampled next may depend on it.
-        values = distributed.gather(np.asarray(list(found.values())))[0]
+        values = distributed.from_main(np.asarray(list(found.values())))
         found = dict(zip(found, values.tolist(), strict=True))
         record = sampled | {"by": self._by, "scores": found}
         if jax.process_index() == 0:
@@ -240,8 +239,7 @@ def fill(
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             file = stack.enter_context(os.fdopen(descriptor, "r+b"))
             done = file.seek(0, os.SEEK_END) // each
-        if jax.process_count() > 1:
-            done = int(multihost_utils.broadcast_one_to_all(np.int32(done)))
+        done = distributed.from_main(done)
         progress = stack.enter_context(
             tqdm.tqdm(total=count, initial=done, desc=title, unit="image", delay=2)
         )

@@ -20,7 +20,7 @@ from jcm.pretrained import (
     released,
     torch_file,
 )
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
 _KINDS = ("edm", "consistency")
 # Parameters that a checkpoint of the original JAX code may have.
@@ -140,7 +140,7 @@ def read(source: str | os.PathLike, hints: Hints, ema: str = "") -> Checkpoint:
     except JcmError:
         raise
     except Exception as error:  # what anybody wrote can be wrong in any way
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise JcmError(
             f"{path} is of no known network ({type(error).__name__}: {reason}): fetch"
             " it again"

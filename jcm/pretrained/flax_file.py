@@ -14,7 +14,7 @@ import ml_dtypes
 import msgpack
 import numpy as np
 
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
 # Types that flax adds to msgpack.
 _ARRAY, _SCALAR = 1, 3
@@ -58,7 +58,7 @@ def load(path: str | os.PathLike, wanted: Collection[str]) -> dict[str, Any]:
         raise JcmError(f"cannot read {path}: {error.strerror or error}") from error
     # Foreign bytes can fail in any way, with one remedy.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise JcmError(
             f"{path} is not a whole checkpoint of flax ({reason}): fetch it again"
         ) from error

@@ -21,7 +21,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
 # First number of a file of the older kind, then its version.
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -100,7 +100,7 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise JcmError(f"cannot read {path}: {error.strerror or error}") from error
     # Foreign bytes under an unpickler can fail in any way, with one remedy.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise JcmError(
             f"{path} is not a whole PyTorch file of weights ({reason}): fetch it again,"
             " or save the state dict alone with torch.save"

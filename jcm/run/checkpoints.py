@@ -202,7 +202,7 @@ class Checkpoints:
     def _before(self, step: float) -> int | None:
         """The newest step before another, as process 0 sees it."""
         found = [each for each in self.steps if each < step]
-        newest = int(distributed.gather(np.int64(found[-1] if found else -1))[0])
+        newest = distributed.from_main(found[-1] if found else -1)
         return None if newest < 0 else newest
 
     def _read_twice(self, step: int, templates: dict[str, Any]) -> dict[str, Any]:

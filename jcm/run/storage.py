@@ -24,7 +24,7 @@ from absl import logging
 from etils import epath
 
 from jcm.runtime import distributed
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
 # What a kill costs of the numbers after the last checkpoint; see _GROWTH for samples.
 _PUSH_SECONDS = 30
@@ -135,7 +135,7 @@ class _Mirror:
                 " a --workdir on a file system"
             ) from error
         except Exception as error:  # of many kinds, by the store's own libraries
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise JcmError(
                 f"cannot {what} {self.remote} ({type(error).__name__}: {reason}): look"
                 " whether the bucket is there and this machine may use it"
@@ -216,7 +216,7 @@ def refuse_unshared(workdir: str | os.PathLike) -> None:
     """
     if jax.process_count() == 1:
         return
-    token = int(distributed.gather(np.uint64(secrets.randbits(64)))[0])
+    token = distributed.from_main(np.uint64(secrets.randbits(64)))
     place = shared(workdir) / f".shared.{token:x}.tmp"
     with distributed.together():
         if jax.process_index() == 0:

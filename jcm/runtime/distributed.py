@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from jcm.runtime import cluster as cluster_lib
 from jcm.runtime import preemption
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -100,7 +100,7 @@ def initialize(config: ConfigDict) -> None:
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except Exception as error:  # of many kinds, also of the cluster's own libraries
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise JcmError(f"{failure} ({reason})") from error
     finally:
         timer.cancel()
@@ -159,7 +159,7 @@ def tell_others(error: BaseException) -> None:
     _ends_here.set()
     client = ocp.multihost.get_jax_distributed_client()
     code = getattr(error, "exit_code", JcmError.exit_code)
-    told = f"{code} process {jax.process_index()}: {_text(error)}"[:_MESSAGE_BYTES]
+    told = f"{code} process {jax.process_index()}: {one_line(error)}"[:_MESSAGE_BYTES]
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was first
         client.key_value_set(_ENDED, told)
     # Before JAX's own end, which would wait for all the others and then abort.
@@ -198,11 +198,6 @@ def _may_be_a_loss(error: BaseException | None) -> bool:
             return "RESOURCE_EXHAUSTED" not in str(error)
         error = error.__cause__ or error.__context__
     return False
-
-
-def _text(error: BaseException) -> str:
-    """What it says, and never nothing."""
-    return str(error) or repr(error)
 
 
 def _refuse_cpu() -> None:
@@ -249,6 +244,19 @@ def gather(array: np.ndarray | np.generic) -> np.ndarray:
     return np.frombuffer(found.tobytes(), array.dtype).reshape(-1, *array.shape)
 
 
+def from_main(value: Any) -> Any:
+    """The value of process 0, in every process; every process must call.
+
+    Args:
+      value: a number, a bool or an array, of one shape and type everywhere.
+
+    Returns:
+      A Python scalar for a scalar, an array for an array.
+    """
+    found = gather(np.asarray(value))[0]
+    return found if found.ndim else found.item()
+
+
 def wait(name: str) -> None:
     """Waits until every process is here; the name is for errors."""
     if jax.process_count() > 1:
@@ -269,7 +277,7 @@ def together() -> Iterator[None]:
         yield
     except Exception as error:  # raised again below, once the others know
         failed = error
-    text = _text(failed).encode()[:_MESSAGE_BYTES] if failed else b""
+    text = one_line(failed).encode()[:_MESSAGE_BYTES] if failed else b""
     padded = np.frombuffer(text.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
     for process, message in enumerate(gather(padded)):
         told = message.tobytes().rstrip(b"\0").decode(errors="replace")

@@ -28,3 +28,15 @@ class Preempted(BaseException):
         """One line that says from where the next start goes on."""
         super().__init__(message)
         self.by_all = by_all
+
+
+def one_line(error: BaseException, longest: int | None = None) -> str:
+    """The message of an error on one line, to quote in an error of ours.
+
+    Args:
+      error: of any kind; one without a message gives the name of its type.
+      longest: characters to keep; None keeps all.
+    """
+    # A KeyError shows the repr of its message, with line breaks as two characters.
+    text = str(error).replace("\\n", " ")
+    return " ".join(text.split())[:longest] or type(error).__name__

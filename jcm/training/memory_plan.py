@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jcm.runtime import distributed, memory, sharding
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def refusing(config: ConfigDict, devices: Sequence[Any]) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        text = " ".join(str(error).split())
+        text = one_line(error)
         if not text.startswith("RESOURCE_EXHAUSTED"):
             raise
         raise JcmError(

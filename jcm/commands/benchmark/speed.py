@@ -32,7 +32,7 @@ from jcm.networks import Network
 from jcm.run import state as state_lib
 from jcm.runtime import distributed, files, memory, sharding
 from jcm.runtime import flops as flops_lib
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 from jcm.training import memory_plan, optim
 from jcm.training.step import compile_step, make_train_step, trace_step
 
@@ -259,7 +259,7 @@ def fit(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
     try:
         described = topologies.get_topology_desc(topology, "tpu", **several)
     except Exception as error:  # of many kinds, by libtpu
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise JcmError(
             f"--topology={topology} cannot be compiled for ({reason}): pip install"
             " libtpu, and name one such as v5e:4x4, v5p:2x2x4 or v6e:4x4"
