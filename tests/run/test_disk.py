@@ -17,7 +17,8 @@ _PROGRAM = """
 import resource, sys
 limit = int(sys.argv.pop(1))
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-from jcm import cli, main
+from jcm import main
+from jcm.commands import cli
 cli.run(main.main, main._recorded)
 """
 
@@ -94,7 +95,7 @@ def test_while_downloading(tmp_path):
     source, target = tmp_path / "source", tmp_path / "new" / "target"
     source.write_bytes(bytes(100_000))
     program = (
-        "import pathlib, resource, sys; from jcm import download, errors\n"
+        "import pathlib, resource, sys; from jcm.runtime import download, errors\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         "try: download.fetch(sys.argv[1], pathlib.Path(sys.argv[2]), '', 'help')\n"
         "except errors.JcmError as error: print(error)"

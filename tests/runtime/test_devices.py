@@ -10,7 +10,8 @@ _PROGRAM = """
 import os, sys
 from absl import flags
 os.sched_getaffinity = lambda process: range(int(sys.argv[1]))
-from jcm import config, distributed
+from jcm import config
+from jcm.runtime import distributed
 flags.FLAGS(["jcm"])
 settings = config.base()
 settings.train.batch_size, settings.train.accumulate = map(int, sys.argv[2:])

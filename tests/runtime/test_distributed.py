@@ -147,7 +147,8 @@ _SPY = """
 import sys
 from absl import flags
 import jax
-from jcm import config, distributed
+from jcm import config
+from jcm.runtime import distributed
 flags.FLAGS(["jcm", *sys.argv[1:]])
 jax.distributed.initialize = lambda **found: print(sorted(found.items()))
 distributed.initialize(config.base())
@@ -184,7 +185,7 @@ def test_jax_is_called_once_and_the_count_is_asserted():
 
 _FOUND = """
 from jax._src import clusters
-from jcm import cluster
+from jcm.runtime import cluster
 import os
 found = cluster.find(os.environ).arguments
 names = ("coordinator_address", "num_processes", "process_id", "local_device_ids")

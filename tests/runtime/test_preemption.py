@@ -133,7 +133,7 @@ def test_a_window_of_a_profile_has_two_ends(steps, tmp_path):
 def test_where_nothing_is_trained_the_program_leaves_at_once():
     program = """
 import os, signal, time
-from jcm import cli
+from jcm.commands import cli
 def main(argv):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)

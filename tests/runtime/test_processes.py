@@ -144,7 +144,8 @@ _SHARES = """
 import sys
 import jax, numpy as np
 from absl import flags
-from jcm import config as config_lib, data, distributed, sharding
+from jcm import config as config_lib, data
+from jcm.runtime import distributed, sharding
 flags.FLAGS(sys.argv[:-1])
 config = config_lib.load("configs/digits_edm.py:smoke")
 config.data.dir = sys.argv[-1]
@@ -275,7 +276,9 @@ def test_processes_that_differ_are_found_before_the_first_step(tiny, tmp_path):
 _FAILS = """
 import os, signal, sys, threading, time
 import jax, numpy as np
-from jcm import cli, config, distributed
+from jcm import config
+from jcm.commands import cli
+from jcm.runtime import distributed
 from jcm.runtime.errors import JcmError
 def main(argv):
     distributed.initialize(config.base())
