@@ -1,4 +1,4 @@
-"""Everything a training run carries from one step to the next, as plain data."""
+"""The state that a training run carries from step to step, as plain data."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
 
 from jcm.networks import Params
 
@@ -18,15 +17,16 @@ class State:
     """A training run after `step` steps.
 
     Attributes:
-      step: Int[Array, ""], number of optimiser steps done.
+      step: Int[Array, ""], the number of optimiser steps that are done.
       params: Params of the student.
-      target_params: Params of the consistency losses' EMA target; None where the
-        method keeps none.
-      ema_params: dict[str, Params], EMAs for sampling by their rate as a string.
-      opt_state: of the optimiser.
+      target_params: Params of the EMA target of a consistency loss; None if the
+        method keeps no target.
+      ema_params: dict[str, Params], the averages to sample with, by their rate as a
+        string.
+      opt_state: the state of the optimiser.
 
-    The types are those of a state of arrays; the same tree also holds shapes or
-    placements, so they are not declared.
+    The fields have no array types, because the same tree also holds shapes or
+    placements.
     """
 
     step: Any
@@ -43,10 +43,18 @@ def create(
     keeps_target: bool,
     ema_rates: Sequence[float],
 ) -> State:
-    """The state before the first step: target and EMAs are copies of `params`."""
+    """Returns the state before the first step.
+
+    Args:
+      params: the first parameters; the target and the averages begin as copies.
+      optimizer: makes the state of the optimiser.
+      keeps_target: whether the method keeps an EMA target.
+      ema_rates: the rates of the averages to sample with.
+    """
 
     def copy() -> Params:
-        return jax.tree.map(jnp.copy, params)  # donated buffers must not be shared
+        # Each step donates its buffers, so no two parts may share one.
+        return jax.tree.map(jnp.copy, params)
 
     return State(
         step=jnp.zeros((), jnp.int32),
@@ -55,8 +63,3 @@ def create(
         ema_params={str(rate): copy() for rate in ema_rates},
         opt_state=optimizer.init(params),
     )
-
-
-def ema(average: Params, new: Params, rate: float | Float[Array, ""]) -> Params:
-    """Returns rate * average + (1 - rate) * new, leaf by leaf, in float32."""
-    return jax.tree.map(lambda a, n: rate * a + (1 - rate) * n, average, new)

@@ -14,15 +14,18 @@ from jaxtyping import Array, Int, Key
 from jcm.data import images
 from jcm.methods import Batch, Frozen, Method
 from jcm.networks import Params
-from jcm.run.state import State, ema
+from jcm.run.state import State
 from jcm.runtime import flops, memory
+from jcm.training.averages import ema
 
 Metrics = dict[str, Array]
 TrainStep = Callable[[State, Frozen, dict[str, Array]], tuple[State, Metrics]]
+# (params, frozen, batch, step) -> (mean loss, its gradient)
+_Gradient = Callable[[Params, Frozen, Batch, Array], tuple[Array, Params]]
 
 
 def example_keys(seed_key: Key[Array, ""], step: Int[Array, ""], count: int) -> Array:
-    """One key per example of the global batch, counted by step and place."""
+    """Returns one key per example, derived from (step, place in the global batch)."""
     step_key = jax.random.fold_in(seed_key, step)
     return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(jnp.arange(count))
 
@@ -36,53 +39,35 @@ def make_train_step(
     skip_nonfinite: bool = False,
     platform: str | None = None,
 ) -> TrainStep:
-    """The step (state, frozen, batch) -> (state, metrics), to be jitted.
+    """Returns the step (state, frozen, batch) -> (state, metrics), to be jitted.
 
     Args:
-      method: its loss and curriculum.
+      method: gives the loss and the curriculum.
       optimizer: turns gradients into updates.
-      seed_key: of the whole run; the step number is folded in.
-      accumulate: micro-batches whose gradients are averaged; must divide the batch.
-        The result is the same up to rounding.
-      skip_nonfinite: where loss or gradient is not finite, parameters and optimiser
-        stay as they are; the averages move on towards them.
-      platform: of the devices that it is for; None for those that are here.
+      seed_key: the key of the run; the step number is folded in.
+      accumulate: the number of micro-batches whose gradients are averaged. It must
+        divide the batch. The result is the same up to rounding.
+      skip_nonfinite: if the loss or the gradient is not finite, leave the parameters
+        and the optimiser unchanged. The averages still move towards the parameters.
+      platform: the platform of the devices to compile for; None for those of this
+        process.
 
     Returns:
-      The function. `frozen` has what stays as it is during the run, so not the
-      target; `batch` has `image` (uint8, b h w c), `label` (int32, b) and `stop`
-      (int32, one of each device), whose largest is a metric, the same everywhere.
+      The function. `frozen` holds what does not change during the run, so not the
+      target; `batch` has `image` (uint8, (b, h, w, c)), `label` (int32, (b,)) and
+      `stop` (int32, one per device), whose maximum is a metric, so that every process
+      sees the same value.
     """
     classes = method.model.network.arch.num_classes
-    # Inside of a loop XLA's CPU kernels run eight times slower. Unrolled, the
-    # micro-batches overlap and save no memory there.
-    unroll = (platform or jax.default_backend()) == "cpu"
-
-    def mean_loss(params: Params, frozen: Frozen, batch: Batch, step: Array) -> Array:
-        return jnp.mean(method.loss(params, frozen, batch, step))
-
-    def gradients(params: Params, frozen: Frozen, batch: Batch, step: Array) -> Any:
-        return jax.value_and_grad(mean_loss)(params, frozen, batch, step)
-
-    def accumulated(params: Params, frozen: Frozen, batch: Batch, step: Array) -> Any:
-        def micro_batches(x: Array) -> Array:
-            # Strided, so that each device keeps an equal part of each micro-batch.
-            return jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0)
-
-        def add(total: Any, part: Batch) -> tuple[Any, None]:
-            return jax.tree.map(
-                jnp.add, total, gradients(params, frozen, part, step)
-            ), None
-
-        zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
-        parts = jax.tree.map(micro_batches, batch)
-        total, _ = jax.lax.scan(add, zero, parts, unroll=unroll)
-        return jax.tree.map(lambda x: x / accumulate, total)
+    gradient = _gradient_of(method)
+    if accumulate > 1:
+        # XLA's CPU kernels run eight times slower inside a loop. Unrolled, the
+        # micro-batches overlap and save no memory, but a CPU has enough of it.
+        on_cpu = (platform or jax.default_backend()) == "cpu"
+        gradient = _accumulated(gradient, accumulate, unroll=on_cpu)
 
     def train_step(
-        state: State,
-        frozen: Frozen,
-        batch: dict[str, Array],
+        state: State, frozen: Frozen, batch: dict[str, Array]
     ) -> tuple[State, Metrics]:
         examples = Batch(
             images=images.to_float(batch["image"]),
@@ -90,8 +75,7 @@ def make_train_step(
             keys=example_keys(seed_key, state.step, batch["image"].shape[0]),
         )
         frozen = frozen._replace(target=state.target_params)
-        compute = gradients if accumulate == 1 else accumulated
-        loss, grads = compute(state.params, frozen, examples, state.step)
+        loss, grads = gradient(state.params, frozen, examples, state.step)
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         if skip_nonfinite:
@@ -102,7 +86,8 @@ def make_train_step(
                 (optax.tree.zeros_like(updates), state.opt_state),
             )
         params = optax.apply_updates(state.params, updates)
-        curriculum = method.curriculum(state.step)  # of the step being taken
+        # The curriculum is that of the step being taken, before the count increases.
+        curriculum = method.curriculum(state.step)
         target_params = state.target_params
         if method.keeps_target:
             target_params = ema(target_params, params, curriculum["target_ema"])
@@ -129,16 +114,49 @@ def make_train_step(
     return train_step
 
 
+def _gradient_of(method: Method) -> _Gradient:
+    """Returns the function that gives a method's mean loss and its gradient."""
+
+    def mean_loss(params: Params, frozen: Frozen, batch: Batch, step: Array) -> Array:
+        return jnp.mean(method.loss(params, frozen, batch, step))
+
+    return jax.value_and_grad(mean_loss)
+
+
+def _accumulated(gradient: _Gradient, count: int, *, unroll: bool) -> _Gradient:
+    """Returns `gradient` averaged over `count` micro-batches of a batch."""
+
+    def split(x: Array) -> Array:
+        # Strided, so that each device keeps an equal part of each micro-batch.
+        return jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
+
+    def accumulated(
+        params: Params, frozen: Frozen, batch: Batch, step: Array
+    ) -> tuple[Array, Params]:
+        def add(total: Any, part: Batch) -> tuple[Any, None]:
+            found = gradient(params, frozen, part, step)
+            return jax.tree.map(jnp.add, total, found), None
+
+        zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
+        parts = jax.tree.map(split, batch)
+        total, _ = jax.lax.scan(add, zero, parts, unroll=unroll)
+        return jax.tree.map(lambda x: x / count, total)
+
+    return accumulated
+
+
 def trace_step(
     train_step: TrainStep, state: Any, frozen: Any, batch: Any
 ) -> jax.stages.Traced:
-    """The step for these shapes, to be compiled; it takes over the state's buffers.
+    """Traces the step for some shapes, to be compiled.
+
+    The compiled step donates the buffers of the state.
 
     Args:
       train_step: from `make_train_step`.
-      state: shapes and placement.
-      frozen: shapes and placement.
-      batch: shapes and placement.
+      state: shapes and placement of the state.
+      frozen: shapes and placement of what does not change.
+      batch: shapes and placement of a batch.
     """
     placement = jax.tree.map(lambda leaf: leaf.sharding, state)
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(placement, None))
@@ -146,12 +164,12 @@ def trace_step(
 
 
 def compile_step(traced: jax.stages.Traced) -> jax.stages.Compiled:
-    """Compiles a step from `trace_step`, and logs what it costs."""
+    """Compiles a step from `trace_step` and logs its cost."""
     started = time.monotonic()
     compiled = traced.lower().compile()
     memory.release()
     logging.info(
-        "compiled the training step in %.0f s: %.1f GFLOP a step, of all devices",
+        "compiled the training step in %.0f s: %.1f GFLOP per step on all devices",
         time.monotonic() - started,
         flops.count(traced.jaxpr) / 1e9,
     )

@@ -22,7 +22,7 @@ from jcm.methods import Batch, Frozen
 from jcm.methods.consistency import Consistency
 from jcm.run import state
 from jcm.runtime import sharding
-from jcm.training import optim
+from jcm.training import averages, optim
 from jcm.training.step import make_train_step
 
 _RADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "warmup_kimg": 0.0, "grad_clip": 0.0}
@@ -179,8 +179,8 @@ def test_micro_batches_equal_the_batch(one_device):
 
 def test_averages_follow_at_their_rates():
     new, old = {"w": jnp.full(3, 2.0)}, {"w": jnp.zeros(3)}
-    np.testing.assert_allclose(state.ema(old, new, 0.75)["w"], 0.5)
-    np.testing.assert_array_equal(state.ema(old, new, 0.0)["w"], new["w"])
+    np.testing.assert_allclose(averages.ema(old, new, 0.75)["w"], 0.5)
+    np.testing.assert_array_equal(averages.ema(old, new, 0.0)["w"], new["w"])
 
 
 # --- optimisers
