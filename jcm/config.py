@@ -1,4 +1,4 @@
-"""The base that every config differs from, and what a config must satisfy."""
+"""Every config field with its default, and the checks that a config must pass."""
 
 import pathlib
 import runpy
@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from jcm.runtime.errors import JcmError, one_line
 
-# In a wheel the configs are inside the package, in a clone beside it.
+# A wheel contains the configs in the package; a clone has them beside it.
 _PACKAGE = pathlib.Path(__file__).parent
 _SHIPPED = next(
     (p for p in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if p.is_dir()),
@@ -17,152 +17,246 @@ _SHIPPED = next(
 
 
 def base() -> ConfigDict:
-    """Every field that exists, with the settings of CD on CIFAR-10."""
+    """Returns every field that exists, with the settings of CD on CIFAR-10.
+
+    The comment on the line of a field, or on the lines above it, describes the field.
+    """
     config = ConfigDict()
-    config.method = "cd"  # a name in jcm.methods: edm, cd, ct
-    config.seed = 0
-    # For cd: a model that jcm.load opens (a workdir, a file, a published name), or a
-    # config to train first in WORKDIR/teacher.
+    config.method = "cd"  # training method: edm, cd or ct
+    config.seed = 0  # seed of the initial weights and of training
+    # Teacher of cd: anything that jcm.load opens (a workdir, a file, a published name),
+    # or a config file, whose model is trained first in WORKDIR/teacher.
     config.teacher = ""
-    # What a run begins with; "": the teacher, or random weights.
-    config.init = ConfigDict()
-    config.init.model = ""  # whatever jcm.load opens
-    config.init.state = False  # also step, averages, optimiser: a training goes on
-
-    # Folder with the files of published networks; "": $JCM_CACHE/weights or
-    # ~/.cache/jcm/weights, into which they are fetched.
+    config.init = _init()
+    # Folder with the weights of published metric and score networks; "" uses
+    # $JCM_CACHE/weights or ~/.cache/jcm/weights and downloads missing files.
     config.weights = ""
-
-    config.data = data = ConfigDict()
-    data.name = "cifar10"  # cifar10, digits, image_folder
-    data.path = ""  # folder of pictures, or the archive of cifar10
-    data.split = "train"  # what is trained on and compared with, or train[:90%]
-    data.dir = ""  # prepared data sets; "" is $JCM_CACHE/data or ~/.cache/jcm/data
-    data.image_size = 32
-    data.channels = 3
-    data.flip = True  # random horizontal flips
-    data.skip_broken = False  # pictures that cannot be read: skip, or stop
-    data.cache_mib = 1024  # a decoded set of at most this size is kept in memory
-    data.workers = 1  # threads that make batches ahead of time; 0: none
-
-    config.noise = noise = ConfigDict()
-    noise.sigma_data = 0.5
-    noise.sigma_min = 0.002
-    noise.sigma_max = 80.0
-    noise.rho = 7.0
-
-    config.model = model = ConfigDict()
-    model.name = "ncsnpp"  # ncsnpp, adm
-    model.class_conditional = False
-    model.nf = 128
-    model.ch_mult = (2, 2, 2)
-    model.num_res_blocks = 4
-    model.attn_resolutions = (16,)
-    model.dropout = 0.0
-    model.dtype = "float32"  # of the computation; bfloat16 on accelerators
-    model.remat = ()  # sizes whose layers are computed twice, which saves memory
-    # What one architecture alone has.
-    model.ncsnpp = ConfigDict()
-    model.ncsnpp.embedding_type = "fourier"  # of the time: fourier, positional
-    model.ncsnpp.fourier_scale = 16.0
-    model.ncsnpp.progressive_input = "residual"  # residual, none
-    model.ncsnpp.fir_kernel = (1.0, 3.0, 3.0, 1.0)
-    model.adm = ConfigDict()
-    model.adm.num_heads = 0  # of attention; 0: as many as head_channels gives
-    model.adm.head_channels = 64  # of each head; 0 with num_heads
-    model.adm.time_scale = 1000.0  # of the time input; NVlabs: 1
-    model.adm.scale_shift_norm = True
-    model.adm.resblock_updown = True
-
-    config.loss = loss = ConfigDict()
-    # l1, l2, linf, pseudo_huber; lpips, lpips_alex, lpips_squeeze, efficientnet_lite0
-    loss.metric = "lpips"
-    loss.metric_size = 224  # perceptual ones enlarge images to this; 0: they do not
-    loss.metric_dtype = "float32"  # of their network's computation; bfloat16
-    loss.huber_c = 0.03
-    loss.weighting = "uniform"  # uniform, snr, snrp1, truncated_snr
-    loss.solver = "heun"  # of the teacher: heun, euler
-    loss.stop_gradient = True
-    loss.scales = "fixed"  # fixed: num_scales, target_ema; adaptive: the other three
-    loss.num_scales = 18
-    loss.target_ema = 0.0  # 0: the target is the student itself
-    loss.start_scales = 2
-    loss.end_scales = 150
-    loss.start_ema = 0.9
-    loss.p_mean = -1.2  # of ln sigma, for edm
-    loss.p_std = 1.2
-
-    config.optim = optim = ConfigDict()
-    optim.name = "radam"  # radam, adam
-    optim.learning_rate = 4e-4
-    optim.b1 = 0.9
-    optim.b2 = 0.999
-    optim.eps = 1e-8
-    optim.warmup_kimg = 0.0  # thousand images
-    optim.grad_clip = 0.0  # largest global norm; 0: none
-
-    config.train = train = ConfigDict()
-    train.batch_size = 512  # over all devices and processes
-    train.num_steps = 800_000
-    train.accumulate = 1  # micro-batches per step
-    # Steps in a row whose gradient is not finite that are passed over; 0: none, stop.
-    train.skip_nonfinite = 0
-    train.ema_rates = (0.9999,)  # for sampling; the first is the default
-    train.log_every = 100  # steps
-    train.sample_every = 10_000  # a grid of samples; 0: at the end only
-    train.checkpoint_every = 10_000  # 0: at the end only
-    train.keep_checkpoints = 2
-
-    config.mesh = mesh = ConfigDict()
-    mesh.fsdp = 1  # devices that share one copy of the parameters
-    # Smaller tensors are replicated. Of ImageNet-64's network each of 8 devices holds
-    # 12.7 % with 0.5, 13.2 % with 1 and 27 % with 4.
-    mesh.fsdp_min_mib = 0.5
-    # Exceptions, the first that fits counts: "REGULAR-EXPRESSION=AXIS" splits tensors
-    # whose name has it along that axis, "...=none" replicates them.
-    mesh.rules = ()
-
-    config.profile = ConfigDict()
-    config.profile.steps = ()  # (FIRST, LAST) to trace for TensorBoard or Perfetto
-
-    config.sample = sample = ConfigDict()
-    # Consistency models: noise levels of n steps; one step is the first alone.
-    sample.sigmas = (80.0, 0.5853)
-    sample.steps = 18  # diffusion models: points of the grid
-    sample.solver = "heun"  # diffusion models: heun, euler
-    sample.seed = 0
-    sample.num_images = 64
-    sample.batch_size = 64  # over the local devices
-    sample.labels = ()  # classes, cycled; (): every class in turn
-    sample.model = ""  # whatever jcm.load opens; "": the workdir's own
-    sample.step = 0  # which checkpoint; 0: the newest
-    sample.ema = ""  # which weights: a rate of train.ema_rates, "params"; "": first
-
-    config.eval = ConfigDict()
-    config.eval.scores = ("fd_efficientnet_lite0",)  # names in jcm.metrics.scores
-    # Published .npz with statistics of real images for Inception; "": the data set's.
-    config.eval.reference = ""
-    config.eval.num_images = 1000
-    config.eval.seeds = (0,)
-    config.eval.keep_samples = False  # as .npz, for other people's evaluators
-    config.eval.watch = False  # every checkpoint as it appears, until training ends
-    config.eval.every_kimg = 0.0  # while training; 0: never
-
-    # What --mode=search looks for: sigmas of n steps, the first being sigma_max.
-    config.search = search = ConfigDict()
-    search.score = "fd_efficientnet_lite0"  # a column of the table of scores
-    search.steps = 2
-    search.points = 40  # levels to choose from
-    search.seed = 1234  # not one of eval.seeds, which the result is reported with
+    config.data = _data()
+    config.noise = _noise()
+    config.model = _model()
+    config.loss = _loss()
+    config.optim = _optim()
+    config.train = _train()
+    config.mesh = _mesh()
+    config.profile = _profile()
+    config.sample = _sample()
+    config.eval = _eval()
+    config.search = _search()
     return config.lock()
 
 
+def _init() -> ConfigDict:
+    """Returns `config.init`: what a new run starts from."""
+    init = ConfigDict()
+    # Model to start from: anything that jcm.load opens; "" starts from the teacher, or
+    # from random weights without one.
+    init.model = ""
+    # Also take the step, averages and optimiser state of init.model, to continue its
+    # training.
+    init.state = False
+    return init
+
+
+def _data() -> ConfigDict:
+    """Returns `config.data`: the data set and how it is read."""
+    data = ConfigDict()
+    data.name = "cifar10"  # data set: cifar10, digits or image_folder
+    data.path = ""  # folder of images for image_folder, or the archive of cifar10
+    data.split = "train"  # part to train on and compare with, such as train[:90%]
+    data.dir = ""  # prepared data sets; "" uses $JCM_CACHE/data or ~/.cache/jcm/data
+    data.image_size = 32  # height and width in pixels
+    data.channels = 3  # 3 for colour, 1 for grey
+    data.flip = True  # whether to flip random images horizontally
+    data.skip_broken = False  # whether to skip unreadable images instead of stopping
+    data.cache_mib = 1024  # largest decoded data set that is kept in memory, in MiB
+    data.workers = 1  # threads that prepare batches ahead of time; 0 for none
+    return data
+
+
+def _noise() -> ConfigDict:
+    """Returns `config.noise`: the noise levels of EDM (Karras et al. 2022)."""
+    noise = ConfigDict()
+    noise.sigma_data = 0.5  # standard deviation of the data
+    noise.sigma_min = 0.002  # smallest noise level
+    noise.sigma_max = 80.0  # largest noise level
+    noise.rho = 7.0  # exponent that spaces the noise levels of a grid
+    return noise
+
+
+def _model() -> ConfigDict:
+    """Returns `config.model`: the network."""
+    model = ConfigDict()
+    model.name = "ncsnpp"  # architecture: ncsnpp or adm
+    model.class_conditional = False  # whether the network takes class labels
+    model.nf = 128  # channels at full resolution, before ch_mult
+    model.ch_mult = (2, 2, 2)  # multiplier of nf at each level, full resolution first
+    model.num_res_blocks = 4  # residual blocks of each level
+    model.attn_resolutions = (16,)  # image sizes with self-attention
+    model.dropout = 0.0  # dropout rate inside the residual blocks
+    model.dtype = "float32"  # type of the computation: float32 or bfloat16
+    # Image sizes whose layers are computed again in the backward pass, which saves
+    # memory and takes time.
+    model.remat = ()
+    model.ncsnpp = _ncsnpp()
+    model.adm = _adm()
+    return model
+
+
+def _ncsnpp() -> ConfigDict:
+    """Returns `config.model.ncsnpp`: the fields that only NCSN++ has."""
+    ncsnpp = ConfigDict()
+    ncsnpp.embedding_type = "fourier"  # embedding of the noise: fourier or positional
+    ncsnpp.fourier_scale = 16.0  # standard deviation of the Fourier frequencies
+    # Whether smaller copies of the input join each level: residual or none.
+    ncsnpp.progressive_input = "residual"
+    ncsnpp.fir_kernel = (1.0, 3.0, 3.0, 1.0)  # taps of the resampling filter
+    return ncsnpp
+
+
+def _adm() -> ConfigDict:
+    """Returns `config.model.adm`: the fields that only ADM has."""
+    adm = ConfigDict()
+    adm.num_heads = 0  # attention heads; 0 computes them from head_channels
+    adm.head_channels = 64  # channels of each attention head; 0 with num_heads
+    adm.time_scale = 1000.0  # factor of the noise input: OpenAI 1000, NVlabs 1
+    # Whether the embedding scales and shifts the normalisation in residual blocks.
+    adm.scale_shift_norm = True
+    adm.resblock_updown = True  # whether residual blocks change the resolution
+    return adm
+
+
+def _loss() -> ConfigDict:
+    """Returns `config.loss`: the loss and its curriculum."""
+    loss = ConfigDict()
+    # Distance of images: l1, l2, linf, pseudo_huber, lpips, lpips_alex, lpips_squeeze
+    # or efficientnet_lite0.
+    loss.metric = "lpips"
+    # Size in pixels to which perceptual metrics enlarge images; 0 keeps their size.
+    loss.metric_size = 224
+    loss.metric_dtype = "float32"  # type of a perceptual metric: float32 or bfloat16
+    loss.huber_c = 0.03  # c of pseudo_huber
+    loss.weighting = "uniform"  # uniform, snr, snrp1 or truncated_snr
+    loss.solver = "heun"  # ODE solver of the teacher: heun or euler
+    loss.stop_gradient = True  # whether the target is a constant for the gradient
+    # Curriculum: fixed (uses num_scales and target_ema) or adaptive (uses start_scales,
+    # end_scales and start_ema).
+    loss.scales = "fixed"
+    loss.num_scales = 18  # fixed: number of noise levels
+    loss.target_ema = 0.0  # fixed: EMA rate of the target; 0 uses the student itself
+    loss.start_scales = 2  # adaptive: number of noise levels at the start
+    loss.end_scales = 150  # adaptive: number of noise levels at the end
+    loss.start_ema = 0.9  # adaptive: EMA rate of the target at the start
+    loss.p_mean = -1.2  # edm: mean of ln(sigma)
+    loss.p_std = 1.2  # edm: standard deviation of ln(sigma)
+    return loss
+
+
+def _optim() -> ConfigDict:
+    """Returns `config.optim`: the optimiser."""
+    optim = ConfigDict()
+    optim.name = "radam"  # optimiser: radam or adam
+    optim.learning_rate = 4e-4  # learning rate after the warm-up
+    optim.b1 = 0.9  # decay rate of the first moment
+    optim.b2 = 0.999  # decay rate of the second moment
+    optim.eps = 1e-8  # term added to the denominator
+    optim.warmup_kimg = 0.0  # length of the linear warm-up, in thousands of images
+    optim.grad_clip = 0.0  # largest global norm of the gradient; 0 does not clip
+    return optim
+
+
+def _train() -> ConfigDict:
+    """Returns `config.train`: the training loop."""
+    train = ConfigDict()
+    train.batch_size = 512  # images per step, over all devices and processes
+    train.num_steps = 800_000  # steps of the whole run
+    train.accumulate = 1  # micro-batches per step
+    # Consecutive steps to skip because their loss or gradient is not finite, before the
+    # run stops; 0 stops at the first one.
+    train.skip_nonfinite = 0
+    train.ema_rates = (0.9999,)  # rates of the weight averages; samples use the first
+    train.log_every = 100  # steps between two log lines
+    train.sample_every = 10_000  # steps between two sample grids; 0 for the end only
+    train.checkpoint_every = 10_000  # steps between two checkpoints; 0 for the end only
+    train.keep_checkpoints = 2  # newest checkpoints to keep
+    return train
+
+
+def _mesh() -> ConfigDict:
+    """Returns `config.mesh`: how parameters are split over devices."""
+    mesh = ConfigDict()
+    mesh.fsdp = 1  # devices that share one copy of the parameters
+    # Size in MiB below which tensors are replicated. With 8 devices, each holds 12.7 %
+    # of ImageNet-64's network with 0.5, 13.2 % with 1 and 27 % with 4.
+    mesh.fsdp_min_mib = 0.5
+    # Exceptions, of which the first match counts: "REGULAR-EXPRESSION=AXIS" splits the
+    # tensors with matching names along that axis, "REGULAR-EXPRESSION=none" replicates
+    # them.
+    mesh.rules = ()
+    return mesh
+
+
+def _profile() -> ConfigDict:
+    """Returns `config.profile`: the trace of a few training steps."""
+    profile = ConfigDict()
+    profile.steps = ()  # (FIRST, LAST) step to trace for TensorBoard or Perfetto
+    return profile
+
+
+def _sample() -> ConfigDict:
+    """Returns `config.sample`: which model to sample, and how."""
+    sample = ConfigDict()
+    # Consistency models: noise level of each step; one-step samples use the first.
+    sample.sigmas = (80.0, 0.5853)
+    sample.steps = 18  # diffusion models: points of the noise grid
+    sample.solver = "heun"  # diffusion models: ODE solver, heun or euler
+    sample.seed = 0  # seed of the noise
+    sample.num_images = 64  # images to sample
+    sample.batch_size = 64  # images per call of the sampler, over the local devices
+    # Classes by number or name, repeated in turn; () uses every class in turn.
+    sample.labels = ()
+    sample.model = ""  # anything that jcm.load opens; "" uses the workdir's own model
+    sample.step = 0  # step of the checkpoint to use; 0 uses the newest
+    # Weights to use: a rate of train.ema_rates, params or target_params; "" uses the
+    # first rate.
+    sample.ema = ""
+    return sample
+
+
+def _eval() -> ConfigDict:
+    """Returns `config.eval`: what the evaluation computes."""
+    evaluation = ConfigDict()
+    # Scores to compute: classifier, fid, sfid, kid, inception_score, precision_recall,
+    # density_coverage, fd_dinov2 or fd_efficientnet_lite0.
+    evaluation.scores = ("fd_efficientnet_lite0",)
+    # File (.npz) with published statistics of real images for Inception; "" computes
+    # them from the data set.
+    evaluation.reference = ""
+    evaluation.num_images = 1000  # samples per model, way of sampling and seed
+    evaluation.seeds = (0,)  # seeds of the samples; each gives one value of a score
+    evaluation.keep_samples = False  # whether to keep the samples as .npz files
+    # Whether to evaluate every checkpoint as it appears, until training ends.
+    evaluation.watch = False
+    # Thousands of images between two evaluations during training; 0 for none.
+    evaluation.every_kimg = 0.0
+    return evaluation
+
+
+def _search() -> ConfigDict:
+    """Returns `config.search`: the search for noise levels below sigma_max."""
+    search = ConfigDict()
+    search.score = "fd_efficientnet_lite0"  # column of the score table to optimise
+    search.steps = 2  # sampling steps, and so noise levels, to find
+    search.points = 40  # noise levels of the grid to choose from
+    search.seed = 1234  # seed of the samples that are compared; not one of eval.seeds
+    return search
+
+
 def digits(config: ConfigDict) -> None:
-    """What the three digits configs share: data, a small network, often looked at."""
+    """Sets what the three digits configs share: data and a small network."""
     config.data.name = "digits"
     config.data.image_size = 8
     config.data.channels = 1
-    config.data.flip = False  # a mirrored digit is no digit
+    config.data.flip = False  # a mirrored digit is not a digit
     config.model.nf = 32
     config.model.ch_mult = (1, 1)
     config.model.num_res_blocks = 1
@@ -175,7 +269,7 @@ def digits(config: ConfigDict) -> None:
 
 
 def folder(config: ConfigDict) -> None:
-    """What the three folder configs share: a network for 32x32 on a small machine."""
+    """Sets what the three folder configs share: a 32x32 network for a small machine."""
     config.data.name = "image_folder"
     config.data.image_size = 32
     config.model.nf = 64
@@ -187,7 +281,7 @@ def folder(config: ConfigDict) -> None:
 
 
 def _large(config: ConfigDict) -> None:
-    """What the published networks of pictures from 64x64 on share; bf16."""
+    """Sets what the published networks for 64x64 and larger share."""
     config.data.name = "image_folder"
     config.model.name = "adm"
     config.model.attn_resolutions = (32, 16, 8)
@@ -197,7 +291,7 @@ def _large(config: ConfigDict) -> None:
 
 
 def imagenet64(config: ConfigDict) -> None:
-    """What the three ImageNet-64 configs share: data and the published network."""
+    """Sets what the three ImageNet-64 configs share: data and the published network."""
     _large(config)
     config.data.image_size = 64
     config.model.class_conditional = True
@@ -209,7 +303,7 @@ def imagenet64(config: ConfigDict) -> None:
 
 
 def lsun256(config: ConfigDict) -> None:
-    """What the three LSUN configs share: data and the published network."""
+    """Sets what the three LSUN configs share: data and the published network."""
     _large(config)
     config.data.image_size = 256
     config.model.remat = (256, 128, 64, 32, 16, 8)
@@ -221,15 +315,15 @@ def lsun256(config: ConfigDict) -> None:
 
 
 def smoke(config: ConfigDict) -> None:
-    """Shrinks any config to seconds on a CPU; in place."""
+    """Shrinks a config in place, so that it runs in seconds on a CPU."""
     config.model.nf = 8
     config.model.ch_mult = (1, 2)
-    config.model.num_res_blocks = 0  # the way up has one more at each level
+    config.model.num_res_blocks = 0  # the decoder has one more at each level
     config.model.attn_resolutions = ()  # fits every image size
     config.model.remat = config.model.remat[:1]
     config.model.adm.head_channels = 8
     if config.loss.metric == "lpips":
-        config.loss.metric = "l2"  # no weights needed
+        config.loss.metric = "l2"  # needs no weights
     config.train.batch_size = 16
     config.train.num_steps = 8
     config.train.log_every = 2
@@ -237,17 +331,17 @@ def smoke(config: ConfigDict) -> None:
     config.train.checkpoint_every = 4
     config.sample.num_images = 16
     config.sample.batch_size = 16
-    config.eval.num_images = 400  # more than the features of the packaged network
+    config.eval.num_images = 400  # the packaged score network has fewer features
     config.eval.seeds = (0,)
     if is_file(config.teacher) and ":" not in config.teacher:
         config.teacher += ":smoke"
 
 
 def from_dict(fields: dict[str, Any]) -> ConfigDict:
-    """A config from what `to_dict` gave, also after a way through JSON.
+    """Returns the config that `to_dict` gave, also if it was stored as JSON.
 
     Raises:
-      KeyError, TypeError: where a field is unknown or of another type.
+      KeyError, TypeError: if a field is unknown or has another type.
     """
     config = base()
     with config.ignore_type():
@@ -261,20 +355,20 @@ def _update(config: ConfigDict, fields: dict[str, Any]) -> None:
             raise KeyError(f"unknown field {name}")
         if isinstance(config[name], ConfigDict):
             _update(config[name], value)
-        else:  # JSON has lists for tuples
+        else:  # JSON stores tuples as lists
             config[name] = tuple(value) if isinstance(value, list) else value
 
 
 def is_file(spec: str) -> bool:
-    """Whether a text names a config file, with or without a mode."""
+    """Returns whether a text names a config file, with or without a mode."""
     return spec.partition(":")[0].endswith(".py")
 
 
 def find(path: str) -> pathlib.Path:
-    """A config file: as given, or among those that come with the package.
+    """Returns the path of a config file, as given or among those of the package.
 
     Raises:
-      JcmError: where there is none.
+      JcmError: if there is no such file.
     """
     here = pathlib.Path(path)
     candidates = [here]
@@ -288,26 +382,26 @@ def find(path: str) -> pathlib.Path:
 
 
 def load(spec: str) -> ConfigDict:
-    """The config of a file, `path/to/file.py` or `path/to/file.py:smoke`.
+    """Returns the config of a file, `path/to/file.py` or `path/to/file.py:smoke`.
 
     Raises:
-      JcmError: where the file is missing or does not give a config.
+      JcmError: if the file is missing or does not define a config.
     """
     path, _, mode = spec.partition(":")
     file = find(path)
     try:
         module = runpy.run_path(str(file))
         if "get_config" not in module:
-            raise JcmError(f"{file} has no get_config(mode): it is not a config")
+            raise JcmError(f"{file} is not a config: it must define get_config(mode)")
         return module["get_config"](mode)
     except JcmError:
         raise
-    except Exception as error:  # a config is code, which can fail in any way
-        reason = one_line(error)
-        raise JcmError(f"{file}: {type(error).__name__}: {reason}") from error
+    except Exception as error:  # a config is code and can fail in any way
+        name = type(error).__name__
+        raise JcmError(f"{file}: {name}: {one_line(error)}") from error
 
 
-# Fields that must be at least so much.
+# Smallest values of fields.
 _LEAST = {
     "train.batch_size": 1,
     "train.num_steps": 1,
@@ -326,7 +420,7 @@ _LEAST = {
     "data.workers": 0,
 }
 
-# Fields between two bounds, the lower one allowed and the upper one not.
+# Bounds of fields: the lower one is allowed, the upper one is not.
 _BETWEEN = {
     "model.dropout": (0.0, 1.0),
     "loss.target_ema": (0.0, 1.0),
@@ -335,10 +429,10 @@ _BETWEEN = {
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses values that no part of the program could use.
+    """Checks that the values of a config are in their bounds and fit together.
 
     Raises:
-      JcmError: names the field and what it takes.
+      JcmError: names the field and the values that it accepts.
     """
     for name, least in _LEAST.items():
         section, field = name.split(".")
@@ -355,11 +449,13 @@ def check(config: ConfigDict) -> None:
         if not config[section][field]:
             raise JcmError(f"config.{name}=() must have at least one value")
     if config.init.state and not config.init.model:
-        raise JcmError("config.init.state=True needs config.init.model: name one")
+        raise JcmError(
+            "config.init.state=True needs config.init.model: name the model to resume"
+        )
     if config.eval.every_kimg > 0 and not config.eval.scores:
         raise JcmError(
-            "config.eval.every_kimg needs config.eval.scores: name some, such as"
-            " fd_efficientnet_lite0"
+            "config.eval.every_kimg needs config.eval.scores: name at least one, such"
+            " as fd_efficientnet_lite0"
         )
     loss, noise = config.loss, config.noise
     if loss.end_scales < loss.start_scales:
@@ -381,17 +477,17 @@ def check(config: ConfigDict) -> None:
 
 
 def finish(config: ConfigDict, mode: str) -> ConfigDict:
-    """What every config ends with: applies its mode and locks the fields.
+    """Applies the mode of a config and locks its fields; every config ends with this.
 
     Args:
-      config: complete.
-      mode: "" as it is, "smoke" shrunk to seconds.
+      config: the complete config, which is changed in place.
+      mode: "" for no change, or "smoke" to shrink it to seconds.
 
     Raises:
-      JcmError: for another mode.
+      JcmError: if the mode is unknown.
     """
     if mode not in ("", "smoke"):
-        raise JcmError(f"config mode {mode!r} is unknown: write nothing, or :smoke")
+        raise JcmError(f"config mode {mode!r} is unknown: use :smoke, or leave it out")
     if mode == "smoke":
         smoke(config)
     return config.lock()

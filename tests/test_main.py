@@ -70,7 +70,10 @@ def test_a_shipped_config_is_found_from_any_folder(run):
         ((_DIGITS, "--mode=sample", "--workdir=nowhere"), "nowhere is not the workdir"),
         (("--mode=evaluate", "--workdir=nowhere"), "nowhere is not the workdir"),
         ((_DIGITS, "--coordinator=localhost:1"), "go together"),
-        ((_DIGITS, "--config.init.state=True"), "needs config.init.model: name one"),
+        (
+            (_DIGITS, "--config.init.state=True"),
+            "needs config.init.model: name the model",
+        ),
         ((_DIGITS, "--config.sample.model=x"), "training begins with --config.init."),
         (
             (_DIGITS, "--mode=sample", "--config.sample.model=openai/gan"),
