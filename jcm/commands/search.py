@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from jcm import data
 from jcm.commands.evaluate import subject_of
-from jcm.diffusion.sampler import Schedule
+from jcm.diffusion.schedule import Schedule
 from jcm.metrics import scores as scores_lib
 from jcm.model import build
 from jcm.model.scoring import Scorer
@@ -40,7 +40,7 @@ def search(config: ConfigDict, workdir: str | os.PathLike) -> None:
       JcmError: for a diffusion model, or a column that no score gives.
     """
     wanted = config.search
-    workdir = storage.local(workdir)
+    workdir = storage.local_folder(workdir)
     subject = subject_of(config, workdir)
     if subject.model.kind != "consistency":
         raise JcmError("--mode=search is for consistency models: name another workdir")

@@ -139,7 +139,7 @@ def _prepared(config_data) -> builder_lib.PictureBuilder:
         return builder
     try:
         # Many processes may begin at once; the first prepares it for all.
-        with files.one_at_a_time(folder):
+        with files.locked(folder):
             builder = cls(data_dir=folder, config=config)
             builder.download_and_prepare(
                 file_format="array_record",

@@ -19,7 +19,7 @@ class File:
       name: what it is called in the cache.
       url: where its publisher offers it.
       expected: its hash, or as much of it as the publisher gives, for
-        `download.verify`.
+        `download.check_digest`.
     """
 
     name: str
@@ -106,7 +106,7 @@ def path(name: str, folder: str | os.PathLike = "") -> pathlib.Path:
 
 def _check(file: pathlib.Path, expected: str, remedy: str) -> None:
     try:
-        download.verify(file, expected, f"{file} is there, but", remedy)
+        download.check_digest(file, expected, f"{file} is there, but", remedy)
     except OSError as error:
         raise JcmError(f"cannot read {file} ({error.strerror}): {remedy}") from error
 

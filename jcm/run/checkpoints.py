@@ -47,7 +47,7 @@ class Checkpoints:
           workdir: of the run.
           keep: how many of the newest to keep; None opens them for reading only.
         """
-        self._folder = storage.shared(workdir) / "checkpoints"
+        self._folder = storage.shared_path(workdir) / "checkpoints"
         self._aside = self._folder.with_name("damaged")
         # Each process reads for itself: one that cannot must not leave the others
         # waiting for it. They decide together what to make of it, see `_read`.
@@ -100,7 +100,7 @@ class Checkpoints:
             written.
         """
         step = int(state.step)
-        with distributed.together():
+        with distributed.fail_together():
             self._check_room(step, state)
         parts = {
             name: part for name in _PARTS if (part := getattr(state, name)) is not None
@@ -172,7 +172,7 @@ class Checkpoints:
                 f"there is no checkpoint in {self._folder}: train first, or name the "
                 "workdir of a run"
             )
-        with distributed.together():
+        with distributed.fail_together():
             # A folder may be there that is not whole.
             if step not in (steps := self.steps):
                 known = ", ".join(map(str, steps))
@@ -223,7 +223,7 @@ class Checkpoints:
         }
         items[_CHECKSUMS] = ocp.args.JsonRestore()
         with (
-            distributed.together(),
+            distributed.fail_together(),
             self._explained(
                 f"cannot read {path}: it is damaged or of another network: take an"
                 " earlier step (config.sample.step), or restore it"
@@ -257,7 +257,7 @@ class Checkpoints:
                 (self._folder / str(step)).rename(target)
             logging.warning("step %d was moved to %s", step, target)
         if damaged:
-            distributed.wait("damaged checkpoints")
+            distributed.barrier("damaged checkpoints")
             self._writer.reload()
 
     def _check_room(self, step: int, state: State) -> None:

@@ -142,7 +142,7 @@ class _Mirror:
             ) from error
 
 
-def local(workdir: str | os.PathLike) -> pathlib.Path:
+def local_folder(workdir: str | os.PathLike) -> pathlib.Path:
     """The folder to read and write in: the workdir itself, or one in its stead.
 
     Raises:
@@ -156,9 +156,9 @@ def local(workdir: str | os.PathLike) -> pathlib.Path:
     return _mirrors[text].local
 
 
-def shared(path: str | os.PathLike) -> epath.Path:
-    """Where all processes see a file or folder of a workdir that `local` gave."""
-    path = local(path)
+def shared_path(path: str | os.PathLike) -> epath.Path:
+    """Where all processes see a file or folder of a workdir that `local_folder` gave."""
+    path = local_folder(path)
     found = _mirror(path)
     if found is None:
         return epath.Path(pathlib.Path(path).absolute())
@@ -166,14 +166,14 @@ def shared(path: str | os.PathLike) -> epath.Path:
     return found.remote if relative == "." else found.remote / relative
 
 
-def begin(path: str | os.PathLike) -> None:
+def start_uploads(path: str | os.PathLike) -> None:
     """From now on what process 0 writes is copied to where all see it, now and then."""
     found = _mirror(path)
     if found and jax.process_index() == 0:
         found.begin()
 
 
-def push(path: str | os.PathLike) -> None:
+def upload(path: str | os.PathLike) -> None:
     """Copies what process 0 has written to where all see it.
 
     Where an object store does not take it now, it is tried again later.
@@ -184,7 +184,7 @@ def push(path: str | os.PathLike) -> None:
         found.try_to_push()
 
 
-def close() -> None:
+def finish_uploads() -> None:
     """Writes what is left, while the program can still do so; nothing can follow."""
     while _mirrors:
         _, mirror = _mirrors.popitem()
@@ -192,23 +192,23 @@ def close() -> None:
         atexit.unregister(mirror.end)
 
 
-def share(path: str | os.PathLike) -> None:
+def sync(path: str | os.PathLike) -> None:
     """Waits until every process sees what process 0 has written; all must call.
 
     Raises:
       JcmError: where an object store cannot be written or read, in every process.
     """
     found = _mirror(path)
-    with distributed.together():
+    with distributed.fail_together():
         if found and jax.process_index() == 0:
             found.begin()
             found.push()
-    with distributed.together():
+    with distributed.fail_together():
         if found and jax.process_index() != 0:
             found.pull()
 
 
-def refuse_unshared(workdir: str | os.PathLike) -> None:
+def check_same_folder(workdir: str | os.PathLike) -> None:
     """Makes sure that all processes see the same folder; every process must call.
 
     Raises:
@@ -217,17 +217,17 @@ def refuse_unshared(workdir: str | os.PathLike) -> None:
     if jax.process_count() == 1:
         return
     token = distributed.from_main(np.uint64(secrets.randbits(64)))
-    place = shared(workdir) / f".shared.{token:x}.tmp"
-    with distributed.together():
+    place = shared_path(workdir) / f".shared.{token:x}.tmp"
+    with distributed.fail_together():
         if jax.process_index() == 0:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text("")
-    with distributed.together():
+    with distributed.fail_together():
         tries = iter(range(20))  # a network's file system may be late
         while not place.exists():
             if next(tries, None) is None:
                 raise JcmError(
-                    f"{shared(workdir)} is not the folder that process 0 writes in:"
+                    f"{shared_path(workdir)} is not the folder that process 0 writes in:"
                     " name a --workdir on storage that all processes share, or gs://"
                 )
             time.sleep(0.5)

@@ -75,7 +75,7 @@ def read(workdir: str | os.PathLike) -> Record:
     Raises:
       JcmError: where there is none, or it cannot be read.
     """
-    path = storage.local(workdir) / "run.json"
+    path = storage.local_folder(workdir) / "run.json"
     try:
         fields = json.loads(path.read_text())
         config = config_lib.from_dict(fields["config"])
@@ -103,11 +103,11 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
         the first that differs. Nothing is changed then.
     """
     workdir = pathlib.Path(workdir)
-    storage.refuse_unshared(workdir)
+    storage.check_same_folder(workdir)
     path = workdir / "run.json"
     begun = _begun(workdir)
     if path.exists() and begun:
-        refuse_other_settings(workdir, record.config)
+        check_same_settings(workdir, record.config)
         old = read(workdir)
         if old.data_fingerprint != record.data_fingerprint:
             raise JcmError(
@@ -122,7 +122,7 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
             "program; use another --workdir"
         )
     _write(workdir, record)
-    storage.share(workdir)  # none may begin before all have looked
+    storage.sync(workdir)  # none may begin before all have looked
 
 
 def claim_teacher(workdir: str | os.PathLike, teacher_hash: str) -> None:
@@ -148,7 +148,7 @@ def teacher_place(config: ConfigDict, workdir: str | os.PathLike) -> str | None:
     return config.teacher or None
 
 
-def refuse_other_settings(workdir: str | os.PathLike, config: ConfigDict) -> None:
+def check_same_settings(workdir: str | os.PathLike, config: ConfigDict) -> None:
     """Makes sure that a config describes the run in a workdir.
 
     What only changes what is shown, or where the data lies, may differ.
@@ -183,7 +183,7 @@ def scores(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 
 def _begun(workdir: str | os.PathLike) -> bool:
     """Whether there is a checkpoint to lose."""
-    folder = storage.shared(workdir) / "checkpoints"
+    folder = storage.shared_path(workdir) / "checkpoints"
     return folder.exists() and any(path.name[0].isdigit() for path in folder.iterdir())
 
 

@@ -166,7 +166,7 @@ def create(
     )
 
 
-def wrote(workdir: str | os.PathLike, step: int, prefix: str) -> bool:
+def has_scalars(workdir: str | os.PathLike, step: int, prefix: str) -> bool:
     """Whether metrics.jsonl has a number of this step whose name begins so."""
     path = Path(workdir) / "metrics.jsonl"
     if not path.exists():

@@ -25,7 +25,7 @@ def as_key(seed: Key[Array, ""] | int) -> Key[Array, ""]:
     return jax.random.key(seed)
 
 
-def local(params: Any) -> Any:
+def local_copy(params: Any) -> Any:
     """This process's copy of parameters that every process holds in full."""
     return jax.tree.map(
         lambda leaf: (

@@ -77,7 +77,7 @@ def initialize(config: ConfigDict) -> None:
     found = cluster_lib.find(os.environ, *flagged, on_tpu=cluster_lib.on_tpu())
     if found is None:
         _use_cores(config.train.batch_size // config.train.accumulate)
-        _refuse_cpu()
+        _check_gpu()
         return
     address = found.arguments.get("coordinator_address")
     logging.info("joining the other processes, by %s", address or found.where)
@@ -89,7 +89,7 @@ def initialize(config: ConfigDict) -> None:
     )
     # JAX would abort the process.
     late = JcmError(f"{failure} ({seconds} s have passed)")
-    timer = threading.Timer(seconds, leave, [late])
+    timer = threading.Timer(seconds, exit_all, [late])
     timer.daemon = True
     timer.start()
     try:
@@ -104,7 +104,7 @@ def initialize(config: ConfigDict) -> None:
         raise JcmError(f"{failure} ({reason})") from error
     finally:
         timer.cancel()
-    preemption.leave_on_sigterm()  # JAX has put its own handler there
+    preemption.exit_on_sigterm()  # JAX has put its own handler there
     # JAX ends this process where another is lost, and says so. The stacks that Python
     # would add are not of the one that failed.
     faulthandler.disable()
@@ -124,10 +124,10 @@ def initialize(config: ConfigDict) -> None:
     if count > 1:
         _joined.set()
         threading.Thread(target=_listen, daemon=True).start()
-    _refuse_cpu()
+    _check_gpu()
 
 
-def leave(error: JcmError) -> None:
+def exit_all(error: JcmError) -> None:
     """Ends the program from another thread than the main one, and all its processes.
 
     What the main thread is doing is broken off: at once in a program of one process,
@@ -135,12 +135,12 @@ def leave(error: JcmError) -> None:
     """
     print(f"jcm: {error}", file=sys.stderr, flush=True)
     try:
-        tell_others(error)
+        end_others(error)
     finally:
         _end(error.exit_code)
 
 
-def tell_others(error: BaseException) -> None:
+def end_others(error: BaseException) -> None:
     """Makes all other processes end as this one does by `error`; then it may.
 
     Whatever they are doing: they may wait for this process without end. Their exit
@@ -149,7 +149,7 @@ def tell_others(error: BaseException) -> None:
     if not _joined.is_set():
         return
     preemption.ignore_sigterm()
-    if isinstance(error, Exception) and _may_be_a_loss(error):
+    if isinstance(error, Exception) and _may_be_lost_process(error):
         logging.exception(
             "This failed here; for %d s it is seen whether another process is lost",
             _HEARTBEAT_TIMEOUT.value,
@@ -191,7 +191,7 @@ def _end(code: int) -> None:
     os._exit(code)
 
 
-def _may_be_a_loss(error: BaseException | None) -> bool:
+def _may_be_lost_process(error: BaseException | None) -> bool:
     """Whether JAX has failed at something but memory, here or as the cause."""
     while error is not None:
         if isinstance(error, jax.errors.JaxRuntimeError):
@@ -200,7 +200,7 @@ def _may_be_a_loss(error: BaseException | None) -> bool:
     return False
 
 
-def _refuse_cpu() -> None:
+def _check_gpu() -> None:
     """JAX would go on without a word where $JAX_PLATFORMS asks for GPUs first."""
     asked = os.environ.get("JAX_PLATFORMS", "")
     if asked.startswith(("cuda", "gpu")) and jax.default_backend() == "cpu":
@@ -257,14 +257,14 @@ def from_main(value: Any) -> Any:
     return found if found.ndim else found.item()
 
 
-def wait(name: str) -> None:
+def barrier(name: str) -> None:
     """Waits until every process is here; the name is for errors."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def fail_together() -> Iterator[None]:
     """What is done within fails in every process where it fails in any.
 
     Every process must come here, and nothing within may wait for another.
@@ -285,7 +285,7 @@ def together() -> Iterator[None]:
             raise failed or JcmError(f"process {process}: {told}")
 
 
-def refuse_differences(settings: Mapping[str, Any]) -> None:
+def check_equal(settings: Mapping[str, Any]) -> None:
     """Makes sure that every process was started alike; every process must call.
 
     Args:

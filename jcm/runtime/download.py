@@ -29,7 +29,7 @@ def fetch(url: str, target: pathlib.Path, expected: str, remedy: str) -> pathlib
     Args:
       url: where it is published.
       target: where it shall be; folders are made.
-      expected: as `verify` takes it.
+      expected: as `check_digest` takes it.
       remedy: what to do without a network, for the error.
 
     Raises:
@@ -65,7 +65,7 @@ def fetch(url: str, target: pathlib.Path, expected: str, remedy: str) -> pathlib
                 f"{url} broke off after {partial.stat().st_size} of {wanted} bytes:"
                 f" try again, or {remedy}"
             )
-        verify(partial, expected, f"{url} arrived", remedy)
+        check_digest(partial, expected, f"{url} arrived", remedy)
         os.replace(partial, target)
     except (OSError, http.client.HTTPException) as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -78,7 +78,7 @@ def fetch(url: str, target: pathlib.Path, expected: str, remedy: str) -> pathlib
     return target
 
 
-def verify(path: pathlib.Path, expected: str, subject: str, remedy: str) -> None:
+def check_digest(path: pathlib.Path, expected: str, subject: str, remedy: str) -> None:
     """Compares a file with what was published.
 
     Args:

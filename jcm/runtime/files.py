@@ -95,7 +95,7 @@ def lock(file: IO[Any], *, wait: bool) -> bool:
 
 
 @contextlib.contextmanager
-def one_at_a_time(folder: pathlib.Path) -> Iterator[None]:
+def locked(folder: pathlib.Path) -> Iterator[None]:
     """Within, no other process is in here with the same folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as file:

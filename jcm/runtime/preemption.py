@@ -12,7 +12,7 @@ from jaxtyping import Int32
 from jcm.runtime.errors import Preempted
 
 
-def leave_on_sigterm() -> None:
+def exit_on_sigterm() -> None:
     """From now on SIGTERM ends the program at once, with the exit code of `Preempted`.
 
     What only evaluates or samples has nothing to save.

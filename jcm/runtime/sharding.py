@@ -183,7 +183,7 @@ def shard_tree(mesh: Mesh, tree: Any, rules: Rules) -> Any:
     return jax.tree.map_with_path(place, tree)
 
 
-def refuse_idle_rules(tree: Any, rules: Rules) -> None:
+def check_rules_match(tree: Any, rules: Rules) -> None:
     """Makes sure that each exception names something.
 
     Raises:

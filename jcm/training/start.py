@@ -124,7 +124,7 @@ def first_state(
 def _continued(config: ConfigDict, network: Network, template: State) -> State:
     """The state that another training has reached: a workdir, or a file."""
     source = config.init.model
-    if (storage.local(source) / "run.json").exists():
+    if (storage.local_folder(source) / "run.json").exists():
         _refuse_other_training(source, config)
         with Checkpoints(source) as checkpoints:
             parts = {

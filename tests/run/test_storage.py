@@ -15,7 +15,7 @@ from etils import epath
 
 from jcm.commands.train import train
 from jcm.model import model
-from jcm.run import lock, storage
+from jcm.run import lease, storage
 from jcm.runtime import files
 from jcm.runtime.errors import JcmError
 
@@ -54,7 +54,7 @@ def here(store, monkeypatch):
     for name, value in store[1].items():
         monkeypatch.setenv(name, value)
     yield store
-    storage.close()
+    storage.finish_uploads()
 
 
 def _weights(place):
@@ -65,14 +65,14 @@ def test_a_run_in_a_bucket_is_that_of_a_folder(here, tiny, teacher):
     config, place = tiny("digits_edm"), "gs://bucket/a run"
     config.train.num_steps = 4
     train(config, place)
-    storage.close()  # as another program does
+    storage.finish_uploads()  # as another program does
     config.train.num_steps = 8
     train(config, place)
     names = _objects(here, "a run/")
     assert {"run.json", "metrics.jsonl", "samples/step_00000008.png"} <= set(names)
     assert {name.split("/")[1] for name in names if name.startswith("ch")} == {"4", "8"}
     assert not [name for name in names if name.endswith((".lock", ".tmp"))]
-    storage.close()
+    storage.finish_uploads()
     for a, b in zip(*map(_weights, (place, teacher)), strict=True):
         np.testing.assert_array_equal(a, b)
     # The numbers of the first program are still there.
@@ -98,19 +98,19 @@ def test_a_run_in_a_bucket_is_that_of_a_folder(here, tiny, teacher):
 def test_what_changes_here_is_pushed_and_what_is_there_is_pulled(here):
     epath.Path("gs://bucket/one/evaluation/scores.jsonl").write_text("a\n")
     epath.Path("gs://bucket/one/checkpoints/4/much").write_text("b")
-    folder = storage.local("gs://bucket/one")
-    assert storage.local("gs://bucket/one") == folder
+    folder = storage.local_folder("gs://bucket/one")
+    assert storage.local_folder("gs://bucket/one") == folder
     assert not (folder / "checkpoints").exists()
     with (folder / "evaluation" / "scores.jsonl").open("a") as file:
         file.write("b\n")
     files.write_text(folder / "teacher" / "run.json", "{}")
-    storage.push(folder / "teacher")
+    storage.upload(folder / "teacher")
     there = epath.Path("gs://bucket/one")
     assert (there / "evaluation" / "scores.jsonl").read_text() == "a\nb\n"
-    assert storage.shared(folder / "teacher" / "run.json").read_text() == "{}"
+    assert storage.shared_path(folder / "teacher" / "run.json").read_text() == "{}"
     (folder / "evaluation" / "scores.jsonl").unlink()
     requests = len(here[0].requests)
-    storage.push(folder)
+    storage.upload(folder)
     assert _objects(here, "one/") == ["checkpoints/4/much", "teacher/run.json"]
     # What has not changed is not sent again.
     assert not _sent(here, requests)
@@ -119,10 +119,10 @@ def test_what_changes_here_is_pushed_and_what_is_there_is_pulled(here):
     for size, sends in ((100, True), (110, False), (124, False), (126, True)):
         samples.write_bytes(bytes(size))
         requests = len(here[0].requests)
-        storage.push(folder)
+        storage.upload(folder)
         assert bool(_sent(here, requests)) == sends, size
     samples.write_bytes(bytes(127))
-    storage.share(folder)
+    storage.sync(folder)
     assert (there / "evaluation" / "a.uint8").read_bytes() == bytes(127)
 
 
@@ -131,32 +131,32 @@ def _sent(store, since):
 
 
 def test_a_store_that_refuses_is_one_line(here, monkeypatch):
-    folder = storage.local("gs://bucket/two")
+    folder = storage.local_folder("gs://bucket/two")
     (folder / "run.json").write_text("{}")
     with monkeypatch.context() as patch:
         patch.setattr(gcs_server._Handler, "_upload", lambda self, *_: self._fail(403))
         with pytest.raises(JcmError, match="cannot write gs://bucket/two .*use it$"):
-            storage.share(folder)
-        storage.push(folder)  # what can wait is tried again
+            storage.sync(folder)
+        storage.upload(folder)  # what can wait is tried again
         assert _objects(here, "two/") == []
-    storage.push(folder)
+    storage.upload(folder)
     assert _objects(here, "two/") == ["run.json"]
 
 
 def test_a_folder_is_nothing_but_itself(tmp_path):
-    assert storage.local(tmp_path) == tmp_path
-    assert storage.local("~/a") == pathlib.Path("~/a").expanduser()
-    assert str(storage.shared(tmp_path / "x")) == str(tmp_path / "x")
-    storage.push(tmp_path)
-    storage.share(tmp_path)
+    assert storage.local_folder(tmp_path) == tmp_path
+    assert storage.local_folder("~/a") == pathlib.Path("~/a").expanduser()
+    assert str(storage.shared_path(tmp_path / "x")) == str(tmp_path / "x")
+    storage.upload(tmp_path)
+    storage.sync(tmp_path)
 
 
 def test_the_second_run_in_a_bucket_is_refused_and_a_dead_one_is_not(here, monkeypatch):
-    monkeypatch.setattr(lock, "_LEASE_SECONDS", 0.5)
-    folder = storage.local("gs://bucket/three")
-    with lock.hold(folder):
+    monkeypatch.setattr(lease, "_LEASE_SECONDS", 0.5)
+    folder = storage.local_folder("gs://bucket/three")
+    with lease.hold(folder):
         with pytest.raises(JcmError, match="three is in use by process"):
-            with lock.hold(folder):
+            with lease.hold(folder):
                 pass
         left = here[0].objects["bucket", "three/.lock"]
         assert str(os.getpid()).encode() in left.data
@@ -164,10 +164,10 @@ def test_the_second_run_in_a_bucket_is_refused_and_a_dead_one_is_not(here, monke
     # Its holder was killed: it is not renewed.
     here[0].objects["bucket", "three/.lock"] = left
     before = time.monotonic()
-    with lock.hold(folder):
+    with lease.hold(folder):
         assert time.monotonic() - before >= 1.5
         # Copying files to and fro, here or by a reader, does not unlock.
-        storage.share(folder)
+        storage.sync(folder)
         reader = storage._Mirror("gs://bucket/three")
         reader.push()
         assert _objects(here, "three/") == [".lock"]
@@ -177,7 +177,7 @@ def test_the_second_run_in_a_bucket_is_refused_and_a_dead_one_is_not(here, monke
 
     def begin():
         try:
-            with lock._lease(storage.shared(folder) / ".lock"):
+            with lease._lease(storage.shared_path(folder) / ".lock"):
                 outcomes.append("has it")
                 time.sleep(1)
         except JcmError:
@@ -192,18 +192,18 @@ def test_the_second_run_in_a_bucket_is_refused_and_a_dead_one_is_not(here, monke
 
 
 def test_a_run_that_has_lost_its_bucket_writes_nothing_more(here, monkeypatch):
-    monkeypatch.setattr(lock, "_LEASE_SECONDS", 0.2)
+    monkeypatch.setattr(lease, "_LEASE_SECONDS", 0.2)
     told, ended = [], threading.Event()
 
     def leave(error):
         told.append(str(error))
         ended.set()
 
-    monkeypatch.setattr(lock.distributed, "leave", leave)
-    folder = storage.local("gs://bucket/four")
-    with lock.hold(folder):
+    monkeypatch.setattr(lease.distributed, "exit_all", leave)
+    folder = storage.local_folder("gs://bucket/four")
+    with lease.hold(folder):
         # This one was held up, was taken for dead, and another has begun.
-        storage.shared(folder / ".lock").write_text("process 7 on elsewhere\nab 0")
+        storage.shared_path(folder / ".lock").write_text("process 7 on elsewhere\nab 0")
         assert ended.wait(timeout=20)
     assert told == [
         "gs://bucket/four is in use by process 7 on elsewhere: wait, stop that run, or"
@@ -214,9 +214,9 @@ def test_a_run_that_has_lost_its_bucket_writes_nothing_more(here, monkeypatch):
 
 
 def test_the_second_run_in_a_folder_is_refused(tmp_path):
-    with lock.hold(tmp_path):
+    with lease.hold(tmp_path):
         with pytest.raises(JcmError, match=f"{tmp_path} is in use by process"):
-            with lock.hold(tmp_path):
+            with lease.hold(tmp_path):
                 pass
-    with lock.hold(tmp_path):
+    with lease.hold(tmp_path):
         pass

@@ -230,17 +230,19 @@ def test_what_may_be_the_loss_of_another():
     lost = jax.errors.JaxRuntimeError("UNKNOWN: Connection closed by peer")
     full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
     saving = JcmError("cannot save step 3")
-    assert distributed._may_be_a_loss(lost) and not distributed._may_be_a_loss(full)
-    assert not distributed._may_be_a_loss(saving)
+    assert distributed._may_be_lost_process(
+        lost
+    ) and not distributed._may_be_lost_process(full)
+    assert not distributed._may_be_lost_process(saving)
     saving.__cause__ = lost
-    assert distributed._may_be_a_loss(saving)
+    assert distributed._may_be_lost_process(saving)
 
 
 def test_one_process_agrees_with_itself():
-    with distributed.together():
+    with distributed.fail_together():
         pass
     for error in (OSError("broken"), MemoryError(), TimeoutError()):
-        with pytest.raises(type(error)) as info, distributed.together():
+        with pytest.raises(type(error)) as info, distributed.fail_together():
             raise error
         assert info.value is error
-    distributed.refuse_differences({"a": 1})
+    distributed.check_equal({"a": 1})

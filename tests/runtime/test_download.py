@@ -36,9 +36,9 @@ def test_a_download_keeps_only_what_has_the_published_hash(tmp_path):
 def test_the_first_digits_of_a_hash_are_enough(tmp_path):
     (tmp_path / "file").write_bytes(b"content")
     for expected in ("sha256:ed7002b4", _MD5, ""):
-        download.verify(tmp_path / "file", expected, "it", "help")
+        download.check_digest(tmp_path / "file", expected, "it", "help")
     with pytest.raises(JcmError, match="it with sha256 ed7002b4.*, not ed7002b5: help"):
-        download.verify(tmp_path / "file", "sha256:ed7002b5", "it", "help")
+        download.check_digest(tmp_path / "file", "sha256:ed7002b5", "it", "help")
 
 
 class _Server(http.server.SimpleHTTPRequestHandler):

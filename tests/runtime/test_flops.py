@@ -86,15 +86,15 @@ def test_the_compiler_counts_alike():
 def test_a_step_does_not_depend_on_how_it_is_cut_or_where_it_runs(tiny):
     def count(**changes):
         config = tiny("digits_cd", **changes)
-        program = speed._trace(config, jax.devices())
-        return flops.count(program.traced.jaxpr)
+        made = program.create(config, 1000)
+        return flops.count(made.traced.jaxpr)
 
     whole = count()
     assert count(**{"train.accumulate": 2}) == whole
     assert count(**{"mesh.fsdp": 4}) == whole
     # The teacher twice, the target once, and the student with its gradient: 6 networks.
     config = tiny("digits_cd")
-    program = speed._trace(config, jax.devices())
+    made = program.create(config, 1000)
     x = jax.ShapeDtypeStruct((16, 8, 8, 1), jnp.float32)
     sigma = jax.ShapeDtypeStruct((16,), jnp.float32)
     once = flops.count(

@@ -43,7 +43,7 @@ def test_a_run_that_is_sent_away_goes_on_bit_for_bit(
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    preemption.leave_on_sigterm()
+    preemption.exit_on_sigterm()
     try:
         with monkeypatch.context() as patch:
             patch.setattr(train_lib.TrainLog, "add", signalled)
@@ -68,7 +68,7 @@ def test_a_run_that_is_sent_away_goes_on_bit_for_bit(
 def test_the_signal_is_heard_by_whoever_still_can():
     """A run inside of a run inside of a program."""
     before = signal.getsignal(signal.SIGTERM)
-    preemption.leave_on_sigterm()
+    preemption.exit_on_sigterm()
     try:
         # What the outer run was told, the inner one hears, and the reverse.
         with pytest.raises(Preempted):
@@ -76,14 +76,14 @@ def test_the_signal_is_heard_by_whoever_still_can():
                 os.kill(os.getpid(), signal.SIGTERM)
                 with preemption.Watch() as inner:
                     assert inner.flags().all() and outer.flags().all()
-        preemption.leave_on_sigterm()
+        preemption.exit_on_sigterm()
         with pytest.raises(Preempted), preemption.Watch() as outer:
             with preemption.Watch() as inner:
                 assert not inner.flags().any()
                 os.kill(os.getpid(), signal.SIGTERM)
             assert outer.flags().all()
         # Nothing that handles errors may take it for one.
-        preemption.leave_on_sigterm()
+        preemption.exit_on_sigterm()
         with pytest.raises(Preempted):
             try:
                 os.kill(os.getpid(), signal.SIGTERM)

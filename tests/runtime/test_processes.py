@@ -288,7 +288,7 @@ def main(argv):
         if argv[2] == "told":
             os.kill(os.getpid(), signal.SIGTERM)
         if argv[2] == "thread":
-            threading.Thread(target=distributed.leave, args=[JcmError("taken")]).start()
+            threading.Thread(target=distributed.exit_all, args=[JcmError("taken")]).start()
             time.sleep(60)
         raise JcmError("broken here") if argv[2] == "mistake" else MemoryError()
     distributed.gather(np.zeros(1))  # waits for the other

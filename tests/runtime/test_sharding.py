@@ -167,7 +167,7 @@ def test_exceptions_that_cannot_be_are_named():
         _spec(sharding.Rules(0, (("kernel", 0),)), kernel=(6,))
     tree = {"kernel": np.zeros(4), "bias": np.zeros(4)}
     with pytest.raises(JcmError, match="'kernal' fits no tensor; .* such as kernel"):
-        sharding.refuse_idle_rules(tree, sharding.Rules(0, (("kernal", 0),)))
+        sharding.check_rules_match(tree, sharding.Rules(0, (("kernal", 0),)))
     for text in ("kernel", "kernel=x", "(=1", "=1", "kernel=-1"):
         config = ml_collections.ConfigDict({"rules": (text,), "fsdp_min_mib": 4.0})
         with pytest.raises(JcmError, match="config.mesh.rules: .* is not understood"):

@@ -28,15 +28,15 @@ def hold(workdir: str | os.PathLike) -> Iterator[None]:
     """Within, no other run trains in this workdir; every process must call.
 
     Args:
-      workdir: as `storage.local` gives it.
+      workdir: as `storage.local_folder` gives it.
 
     Raises:
       JcmError: where one does already, in every process.
     """
     with contextlib.ExitStack() as stack:
-        with distributed.together():
+        with distributed.fail_together():
             if jax.process_index() == 0:
-                place = storage.shared(workdir) / ".lock"
+                place = storage.shared_path(workdir) / ".lock"
                 held = _lease(place) if "://" in os.fspath(place) else _flock(place)
                 stack.enter_context(held)
         yield
@@ -95,7 +95,7 @@ def _lease(place: epath.Path) -> Iterator[None]:
             try:
                 if not _read(place).startswith(mine):
                     # What this run would save from now on is in the other's way.
-                    distributed.leave(_taken(place, _read(place).partition("\n")[0]))
+                    distributed.exit_all(_taken(place, _read(place).partition("\n")[0]))
                     return
                 place.write_text(f"{mine} {number}")
             except Exception as error:  # the store's; it is tried again
