@@ -1,6 +1,6 @@
-"""Networks: F(c_in x, c_noise, labels), with parameters as plain nested dicts.
+"""Networks F(c_in x, c_noise, labels), whose parameters are plain nested dicts.
 
-flax is used here and nowhere else. A network knows nothing of noise levels, losses
+This is the only room that uses flax. A network knows nothing of noise levels, losses
 or devices.
 """
 
@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from jcm.networks import adm, ncsnpp
-from jcm.networks.layers import Levels
+from jcm.networks.layers import UNetSizes
 from jcm.runtime.errors import JcmError
 
 Params = dict[str, Any]
@@ -31,16 +31,16 @@ class Network:
     """A network as two pure functions: `init(key)` and `network(params, x, ...)`.
 
     Attributes:
-      arch: its sizes.
-      shapes: shapes and types of its parameters.
+      arch: the sizes of the network.
+      shapes: the shapes and dtypes of its parameters, a tree of `ShapeDtypeStruct`.
     """
 
-    def __init__(self, module: type[nnx.Module], arch: Any):
-        """Builds the graph by shapes alone; no parameter is allocated.
+    def __init__(self, module: type[nnx.Module], arch: UNetSizes):
+        """Traces the network by shapes alone; no parameter is allocated.
 
         Args:
-          module: class called with (arch, rngs).
-          arch: the sizes, a frozen dataclass.
+          module: a class that is called with (arch, rngs).
+          arch: the sizes.
         """
         self.arch = arch
         self._module = module
@@ -49,7 +49,11 @@ class Network:
         self.shapes: Params = nnx.to_pure_dict(nnx.state(abstract, nnx.Param))
 
     def init(self, key: Key[Array, ""]) -> Params:
-        """Random parameters: a nested dict of float32 arrays, repeatable by key."""
+        """Draws random parameters: a nested dict of float32 arrays.
+
+        Args:
+          key: the same key gives the same parameters.
+        """
         module = self._module(self.arch, nnx.Rngs(key))
         return nnx.to_pure_dict(nnx.state(module, nnx.Param))
 
@@ -61,25 +65,36 @@ class Network:
         labels: Int[Array, " b"] | None = None,
         dropout_keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b h w c"]:
-        """F(x, c_noise, labels) in float32; dropout only where keys are given."""
+        """Evaluates F(x, c_noise, labels) in float32.
+
+        Args:
+          params: parameters shaped like `self.shapes`.
+          x: noisy images, scaled by c_in.
+          c_noise: the time input of each image, computed from its noise level.
+          labels: the class of each image; None if and only if there are no classes.
+          dropout_keys: a key for each image, or None to disable dropout.
+
+        Raises:
+          JcmError: if labels are missing, or are passed to an unconditional network.
+        """
         model = nnx.merge(self._graphdef, params)
         return model(x, c_noise, labels, dropout_keys)
 
 
 def architecture(
     config: Mapping[str, Any], *, image_size: int, image_channels: int, num_classes: int
-) -> Levels:
-    """The sizes that a config describes.
+) -> UNetSizes:
+    """Returns the sizes that a config describes.
 
     Args:
-      config: `name`, the sizes that all architectures have, and below the name of each
-        what it alone has.
+      config: `name`, the sizes common to all architectures, and under the name of each
+        architecture the sizes that it alone has.
       image_size: height and width of the images.
       image_channels: 1 or 3.
       num_classes: 0 for an unconditional network.
 
     Raises:
-      JcmError: for an unknown name.
+      JcmError: if the name is unknown.
     """
     config = dict(config)
     name = config.pop("name")
@@ -90,7 +105,8 @@ def architecture(
         )
     own = {each: config.pop(each, {}) for each in _ARCHITECTURES}[name]
     sizes = {
-        key: tuple(value) if isinstance(value, list) else value  # `build` hashes it
+        # A tuple can be hashed, as the cache of `build` requires.
+        key: tuple(value) if isinstance(value, list) else value
         for key, value in {**config, **own}.items()
     }
     return _ARCHITECTURES[name][0](
@@ -104,10 +120,10 @@ def architecture(
 def create(
     config: Mapping[str, Any], *, image_size: int, image_channels: int, num_classes: int
 ) -> Network:
-    """The network that a config describes; arguments as of `architecture`.
+    """Builds the network that a config describes; see `architecture` for arguments.
 
     Raises:
-      JcmError: for an unknown name, or sizes that do not fit together.
+      JcmError: if the name is unknown or the sizes are inconsistent.
     """
     return build(
         architecture(
@@ -119,21 +135,22 @@ def create(
     )
 
 
-@functools.lru_cache(maxsize=8)  # a second of tracing, for what never changes
-def build(arch: Levels) -> Network:
-    """The network of these sizes.
+@functools.lru_cache(maxsize=8)  # Tracing takes a second and always gives the same.
+def build(arch: UNetSizes) -> Network:
+    """Builds the network with these sizes.
 
     Raises:
-      JcmError: for sizes that do not fit together.
+      JcmError: if the sizes are inconsistent.
     """
     arch.check()
     _, module = _ARCHITECTURES[_name(arch)]
     return Network(module, arch)
 
 
-def describe(arch: Levels) -> dict[str, Any]:
-    """The fields of `config.model` that make an architecture, for `create`."""
-    name, common = _name(arch), {field.name for field in dataclasses.fields(Levels)}
+def describe(arch: UNetSizes) -> dict[str, Any]:
+    """Returns the fields of `config.model` from which `create` makes this network."""
+    name = _name(arch)
+    common = {field.name for field in dataclasses.fields(UNetSizes)}
     values = {f.name: getattr(arch, f.name) for f in dataclasses.fields(arch)}
     fields = {key: value for key, value in values.items() if key in common}
     own = {key: value for key, value in values.items() if key not in common}
@@ -142,12 +159,12 @@ def describe(arch: Levels) -> dict[str, Any]:
     return {"name": name, **fields, name: own}
 
 
-def _name(arch: Levels) -> str:
+def _name(arch: UNetSizes) -> str:
     return next(n for n, (kind, _) in _ARCHITECTURES.items() if type(arch) is kind)
 
 
 def fingerprint(params: Params) -> str:
-    """16 hexadecimal digits that tell weights from other weights, by every bit."""
+    """Returns a hash of names and values of all parameters: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         digest.update(jax.tree_util.keystr(path).encode())
@@ -156,5 +173,5 @@ def fingerprint(params: Params) -> str:
 
 
 def count(params: Params) -> int:
-    """The number of parameters."""
+    """Returns the number of parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

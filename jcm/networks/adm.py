@@ -1,9 +1,9 @@
-"""ADM (Dhariwal and Nichol 2021), the network of consistency models from 64x64 on.
+"""ADM (Dhariwal and Nichol 2021), the network of consistency models at 64x64 and above.
 
-The variant is the one of Song et al. 2023: the noise level enters as 250 ln(sigma) (as
-ln(sigma) / 4 in that of Karras et al. 2022), and the published networks resample inside
-of residual blocks. Those of ImageNet scale and shift what is normalised by the
-embedding, those of LSUN add it before.
+The variant is the one of Song et al. 2023: the time input is 250 ln(sigma), where
+Karras et al. 2022 have ln(sigma) / 4, and the published networks change the resolution
+inside residual blocks. In the networks for ImageNet the embedding scales and shifts the
+normalised activations; in those for LSUN it is added before the normalisation.
 """
 
 import dataclasses
@@ -16,33 +16,32 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jcm.networks.layers import (
+    LONGEST_PERIOD,
+    DropoutKeys,
     GroupNorm,
-    Levels,
-    Step,
+    LayerSpec,
+    UNetSizes,
+    apply_layer,
     attention,
-    call,
     check_labels,
     dropout,
-    steps,
+    unet_layers,
 )
 from jcm.runtime.errors import JcmError
 
-DropoutKeys = Array | None
-
-_LONGEST_PERIOD = 10_000.0
-
 
 @dataclasses.dataclass(frozen=True)
-class Architecture(Levels):
-    """Sizes of an ADM; see `layers.Levels` for the rest.
+class Architecture(UNetSizes):
+    """Sizes of an ADM; `layers.UNetSizes` documents the common ones.
 
     Attributes:
-      num_heads: of each attention layer; 0 where `head_channels` gives their number.
-      head_channels: channels of each head; 0 where `num_heads` counts.
-      time_scale: of the time input; 1000 as OpenAI trained, 1 as NVlabs did.
-      scale_shift_norm: the embedding scales and shifts the second normalisation of a
-        block, instead of being added in front of it.
-      resblock_updown: residual blocks change the resolution, instead of plain layers.
+      num_heads: heads of each attention layer; 0 if `head_channels` determines them.
+      head_channels: channels of each head; 0 if `num_heads` determines them.
+      time_scale: factor of the time input; 1000 in OpenAI's networks, 1 in NVlabs'.
+      scale_shift_norm: whether the embedding scales and shifts the result of the second
+        normalisation of a block, instead of being added to its input.
+      resblock_updown: whether residual blocks, instead of plain layers, change the
+        resolution.
     """
 
     num_heads: int
@@ -52,38 +51,42 @@ class Architecture(Levels):
     resblock_updown: bool
 
     @property
-    def attended_widths(self) -> set[int]:
-        """Channels where there is attention; the middle always has it."""
-        return {step.c_out for step in self.steps if step.kind == "attn"}
+    def attention_widths(self) -> set[int]:
+        """Channels of the attention layers; the middle always has one."""
+        return {spec.c_out for spec in self.layers if spec.kind == "attn"}
 
     def heads(self, channels: int) -> int:
-        """Attention heads of a layer of so many channels."""
+        """Returns the number of attention heads of a layer with these channels."""
         return self.num_heads or channels // self.head_channels
 
     @property
     def first_width(self) -> int:
-        """Channels that the first convolution gives."""
+        """Output channels of the first convolution."""
         return self.nf * self.ch_mult[0]
 
     @functools.cached_property
-    def steps(self) -> tuple[Step, ...]:
-        """The layers in between; see `layers.steps`."""
-        return steps(self, self.first_width, attends_each=True)
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """The layers between the first and the last; see `layers.unet_layers`."""
+        return unet_layers(self, self.first_width, attends_each=True)
 
     def check(self) -> None:
-        """Raises JcmError where the sizes do not fit together."""
+        """Checks that the sizes are consistent.
+
+        Raises:
+          JcmError: if they are not.
+        """
         super().check()
         if sorted(np.sign((self.num_heads, self.head_channels))) != [0, 1]:
             raise JcmError(
                 f"config.model.adm: num_heads={self.num_heads} and head_channels="
-                f"{self.head_channels}: one must be above 0, the other 0"
+                f"{self.head_channels}: set one above 0 and the other to 0"
             )
-        for width in sorted(self.attended_widths):
+        for width in sorted(self.attention_widths):
             name = "head_channels" if self.head_channels else "num_heads"
             if width % getattr(self, name):
                 raise JcmError(
                     f"config.model.adm.{name}={getattr(self, name)} does not divide"
-                    f" {width} channels: choose another"
+                    f" {width} channels: use a divisor"
                 )
 
 
@@ -103,7 +106,7 @@ def _conv(
 
 
 def _fan_in() -> nnx.Initializer:
-    """Uniform with variance 1 / (3 fan-in), as PyTorch starts its layers."""
+    """Returns PyTorch's default initialiser: uniform with variance 1 / (3 fan-in)."""
     return nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -129,19 +132,19 @@ def _norm(channels: int, arch: Architecture, rngs: nnx.Rngs) -> GroupNorm:
 
 
 def _halve(x: Float[Array, "b h w c"]) -> Float[Array, "b p q c"]:
-    """Means of 2x2 pixels."""
+    """Halves height and width by means of 2x2 pixels."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
     return jnp.mean(x, axis=(2, 4))
 
 
 def _double(x: Float[Array, "b h w c"]) -> Float[Array, "b p q c"]:
-    """Every pixel four times."""
+    """Doubles height and width by repeating every pixel."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 class Embedding(nnx.Module):
-    """Sines of the noise level through two dense layers, plus the label."""
+    """Embeds the time input by sines and two dense layers, and adds the label."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs):
         width = 4 * arch.nf
@@ -157,9 +160,9 @@ class Embedding(nnx.Module):
     def __call__(
         self, c_noise: Float[Array, " b"], labels: Int[Array, " b"] | None
     ) -> Float[Array, "b e"]:
-        # Always float32: the angles reach 1000.
+        # Always in float32, since angles of up to 1000 lose their digits in bfloat16.
         half = self.channels // 2
-        frequencies = _LONGEST_PERIOD ** (-jnp.arange(half, dtype=jnp.float32) / half)
+        frequencies = LONGEST_PERIOD ** (-jnp.arange(half, dtype=jnp.float32) / half)
         angles = self.time_scale * c_noise[:, None] * frequencies
         waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
         embedding = self.dense1(nnx.silu(self.dense0(waves)))
@@ -167,7 +170,7 @@ class Embedding(nnx.Module):
 
 
 class ResBlock(nnx.Module):
-    """Residual block, optionally halving or doubling the resolution."""
+    """A residual block that optionally halves or doubles the resolution."""
 
     def __init__(
         self,
@@ -211,7 +214,7 @@ class ResBlock(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention over all pixels, with a residual connection."""
+    """Multi-head self-attention over all pixels with a residual connection."""
 
     def __init__(self, channels: int, arch: Architecture, rngs: nnx.Rngs):
         dtype = jnp.dtype(arch.dtype)
@@ -231,7 +234,7 @@ class Attention(nnx.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         batch, height, width, channels = x.shape
         tokens = self.norm(x).reshape(batch, height * width, channels)
-        # Queries of all heads come first, then keys, then values.
+        # The channels hold the queries of all heads, then the keys, then the values.
         shape = (batch, height * width, 3, self.heads, channels // self.heads)
         query, key, value = jnp.moveaxis(self.qkv(tokens).reshape(shape), 2, 0)
         mixed = attention(query, key, value)
@@ -239,23 +242,23 @@ class Attention(nnx.Module):
 
 
 def _layer(
-    step: Step, index: int, arch: Architecture, rngs: nnx.Rngs
+    spec: LayerSpec, index: int, arch: Architecture, rngs: nnx.Rngs
 ) -> ResBlock | Attention | nnx.Conv:
-    if step.kind == "attn":
-        return Attention(step.c_out, arch, rngs)
-    if step.kind == "block" or arch.resblock_updown:
-        resample = "" if step.kind == "block" else step.kind
+    if spec.kind == "attn":
+        return Attention(spec.c_out, arch, rngs)
+    if spec.kind == "block" or arch.resblock_updown:
+        resample = "" if spec.kind == "block" else spec.kind
         return ResBlock(
-            step.c_in, step.c_out, arch, rngs, resample=resample, index=index
+            spec.c_in, spec.c_out, arch, rngs, resample=resample, index=index
         )
-    stride = 2 if step.kind == "down" else 1
-    return _conv(step.c_in, step.c_out, 3, arch, rngs, stride)
+    stride = 2 if spec.kind == "down" else 1
+    return _conv(spec.c_in, spec.c_out, 3, arch, rngs, stride)
 
 
 class ADM(nnx.Module):
     """The U-Net F(x_in, c_noise, labels).
 
-    The names of the blocks tell resolution and role (`res16_block0`, `res16_down`).
+    The name of a block states its resolution and role (`res16_block0`, `res16_down`).
     """
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs):
@@ -263,9 +266,9 @@ class ADM(nnx.Module):
         self.embed = Embedding(arch, rngs)
         self.conv_in = _conv(arch.image_channels, arch.first_width, 3, arch, rngs)
         self.down, self.middle, self.up = nnx.Dict(), nnx.Dict(), nnx.Dict()
-        for index, step in enumerate(arch.steps):
-            getattr(self, step.part)[step.name] = _layer(step, index, arch, rngs)
-        channels = arch.steps[-1].c_out
+        for index, spec in enumerate(arch.layers):
+            getattr(self, spec.part)[spec.name] = _layer(spec, index, arch, rngs)
+        channels = arch.layers[-1].c_out
         self.norm_out = _norm(channels, arch, rngs)
         self.conv_out = _zero_conv(channels, arch.image_channels, arch, rngs)
 
@@ -276,33 +279,22 @@ class ADM(nnx.Module):
         labels: Int[Array, " b"] | None = None,
         dropout_keys: DropoutKeys = None,
     ) -> Float[Array, "b h w c"]:
-        """Evaluates the network.
-
-        Args:
-          x: scaled noisy images.
-          c_noise: time input, ln(sigma) / 4.
-          labels: class of each image; None exactly when there are no classes.
-          dropout_keys: a key for each image, or None to leave dropout out.
-
-        Returns:
-          The raw output, in float32.
-
-        Raises:
-          JcmError: for missing labels, or labels of an unconditional network.
-        """
+        """Evaluates the network; `networks.Network` documents arguments and errors."""
         arch = self.arch
         check_labels(labels, arch.num_classes)
         embedding = self.embed(c_noise, labels)
         h = self.conv_in(x.astype(arch.dtype))
         skips = [h]
-        for step in arch.steps:
-            layer = getattr(self, step.part)[step.name]
-            if step.joins:
+        for spec in arch.layers:
+            layer = getattr(self, spec.part)[spec.name]
+            if spec.joins:
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
             if isinstance(layer, ResBlock):
-                h = call(layer, step, arch, h, embedding, dropout_keys)
-            else:  # a plain layer doubles nothing by itself
-                h = call(layer, step, arch, _double(h) if step.kind == "up" else h)
-            if step.keeps:
+                h = apply_layer(layer, spec, arch, h, embedding, dropout_keys)
+            else:
+                # A plain convolution does not double the resolution by itself.
+                h = _double(h) if spec.kind == "up" else h
+                h = apply_layer(layer, spec, arch, h)
+            if spec.keeps:
                 skips.append(h)
         return self.conv_out(self.norm_out(h, swish=True)).astype(jnp.float32)

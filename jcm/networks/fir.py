@@ -1,8 +1,8 @@
 """FIR resampling of images (Zhang 2019; StyleGAN2; NCSN++).
 
-Each filter is separable and short, so it is written as a sum of shifted slices. A
-depthwise convolution says the same, and on a CPU costs tens of times more.
-Borders are zero-padded, as in the original: constants are not kept at the edges.
+The filters are separable and short, so each one is computed as a sum of shifted slices.
+A depthwise convolution gives the same numbers and takes tens of times longer on a CPU.
+Borders are padded with zeros, as in the original, which darkens the edges.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 def upsample(
     x: Float[Array, "b h w c"], kernel: Sequence[float]
 ) -> Float[Array, "b 2*h 2*w c"]:
-    """Doubles height and width: zero insertion, then the filter times 4."""
+    """Doubles height and width by zero insertion and the filter times 4."""
     pads = _pads(len(kernel) - 2)
     for axis in (1, 2):
         x = _filter(_insert_zeros(x, axis), kernel, axis, pads, stride=1, gain=2)
@@ -26,7 +26,7 @@ def upsample(
 def downsample(
     x: Float[Array, "b h w c"], kernel: Sequence[float]
 ) -> Float[Array, "b h//2 w//2 c"]:
-    """Halves height and width: the filter, then every second pixel."""
+    """Halves height and width by the filter and every second pixel."""
     for axis in (1, 2):
         x = _filter(x, kernel, axis, _pads(len(kernel) - 2), stride=2)
     return x
@@ -35,7 +35,7 @@ def downsample(
 def conv_downsample(
     x: Float[Array, "b h w c"], weight: Float[Array, "k k c d"], kernel: Sequence[float]
 ) -> Float[Array, "b h//2 w//2 d"]:
-    """The filter, then a strided convolution without padding of its own."""
+    """Applies the filter and then an unpadded convolution with stride 2."""
     pads = _pads(len(kernel) - 2 + weight.shape[0] - 1)
     for axis in (1, 2):
         x = _filter(x, kernel, axis, pads, stride=1)
@@ -47,12 +47,11 @@ def conv_downsample(
 def conv_upsample(
     x: Float[Array, "b h w c"], weight: Float[Array, "k k c d"], kernel: Sequence[float]
 ) -> Float[Array, "b 2*h 2*w d"]:
-    """A strided transposed convolution, then the filter times 4."""
+    """Applies a transposed convolution with stride 2 and then the filter times 4."""
     width = weight.shape[0]
     for axis in (1, 2):
-        x = _insert_zeros(x, axis)[
-            (slice(None),) * axis + (slice(1, -1),)
-        ]  # no zeros outside: the convolution pads
+        # The outermost zeros are cut, since the convolution pads by itself.
+        x = _insert_zeros(x, axis)[(slice(None),) * axis + (slice(1, -1),)]
     x = lax.conv_general_dilated(
         x,
         weight,
@@ -67,12 +66,12 @@ def conv_upsample(
 
 
 def _pads(total: int) -> tuple[int, int]:
-    """Zeros before and after an axis; the odd one goes before."""
+    """Returns the zeros before and after an axis; an odd one goes before."""
     return (total + 1) // 2, total // 2
 
 
 def _insert_zeros(x: Array, axis: int) -> Array:
-    """A zero before every element along `axis`, and one after the last."""
+    """Inserts a zero before every element along `axis` and one after the last."""
     config = [(1, 1, 1) if a == axis else (0, 0, 0) for a in range(x.ndim)]
     return lax.pad(x, jnp.zeros((), x.dtype), config)
 
@@ -86,7 +85,7 @@ def _filter(
     stride: int,
     gain: float = 1,
 ) -> Array:
-    """True convolution (flipped kernel) along one axis, of unit sum times gain."""
+    """Convolves along one axis with the flipped kernel, scaled to the sum `gain`."""
     taps = np.asarray(kernel, np.float64)[::-1] * (gain / np.sum(kernel))
     config = [(*pads, 0) if a == axis else (0, 0, 0) for a in range(x.ndim)]
     x = lax.pad(x, jnp.zeros((), x.dtype), config)

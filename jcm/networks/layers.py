@@ -1,4 +1,4 @@
-"""Layers and sizes that networks share."""
+"""Sizes and layers that all networks share."""
 
 import dataclasses
 from typing import Any
@@ -10,23 +10,27 @@ from jaxtyping import Array, Float, Int, Key
 
 from jcm.runtime.errors import JcmError
 
+DropoutKeys = Key[Array, " b"] | None
+# The longest period of a positional embedding of the time, in units of c_noise.
+LONGEST_PERIOD = 10_000.0
+
 
 @dataclasses.dataclass(frozen=True)
-class Levels:
-    """Sizes of a U-Net; names as in the original configs.
+class UNetSizes:
+    """The sizes that every U-Net has; names are those of the original configs.
 
     Attributes:
-      image_size: height and width; divisible by 2^(levels - 1).
+      image_size: height and width of the images, divisible by 2^(levels - 1).
       image_channels: 3 for colour, 1 for grey.
-      num_classes: 0 for an unconditional network.
+      num_classes: number of classes; 0 for an unconditional network.
       nf: channels at full resolution before `ch_mult`.
-      ch_mult: channel multiplier of each level; the first is full resolution.
+      ch_mult: channel multiplier of each level; the first level has full resolution.
       num_res_blocks: residual blocks of each level.
-      attn_resolutions: image sizes that get self-attention.
-      dropout: rate inside the residual blocks.
-      dtype: of the computation; parameters and time embedding stay float32.
-      remat: image sizes whose blocks and attention are computed again in the backward
-        pass instead of being kept: more time, less memory.
+      attn_resolutions: image sizes at which there is self-attention.
+      dropout: dropout rate inside the residual blocks.
+      dtype: dtype of the computation; parameters and time embedding stay float32.
+      remat: image sizes whose blocks and attention are recomputed in the backward
+        pass instead of being stored, which saves memory and costs time.
     """
 
     image_size: int
@@ -42,23 +46,28 @@ class Levels:
 
     @property
     def sizes(self) -> list[int]:
-        """Image size at each level, descending."""
+        """Image size at each level, in descending order."""
         return [self.image_size // 2**level for level in range(len(self.ch_mult))]
 
     def check(self) -> None:
-        """Raises JcmError where the sizes do not fit together."""
+        """Checks that the sizes are consistent.
+
+        Raises:
+          JcmError: if they are not.
+        """
         halvings = 2 ** (len(self.ch_mult) - 1)
         if self.image_size < halvings or self.image_size % halvings:
             raise JcmError(
-                f"config.model.ch_mult={self.ch_mult} has {len(self.ch_mult)} levels, "
-                f"but config.data.image_size={self.image_size} does not divide by "
-                f"{halvings}: use fewer levels or another image size"
+                f"config.data.image_size={self.image_size} is not divisible by"
+                f" {halvings}, which the {len(self.ch_mult)} levels of"
+                f" config.model.ch_mult={self.ch_mult} require: use fewer levels or"
+                " another image size"
             )
         for name in ("attn_resolutions", "remat"):
             if set(getattr(self, name)) - set(self.sizes):
                 raise JcmError(
-                    f"config.model.{name}={getattr(self, name)}: the network works at"
-                    f" {self.sizes} only"
+                    f"config.model.{name}={getattr(self, name)} names an image size"
+                    f" that the network does not have: use some of {self.sizes}"
                 )
         if self.dtype not in ("float32", "bfloat16"):
             raise JcmError(
@@ -67,18 +76,18 @@ class Levels:
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """A layer of a U-Net.
+class LayerSpec:
+    """The place and the sizes of one layer of a U-Net.
 
     Attributes:
       part: "down", "middle" or "up".
-      kind: "block", "attn", or "down" and "up" where the size changes.
+      kind: "block", "attn", or "down" and "up" for a change of resolution.
       size: height and width of the input.
-      index: of its kind within part and size.
-      c_in: channels of the input; after joining, where it joins.
+      index: number among the layers of the same part, kind and size.
+      c_in: channels of the input, including a skip connection that joins it.
       c_out: channels of the output.
-      keeps: the output is kept for the way up.
-      joins: the input is joined by the output that was kept last.
+      keeps: whether the output is kept as a skip connection.
+      joins: whether the last kept output is concatenated to the input.
     """
 
     part: str
@@ -92,83 +101,108 @@ class Step:
 
     @property
     def name(self) -> str:
-        """Tells it from the others of its part, such as res16_block0."""
+        """A name that is unique within the part, such as res16_block0."""
         number = self.index if self.kind in ("block", "attn") else ""
         return f"res{self.size}_{self.kind}{number}"
 
     @property
     def path(self) -> str:
-        """Of its parameters."""
+        """Path of the parameters, such as down/res16_block0."""
         return f"{self.part}/{self.name}"
 
 
-def steps(arch: Levels, first: int, attends_each: bool) -> tuple[Step, ...]:
-    """The layers between the first convolution and the last normalisation, in order.
+def unet_layers(
+    arch: UNetSizes, first: int, attends_each: bool
+) -> tuple[LayerSpec, ...]:
+    """Lists the layers between the first convolution and the last normalisation.
 
     Args:
-      arch: the sizes.
-      first: channels that the first convolution gives.
-      attends_each: on the way up attention follows every block of a level, and not the
-        last alone.
+      arch: the sizes of the network.
+      first: output channels of the first convolution.
+      attends_each: on the way up, whether attention follows every block of a level or
+        only the last one.
+
+    Returns:
+      The layers in the order in which they are applied.
     """
-    made: list[Step] = []
+    specs: list[LayerSpec] = []
     channels, kept = first, [first]
     levels = list(zip(arch.sizes, arch.ch_mult, strict=True))
     for size, mult in levels:
         width, attends = arch.nf * mult, size in arch.attn_resolutions
         for i in range(arch.num_res_blocks):
-            made.append(
-                Step("down", "block", size, i, channels, width, keeps=not attends)
+            specs.append(
+                LayerSpec("down", "block", size, i, channels, width, keeps=not attends)
             )
             if attends:
-                made.append(Step("down", "attn", size, i, width, width, keeps=True))
+                specs.append(
+                    LayerSpec("down", "attn", size, i, width, width, keeps=True)
+                )
             channels = width
             kept.append(channels)
         if size != arch.sizes[-1]:
-            made.append(Step("down", "down", size, 0, channels, channels, keeps=True))
+            specs.append(
+                LayerSpec("down", "down", size, 0, channels, channels, keeps=True)
+            )
             kept.append(channels)
     for kind, i in (("block", 0), ("attn", 0), ("block", 1)):
-        made.append(Step("middle", kind, arch.sizes[-1], i, channels, channels))
+        specs.append(LayerSpec("middle", kind, arch.sizes[-1], i, channels, channels))
     for size, mult in reversed(levels):
         width, attends = arch.nf * mult, size in arch.attn_resolutions
         for i in range(arch.num_res_blocks + 1):
             joined = channels + kept.pop()
-            made.append(Step("up", "block", size, i, joined, width, joins=True))
+            specs.append(LayerSpec("up", "block", size, i, joined, width, joins=True))
             channels = width
             if attends and (attends_each or i == arch.num_res_blocks):
-                made.append(Step("up", "attn", size, i, width, width))
+                specs.append(LayerSpec("up", "attn", size, i, width, width))
         if size != arch.image_size:
-            made.append(Step("up", "up", size, 0, channels, channels))
-    return tuple(made)
+            specs.append(LayerSpec("up", "up", size, 0, channels, channels))
+    return tuple(specs)
 
 
 def check_labels(labels: Int[Array, " b"] | None, num_classes: int) -> None:
-    """Raises JcmError for missing labels, or labels of an unconditional network."""
-    if (labels is None) != (num_classes == 0):
-        raise JcmError(
-            f"a network of {num_classes} classes takes labels where there are"
-            " classes, and only there"
-        )
+    """Checks that labels are passed if and only if the network has classes.
+
+    Without this check a network with classes would silently ignore that labels are
+    missing.
+
+    Raises:
+      JcmError: if labels are missing, or are passed to an unconditional network.
+    """
+    if labels is None and num_classes:
+        raise JcmError(f"the network has {num_classes} classes: pass labels")
+    if labels is not None and not num_classes:
+        raise JcmError("the network has no classes: pass labels=None")
 
 
 def initializer(scale: float) -> nnx.Initializer:
-    """Uniform fan-average initialiser; a scale of 0 is a very small one."""
+    """Returns a uniform fan-average initialiser; a scale of 0 becomes 1e-10."""
     return nnx.initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
 
 
 class GroupNorm(nnx.Module):
-    """Group normalisation, and what stands around it, in one pass over the elements.
+    """Group normalisation, fused with an offset, a modulation and a swish.
 
-    Means are taken per channel first and per group after, so that the large array is
-    read once for the statistics and once for the result: 3 to 4 times faster on a CPU
-    than `nnx.GroupNorm`, and the same numbers. What is added or multiplied per channel
-    joins the numbers per channel. All is float32 until the result is rounded.
+    Means are taken first per channel and then per group, so that the large array is
+    read once for the statistics and once for the result. This is 3 to 4 times faster
+    on a CPU than `nnx.GroupNorm` and gives the same numbers. Offset and modulation are
+    folded into the scale and shift of each channel. All computation is in float32, and
+    the result is cast to `dtype`.
     """
 
     def __init__(
         self, channels: int, *, groups: int, epsilon: float, dtype: str, rngs: nnx.Rngs
     ):
-        del rngs  # nothing is random; every layer is made in the same way
+        """Creates the scale (ones) and the bias (zeros) of each channel.
+
+        Args:
+          channels: channels of the input.
+          groups: number of groups, which divides `channels`.
+          epsilon: added to the variance.
+          dtype: dtype of the result.
+          rngs: unused, since nothing is random; every layer has this argument.
+        """
+        del rngs
         self.groups, self.epsilon, self.dtype = groups, epsilon, dtype
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
@@ -181,14 +215,15 @@ class GroupNorm(nnx.Module):
         modulation: tuple[Float[Array, "b c"], Float[Array, "b c"]] | None = None,
         swish: bool = False,
     ) -> Float[Array, "b h w c"]:
-        """Normalises.
+        """Normalises the activations of each image and group.
 
         Args:
-          x: activations.
-          offset: added to x before. To add it outside costs a GPU an array as large
-            as x: XLA hands it to the convolution that made x.
-          modulation: (scale, shift) of the normalised y: y (1 + scale) + shift.
-          swish: last, y becomes y sigmoid(y).
+          x: the activations.
+          offset: added to x before the normalisation. Adding it outside costs a GPU an
+            array as large as x, since XLA fuses the sum with the convolution before it.
+          modulation: (scale, shift), applied to the normalised y as
+            y (1 + scale) + shift.
+          swish: whether y sigmoid(y) is applied at the end.
         """
         batch, channels = x.shape[0], x.shape[-1]
         x32 = x.astype(jnp.float32)
@@ -214,15 +249,17 @@ class GroupNorm(nnx.Module):
 
 
 def dropout(
-    x: Float[Array, "b h w c"], rate: float, keys: Key[Array, " b"] | None, index: int
+    x: Float[Array, "b h w c"], rate: float, keys: DropoutKeys, index: int
 ) -> Float[Array, "b h w c"]:
-    """Dropout with one counted key per example: the same mask on any device.
+    """Applies dropout with one key for each image.
+
+    The mask of an image does not depend on the batch or on the devices.
 
     Args:
-      x: activations.
-      rate: share set to zero.
-      keys: one per example; None leaves dropout out.
-      index: number of the layer, which tells the masks of one network apart.
+      x: the activations.
+      rate: share of the activations that is set to zero.
+      keys: a key for each image, or None to disable dropout.
+      index: number of the layer, which is folded into the keys.
     """
     if keys is None or rate == 0:
         return x
@@ -240,11 +277,11 @@ def attention(
     key: Float[Array, "b t n d"],
     value: Float[Array, "b t n d"],
 ) -> Float[Array, "b t n d"]:
-    """Softmax attention of each head, by cuDNN where that was seen to be faster.
+    """Computes softmax attention of each head, by cuDNN where it was measured faster.
 
-    Its kernels keep no matrix of all pairs. Forward and backward on an H200 they take
-    0.22 of the time of XLA's for 1,024 pixels and heads of 64 channels, 0.40 for 256
-    pixels, and 1.18 for 256 pixels and heads of 256 channels.
+    cuDNN's kernels do not store the matrix of all pairs. Forward and backward on an
+    H200, they take 0.22 of the time of XLA for 1,024 pixels and heads of 64 channels,
+    0.40 for 256 pixels, and 1.18 for 256 pixels and heads of 256 channels.
     """
     _, pixels, _, width = query.shape
     kernels = _has_kernels(jax.devices()[0], width, query.dtype)
@@ -256,7 +293,7 @@ def attention(
 
 
 def _has_kernels(device: Any, width: int, dtype: jnp.dtype) -> bool:
-    """Whether cuDNN attends to heads of such width and type on a device of JAX."""
+    """Returns whether cuDNN supports heads of this width and dtype on a JAX device."""
     return (
         device.platform == "gpu"
         and "cuda" in device.client.platform_version
@@ -267,7 +304,9 @@ def _has_kernels(device: Any, width: int, dtype: jnp.dtype) -> bool:
     )
 
 
-def call(layer: nnx.Module, step: Step, arch: Levels, *inputs: Any) -> Array:
-    """The output of a layer, computed again in the backward pass where it shall be."""
+def apply_layer(
+    layer: nnx.Module, spec: LayerSpec, arch: UNetSizes, *inputs: Any
+) -> Array:
+    """Applies a layer; the backward pass recomputes it at the sizes of `arch.remat`."""
     compute = type(layer).__call__
-    return (nnx.remat(compute) if step.size in arch.remat else compute)(layer, *inputs)
+    return (nnx.remat(compute) if spec.size in arch.remat else compute)(layer, *inputs)

@@ -1,9 +1,9 @@
 """NCSN++ (Song et al. 2021), the network of consistency models on CIFAR-10.
 
-The variant is the one of Song et al. 2023: BigGAN residual blocks, FIR resampling,
-residual input pyramid, Fourier time embedding, no output pyramid. With a positional
-embedding, a box filter and no pyramid it is the DDPM++ of Karras et al. 2022. A label
-embedding is added to the time embedding where there are classes.
+The variant is the one of Song et al. 2023: BigGAN residual blocks, FIR resampling, a
+residual input pyramid, a Fourier time embedding and no output pyramid. With a
+positional embedding, a box filter and no pyramid it is the DDPM++ of Karras et al.
+2022. If there are classes, a label embedding is added to the time embedding.
 """
 
 import dataclasses
@@ -17,37 +17,36 @@ from jaxtyping import Array, Float, Int
 
 from jcm.networks import fir
 from jcm.networks.layers import (
+    LONGEST_PERIOD,
+    DropoutKeys,
     GroupNorm,
-    Levels,
-    Step,
+    LayerSpec,
+    UNetSizes,
+    apply_layer,
     attention,
-    call,
     check_labels,
     dropout,
     initializer,
-    steps,
+    unet_layers,
 )
 from jcm.runtime.errors import JcmError
-
-DropoutKeys = Array | None
 
 _CHOICES = {
     "embedding_type": ("fourier", "positional"),
     "progressive_input": ("residual", "none"),
 }
-_LONGEST_PERIOD = 10_000.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Architecture(Levels):
-    """Sizes of an NCSN++; see `layers.Levels` for the rest.
+class Architecture(UNetSizes):
+    """Sizes of an NCSN++; `layers.UNetSizes` documents the common ones.
 
     Attributes:
-      embedding_type: of the time: "fourier", at random frequencies, or "positional".
+      embedding_type: time embedding, "fourier" (random frequencies) or "positional".
       fourier_scale: standard deviation of the random frequencies.
-      progressive_input: "residual" where smaller copies of the input join each level,
-        or "none".
-      fir_kernel: taps of the resampling filter, before normalisation.
+      progressive_input: "residual" if a downsampled copy of the input is added at each
+        level, or "none".
+      fir_kernel: taps of the resampling filter before normalisation.
     """
 
     embedding_type: str
@@ -56,12 +55,16 @@ class Architecture(Levels):
     fir_kernel: tuple[float, ...]
 
     @functools.cached_property
-    def steps(self) -> tuple[Step, ...]:
-        """The layers between the first and the last; see `layers.steps`."""
-        return steps(self, self.nf, attends_each=False)
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """The layers between the first and the last; see `layers.unet_layers`."""
+        return unet_layers(self, self.nf, attends_each=False)
 
     def check(self) -> None:
-        """Raises JcmError where the sizes do not fit together."""
+        """Checks that the sizes are consistent.
+
+        Raises:
+          JcmError: if they are not.
+        """
         super().check()
         for field, known in _CHOICES.items():
             if getattr(self, field) not in known:
@@ -75,8 +78,8 @@ class Architecture(Levels):
             if width < 4 or width % min(width // 4, 32):
                 raise JcmError(
                     f"config.model.nf={self.nf}, ch_mult={self.ch_mult}: {width}"
-                    " channels do not divide into groups: use an nf that is a multiple"
-                    " of 4, and of 32 from 128 on"
+                    " channels cannot be normalised in groups: use an nf that is a"
+                    " multiple of 4, and of 32 from 128 on"
                 )
 
 
@@ -104,7 +107,7 @@ def _norm(channels: int, arch: Architecture, rngs: nnx.Rngs) -> GroupNorm:
 
 
 class TimeEmbedding(nnx.Module):
-    """Sines and cosines of c_noise, plus the label, through two dense layers."""
+    """Embeds c_noise by sines and cosines and two dense layers, with the label."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs):
         width = 4 * arch.nf
@@ -117,7 +120,7 @@ class TimeEmbedding(nnx.Module):
         self.dense0 = nnx.Linear(2 * self.count, width, **dense)
         self.dense1 = nnx.Linear(width, width, **dense)
         if arch.num_classes:
-            # Unit variance, as in ADM: no smaller than the time's part beside it.
+            # Unit variance, as in ADM, so that the label weighs as much as the time.
             unit = nnx.initializers.normal(1.0)
             self.label = nnx.Embed(
                 arch.num_classes, width, embedding_init=unit, rngs=rngs
@@ -126,13 +129,14 @@ class TimeEmbedding(nnx.Module):
     def __call__(
         self, c_noise: Float[Array, " b"], labels: Int[Array, " b"] | None
     ) -> Float[Array, "b e"]:
-        # Always float32: frequencies of +-50 on c_noise of +-1.6 are lost in bf16.
+        # Always in float32, since bfloat16 is too coarse for the angles: frequencies
+        # reach +-50 and c_noise reaches +-1.6.
         if hasattr(self, "frequencies"):
             frequencies = jax.lax.stop_gradient(self.frequencies[...])
             angles = c_noise[:, None] * frequencies * 2 * jnp.pi
         else:
             exponents = jnp.linspace(0, 1, self.count, dtype=jnp.float32)
-            angles = c_noise[:, None] * _LONGEST_PERIOD**-exponents
+            angles = c_noise[:, None] * LONGEST_PERIOD**-exponents
         embedding = self.dense0(
             jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
         )
@@ -142,7 +146,7 @@ class TimeEmbedding(nnx.Module):
 
 
 class ResBlock(nnx.Module):
-    """BigGAN residual block, optionally halving or doubling the resolution."""
+    """A BigGAN residual block that optionally halves or doubles the resolution."""
 
     def __init__(
         self,
@@ -183,7 +187,7 @@ class ResBlock(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Single-head self-attention over all pixels, with a residual connection."""
+    """Single-head self-attention over all pixels with a residual connection."""
 
     def __init__(self, channels: int, arch: Architecture, rngs: nnx.Rngs):
         dtype = jnp.dtype(arch.dtype)
@@ -206,18 +210,18 @@ class Attention(nnx.Module):
 
 
 def _layer(
-    step: Step, index: int, arch: Architecture, rngs: nnx.Rngs
+    spec: LayerSpec, index: int, arch: Architecture, rngs: nnx.Rngs
 ) -> ResBlock | Attention:
-    if step.kind == "attn":
-        return Attention(step.c_out, arch, rngs)
-    resample = "" if step.kind == "block" else step.kind
-    return ResBlock(step.c_in, step.c_out, arch, rngs, resample=resample, index=index)
+    if spec.kind == "attn":
+        return Attention(spec.c_out, arch, rngs)
+    resample = "" if spec.kind == "block" else spec.kind
+    return ResBlock(spec.c_in, spec.c_out, arch, rngs, resample=resample, index=index)
 
 
 class NCSNpp(nnx.Module):
     """The U-Net F(x_in, c_noise, labels).
 
-    The names of the blocks tell resolution and role (`res16_block0`, `res16_down`).
+    The name of a block states its resolution and role (`res16_block0`, `res16_down`).
     """
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs):
@@ -226,14 +230,14 @@ class NCSNpp(nnx.Module):
         self.conv_in = _conv(arch.image_channels, arch.nf, 3, arch, rngs)
         self.down, self.middle, self.up = nnx.Dict(), nnx.Dict(), nnx.Dict()
         pyramid = arch.image_channels
-        for index, step in enumerate(arch.steps):
-            part = getattr(self, step.part)
-            part[step.name] = _layer(step, index, arch, rngs)
-            if step.kind == "down" and arch.progressive_input == "residual":
-                conv = _conv(pyramid, step.c_out, 3, arch, rngs)
-                part[f"res{step.size}_pyramid"] = conv
-                pyramid = step.c_out
-        channels = arch.steps[-1].c_out
+        for index, spec in enumerate(arch.layers):
+            part = getattr(self, spec.part)
+            part[spec.name] = _layer(spec, index, arch, rngs)
+            if spec.kind == "down" and arch.progressive_input == "residual":
+                conv = _conv(pyramid, spec.c_out, 3, arch, rngs)
+                part[f"res{spec.size}_pyramid"] = conv
+                pyramid = spec.c_out
+        channels = arch.layers[-1].c_out
         self.norm_out = _norm(channels, arch, rngs)
         self.conv_out = _conv(channels, arch.image_channels, 3, arch, rngs, scale=0.0)
 
@@ -244,44 +248,31 @@ class NCSNpp(nnx.Module):
         labels: Int[Array, " b"] | None = None,
         dropout_keys: DropoutKeys = None,
     ) -> Float[Array, "b h w c"]:
-        """Evaluates the network.
-
-        Args:
-          x: scaled noisy images.
-          c_noise: time input, ln(sigma) / 4.
-          labels: class of each image; None exactly when there are no classes.
-          dropout_keys: a key for each image, or None to leave dropout out.
-
-        Returns:
-          The raw output, in float32.
-
-        Raises:
-          JcmError: for missing labels, or labels of an unconditional network.
-        """
+        """Evaluates the network; `networks.Network` documents arguments and errors."""
         arch = self.arch
         check_labels(labels, arch.num_classes)
         embedding = self.embed(c_noise, labels)
         pyramid = x.astype(arch.dtype)
         h = self.conv_in(pyramid)
         skips = [h]
-        for step in arch.steps:
-            part = getattr(self, step.part)
-            if step.joins:
+        for spec in arch.layers:
+            part = getattr(self, spec.part)
+            if spec.joins:
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-            if step.kind == "attn":
-                h = call(part[step.name], step, arch, h)
+            if spec.kind == "attn":
+                h = apply_layer(part[spec.name], spec, arch, h)
             else:
-                h = call(part[step.name], step, arch, h, embedding, dropout_keys)
-            if step.kind == "down" and arch.progressive_input == "residual":
-                conv = part[f"res{step.size}_pyramid"]
+                h = apply_layer(part[spec.name], spec, arch, h, embedding, dropout_keys)
+            if spec.kind == "down" and arch.progressive_input == "residual":
+                conv = part[f"res{spec.size}_pyramid"]
                 pyramid = _conv_downsample(conv, pyramid, arch)
                 pyramid = h = (pyramid + h) / math.sqrt(2)
-            if step.keeps:
+            if spec.keeps:
                 skips.append(h)
         return self.conv_out(self.norm_out(h, swish=True)).astype(jnp.float32)
 
 
 def _conv_downsample(conv: nnx.Conv, x: Array, arch: Architecture) -> Array:
-    """Halves the input pyramid with the weights of `conv`."""
+    """Halves the resolution of the input pyramid, with the weights of `conv`."""
     kernel, bias = (v[...].astype(arch.dtype) for v in (conv.kernel, conv.bias))
     return fir.conv_downsample(x, kernel, arch.fir_kernel) + bias

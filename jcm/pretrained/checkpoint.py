@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jcm import networks
-from jcm.networks import Levels, Network, Params, adm, ncsnpp
+from jcm.networks import Network, Params, UNetSizes, adm, ncsnpp
 from jcm.pretrained import (
     diffusers_folder,
     flax_file,
@@ -159,7 +159,7 @@ def read(source: str | os.PathLike, hints: Hints, ema: str = "") -> Checkpoint:
     )
 
 
-def _is_imagenet(arch: Levels) -> bool:
+def _is_imagenet(arch: UNetSizes) -> bool:
     """Whether it is the published network of ImageNet 64x64, OpenAI's or NVlabs'."""
     return (
         isinstance(arch, adm.Architecture)

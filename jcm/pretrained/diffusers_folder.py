@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jcm.networks import Levels, Params, adm
+from jcm.networks import Params, UNetSizes, adm
 from jcm.pretrained import tensors, torch_file
 from jcm.runtime import files
 from jcm.runtime.errors import JcmError
@@ -134,11 +134,11 @@ def params(found: Pipeline, template: Params) -> Params:
     """
     names = _module_names(found.arch)
     merged = dict(found.tensors)
-    for step in found.arch.steps:
-        if step.kind != "attn":
+    for spec in found.arch.layers:
+        if spec.kind != "attn":
             continue
         for leaf in ("weight", "bias"):
-            name = f"{names[step.path + '/qkv']}.{leaf}"
+            name = f"{names[spec.path + '/qkv']}.{leaf}"
             parts = [
                 tensors.take(merged, name.replace(_QKV, f"to_{letter}"))
                 for letter in "qkv"
@@ -156,7 +156,7 @@ def params(found: Pipeline, template: Params) -> Params:
 
 def write(
     path: str | os.PathLike,
-    arch: Levels,
+    arch: UNetSizes,
     params: Params,
     noise: Mapping[str, float],
     card: str,
@@ -260,7 +260,7 @@ def _architecture(about: Mapping[str, Any]) -> adm.Architecture:
     return arch
 
 
-def _describe(arch: Levels) -> dict[str, Any]:
+def _describe(arch: UNetSizes) -> dict[str, Any]:
     """The config of a UNet2DModel.
 
     Raises:
@@ -281,7 +281,7 @@ def _describe(arch: Levels) -> dict[str, Any]:
         )
     widths = [arch.nf * mult for mult in arch.ch_mult]
     attended = [size in arch.attn_resolutions for size in arch.sizes]
-    heads = {width // arch.heads(width) for width in arch.attended_widths}
+    heads = {width // arch.heads(width) for width in arch.attention_widths}
     if len(heads) > 1:
         raise JcmError(
             f"diffusers has heads of one width, and not num_heads={arch.num_heads} of"
@@ -329,20 +329,20 @@ def _module_names(arch: adm.Architecture) -> dict[str, str]:
         "conv_out": "conv_out",
     }
 
-    for step in arch.steps:
-        level = arch.sizes.index(step.size)
-        if step.part == "up":
+    for spec in arch.layers:
+        level = arch.sizes.index(spec.size)
+        if spec.part == "up":
             level = len(arch.sizes) - 1 - level
         layers = {"block": "resnets", "attn": "attentions"}.get(
-            step.kind, f"{step.kind}samplers"
+            spec.kind, f"{spec.kind}samplers"
         )
-        theirs = f"{_PARTS[step.part].format(level)}.{layers}.{step.index}"
-        if step.kind == "attn":
-            names |= tensors.named(step.path, theirs, _ATTENTION)
-        elif step.kind == "block" or arch.resblock_updown:
-            names |= tensors.named(step.path, theirs, _BLOCK)
+        theirs = f"{_PARTS[spec.part].format(level)}.{layers}.{spec.index}"
+        if spec.kind == "attn":
+            names |= tensors.named(spec.path, theirs, _ATTENTION)
+        elif spec.kind == "block" or arch.resblock_updown:
+            names |= tensors.named(spec.path, theirs, _BLOCK)
         else:
-            names[step.path] = f"{theirs}.conv"
+            names[spec.path] = f"{theirs}.conv"
     return names
 
 

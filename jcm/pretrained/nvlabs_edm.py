@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jcm.networks import Levels, Params, adm, ncsnpp
+from jcm.networks import Params, UNetSizes, adm, ncsnpp
 from jcm.pretrained import tensors
 from jcm.runtime.errors import JcmError
 
@@ -51,7 +51,7 @@ class Found:
       prefix: "model." where their preconditioning was saved around the network.
     """
 
-    arch: Levels
+    arch: UNetSizes
     tensors: Mapping[str, np.ndarray]
     prefix: str
 
@@ -113,7 +113,7 @@ def read(state: State) -> Found:
         if any(width < 128 or width % 32 for width in widths):
             # Theirs have fewer groups then.
             raise JcmError(f"an ADM of {widths} channels is none that was published")
-        arch: Levels = adm.Architecture(
+        arch: UNetSizes = adm.Architecture(
             **common,
             num_heads=0,
             head_channels=64,
@@ -158,7 +158,7 @@ def params(found: Found, template: Params) -> Params:
     return tensors.fill(template, found.tensors, name_of, tensors.channels_last)
 
 
-def _prepared(state: State, arch: Levels, prefix: str) -> dict[str, np.ndarray]:
+def _prepared(state: State, arch: UNetSizes, prefix: str) -> dict[str, np.ndarray]:
     """What is stored otherwise there, as it is stored here."""
     made = {
         name: array
@@ -183,7 +183,7 @@ def _prepared(state: State, arch: Levels, prefix: str) -> dict[str, np.ndarray]:
         made[f"{prefix}map_label.weight"] = table
     names = _module_names(arch)
     blocks = [
-        f"{prefix}{names[s.path + '/out']}" for s in arch.steps if s.kind == "attn"
+        f"{prefix}{names[s.path + '/out']}" for s in arch.layers if s.kind == "attn"
     ]
     for name in [block.replace(".proj", ".qkv") for block in blocks]:
         for leaf in ("weight", "bias"):
@@ -200,7 +200,7 @@ def _prepared(state: State, arch: Levels, prefix: str) -> dict[str, np.ndarray]:
     return made
 
 
-def _module_names(arch: Levels) -> dict[str, str]:
+def _module_names(arch: UNetSizes) -> dict[str, str]:
     """Our module path -> theirs."""
     song = isinstance(arch, ncsnpp.Architecture)
     size = arch.image_size
@@ -217,16 +217,16 @@ def _module_names(arch: Levels) -> dict[str, str]:
     if song:
         attention = attention | {part: f"qkv.{part}" for part in _QKV}
 
-    for step in arch.steps:
-        half = step.size // 2
+    for spec in arch.layers:
+        half = spec.size // 2
         role = {
             "down": f"enc.{half}x{half}_down",
-            "up": f"dec.{2 * step.size}x{2 * step.size}_up",
-        }.get(step.kind, f"{_PARTS[step.part].format(step.size)}{step.index}")
+            "up": f"dec.{2 * spec.size}x{2 * spec.size}_up",
+        }.get(spec.kind, f"{_PARTS[spec.part].format(spec.size)}{spec.index}")
         names |= tensors.named(
-            step.path, role, attention if step.kind == "attn" else _BLOCK
+            spec.path, role, attention if spec.kind == "attn" else _BLOCK
         )
-        if step.kind == "down":
-            pyramid = f"{step.part}/res{step.size}_pyramid"
+        if spec.kind == "down":
+            pyramid = f"{spec.part}/res{spec.size}_pyramid"
             names[pyramid] = f"enc.{half}x{half}_aux_residual"
     return names

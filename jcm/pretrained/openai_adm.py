@@ -150,18 +150,18 @@ def module_names(arch: adm.Architecture) -> dict[str, str]:
     }
 
     places = {"down": (0, 0), "middle": (0, -1), "up": (-1, 0)}
-    for step in arch.steps:
-        number, place = places[step.part]
+    for spec in arch.layers:
+        number, place = places[spec.part]
         # A block, or what halves, begins a number; the rest follows under the same.
-        begins = step.kind in ("block", "down") and step.part != "middle"
-        place = places[step.part] = (number + 1, 0) if begins else (number, place + 1)
-        theirs = _PARTS[step.part].format(*place)
-        if step.kind == "attn":
-            names |= tensors.named(step.path, theirs, _ATTENTION)
-        elif step.kind == "block" or arch.resblock_updown:
-            names |= tensors.named(step.path, theirs, _BLOCK)
+        begins = spec.kind in ("block", "down") and spec.part != "middle"
+        place = places[spec.part] = (number + 1, 0) if begins else (number, place + 1)
+        theirs = _PARTS[spec.part].format(*place)
+        if spec.kind == "attn":
+            names |= tensors.named(spec.path, theirs, _ATTENTION)
+        elif spec.kind == "block" or arch.resblock_updown:
+            names |= tensors.named(spec.path, theirs, _BLOCK)
         else:
-            names[step.path] = f"{theirs}.{_PLAIN[step.kind]}"
+            names[spec.path] = f"{theirs}.{_PLAIN[spec.kind]}"
     return names
 
 

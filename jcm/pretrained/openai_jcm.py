@@ -152,14 +152,14 @@ def _module_names(arch: ncsnpp.Architecture) -> dict[str, str]:
         "conv_out": "Conv_1",
     }
 
-    for step in arch.steps:
+    for spec in arch.layers:
         kind, parts = "ResnetBlockBigGANpp", _BLOCK
-        if step.kind == "attn":
+        if spec.kind == "attn":
             kind, parts = "AttnBlockpp", _ATTENTION
-        names |= tensors.named(step.path, f"{kind}_{counts[kind]}", parts, "/")
+        names |= tensors.named(spec.path, f"{kind}_{counts[kind]}", parts, "/")
         counts[kind] += 1
-        if step.kind == "down":
-            level = arch.sizes.index(step.size)
-            pyramid = f"{step.part}/res{step.size}_pyramid"
+        if spec.kind == "down":
+            level = arch.sizes.index(spec.size)
+            pyramid = f"{spec.part}/res{spec.size}_pyramid"
             names[pyramid] = f"Downsample_{level}/Conv2d_0"
     return names

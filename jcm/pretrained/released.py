@@ -42,7 +42,7 @@ class Released:
     licence: str
 
     @property
-    def steps(self) -> int | None:
+    def layers(self) -> int | None:
         """Points of the noise grid of an "edm": Heun's takes two evaluations each."""
         return (max(self.fid) + 1) // 2 if self.kind == "edm" else None
 

@@ -78,7 +78,7 @@ def test_the_command_converts(file, tmp_path):
         ([file], "name a source and a folder"),
         ([file, tmp_path / "model"], "is there already"),
         ([tmp_path / "nothing", tmp_path / "new"], "there is no "),
-        ([file, tmp_path / "new", "--image_size=0"], "does not divide"),
+        ([file, tmp_path / "new", "--image_size=0"], "is not divisible by"),
         (
             [tmp_path / "model", tmp_path / "new", "--to=diffusers"],
             "diffusers has no NCSN",

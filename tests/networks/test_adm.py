@@ -13,6 +13,7 @@ from jcm import config as config_lib
 from jcm import networks
 from jcm.diffusion import ode, precond, sampler
 from jcm.diffusion.denoiser import Denoiser
+from jcm.diffusion.schedule import ode_schedule
 from jcm.diffusion.schedules import AdaptiveScales, KarrasGrid
 from jcm.methods import Batch, Frozen
 from jcm.methods.edm import EDM
@@ -39,12 +40,7 @@ _CONFIG = {
 
 
 def _state(variant):
-    arrays = golden.arrays(f"G_unet_{variant}.npz")
-    return {
-        name.removeprefix("param/"): np.asarray(array)
-        for name, array in arrays.items()
-        if name.startswith("param/")
-    }
+    return dict(golden.unet_state(variant))
 
 
 def _channels_last(array):
@@ -82,13 +78,13 @@ def _denoiser(kind):
     """D or f of the class-conditional network, with its parameters."""
     network, params = _loaded("cc_ssn")
     labels = jnp.asarray(golden.arrays("G_unet_cc_ssn.npz")["y"][:2], jnp.int32)
-    model = Denoiser(network, kind)
-    return params, labels, model
+    denoiser = Denoiser(network, kind)
+    return params, labels, denoiser
 
 
 def test_one_and_several_steps_equal_the_original():
-    params, labels, model = _denoiser(precond.Consistency())
-    step = jax.jit(functools.partial(sampler.consistency_step, model))
+    params, labels, denoiser = _denoiser(precond.Consistency())
+    step = jax.jit(functools.partial(sampler.consistency_step, denoiser))
     cases = golden.cases("G_samplers_losses.npz")
     for name in ("onestep", "multistep"):
         case = cases[name]
@@ -105,18 +101,18 @@ def test_one_and_several_steps_equal_the_original():
 
 
 def test_heun_equals_the_original():
-    params, labels, model = _denoiser(precond.EDM())
+    params, labels, denoiser = _denoiser(precond.EDM())
     case = golden.cases("G_samplers_losses.npz")["heun"]
 
     def clipped(x, sigma):  # as the original's sampler does
-        return jnp.clip(model(params, x, sigma, labels), -1, 1)
+        return jnp.clip(denoiser(params, x, sigma, labels), -1, 1)
 
     @functools.partial(jax.jit, static_argnames="solver")
     def step(x, sigma, sigma_next, solver):
         levels = (jnp.full(len(x), level) for level in (sigma, sigma_next))
         return ode.step(clipped, x, *levels, solver=solver)
 
-    sigmas = sampler.ode_schedule(KarrasGrid(), int(case["steps"]), "heun").sigmas
+    sigmas = ode_schedule(KarrasGrid(), int(case["steps"]), "heun").sigmas
     x = 80 * _channels_last(case["noise"][0])
     for sigma, sigma_next in itertools.pairwise(sigmas):
         solver = "heun" if sigma_next else "euler"
@@ -164,7 +160,7 @@ def test_losses_equal_the_original(kind):
 def _method(kind):
     network, _ = _loaded("cc_ssn")
     return golden.consistency(
-        model=Denoiser(network, precond.Consistency()),
+        denoiser=Denoiser(network, precond.Consistency()),
         teacher=Denoiser(network, precond.EDM()) if kind == "cd" else None,
     )
 
@@ -304,7 +300,7 @@ def test_a_fresh_network_gives_nothing_and_uses_its_labels():
     b = run(params, x, jnp.zeros(2), jnp.array([0, 2]))
     np.testing.assert_array_equal(a[0], b[0])
     assert golden.relative(a[1], b[1]) > 1e-3
-    with pytest.raises(JcmError, match="takes labels where there are classes"):
+    with pytest.raises(JcmError, match="the network has 3 classes: pass labels"):
         jax.eval_shape(network, params, x, jnp.zeros(2), None)
 
 
@@ -313,8 +309,8 @@ def test_a_fresh_network_gives_nothing_and_uses_its_labels():
     [
         ({"head_channels": 48}, "head_channels=48 does not divide 64 channels"),
         ({"head_channels": 0, "num_heads": 3}, "num_heads=3 does not divide 64"),
-        ({"num_heads": 2}, "num_heads=2 and head_channels=16: one must be above 0"),
-        ({"head_channels": 0}, "num_heads=0 and head_channels=0: one must be above 0"),
+        ({"num_heads": 2}, "num_heads=2 and head_channels=16: set one above 0 and"),
+        ({"head_channels": 0}, "num_heads=0 and head_channels=0: set one above 0 and"),
     ],
 )
 def test_impossible_heads_are_refused(changes, message):

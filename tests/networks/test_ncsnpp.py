@@ -104,19 +104,23 @@ def test_labels_matter_and_only_where_there_are_classes():
     a, b = run(jnp.array([3, 3])), run(jnp.array([3, 4]))
     np.testing.assert_array_equal(a[0], b[0])
     assert golden.relative(a[1], b[1]) > 0.1
-    for wrong, weights, labels in (
-        (network, params, None),
-        (golden.network(), golden.params("params_ema"), jnp.array([3, 3])),
+    unconditional = golden.network()
+    for wrong, weights, labels, message in (
+        (network, params, None, "the network has 10 classes: pass labels"),
+        (
+            *(unconditional, golden.params("params_ema"), jnp.array([3, 3])),
+            "the network has no classes: pass labels=None",
+        ),
     ):
-        with pytest.raises(JcmError, match="takes labels where there are classes"):
+        with pytest.raises(JcmError, match=message):
             jax.eval_shape(wrong, weights, x, jnp.zeros(2), labels)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ch_mult": (1, 2, 2, 2, 2, 2)}, "image_size=16"),
-        ({"attn_resolutions": (5,)}, "attn_resolutions"),
+        ({"ch_mult": (1, 2, 2, 2, 2, 2)}, "image_size=16 is not divisible by 32"),
+        ({"attn_resolutions": (5,)}, "attn_resolutions=.* names an image size that"),
         ({"nf": 6}, "nf=6"),
         ({"name": "unknown"}, "config.model.name"),
         ({"dtype": "float8"}, "dtype"),

@@ -33,9 +33,9 @@ def test_a_checkpoint_of_the_original_opens_with_no_config(file):
     originals.check(jcm.load(file, image_size=16, kind="edm", ema="params"))
 
 
-@pytest.mark.parametrize("name", ["State", "StateWithTarget"])
-def test_the_original_s_own_files_open(name):
-    file = golden.path(f"checkpoints_cfg1_{name}") / "checkpoint_2"
+@pytest.mark.parametrize("with_target", [False, True], ids=["State", "StateWithTarget"])
+def test_the_original_s_own_files_open(with_target, tmp_path):
+    file = originals.own_file(tmp_path / "checkpoint_2", with_target)
     originals.check(jcm.load(file, image_size=16))
 
 
@@ -127,8 +127,8 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path, change, message):
 def test_what_cannot_be_is_refused(file, tmp_path, student):
     for name, hints, message in (
         (file, {"kind": "gan"}, "kind='gan': use one of edm, consistency"),
-        (file, {"image_size": 15}, "does not divide"),
-        (file, {"image_size": -16}, "does not divide"),
+        (file, {"image_size": 15}, "image_size=15 is not divisible by 2"),
+        (file, {"image_size": -16}, "image_size=-16 is not divisible by 2"),
         (file, {"num_heads": 3}, "num_heads: drop it, such a file tells by itself"),
         (file, {"size": 3}, "size: jcm.load takes no such argument"),
         ("cd_imagenet.pt", {}, "there is no cd_imagenet.pt: name a workdir, a file"),
@@ -174,13 +174,7 @@ def test_code_in_a_file_is_never_run(tmp_path, monkeypatch, content):
 
 
 def test_a_label_that_does_not_exist_is_refused(tmp_path):
-    state = golden.arrays("G_unet_cc_ssn.npz")
-    tensors = {
-        name.removeprefix("param/"): np.asarray(array)
-        for name, array in state.items()
-        if name.startswith("param/")
-    }
-    path = torch_weights.save(tmp_path / "cd_small.pt", tensors)
+    path = torch_weights.save(tmp_path / "cd_small.pt", golden.unet_state("cc_ssn"))
     model = jcm.load(path, image_size=16, head_channels=16)
     assert model.kind == "consistency" and len(model.class_names) == 10
     three = model.sample(0, 2, sigmas=(80.0,), labels=[3, "3"])
@@ -233,15 +227,10 @@ def _changes(tensors, random):
 @pytest.mark.parametrize("form", ["jax", "pytorch"])
 def test_whatever_tensor_is_damaged_it_is_one_line(tmp_path, form):
     random = np.random.RandomState(0)
-    name, prefix = {
-        "jax": ("A_cfg1_params_ema.npz", "params_ema/"),
-        "pytorch": ("G_unet_cc_ssn.npz", "param/"),
-    }[form]
-    tensors = {
-        name.removeprefix(prefix): np.asarray(array)
-        for name, array in golden.arrays(name).items()
-        if name.startswith(prefix)
-    }
+    if form == "jax":
+        tensors = golden.original_params("params_ema")
+    else:
+        tensors = golden.unet_state("cc_ssn")
     path = tmp_path / ("checkpoint" if form == "jax" else "cd.pt")
     hints = {"image_size": 16}
     if form == "pytorch":
