@@ -1,18 +1,22 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: messages, dry runs, flags of jcm. For bash 3.2 or newer.
+# Functions for the other scripts, which source this file. They work with bash 3.2, the
+# version that macOS has.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
+# Prints an error and exits.
 die() {
   echo "$(basename "$0"): $*" >&2
   exit 1
 }
 
+# Succeeds in a dry run, which prints the commands without running them.
 dry() {
   [[ ${DRY_RUN:-0} != 0 ]]
 }
 
-# The arguments as one line of shell.
+# Prints the arguments as one line that a shell reads back unchanged. It uses quotation
+# marks, because the backslashes of `printf %q` are hard to read.
 quote() {
   local word line='' escaped="'\\''"
   for word in "$@"; do
@@ -25,7 +29,7 @@ quote() {
   printf '%s\n' "${line# }"
 }
 
-# Runs a command; with DRY_RUN=1 prints it instead.
+# Runs a command, or prints it in a dry run.
 run() {
   if dry; then
     [[ $1 != exec ]] || shift
@@ -35,12 +39,14 @@ run() {
   fi
 }
 
-# Is the program $1 there? $2 tells how to get it. A dry run goes without.
+# Fails if the program $1 is not installed; $2 says how to get it. A dry run works
+# without the program.
 need() {
   dry || command -v "$1" >/dev/null || die "$1 not found: $2"
 }
 
-# The value of flag --$1 among the other arguments; jcm takes a single dash, too.
+# Prints the value of the flag --$1 among the other arguments. As for jcm, the flag may
+# begin with one dash or two, and its value may be the next argument.
 flag() {
   local name=-$1 value='' previous='' argument
   shift
@@ -54,39 +60,20 @@ flag() {
   printf '%s\n' "$value"
 }
 
-# Sets `arguments` to the given ones, with a config that is not there looked up in the
-# repository.
-find_config() {
-  local argument file previous=''
-  arguments=()
-  for argument in "$@"; do
-    file=
-    case $argument in
-    -config=* | --config=*) file=${argument#*=} ;;
-    *) [[ $previous != -config && $previous != --config ]] || file=$argument ;;
-    esac
-    previous=$argument
-    if [[ -n $file && ! -e ${file%%:*} && -e $root/${file%%:*} ]]; then
-      argument=${argument%"$file"}$root/$file
-    fi
-    arguments+=("$argument")
-  done
-}
-
-# Sets `arguments` to the given ones for machines that have a copy of the repository and
-# share no disk: where no workdir is named, it is in $BUCKET.
+# Sets `arguments` to the flags for remote machines. These have a copy of the repository
+# but share no disk, so a run without --workdir gets one in $BUCKET.
 remote_arguments() {
   local config file name
   arguments=("$@")
   config=$(flag config "$@")
   file=${config%%:*}
   [[ -z $config || -e $root/$file ]] ||
-    die "no $file in the repository, whose copy the machines have: put it there, and" \
-      "name it as in --config=configs/cifar10_cd.py"
+    die "no $file in the repository, of which the machines have a copy: put the file" \
+      "there and give its path as in --config=configs/cifar10_cd.py"
   [[ -z $(flag workdir "$@") ]] || return 0
-  [[ -n $config ]] || die "neither --config nor --workdir: see --help"
+  [[ -n $config ]] || die "neither --config nor --workdir is given: see --help"
   [[ -n ${BUCKET:-} ]] ||
-    die "no place for the run: set BUCKET to the name of a bucket, or" \
+    die "the run has no workdir: set BUCKET to the name of a bucket, or add" \
       "--workdir=gs://BUCKET/FOLDER"
   name=$(basename "$file" .py)
   [[ $config == "$file" ]] || name+=_${config#*:}

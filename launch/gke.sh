@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on TPUs or GPUs of a GKE cluster, as the JobSet of launch/gke_jobset.yaml.
+# Trains on TPUs or GPUs of a GKE cluster, by the JobSet in launch/gke_jobset.yaml.
 set -euo pipefail
 
 case ${1:-} in
@@ -9,37 +9,40 @@ usage: launch/gke.sh run --config=CONFIG[:smoke] [--workdir=DIR] [--FLAG=VALUE .
        launch/gke.sh yaml --config=CONFIG[:smoke] [--workdir=DIR] [--FLAG=VALUE ...]
        launch/gke.sh build | status | log | stop [FLAG ...]
 
-  build     makes IMAGE of this repository and pushes it; again after every change of it
+  build     builds the image IMAGE from this repository and pushes it; repeat it after
+            every change of the code
   run       creates the JobSet, which runs `python -m jcm.main` with the given flags on
-            every machine; starts again where it was interrupted
-  yaml      prints that JobSet
-  status    the JobSet and its pods
+            every machine and restarts it after interruptions. The same command resumes
+            a run that was stopped
+  yaml      prints the JobSet
+  status    prints the state of the JobSet and of its pods
   log       follows the log of the first process
   stop      deletes the JobSet and waits until the program has saved a checkpoint and
-            ended; to go on, `run`
+            ended
 
-More flags are those of docker build or kubectl. kubectl must point at a cluster with
-JobSet (https://jobset.sigs.k8s.io, 0.7 or newer) and a node pool of the machines.
+Further flags are passed on to docker build or kubectl. kubectl must be configured for
+a cluster with JobSet (https://jobset.sigs.k8s.io, 0.7 or newer) and a node pool of the
+machines.
 
   export IMAGE=us-docker.pkg.dev/my-project/my-repository/jcm BUCKET=my-bucket
   launch/gke.sh build
-  launch/gke.sh run --config=configs/cifar10_cd.py   into gs://my-bucket/runs/cifar10_cd
+  launch/gke.sh run --config=configs/cifar10_cd.py
+                             # trains in gs://my-bucket/runs/cifar10_cd
 
-The variables must be the same for every sub-command:
-
-IMAGE                    of the container, in a registry; no default
-BUCKET                   where runs are kept that have no --workdir; no default
+Environment variables, which must be the same for every command:
+IMAGE                    name of the image in a registry (required)
+BUCKET                   bucket for the runs without --workdir
 JOB=jcm                  name of the JobSet
-ACCELERATOR=tpu-v5-lite-podslice  as GKE calls it; nvidia-...: GPUs
-TOPOLOGY=4x4             of a slice of TPUs
-SLICES=1                 how many slices, each in a node pool of its own (multislice)
-DEVICES=4                TPU chips of a machine, or GPUs (default: 8)
-NODES=1                  machines with GPUs (of a slice, TOPOLOGY and DEVICES tell it)
-SPOT=1                   on Spot machines (default: others)
-SERVICE_ACCOUNT=default  of Kubernetes, which must have access to BUCKET
-MAX_RESTARTS=10          after failures, lost processes included; that a machine is taken
-                         away does not count
-DRY_RUN=1                print the commands instead of running them
+ACCELERATOR=tpu-v5-lite-podslice  accelerator by its GKE name; nvidia-... for GPUs
+TOPOLOGY=4x4             topology of a TPU slice
+SLICES=1                 TPU slices, each in its own node pool (multislice)
+DEVICES=4                TPU chips of each machine, or GPUs (default for GPUs: 8)
+NODES=1                  machines with GPUs. For TPUs, TOPOLOGY and DEVICES determine it
+SPOT=1                   use Spot machines
+SERVICE_ACCOUNT=default  Kubernetes service account, which must have access to BUCKET
+MAX_RESTARTS=10          restarts after a failure, such as a lost process. Interruptions
+                         and machines that were taken away do not count
+DRY_RUN=1                print the commands without running them
 USAGE
   exit
   ;;
@@ -52,7 +55,7 @@ command=$1
 shift
 case $command in
 build | run | yaml | status | log | stop) ;;
-*) die "no sub-command $command: see launch/gke.sh --help" ;;
+*) die "unknown command $command: see launch/gke.sh --help" ;;
 esac
 
 JOB=${JOB:-jcm} SLICES=${SLICES:-1} MAX_RESTARTS=${MAX_RESTARTS:-10}
@@ -60,30 +63,33 @@ SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-default}
 ACCELERATOR=${ACCELERATOR:-tpu-v5-lite-podslice}
 if [[ $ACCELERATOR == nvidia-* ]]; then
   kind=gpu extra=cuda DEVICES=${DEVICES:-8} NODES=${NODES:-1}
-  [[ $SLICES == 1 ]] || die "SLICES=$SLICES is for TPUs: set NODES"
+  [[ $SLICES == 1 ]] || die "SLICES=$SLICES applies to TPUs only: for GPUs, set NODES"
 else
   kind=tpu extra=tpu DEVICES=${DEVICES:-4} TOPOLOGY=${TOPOLOGY:-4x4}
 fi
 for variable in SLICES DEVICES NODES; do
   [[ ${!variable:-1} =~ ^[1-9][0-9]*$ ]] ||
-    die "$variable=${!variable} is not a number from 1 on"
+    die "$variable=${!variable} must be a whole number of at least 1"
 done
 if [[ $kind == tpu ]]; then
   [[ $TOPOLOGY =~ ^[0-9]+(x[0-9]+)+$ ]] ||
-    die "TOPOLOGY=$TOPOLOGY is not a topology such as 4x4 or 2x2x2"
+    die "TOPOLOGY=$TOPOLOGY must be a topology such as 4x4 or 2x2x2"
   chips=$((${TOPOLOGY//x/*}))
   ((chips % DEVICES == 0)) ||
-    die "TOPOLOGY=$TOPOLOGY does not divide into machines of DEVICES=$DEVICES chips"
+    die "TOPOLOGY=$TOPOLOGY does not divide into machines of DEVICES=$DEVICES chips:" \
+      "change one of them"
   NODES=$((chips / DEVICES))
 fi
 
-# Sets `arguments`. Machines may be long in coming, and waiting for them is no failure.
+# Sets `arguments` to the flags of the program. GKE may take hours to provide all of the
+# machines, so the first ones wait up to a day for the others.
 jobset_arguments() {
   remote_arguments "$@"
   [[ -n $(flag join_timeout "$@") ]] || arguments+=(--join_timeout=86400)
 }
 
-# A string of YAML. Kubernetes makes a variable of $(NAME), and $ of $$.
+# Prints $1 as a YAML string. A dollar sign is doubled, because Kubernetes replaces
+# $(NAME) by the value of a variable and $$ by a single dollar sign.
 scalar() {
   local text=$1
   text=${text//\\/\\\\}
@@ -93,19 +99,20 @@ scalar() {
   printf '"%s"\n' "${text//\$/\$\$}"
 }
 
-# The template, filled in.
+# Prints the template with the values filled in; $@ are the flags of the program.
 yaml() {
   local line variable placeholder argument
   while IFS= read -r line; do
+    # Skip the lines for another kind of machine, and the comments of the template.
     case $line in
     *"  # tpu") [[ $kind == tpu ]] || continue ;;
     *"  # gpu") [[ $kind == gpu ]] || continue ;;
     *"  # spot") [[ ${SPOT:-0} != 0 ]] || continue ;;
-    \#* | *" # "*) continue ;; # comments on the template
+    \#* | *" # "*) continue ;;
     esac
     line=${line%"  # $kind"}
     line=${line%"  # spot"}
-    # shellcheck disable=SC2016  # the text ${ARGUMENTS}
+    # shellcheck disable=SC2016  # ${ARGUMENTS} is meant literally
     if [[ $line == *'${ARGUMENTS}' ]]; then
       for argument in "$@"; do
         printf '%s\n' "${line%\$*}$(scalar "$argument")"
@@ -124,11 +131,12 @@ yaml() {
 
 need_image() {
   [[ -n ${IMAGE:-} ]] ||
-    die "no IMAGE: set it to a place such as us-docker.pkg.dev/PROJECT/REPOSITORY/jcm"
+    die "IMAGE is not set: set it to the name of an image in a registry, such as" \
+      "us-docker.pkg.dev/PROJECT/REPOSITORY/jcm"
 }
 
 need_kubectl() {
-  need kubectl "install it, https://kubernetes.io/docs/tasks/tools"
+  need kubectl "install it: https://kubernetes.io/docs/tasks/tools"
 }
 
 pods=jobset.sigs.k8s.io/jobset-name=$JOB
@@ -136,7 +144,7 @@ pods=jobset.sigs.k8s.io/jobset-name=$JOB
 case $command in
 build)
   need_image
-  need docker "install it, https://docs.docker.com/engine/install"
+  need docker "install it: https://docs.docker.com/engine/install"
   run docker build --platform=linux/amd64 "--file=$root/launch/Dockerfile" \
     "--build-arg=EXTRA=$extra" "--tag=$IMAGE" "$@" "$root"
   run docker push "$IMAGE"
@@ -150,15 +158,15 @@ run)
   need_image
   need_kubectl
   jobset_arguments "$@"
-  # Not "apply", which leaves a JobSet that ended as it is.
+  # `kubectl apply` would leave a JobSet that has ended unchanged.
   if dry; then
     echo "kubectl create --filename=- <<'YAML'"
     yaml "${arguments[@]}"
     echo YAML
   else
     ! kubectl get jobset "$JOB" >/dev/null 2>&1 ||
-      die "there is a JobSet $JOB, which runs or has ended (launch/gke.sh status): remove" \
-        "it by launch/gke.sh stop, or set JOB to another name"
+      die "a JobSet $JOB exists already, running or ended: delete it by launch/gke.sh" \
+        "stop, or set JOB to another name"
     yaml "${arguments[@]}" | kubectl create --filename=-
   fi
   ;;
@@ -174,7 +182,7 @@ log)
   ;;
 stop)
   need_kubectl
-  # Returns once all pods have ended, and their checkpoints are saved.
+  # This returns after all pods have saved their checkpoint and ended.
   run exec kubectl delete jobset "$JOB" --cascade=foreground "$@"
   ;;
 esac

@@ -7,17 +7,19 @@ case ${1:-} in
   cat <<'USAGE'
 usage: launch/gpu.sh --config=CONFIG[:smoke] [--workdir=DIR] [--FLAG=VALUE ...]
 
-As launch/local.sh, on the GPUs: installs what they need as well, and fails where JAX
-finds none instead of going on with the CPU. It needs NVIDIA's driver, 525 or newer.
+Does the same as launch/local.sh on the NVIDIA GPUs of this machine. It also installs
+what they need, and fails if JAX finds no GPU instead of using the CPU. The driver must
+be version 525 or newer.
 
-  launch/gpu.sh --config=configs/cifar10_cd.py     into runs/cifar10_cd
+  launch/gpu.sh --config=configs/cifar10_cd.py    # trains in runs/cifar10_cd
 
-CUDA_VISIBLE_DEVICES=0,1  use these GPUs only (default: all)
-PYTHON=/path/to/python    the interpreter to make .venv with (3.11 or newer)
-DRY_RUN=1                 print the commands instead of running them
+SIGTERM and Ctrl-C reach the program itself. After SIGTERM, training saves a checkpoint
+and exits with code 75; the same command resumes it.
 
-SIGTERM and Ctrl-C reach the program itself. It ends with code 75 where it saved a
-checkpoint to go on from: run the same command again.
+Environment variables:
+CUDA_VISIBLE_DEVICES=0,1  use only these GPUs (default: all)
+PYTHON=/path/to/python    create .venv with this interpreter (3.11 or newer)
+DRY_RUN=1                 print the commands without running them
 USAGE
   exit
   ;;
@@ -27,5 +29,4 @@ esac
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 prepare cuda
 
-find_config "$@"
-run exec env JAX_PLATFORMS=cuda,cpu "$python" -P -m jcm.main "${arguments[@]}"
+run exec env JAX_PLATFORMS=cuda,cpu "$python" -P -m jcm.main "$@"

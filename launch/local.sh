@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains, samples or evaluates on this machine; sets everything up on the first run.
+# Trains, samples or evaluates on this machine; installs jcm on the first run.
 set -euo pipefail
 
 case ${1:-} in
@@ -7,16 +7,18 @@ case ${1:-} in
   cat <<'USAGE'
 usage: launch/local.sh --config=CONFIG[:smoke] [--workdir=DIR] [--FLAG=VALUE ...]
 
-Runs `python -m jcm.main` with the given flags, after making an environment (.venv)
-and installing jcm in it where needed. Works from any directory: paths are relative
-to yours, and a CONFIG that is not there is looked up in the repository.
+Runs `python -m jcm.main` with the given flags. The first run creates an environment
+(.venv) and installs jcm in it; an active virtual or conda environment is used instead.
+The script works from any directory: paths are relative to the current directory, and
+the configs of the repository are found from everywhere.
 
-  launch/local.sh --config=configs/digits_cd.py     into runs/digits_cd
-  launch/local.sh --helpfull         all flags
+  launch/local.sh --config=configs/digits_cd.py   # trains in runs/digits_cd
+  launch/local.sh --helpfull                      # lists all flags
 
-PYTHON=/path/to/python   the interpreter to make .venv with (3.11 or newer)
-JCM_EXTRAS=cuda          install what an NVIDIA GPU needs as well (tpu: a TPU)
-DRY_RUN=1                print the commands instead of running them
+Environment variables:
+PYTHON=/path/to/python   create .venv with this interpreter (3.11 or newer)
+JCM_EXTRAS=cuda          also install what an NVIDIA GPU needs ("tpu": a TPU)
+DRY_RUN=1                print the commands without running them
 USAGE
   exit
   ;;
@@ -26,6 +28,6 @@ esac
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 prepare
 
-find_config "$@"
-# -P: in the parent of a clone named jcm, that folder would pass for the package.
-run exec "$python" -P -m jcm.main "${arguments[@]}"
+# Without -P, Python would import a folder named jcm in the current directory, such as a
+# clone of the repository, instead of the package.
+run exec "$python" -P -m jcm.main "$@"

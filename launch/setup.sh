@@ -1,32 +1,37 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: finds or makes an environment and installs jcm in it.
+# Finds or creates an environment and installs jcm in it. Other scripts source this file
+# and call `prepare [EXTRA...]`, which sets `python` to the interpreter to use.
 #
-# After `prepare [EXTRA...]` the variable `python` is the interpreter to use.
-#   - An active virtual or conda environment is used as it is. Otherwise the
-#     environment is .venv in the repository, made on the first run.
-#   - PYTHON names the interpreter to make .venv with; it wins over an active one.
-#   - JCM_EXTRAS names more extras of setup.cfg to install: "cuda" or "tpu".
-# Installing takes a minute, hence only after a change of setup.cfg.
+#   - An active virtual or conda environment is used. Otherwise the environment is .venv
+#     in the repository, which the first run creates.
+#   - PYTHON names the interpreter that creates .venv. If it is set, an active
+#     environment is ignored.
+#   - JCM_EXTRAS names further extras of setup.cfg to install: "cuda" or "tpu".
+#
+# The installation takes about a minute, so it is repeated only when setup.cfg, the
+# version of Python or the path of the repository has changed.
 
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# Is $1 a Python 3.11 or newer that can make an environment? Asked by running it:
-# Debian packs venv apart, and pyenv puts names in PATH that do not run.
-suits() {
+# Succeeds if $1 is Python 3.11 or newer and can create environments. The only reliable
+# test is to run it: Debian ships venv as a separate package, and pyenv puts names into
+# PATH that do not run.
+is_suitable() {
   "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
     >/dev/null 2>&1
 }
 
 find_python() {
   if [[ -n ${PYTHON:-} ]]; then
-    dry || suits "$PYTHON" || die "PYTHON=$PYTHON is not a Python 3.11 or newer with venv"
+    dry || is_suitable "$PYTHON" ||
+      die "PYTHON=$PYTHON is not a Python 3.11 or newer with venv: set it to one"
     echo "$PYTHON"
     return
   fi
   local candidate
   for candidate in python3 python3.13 python3.12 python3.11; do
-    if suits "$candidate"; then
+    if is_suitable "$candidate"; then
       echo "$candidate"
       return
     fi
@@ -38,6 +43,7 @@ version() {
   "$1" -c 'import sys; print(sys.version_info[:2])' 2>/dev/null || echo none
 }
 
+# Sets `environment` and `python`.
 find_environment() {
   local base active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
   if [[ -n $active && -z ${PYTHON:-} ]]; then
@@ -49,7 +55,7 @@ find_environment() {
   fi
   environment=$root/.venv
   python=$environment/bin/python
-  # venv installs pip last: without it, .venv is half made.
+  # venv installs pip last, so an environment without pip is incomplete.
   if [[ -e $environment/bin/pip && $(version "$python") != none ]]; then
     [[ -n ${PYTHON:-} ]] || return 0
     [[ $(version "$python") != $(version "$PYTHON") ]] || return 0
@@ -59,42 +65,38 @@ find_environment() {
 }
 
 prepare() {
-  local extra install key='' missing='' extras=${JCM_EXTRAS:-}
+  local extra install installed missing='' extras=${JCM_EXTRAS:-}
   find_environment
-  # The place is part of the key: an active environment may hold another clone.
-  # A dry run does not make an environment that is not there.
-  [[ ! -x $python ]] || key=$("$python" -c '
-import hashlib, pathlib, sys
-setup = pathlib.Path(sys.argv[1], "setup.cfg").read_bytes()
-print(hashlib.sha256(setup).hexdigest(), sys.version_info[:2], sys.argv[1])' "$root")
   # shellcheck disable=SC2086  # a list separated by commas or spaces
   set -- "$@" ${extras//,/ }
+  # The files .jcm-EXTRA record what was installed. The path is part of it because an
+  # active environment may have another clone of jcm installed.
+  installed=$(version "$python" && echo "$root" && cat "$root/setup.cfg")
   for extra in base "$@"; do
-    [[ -n $key && $(cat "$environment/.jcm-$extra" 2>/dev/null) == "$key" ]] ||
-      missing=yes
+    [[ $(cat "$environment/.jcm-$extra" 2>/dev/null) == "$installed" ]] || missing=yes
   done
   [[ -n $missing ]] || return 0
 
   extras=$(IFS=, && echo "${*:+[$*]}")
-  # Compiling all that is installed takes longer than installing it, and most of it
-  # is never imported; what is, is compiled below or at its first use.
+  # --no-compile saves time, since most of what is installed is never imported. The
+  # modules that jcm imports are compiled below.
   install=("$python" -m pip install -q --no-compile --disable-pip-version-check)
   install+=(-e ".$extras")
   if dry; then
     echo "(cd $(quote "$root") && $(quote "${install[@]}"))"
     return
   fi
-  echo "installing jcm and what it needs in $environment (once, about a minute)" >&2
-  # An environment made by uv has no pip.
+  echo "installing jcm and its dependencies in $environment (once, about a minute)" >&2
+  # An environment that uv created has no pip.
   "$python" -m pip --version >/dev/null 2>&1 ||
     "$python" -m ensurepip >/dev/null 2>&1 ||
-    die "no pip in $environment: install it"
-  # From within: a name with blanks is then no concern of pip's.
+    die "no pip in $environment: install it there"
+  # pip runs in the repository because its path may contain spaces.
   (cd "$root" && "${install[@]}") ||
-    die "the installation failed: mend what pip names above and run this again"
-  # Whatever is wrong with it shows when it is run.
+    die "the installation failed: fix what pip reports above, then run this again"
+  # An error here is ignored: it appears again when the program runs.
   env -u PYTHONDONTWRITEBYTECODE "$python" -P -c 'import jcm.main' 2>/dev/null || true
   for extra in base "$@"; do
-    echo "$key" >"$environment/.jcm-$extra"
+    printf '%s\n' "$installed" >"$environment/.jcm-$extra"
   done
 }

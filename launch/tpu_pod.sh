@@ -1,44 +1,48 @@
 #!/usr/bin/env bash
-# Trains on Cloud TPU VMs, a single one or slices with many workers.
+# Trains on Cloud TPU VMs: on a single VM, or on slices with many workers.
 set -euo pipefail
 
 case ${1:-} in
 "" | -h | --help)
   cat <<'USAGE'
 usage: launch/tpu_pod.sh run --config=CONFIG[:smoke] [--workdir=DIR] [--FLAG=VALUE ...]
-       launch/tpu_pod.sh create | install | status | log | stop | delete [GCLOUD FLAG ...]
+       launch/tpu_pod.sh create | install | status | log | stop | delete [FLAG ...]
 
-  create    asks Google Cloud for the TPU
-  install   copies this repository to ~/jcm on every worker and installs it there; again
-            after every change of it
-  run       starts `python -m jcm.main` with the given flags on every worker and returns;
-            a lost connection does not end it, and it starts again by itself for as long
-            as the program ends with code 75
-  status    the state of the TPU; of every worker whether it runs, and the end of its log
+  create    creates the TPU
+  install   copies this repository to ~/jcm on every worker and installs it there;
+            repeat it after every change of the code
+  run       starts `python -m jcm.main` with the given flags on every worker and
+            returns. The program survives a lost connection, and it is started again
+            whenever it exits with code 75. The same command resumes a run
+  status    prints the state of the TPU, and for every worker whether the program runs
+            and the last lines of its log
   log       follows the log of the first worker
-  stop      SIGTERM on every worker: the program saves a checkpoint and ends; to go on,
-            the same `run`
-  delete    deletes the TPU and what is on its disks; gcloud asks first
+  stop      sends SIGTERM to the program on every worker and waits until it has saved a
+            checkpoint and ended
+  delete    deletes the TPU and its disks, after gcloud has asked for confirmation
+
+Further flags are passed on to gcloud.
 
   export PROJECT=my-project ZONE=us-central1-a BUCKET=my-bucket
   launch/tpu_pod.sh create
   launch/tpu_pod.sh install
   launch/tpu_pod.sh run --config=configs/cifar10_cd.py
-                                     into gs://my-bucket/runs/cifar10_cd
+                             # trains in gs://my-bucket/runs/cifar10_cd
 
-The variables must be the same for every sub-command:
-
-PROJECT, ZONE        of Google Cloud; no default
-BUCKET               where runs are kept that have no --workdir; no default
+Environment variables, which must be the same for every command:
+PROJECT, ZONE        project and zone of Google Cloud (required)
+BUCKET               bucket for the runs without --workdir
 TPU=jcm              name of the TPU
 TYPE=v5litepod-16    accelerator type
-VERSION              of the TPU's software (default: what Google names for TYPE)
-SPOT=1               a Spot TPU: cheaper, and taken away at any time (default: on demand)
-QUEUED=1             by a queued resource: waits in a queue until there is capacity
-SLICES=1             several slices joined (multislice), always by a queued resource
-SSH_FLAGS            more flags of gcloud's ssh and scp, such as --internal-ip
-                     (for several workers they want: ssh-add ~/.ssh/google_compute_engine)
-DRY_RUN=1            print the commands instead of running them
+VERSION              version of the TPU software (default: the one for TYPE)
+SPOT=1               use a Spot TPU, which is cheaper but may be taken away at any time
+QUEUED=1             use a queued resource, which waits until there is capacity
+SLICES=1             number of slices; several are joined (multislice) and always use a
+                     queued resource
+SSH_FLAGS            further flags of gcloud's ssh and scp, such as --internal-ip. To
+                     reach several workers, first run
+                     ssh-add ~/.ssh/google_compute_engine
+DRY_RUN=1            print the commands without running them
 USAGE
   exit
   ;;
@@ -51,13 +55,16 @@ command=$1
 shift
 case $command in
 create | install | run | status | log | stop | delete) ;;
-*) die "no sub-command $command: see launch/tpu_pod.sh --help" ;;
+*) die "unknown command $command: see launch/tpu_pod.sh --help" ;;
 esac
-[[ -n ${PROJECT:-} ]] || die "no PROJECT: set it to the id of a Google Cloud project"
-[[ -n ${ZONE:-} ]] || die "no ZONE: set it to a zone with TPUs, such as us-central1-a"
+[[ -n ${PROJECT:-} ]] ||
+  die "PROJECT is not set: set it to the ID of a Google Cloud project"
+[[ -n ${ZONE:-} ]] ||
+  die "ZONE is not set: set it to a zone with TPUs, such as us-central1-a"
 name=${TPU:-jcm} type=${TYPE:-v5litepod-16} slices=${SLICES:-1}
-[[ $slices =~ ^[1-9][0-9]*$ ]] || die "SLICES=$slices is not a number from 1 on"
-need gcloud "install the Google Cloud CLI, https://cloud.google.com/sdk/docs/install"
+[[ $slices =~ ^[1-9][0-9]*$ ]] ||
+  die "SLICES=$slices must be a whole number of at least 1"
+need gcloud "install the Google Cloud CLI: https://cloud.google.com/sdk/docs/install"
 
 group=tpu-vm
 workers=(--worker=all)
@@ -65,7 +72,7 @@ if [[ ${QUEUED:-0} != 0 || $slices != 1 ]]; then
   group=queued-resources
   workers+=(--node=all)
 fi
-# shellcheck disable=SC2206  # a list separated by blanks
+# shellcheck disable=SC2206  # a list separated by spaces
 ssh_flags=(${SSH_FLAGS:-})
 
 tpu() {
@@ -74,7 +81,7 @@ tpu() {
   run gcloud compute tpus "$group" "$action" "$@" "--project=$PROJECT" "--zone=$ZONE"
 }
 
-# Runs a line of shell on every worker.
+# Runs a line of shell on every worker; the other arguments are flags of gcloud.
 on_workers() {
   local line=$1
   shift
@@ -104,7 +111,8 @@ create() {
   fi
 }
 
-# The code goes as it is here, committed or not. Files that are gone here go there too.
+# Copies the working tree, committed or not. The folders there are removed first, since
+# they may contain files that were deleted here.
 install() {
   local archive=$root/build/jcm.tar.gz
   run mkdir -p "$root/build"
@@ -137,7 +145,7 @@ log)
   ;;
 stop) on_workers "bash jcm/launch/worker.sh stop" "$@" ;;
 delete)
-  [[ $group == tpu-vm ]] || set -- --force "$@" # its slices too
+  [[ $group == tpu-vm ]] || set -- --force "$@" # also deletes the slices
   tpu delete "$name" "$@"
   ;;
 esac

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What launch/tpu_pod.sh runs on each worker of a TPU.
+# The part of launch/tpu_pod.sh that runs on each worker of a TPU.
 set -euo pipefail
 
 case ${1:-} in
@@ -8,19 +8,20 @@ case ${1:-} in
 usage: launch/worker.sh install | start COMMAND [ARGUMENT ...] | loop COMMAND [...]
                         | status | stop
 
-  install   makes .venv in this repository with jcm and what a TPU needs; gets a
-            Python by uv where there is none of 3.11 or newer
-  start     runs the command by `loop`, detached; its output is added to ~/jcm.log;
-            refused while another one runs
-  loop      runs the command, and again for as long as it ends with code 75 ("start me
-            again, I go on where I stopped"), or, up to three times in a row, by a
-            signal (it was killed, or JAX aborted it since that of another worker was
-            lost), until somebody asks the loop to stop; an hour's run ends the row
-  status    whether a command runs, and the end of the log
-  stop      SIGTERM, then waits for the end; the program saves a checkpoint
+  install   creates .venv in this repository with jcm and what a TPU needs. If there is
+            no Python 3.11 or newer, uv installs one
+  start     runs `loop` with the command in the background and appends the output to
+            ~/jcm.log. Fails while another command runs
+  loop      runs the command, and starts it again when it exits with code 75 (it saved a
+            checkpoint and can resume) or, up to three times in a row, when it is ended
+            by a signal (it was killed, or JAX aborted it because another worker was
+            lost). A start that ran for an hour resets the count
+  status    prints whether a command runs, and the last lines of the log
+  stop      sends SIGTERM and waits until the program has saved a checkpoint and ended
 
+Environment variables:
 WAIT=900  seconds that `stop` waits
-DRY_RUN=1 print the commands instead of running them
+DRY_RUN=1 print the commands without running them
 USAGE
   exit
   ;;
@@ -31,8 +32,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 log=$HOME/jcm.log
 pid=$HOME/jcm.pid
 
-# Locks the file. The loop and the program inherit the lock: it is free once none of them
-# is left, however they ended.
+# Locks the file. The loop and the program inherit the lock, so it is released when both
+# have ended, in whatever way.
 lock() {
   exec 9>>"$pid"
   flock "$@" 9
@@ -41,7 +42,7 @@ lock() {
 install() {
   # shellcheck source-path=SCRIPTDIR
   source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-  # TPU VMs are Ubuntu 22.04, whose Python is 3.10.
+  # TPU VMs run Ubuntu 22.04, which has Python 3.10.
   if ! (find_python) >/dev/null 2>&1; then
     run python3 -m pip install -q --user uv
     run python3 -m uv python install -q 3.12
@@ -58,26 +59,30 @@ start() {
     echo "setsid $(quote "$@") </dev/null >>$(quote "$log") 2>&1 &"
     return
   fi
-  lock --nonblock || die "a run is going on (process $(cat "$pid")): stop it first"
-  # A process group of its own: neither a lost connection nor a killed loop takes the
-  # others along, and `stop` reaches all.
+  lock --nonblock ||
+    die "a program is running already (process $(cat "$pid")): stop it first"
+  # In a process group of its own, the program survives a lost connection and a killed
+  # loop, and `stop` reaches both the loop and the program.
   setsid "$@" </dev/null >>"$log" 2>&1 &
   echo $! >"$pid"
   echo "$(hostname): started, the log is $log"
 }
 
 loop() {
-  local code began told='' lost=0
-  # `stop` signals the whole group: the program on its own, this shell once that ended.
-  trap 'told=yes' TERM
+  local code began stop='' lost=0
+  # `stop` signals the whole group. The program handles the signal at once; this shell
+  # handles it when the program has ended.
+  trap 'stop=yes' TERM
   while true; do
     dry || echo "$(date '+%F %T') $(quote "$@")"
+    # Code 75 stands if `stop` came before the program was started.
     code=75 began=$SECONDS
-    [[ -n $told ]] || { code=0 && run "$@"; } || code=$?
-    dry || echo "$(date '+%F %T') ended with code $code"
-    [[ -z $told ]] || exit "$code"
-    # Above 128 it is 128 and a signal: SIGKILL where memory was short, SIGABRT from JAX
-    # where another worker's program is lost. Ctrl-C and SIGTERM are meant.
+    [[ -n $stop ]] || { code=0 && run "$@"; } || code=$?
+    dry || echo "$(date '+%F %T') exited with code $code"
+    [[ -z $stop ]] || exit "$code"
+    # A code above 128 is 128 plus a signal, such as SIGKILL when memory ran out, or
+    # SIGABRT from JAX when another worker was lost. Ctrl-C (130) and SIGTERM (143) were
+    # sent on purpose.
     ((SECONDS - began < 3600)) || lost=0
     case $code in
     75) lost=0 ;;
@@ -91,7 +96,7 @@ status() {
   if dry; then
     quote tail -n 5 "$log"
   elif lock --nonblock; then
-    echo "$(hostname): nothing runs"
+    echo "$(hostname): no program is running"
   else
     echo "$(hostname): running (process $(cat "$pid"))"
   fi
@@ -104,19 +109,20 @@ stop() {
     return
   fi
   if lock --nonblock; then
-    echo "$(hostname): nothing runs"
+    echo "$(hostname): no program is running"
     return
   fi
-  local group
+  local group wait=${WAIT:-900}
   group=$(cat "$pid")
-  kill -TERM -- "-$group" || true # it may have ended just now
-  lock --wait "${WAIT:-900}" ||
-    die "$(hostname): still running, see $log; the last resort is kill -KILL -- -$group"
+  kill -TERM -- "-$group" || true # the group may have ended meanwhile
+  lock --wait "$wait" ||
+    die "$(hostname): still running after $wait s, see $log: kill it with" \
+      "kill -KILL -- -$group"
   echo "$(hostname): stopped"
   tail -n 1 "$log"
 }
 
 case $1 in
 install | status | stop | start | loop) "$@" ;;
-*) die "no sub-command $1: see launch/worker.sh --help" ;;
+*) die "unknown command $1: see launch/worker.sh --help" ;;
 esac

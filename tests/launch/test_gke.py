@@ -169,7 +169,7 @@ def test_it_creates_the_jobset(dry, tmp_path):
         assert (tmp_path / "bin" / "jobset.yaml").read_text() == text
     # One that has ended is there until it is deleted.
     done = launch(GKE, *run, path=path, GET=0, **variables)
-    assert_one_line(done, "there is a JobSet jcm", "launch/gke.sh stop")
+    assert_one_line(done, "a JobSet jcm exists already", "launch/gke.sh stop")
     assert calls(tmp_path / "bin") == ["kubectl get jobset jcm"]
 
 
@@ -199,25 +199,27 @@ def test_what_is_missing_is_named(tmp_path):
     def run(*arguments, **variables):
         return launch(GKE, *arguments, cwd=tmp_path, path=path, **variables)
 
-    assert_one_line(run("sotp"), "gke.sh: no sub-command sotp", "--help")
+    assert_one_line(run("sotp"), "gke.sh: unknown command sotp", "--help")
     for command in ("build", "run", "yaml"):
-        assert_one_line(run(command, CIFAR10), "gke.sh: no IMAGE: set it")
+        assert_one_line(run(command, CIFAR10), "gke.sh: IMAGE is not set: set it")
     assert_one_line(run("build", IMAGE="i"), "docker not found: install")
     for command in ("run", "status", "log", "stop"):
         done = run(command, CIFAR10, IMAGE="i", BUCKET="b")
         assert_one_line(done, "kubectl not found: install")
     gpu = {"ACCELERATOR": "nvidia-l4", "SLICES": 2}
-    assert_one_line(run("stop", **gpu), "SLICES=2 is for TPUs: set NODES")
-    assert_one_line(run("stop", TOPOLOGY="4"), "TOPOLOGY=4 is not")
+    assert_one_line(
+        run("stop", **gpu), "SLICES=2 applies to TPUs only: for GPUs, set NODES"
+    )
+    assert_one_line(run("stop", TOPOLOGY="4"), "TOPOLOGY=4 must be")
     assert_one_line(run("stop", TOPOLOGY="3x3"), "divide", "DEVICES=4")
-    assert_one_line(run("stop", DEVICES=0), "DEVICES=0 is not")
+    assert_one_line(run("stop", DEVICES=0), "DEVICES=0 must be")
     done = run("run", CIFAR10, DRY_RUN=1, IMAGE="i")
     assert_one_line(done, "BUCKET", "--workdir=gs://")
     for config in ("mine.py", f"{ROOT}/configs/cifar10_cd.py"):
         done = run("run", f"--config={config}", DRY_RUN=1, IMAGE="i")
         assert_one_line(done, f"no {config} in the repository")
     done = run("run", "--mode=sample", DRY_RUN=1, IMAGE="i")
-    assert_one_line(done, "neither --config nor --workdir")
+    assert_one_line(done, "neither --config nor --workdir is given")
 
 
 def test_the_image_has_what_jcm_is_built_of():

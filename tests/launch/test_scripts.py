@@ -19,6 +19,8 @@ from scripts import (
     words,
 )
 
+from jcm import config as config_lib
+
 LAUNCH = sorted((ROOT / "launch").iterdir())
 RUN = [path.name for path in LAUNCH if os.access(path, os.X_OK)]
 SCRIPTS = [f"launch/{name}" for name in [*RUN, "common.sh", "setup.sh"]] + [".ci/run"]
@@ -74,7 +76,7 @@ def test_a_dry_run_prints_the_commands_and_makes_nothing(clone, tmp_path):
     python = f"'{clone}/.venv/bin/python'"
     venv = f"python3 -m venv --clear '{clone}/.venv'"
     install = f"{python} -m pip install -q --no-compile --disable-pip-version-check -e"
-    main = f"{python} -P -m jcm.main '--config={clone}/configs/a.py'"
+    main = f"{python} -P -m jcm.main --config=configs/a.py"
     flags = ("--config=configs/a.py", "--workdir=w")
     assert run("local.sh", *flags) == [
         venv,
@@ -143,7 +145,7 @@ def test_gpu_installs_cuda_and_refuses_to_go_on_without(clone, environment, tmp_
     )
     assert done.stdout.splitlines() == [
         *("cuda,cpu", "-P", "-m", "jcm.main"),
-        f"--config={clone}/configs/a.py",
+        "--config=configs/a.py",
     ]
     assert "-e .[cuda]" in (environment / "bin" / "installed").read_text()
 
@@ -242,27 +244,32 @@ def test_a_failed_installation_is_tried_again(clone, environment):
     assert done.returncode == 0 and "installing" in done.stderr
 
 
-def test_main_runs_where_the_caller_is_and_finds_the_configs(
+def test_main_runs_where_the_caller_is_with_the_callers_arguments(
     clone, environment, tmp_path
 ):
-    (tmp_path / "mine.py").touch()
+    script = clone / "launch" / "local.sh"
+    for flags in (
+        ["--config=configs/a.py:smoke", "--workdir=configs/a.py"],
+        ["--config", "configs/a.py"],
+        ["--config=mine.py", "--a=b c"],
+        ["--config=none.py"],
+    ):
+        done = launch(script, *flags, cwd=tmp_path, VIRTUAL_ENV=environment)
+        assert done.stdout.splitlines() == [
+            str(tmp_path),
+            *("-P", "-m", "jcm.main"),
+            *flags,
+        ]
 
-    def run(*args):
-        script = clone / "launch" / "local.sh"
-        done = launch(script, *args, cwd=tmp_path, VIRTUAL_ENV=environment)
-        folder, *command = done.stdout.splitlines()
-        assert folder == str(tmp_path)
-        assert command[:3] == ["-P", "-m", "jcm.main"]
-        return command[3:]
 
-    there = f"{clone}/configs/a.py"
-    assert run("--config=configs/a.py:smoke", "--workdir=configs/a.py") == [
-        f"--config={there}:smoke",
-        "--workdir=configs/a.py",
-    ]
-    assert run("--config", "configs/a.py") == ["--config", there]
-    assert run("--config=mine.py", "--a=b c") == ["--config=mine.py", "--a=b c"]
-    assert run("--config=none.py") == ["--config=none.py"]
+def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    there = ROOT / "configs" / "digits_cd.py"
+    assert config_lib.find("configs/digits_cd.py") == there
+    mine = tmp_path / "configs" / "digits_cd.py"
+    mine.parent.mkdir()
+    mine.touch()
+    assert config_lib.find("configs/digits_cd.py").samefile(mine)
 
 
 def test_tests_run_in_the_repository_with_the_callers_arguments(

@@ -57,7 +57,7 @@ def test_dry_runs(dry, tmp_path):
         return dry(SLURM, CIFAR10, *flags, VIRTUAL_ENV=environment, **variables)
 
     python = f"env JAX_PLATFORMS=cuda,cpu {environment}/bin/python -P -m jcm.main"
-    main = f"{python} --config={ROOT}/configs/cifar10_cd.py"
+    main = f"{python} {CIFAR10}"
     assert run() == [
         f"env JCM_ROOT={ROOT} sbatch --nodes=1 --ntasks-per-node=8 --gpus-per-node=8"
         f" --cpus-per-task=8 {SLURM} {CIFAR10}",
@@ -143,7 +143,7 @@ def test_requeues_what_asks_to_go_on(job, code, state, requeued):
         *("env", "JAX_PLATFORMS=cuda,cpu"),
         *(str(job.pid.parents[1] / "env" / "bin" / "python"), "-P", "-m", "jcm.main"),
     ]
-    assert srun[-1] == f"--config={ROOT}/configs/cifar10_cd.py"
+    assert srun[-1] == CIFAR10
     assert ("scontrol requeue 7" in job.calls()) == requeued
 
 
@@ -161,7 +161,7 @@ def test_passes_the_signal_on(job, code):
 
 def test_tasks_that_had_not_started_are_told_again(job):
     waits = "trap 'exit 75' TERM; echo $$ >\"${0%/*}/pid\""
-    with job(f"{waits}; {SLEEP}", TELL_SECONDS="0.2") as program:
+    with job(f"{waits}; {SLEEP}", RESEND_SECONDS="0.2") as program:
         wait_for(job.pid.exists)
         scancel = job.pid.parent / "scancel"
         head, _, send = scancel.read_text().rpartition("kill")
@@ -214,6 +214,6 @@ def test_says_where_to_submit(job, tmp_path):
     with job("exit 0", JCM_ROOT=str(tmp_path)) as program:
         assert program.wait(timeout=60) == 1
         message = program.stderr.read()
-    assert message.count("\n") == 1 and "set JCM_ROOT" in message
+    assert message.count("\n") == 1 and "or set JCM_ROOT" in message
     done = launch(SLURM, CIFAR10, cwd=tmp_path, path=tools(tmp_path / "tools"))
     assert_one_line(done, "sbatch not found", "launch/gpu.sh")

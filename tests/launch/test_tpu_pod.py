@@ -130,20 +130,20 @@ def test_what_is_missing_is_named(tmp_path):
         variables = {"PROJECT": "p", "ZONE": "z", **variables}
         return launch(script, *arguments, cwd=tmp_path, path=path, **variables)
 
-    assert_one_line(run("create", PROJECT=""), "tpu_pod.sh: no PROJECT: set it")
-    assert_one_line(run("stop", ZONE=""), "tpu_pod.sh: no ZONE: set it")
+    assert_one_line(run("create", PROJECT=""), "tpu_pod.sh: PROJECT is not set: set it")
+    assert_one_line(run("stop", ZONE=""), "tpu_pod.sh: ZONE is not set: set it")
     assert_one_line(run("stop"), "gcloud not found: install")
-    assert_one_line(run("sotp"), "no sub-command sotp", "--help")
-    assert_one_line(run("stop", SLICES="no"), "SLICES=no is not")
+    assert_one_line(run("sotp"), "unknown command sotp", "--help")
+    assert_one_line(run("stop", SLICES="no"), "SLICES=no must be")
     done = run("sotp", script=WORKER, HOME=tmp_path)
-    assert_one_line(done, "worker.sh: no sub-command sotp", "--help")
+    assert_one_line(done, "worker.sh: unknown command sotp", "--help")
     done = run("run", CIFAR10, DRY_RUN=1)
     assert_one_line(done, "BUCKET", "--workdir=gs://")
     for config in ("mine.py", f"{ROOT}/configs/cifar10_cd.py"):
         done = run("run", f"--config={config}", DRY_RUN=1)
         assert_one_line(done, f"no {config} in the repository")
     done = run("run", "--mode=sample", DRY_RUN=1)
-    assert_one_line(done, "neither --config nor --workdir")
+    assert_one_line(done, "neither --config nor --workdir is given")
 
 
 # Stands in for the Python of a worker. What it is to train ends with the codes that the
@@ -206,7 +206,7 @@ def worker(tmp_path):
 
 
 def ended(worker):
-    wait_for(lambda: "nothing runs" in worker("status").stdout)
+    wait_for(lambda: "no program is running" in worker("status").stdout)
     return worker("status").stdout.splitlines()[-1]
 
 
@@ -240,7 +240,7 @@ def test_runs_start_again_while_they_ask_for_it(worker, codes, starts):
     done = worker("run", "--config=configs/a.py", "--workdir=w", *ODD, codes=codes)
     assert done.returncode == 0, done.stderr
     assert "started, the log is" in done.stdout
-    assert ended(worker).endswith(f"ended with code {codes.split()[-1]}")
+    assert ended(worker).endswith(f"exited with code {codes.split()[-1]}")
     assert worker.starts() == starts
     arguments = (worker.home / "arguments").read_text().split("\0")[:-1]
     main = ["-P", "-m", "jcm.main", "--config=configs/a.py", "--workdir=w"]
@@ -259,20 +259,20 @@ def test_the_loop_ends_with_the_last_code(codes, starts, tmp_path):
 
 def test_a_stopped_run_does_not_start_again(worker):
     assert worker("install").returncode == 0
-    assert "nothing runs" in worker("stop").stdout
+    assert "no program is running" in worker("stop").stdout
     run = ("run", "--config=configs/a.py", "--workdir=w")
     assert worker(*run, codes="wait wait").returncode == 0
     wait_for((worker.home / "starts").exists)
     assert "running (process" in worker("status").stdout
     done = worker(*run, codes="wait wait")
-    assert_one_line(done, "worker.sh: a run is going on", "stop it first")
+    assert_one_line(done, "worker.sh: a program is running already", "stop it first")
     done = worker("stop")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].endswith("ended with code 75")
+    assert done.stdout.splitlines()[-1].endswith("exited with code 75")
     assert worker.starts() == 1
-    # "The same `run` goes on there."
+    # The same `run` resumes it.
     assert worker(*run, codes="- 0").returncode == 0
-    assert ended(worker).endswith("ended with code 0")
+    assert ended(worker).endswith("exited with code 0")
     assert worker.starts() == 2
 
 
@@ -284,7 +284,7 @@ def test_stop_reaches_a_program_whose_loop_was_killed(worker):
     os.kill(int((worker.home / "jcm.pid").read_text()), signal.SIGKILL)
     assert "running" in worker("status").stdout
     assert "stopped" in worker("stop").stdout
-    assert "nothing runs" in worker("status").stdout
+    assert "no program is running" in worker("status").stdout
 
 
 def test_worker_dry_runs(dry, tmp_path):
