@@ -1,7 +1,12 @@
-"""Numbers of the original code, in tests/data."""
+"""Golden numbers: inputs and outputs of the original code, from tests/data.
+
+`tests/data/README.md` says what the files hold.
+"""
 
 import functools
+import lzma
 import pathlib
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +19,7 @@ from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.schedules import FixedScales, KarrasGrid
 from jcm.methods import distances
 from jcm.methods.consistency import Consistency
-from jcm.pretrained import openai_jcm
+from jcm.pretrained import openai_jcm, torch_file
 
 # The small network that the numbers were made with ("cfg1").
 CONFIG = {
@@ -35,9 +40,23 @@ CONFIG = {
 }
 
 
+@functools.cache
 def path(name: str) -> pathlib.Path:
-    """Where a file of golden numbers is."""
-    return DATA / name
+    """Returns the path of a file of golden numbers, after unpacking it if need be."""
+    found = DATA / name
+    if found.exists():
+        return found
+    unpacked = pathlib.Path(_unpacked().name) / name
+    unpacked.parent.mkdir(exist_ok=True)
+    with lzma.open(DATA / f"{name}.xz") as packed:
+        unpacked.write_bytes(packed.read())
+    return unpacked
+
+
+@functools.cache
+def _unpacked() -> tempfile.TemporaryDirectory:
+    """The folder of unpacked files, which goes when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="jcm_golden_")
 
 
 @functools.cache
@@ -75,36 +94,58 @@ def from_original(flat: dict[str, np.ndarray | jax.Array]) -> networks.Params:
     return openai_jcm.params_from_original(flat, network().arch, network().shapes)
 
 
-# Each set of parameters is the same initial one plus 0.05 N(0, 1) of its own.
-_NOISE_SEEDS = {"params": 101, "params_ema": 201, "target_params": 301}
+def _plus_noise(init: dict, seed: int, dtype=np.float64) -> dict[str, np.ndarray]:
+    """Returns float32 weights: initial ones plus 0.05 N(0, 1), added in `dtype`.
+
+    The weights of the golden networks were made in this way. Only the initial weights
+    are stored: they are shared by several sets, and many of them are zero.
+    """
+    random = np.random.RandomState(seed)
+    noise = {
+        name: 0.05 * random.standard_normal(np.shape(init[name]))
+        for name in sorted(init)
+    }
+    return {
+        name: (np.asarray(init[name]) + noise[name].astype(dtype)).astype(np.float32)
+        for name in sorted(init)
+    }
+
+
+_SEEDS = {"params": 101, "params_ema": 201, "target_params": 301}
+
+
+@functools.cache
+def original_params(role: str) -> dict[str, np.ndarray]:
+    """`params`, `params_ema` or `target_params` of the small network, by original path.
+
+    They equal the original's to the bit; `tests/originals.py` checks their hash.
+    """
+    return _plus_noise(arrays("A_cfg1_init.npz"), _SEEDS[role])
 
 
 @functools.cache
 def params(role: str) -> networks.Params:
-    """`params`, `params_ema` or `target_params` of the small network.
+    """The same parameters as our tree."""
+    return jax.tree.map(jnp.asarray, from_original(original_params(role)))
 
-    The excerpt holds `params_ema`; the others follow from it to 1e-6.
-    """
-    stored = {
-        name.removeprefix("params_ema/"): np.asarray(value)
-        for name, value in arrays("A_cfg1_params_ema.npz").items()
+
+@functools.cache
+def unet_state(variant: str) -> dict[str, np.ndarray]:
+    """The `state_dict` of a small PyTorch U-Net of group G."""
+    if variant == "cc_ssn":
+        return torch_file.load(path("G_unet_cc_ssn.pt"))
+    init = {
+        name.removeprefix("init/"): array
+        for name, array in arrays(f"G_unet_{variant}.npz").items()
+        if name.startswith("init/")
     }
-    flat = {name: value.astype(np.float64) for name, value in stored.items()}
-    for seed, sign in ((_NOISE_SEEDS["params_ema"], -1), (_NOISE_SEEDS[role], 1)):
-        random = np.random.RandomState(seed)
-        for name in sorted(flat):
-            noise = random.standard_normal(flat[name].shape)
-            flat[name] = flat[name] + sign * 0.05 * noise
-    if role == "params_ema":
-        flat = stored
-    flat = {name: value.astype(np.float32) for name, value in flat.items()}
-    return jax.tree.map(jnp.asarray, from_original(flat))
+    return _plus_noise(init, 11, np.float32)
 
 
 def consistency(cls=Consistency, **changes) -> Consistency:
     """Distillation of the small network as the numbers were made."""
     settings = {
-        "model": Denoiser(network(), precond.Consistency()),
+        "denoiser": Denoiser(network(), precond.Consistency()),
         "teacher": Denoiser(network(), precond.EDM()),
         "grid": KarrasGrid(),
         "scales": FixedScales(18, 0.0),

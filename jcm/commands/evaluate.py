@@ -1,4 +1,4 @@
-"""Evaluation: pictures side by side and a table of scores."""
+"""Evaluation: comparison pictures and a table of scores."""
 
 import contextlib
 import dataclasses
@@ -14,9 +14,10 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from jcm import data
-from jcm.diffusion.sampler import Schedule
-from jcm.model import build, model
-from jcm.model.model import Model
+from jcm.diffusion.schedule import Schedule
+from jcm.model import build
+from jcm.model import model as model_lib
+from jcm.model.pixels import sample_pixels
 from jcm.model.scoring import Scorer, Subject
 from jcm.run import grids, storage, writers
 from jcm.run import workdir as workdir_lib
@@ -25,16 +26,20 @@ from jcm.runtime import distributed, files
 from jcm.runtime.errors import JcmError
 
 _POLL_SECONDS = 10
+# Each picture of the comparison has at most this many images, in this many columns.
+_SHOWN, _COLUMNS = 64, 8
+
+Picture = UInt8[np.ndarray, "_h _w 3"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Scores of one model sampled in one way.
+    """The scores of one model, sampled in one way.
 
     Attributes:
-      step: of its checkpoint.
-      samples: which model and how, for people.
-      scores: of each score the value for each seed.
+      step: training step of the model; None if it is unknown.
+      samples: name of the model and way of sampling, such as "consistency, 1 step".
+      scores: for each score, its value for each seed.
     """
 
     step: int | None
@@ -43,143 +48,179 @@ class Row:
 
 
 def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
-    """Samples a model in every way the config asks for, and scores it.
+    """Samples a model in every way that the config asks for, and scores the samples.
 
     Writes `comparison.png` (teacher, one step, two steps, real images), `scores.json`
-    and `scores.md` into the workdir, and logs the table. The model is the one that
-    `config.sample.model` names, or the newest checkpoint, or that of
-    `config.sample.step`; with `config.eval.watch` every checkpoint there is and each
-    new one as it appears, until that of the run's last step. The table has what this
-    call evaluates; what was scored ever is in `evaluation/scores.jsonl`.
+    and `scores.md` into the workdir, and logs the table. The model is that of
+    `config.sample.model`, of the checkpoint `config.sample.step`, or of the newest
+    checkpoint. With `config.eval.watch` every checkpoint is evaluated, old ones first
+    and new ones as they appear, until that of the run's last step. The table has the
+    scores of this call; `evaluation/scores.jsonl` has all scores of the workdir.
 
     Args:
-      config: what it says of sampling and scores counts; the network is that of the
-        checkpoint.
+      config: how to sample and what to score. The network is that of the checkpoint.
       workdir: the run's folder.
 
     Raises:
-      JcmError: where there is no checkpoint, or a score cannot be computed.
+      JcmError: if there is no checkpoint, or if a score cannot be computed.
     """
-    workdir = storage.local(workdir)
+    workdir = storage.local_folder(workdir)
     if config.eval.watch and config.sample.model:
         raise JcmError("config.eval.watch is for a workdir: drop config.sample.model")
     dataset = data.load(config.data, config.data.split)
     scorer = Scorer(config, workdir, dataset) if config.eval.scores else None
+    if config.eval.watch:
+        checkpoints = _each_checkpoint(config, workdir)
+    else:
+        checkpoints = [_subjects(config, workdir)]
     table: list[Row] = []
-    if not config.eval.watch:
-        found = subjects(config, workdir)
-        _evaluate_one(config, workdir, dataset, scorer, table, found)
-        return
+    for subjects in checkpoints:
+        rows, pictures = _evaluate_subjects(config, scorer, subjects)
+        pictures["real images"] = _real_images(config, dataset)
+        # The teacher has the same row at every checkpoint.
+        table += [row for row in rows if row not in table]
+        if jax.process_index() == 0:
+            _write_pictures(workdir, pictures)
+            if table:
+                _write_table(config, workdir, table)
+                _write_events(workdir, rows)
+
+
+def load_subject(config: ConfigDict, workdir: pathlib.Path) -> Subject:
+    """Loads the model that the config names."""
+    model = model_lib.of_config(config, workdir)
+    kind = "diffusion" if model.kind == "edm" else "consistency"
+    return Subject.of(config.sample.model or kind, model)
+
+
+def _subjects(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Subject]:
+    """Yields the teacher, if it is available, and the model that the config names."""
+    subject = load_subject(config, workdir)
+    teacher = workdir_lib.teacher_place(config, workdir)
+    if subject.name == "consistency" and teacher:
+        if model_lib.exists(teacher):
+            at_once = config.sample.batch_size
+            yield Subject.of("teacher", model_lib.load(teacher, batch_size=at_once))
+        else:
+            logging.info("the teacher %s is not available: evaluating without", teacher)
+    yield subject
+
+
+def _each_checkpoint(
+    config: ConfigDict, workdir: pathlib.Path
+) -> Iterator[list[Subject]]:
+    """Yields the subjects of each checkpoint, and waits for new ones until the last."""
     last = workdir_lib.read(workdir).config.train.num_steps
-    step = config.sample.step - 1  # where to begin, if anywhere
+    step = config.sample.step - 1  # the next checkpoint is the first to evaluate
     while step < last:
-        following = _next_step(workdir, step)
-        if following is None:
+        later = _next_step(workdir, step)
+        if later is None:
             time.sleep(_POLL_SECONDS)
             continue
-        step = following
-        chosen = config.copy_and_resolve_references()
-        chosen.sample.step = step
-        found = _unless_deleted(chosen, workdir)
-        if found:
-            _evaluate_one(chosen, workdir, dataset, scorer, table, found)
+        step = later
+        subjects = _subjects_of_step(config, workdir, step)
+        if subjects:
+            yield subjects
         else:
             logging.warning("step %d was deleted before it was evaluated", step)
 
 
 def _next_step(workdir: pathlib.Path, step: int) -> int | None:
-    """Of the oldest checkpoint after a step, the same in every process."""
+    """Returns the step of the oldest checkpoint after `step`; None without one."""
     try:
         with Checkpoints(workdir) as checkpoints:
             later = [found for found in checkpoints.steps if found > step]
-    except FileNotFoundError:  # one was deleted while they were listed
+    except FileNotFoundError:  # a checkpoint was deleted while they were listed
         later = []
+    # The processes may have listed the checkpoints at different moments.
     found = distributed.from_main(later[0] if later else -1)
     return None if found < 0 else found
 
 
-def _unless_deleted(config: ConfigDict, workdir: pathlib.Path) -> list[Subject]:
-    """`subjects`, or nothing where training has deleted the checkpoint meanwhile."""
-    found, error = [], None
+def _subjects_of_step(
+    config: ConfigDict, workdir: pathlib.Path, step: int
+) -> list[Subject]:
+    """Returns the subjects of a checkpoint; [] if training has deleted it meanwhile."""
+    config = config.copy_and_resolve_references()
+    config.sample.step = step
+    subjects, error = [], None
     try:
-        found = list(subjects(config, workdir))
+        subjects = list(_subjects(config, workdir))
     except JcmError as caught:
         error = caught
-    # All processes together: the next thing they do is to sample together.
+    # All processes must have loaded the checkpoint, since they sample together.
     if distributed.gather(np.bool_(error is None)).all():
-        return found
-    checkpoints = storage.shared(workdir) / "checkpoints"
-    if error and (checkpoints / str(config.sample.step)).exists():
+        return subjects
+    checkpoint = storage.shared_path(workdir) / "checkpoints" / str(step)
+    if error and checkpoint.exists():
         raise error
     return []
 
 
-def _evaluate_one(
-    config: ConfigDict,
-    workdir: pathlib.Path,
-    dataset: data.Dataset,
-    scorer: Scorer | None,
-    table: list[Row],
-    found: Iterable[Subject],
-) -> None:
-    """Appends to the table, and writes it."""
-    columns, shown = 8, min(config.sample.num_images, 64)
+def _evaluate_subjects(
+    config: ConfigDict, scorer: Scorer | None, subjects: Iterable[Subject]
+) -> tuple[list[Row], dict[str, Picture]]:
+    """Returns a row and a picture for each subject and way of sampling it."""
     rows: list[Row] = []
-    panels: dict[str, UInt8[np.ndarray, "h w 3"]] = {}
-    for subject in found:
+    pictures: dict[str, Picture] = {}
+    for subject in subjects:
         for schedule in build.sampling_schedules(config, subject.model.denoiser):
             title = f"{subject.name}, {schedule.title}"
             if scorer:
                 by_seed = [scorer(subject, schedule, s) for s in config.eval.seeds]
                 scores = {key: [each[key] for each in by_seed] for key in by_seed[0]}
                 rows.append(Row(subject.model.step, title, scores))
-            pictures = _pictures(config, subject.model, schedule, shown)
-            panels[title] = grids.grid(pictures, columns)
-    table += [row for row in rows if row not in table]  # the teacher stays the same
-    # Of a folder the first pictures are often of one kind.
-    chosen = np.random.default_rng(0).permutation(len(dataset))[:shown]
-    real = dataset.take(chosen)["image"]
-    panels["real images"] = grids.grid(real, columns)
-    if jax.process_index() == 0:
-        grids.save_png(workdir / "comparison.png", grids.captioned(panels))
-        logging.info("wrote %s", storage.shared(workdir / "comparison.png"))
-        if table:
-            _write_table(config, workdir, table)
-            _write_events(workdir, subject.model.step or 0, rows)
+            pictures[title] = _first_samples(config, subject.model, schedule)
+    return rows, pictures
 
 
-def subjects(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Subject]:
-    """The teacher where it is still at hand, then the checkpoint itself."""
-    trained = subject_of(config, workdir)
-    teacher = workdir_lib.teacher_place(config, workdir)
-    wanted = trained.name == "consistency" and teacher
-    if wanted and not model.exists(teacher):
-        logging.info("the teacher, %s, is not here: it is left out", teacher)
-    elif wanted:
-        at_once = config.sample.batch_size
-        yield Subject.of("teacher", model.load(teacher, batch_size=at_once))
-    yield trained
-
-
-def subject_of(config: ConfigDict, workdir: pathlib.Path) -> Subject:
-    """The model that the config names."""
-    trained = model.of_config(config, workdir)
-    name = "diffusion" if trained.kind == "edm" else "consistency"
-    return Subject.of(config.sample.model or name, trained)
-
-
-def _pictures(
-    config: ConfigDict, trained: Model, schedule: Schedule, count: int
-) -> UInt8[np.ndarray, "n h w c"]:
-    """The first of the samples that are scored."""
-    labels = build.sample_labels(config, trained.denoiser, trained.class_names, count)
-    return trained.sampler.pixels(
-        trained.params, config.eval.seeds[0], range(count), schedule, labels
+def _first_samples(
+    config: ConfigDict, model: model_lib.Model, schedule: Schedule
+) -> Picture:
+    """Returns a grid of the first samples that are scored."""
+    count = min(config.sample.num_images, _SHOWN)
+    labels = build.sample_labels(config, model.denoiser, model.class_names, count)
+    pixels = sample_pixels(
+        model.sampler,
+        model.params,
+        config.eval.seeds[0],
+        range(count),
+        schedule,
+        labels,
     )
+    return grids.grid(pixels, _COLUMNS)
+
+
+def _real_images(config: ConfigDict, dataset: data.Dataset) -> Picture:
+    """Returns a grid of random real images."""
+    count = min(config.sample.num_images, _SHOWN)
+    # The first images of a folder are often of one class.
+    chosen = np.random.default_rng(0).permutation(len(dataset))[:count]
+    return grids.grid(dataset.take(chosen)["image"], _COLUMNS)
+
+
+def _write_pictures(workdir: pathlib.Path, pictures: dict[str, Picture]) -> None:
+    """Writes comparison.png."""
+    path = workdir / "comparison.png"
+    grids.save_png(path, grids.captioned(pictures))
+    logging.info("wrote %s", storage.shared_path(path))
 
 
 def _write_table(config: ConfigDict, workdir: pathlib.Path, table: list[Row]) -> None:
-    """scores.json with every value, scores.md for people, and the log."""
+    """Writes scores.json, with every value, and scores.md, which is also logged."""
+    markdown = _markdown(config, table)
+    files.write_text(workdir / "scores.md", markdown)
+    content = {
+        "num_images": config.eval.num_images,
+        "seeds": list(config.eval.seeds),
+        "rows": [dataclasses.asdict(row) for row in table],
+    }
+    files.write_json(workdir / "scores.json", content)
+    logging.info("wrote %s\n%s", storage.shared_path(workdir / "scores.md"), markdown)
+
+
+def _markdown(config: ConfigDict, table: list[Row]) -> str:
+    """Returns the table as text, with a note on how to read it."""
     columns = list(table[0].scores)
     lines = [
         f"| samples | step | {' | '.join(columns)} |",
@@ -190,34 +231,29 @@ def _write_table(config: ConfigDict, workdir: pathlib.Path, table: list[Row]) ->
         step = "" if row.step is None else row.step
         lines.append(f"| {row.samples} | {step} | {' | '.join(cells)} |")
     seeds = len(config.eval.seeds)
-    note = f"{config.eval.num_images} images each, pixels rounded" + (
-        f", mean ± standard deviation (least) of {seeds} seeds" if seeds > 1 else ""
+    note = f"{config.eval.num_images} uint8 images per row" + (
+        f" and seed; mean ± standard deviation (minimum) of {seeds} seeds"
+        if seeds > 1
+        else ""
     )
-    markdown = "\n".join(lines) + f"\n\n{note}\n"
-    files.write_text(workdir / "scores.md", markdown)
-    content = {
-        "num_images": config.eval.num_images,
-        "seeds": list(config.eval.seeds),
-        "rows": [dataclasses.asdict(row) for row in table],
-    }
-    files.write_json(workdir / "scores.json", content)
-    logging.info("wrote %s\n%s", storage.shared(workdir / "scores.md"), markdown)
-
-
-def _write_events(workdir: pathlib.Path, step: int, rows: list[Row]) -> None:
-    """The means of one checkpoint's rows and of the teacher's, for TensorBoard."""
-    writer = writers.TensorBoardWriter(workdir / "evaluation")
-    with contextlib.closing(writer):
-        scalars = {
-            f"{score}/{row.samples}": float(np.mean(values))
-            for row in rows
-            for score, values in row.scores.items()
-        }
-        writer.write_scalars(step, scalars)
+    return "\n".join(lines) + f"\n\n{note}\n"
 
 
 def _cell(values: Sequence[float]) -> str:
+    """Returns the text of a cell, from one value for each seed."""
     if len(values) == 1:
         return f"{values[0]:.3f}"
     spread = f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
     return f"{spread} ({np.min(values):.3f})"
+
+
+def _write_events(workdir: pathlib.Path, rows: list[Row]) -> None:
+    """Writes the mean scores for TensorBoard, at the step of the model."""
+    scalars = {
+        f"{score}/{row.samples}": float(np.mean(values))
+        for row in rows
+        for score, values in row.scores.items()
+    }
+    writer = writers.TensorBoardWriter(workdir / "evaluation")
+    with contextlib.closing(writer):
+        writer.write_scalars(rows[-1].step or 0, scalars)

@@ -7,7 +7,8 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from jcm.model import build, model, scoring
+from jcm.model import build, model
+from jcm.model.pixels import sample_pixels, write_npz
 from jcm.run import grids, storage
 
 
@@ -30,16 +31,16 @@ def sample(config: ConfigDict, workdir: str | os.PathLike) -> None:
     schedule = build.sampling_schedules(config, trained.denoiser)[-1]
     labels = build.sample_labels(config, trained.denoiser, trained.class_names, count)
     seed = config.sample.seed
-    pixels = trained.sampler.pixels(
-        trained.params, seed, range(count), schedule, labels
+    pixels = sample_pixels(
+        trained.sampler, trained.params, seed, range(count), schedule, labels
     )
     if jax.process_index() == 0:
         how = re.sub(r"\W+", "_", schedule.title.lower())
-        stem = storage.local(workdir) / "samples" / f"seed_{seed}_{how}"
-        scoring.write_npz(stem.with_suffix(".npz"), pixels, labels)
+        stem = storage.local_folder(workdir) / "samples" / f"seed_{seed}_{how}"
+        write_npz(stem.with_suffix(".npz"), pixels, labels)
         grids.save_png(stem.with_suffix(".png"), grids.grid(pixels[:256]))
         logging.info(
             "wrote %s.npz and .png: %d images, %s",
-            *(storage.shared(stem), count, schedule.title),
+            *(storage.shared_path(stem), count, schedule.title),
         )
-        storage.push(stem)
+        storage.upload(stem)

@@ -1,7 +1,7 @@
-"""The noise levels that sample best in two steps and more.
+"""Search for the noise levels that sample best in two or more steps.
 
-Song et al. 2023, section 3 and Appendix C: each further level in turn by ternary
-search, which asks for a score with one lowest point between neighbours.
+Song et al. 2023, section 3 and Appendix C: a ternary search finds one level after the
+other. It assumes that the score has a single minimum over each level.
 """
 
 import os
@@ -15,11 +15,11 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from jcm import data
-from jcm.commands.evaluate import subject_of
+from jcm.commands.evaluate import load_subject
 from jcm.diffusion.schedule import Schedule
 from jcm.metrics import scores as scores_lib
 from jcm.model import build
-from jcm.model.scoring import Scorer
+from jcm.model.scoring import Scorer, Subject
 from jcm.run import storage
 from jcm.runtime import files
 from jcm.runtime.errors import JcmError
@@ -28,59 +28,72 @@ from jcm.runtime.errors import JcmError
 def search(config: ConfigDict, workdir: str | os.PathLike) -> None:
     """Finds `config.search.steps` noise levels for the newest checkpoint.
 
-    Candidates are scored with `config.search.seed`, the result once more with each of
-    `config.eval.seeds`, which the search has not seen. Writes `search.json` into the
-    workdir; what is scored already is not scored again after a kill.
+    Compares noise levels with the seed `config.search.seed`, and reports the score of
+    the best ones for each seed of `config.eval.seeds`, which the search does not use.
+    Writes `search.json` into the workdir. A search that was interrupted reuses the
+    scores it has already computed.
 
     Args:
-      config: what it says of search, scores and sampling counts.
+      config: what to search for, and how to sample and score.
       workdir: the run's folder.
 
     Raises:
-      JcmError: for a diffusion model, or a column that no score gives.
+      JcmError: for a diffusion model, or if no score gives the column that
+        `config.search.score` names.
     """
-    wanted = config.search
     workdir = storage.local_folder(workdir)
-    subject = subject_of(config, workdir)
-    if subject.model.kind != "consistency":
-        raise JcmError("--mode=search is for consistency models: name another workdir")
-    if wanted.seed in config.eval.seeds:
-        raise JcmError(
-            f"config.search.seed={wanted.seed} is one of config.eval.seeds: the result"
-            " is to be judged by others"
-        )
-    score, more_is_better = scores_lib.find(wanted.score)
-    if wanted.score == "as_asked" and not subject.model.class_names:
-        raise JcmError(
-            "config.search.score='as_asked' needs a class-conditional model: name"
-            " another score"
-        )
+    subject = load_subject(config, workdir)
+    _check(config, subject)
+    column, seed = config.search.score, config.search.seed
+    score, higher_is_better = scores_lib.of_column(column)
     config = config.copy_and_resolve_references()
-    config.eval.scores = (score,)  # the others would not count
+    config.eval.scores = (score,)  # no other score is used
     scorer = Scorer(config, workdir, data.load(config.data, config.data.split))
-    levels = np.asarray(build.grid(config)(jnp.arange(wanted.points), wanted.points))
 
     def value(sigmas: tuple[float, ...], seed: int) -> float:
-        return scorer(subject, Schedule(sigmas), seed)[wanted.score]
+        return scorer(subject, Schedule(sigmas), seed)[column]
 
-    sign = -1 if more_is_better else 1
+    sign = -1 if higher_is_better else 1
+    points = config.search.points
+    levels = np.asarray(build.grid(config)(jnp.arange(points), points))
     sigmas = (float(config.noise.sigma_max),)
-    for _ in range(wanted.steps - 1):
-        sigmas = _with_next(sigmas, levels, lambda s: sign * value(s, wanted.seed))
-    searched = value(sigmas, wanted.seed)
-    report = [value(sigmas, seed) for seed in config.eval.seeds]
+    for _ in range(config.search.steps - 1):
+        sigmas = _with_next(sigmas, levels, lambda s: sign * value(s, seed))
+    searched = value(sigmas, seed)
+    reported = {seed: value(sigmas, seed) for seed in config.eval.seeds}
     if jax.process_index() == 0:
-        found = {
+        content = {
             "sigmas": list(sigmas),
-            "score": wanted.score,
+            "score": column,
             "searched": searched,
-            "reported": dict(zip(config.eval.seeds, report, strict=True)),
+            "reported": reported,
         }
-        files.write_json(workdir / "search.json", found)
+        files.write_json(workdir / "search.json", content)
     logging.info(
-        "%s %.4g over %d other seeds with --config.sample.sigmas='%s'",
-        *(wanted.score, np.mean(report), len(report), sigmas),
+        "%s is %.4g (mean of %d other seeds) with --config.sample.sigmas='%s'",
+        *(column, np.mean(list(reported.values())), len(reported), sigmas),
     )
+
+
+def _check(config: ConfigDict, subject: Subject) -> None:
+    """Checks that the config can be searched for this model.
+
+    Raises:
+      JcmError: if it cannot.
+    """
+    if subject.model.kind != "consistency":
+        raise JcmError("--mode=search is for consistency models: name another workdir")
+    if config.search.seed in config.eval.seeds:
+        raise JcmError(
+            f"config.search.seed={config.search.seed} is one of config.eval.seeds: use"
+            " another one, since the result is reported for seeds that the search has"
+            " not used"
+        )
+    if config.search.score == "as_asked" and not subject.model.class_names:
+        raise JcmError(
+            "config.search.score='as_asked' needs a class-conditional model: use"
+            " another score"
+        )
 
 
 def _with_next(
@@ -88,22 +101,25 @@ def _with_next(
     levels: Float[np.ndarray, " n"],
     value: Callable[[tuple[float, ...]], float],
 ) -> tuple[float, ...]:
-    """The levels so far and the best one below them."""
+    """Returns the levels so far and the best level below them."""
     below = [float(level) for level in levels if level < sigmas[-1]]
     best = ternary(len(below), lambda i: value((*sigmas, below[i])))
     return (*sigmas, below[best])
 
 
 def ternary(count: int, value: Callable[[int], float]) -> int:
-    """The place of the least of `count` values that fall and then rise.
+    """Returns the index of the smallest of `count` values that fall and then rise.
 
-    Looks at about 2 log_1.5(count) of them, at none twice.
+    Computes about 2 log_1.5(count) of the values, each of them once.
 
     Raises:
-      JcmError: where there is nothing to choose from.
+      JcmError: if `count` is 0.
     """
     if count < 1:
-        raise JcmError("config.search.steps is too many for config.search.points")
+        raise JcmError(
+            "config.search.steps is too large for config.search.points: use fewer"
+            " steps or more points"
+        )
     seen: dict[int, float] = {}
 
     def look(i: int) -> float:

@@ -1,20 +1,46 @@
-"""A network with its preconditioning: D(x, sigma) or f(x, sigma)."""
+"""A network F with its preconditioning: a denoiser D or a consistency function f."""
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
+import jax
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jcm.diffusion import precond
 from jcm.networks import Network, Params
+from jcm.runtime.arrays import AnyArray
+from jcm.runtime.errors import JcmError
 
 
 @dataclasses.dataclass(frozen=True)
 class Denoiser:
-    """A denoiser or consistency function as a pure function of its parameters."""
+    """A denoiser D or a consistency function f, as a pure function of its parameters.
+
+    Attributes:
+      network: F.
+      precond: makes D of F, or f if it is a `precond.Consistency`.
+    """
 
     network: Network
     precond: precond.EDM
+
+    @property
+    def is_consistency(self) -> bool:
+        """Whether this is a consistency function."""
+        return isinstance(self.precond, precond.Consistency)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        arch = self.network.arch
+        return arch.image_size, arch.image_size, arch.image_channels
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 if the network is unconditional."""
+        return self.network.arch.num_classes
 
     def __call__(
         self,
@@ -24,16 +50,57 @@ class Denoiser:
         labels: Int[Array, " b"] | None = None,
         dropout_keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b h w c"]:
-        """The estimate of x0 from x = x0 + sigma z.
+        """Estimates x0 from x = x0 + sigma z.
 
         Args:
-          params: of the network.
+          params: parameters of the network.
           x: noisy images.
-          sigma: noise level of each.
-          labels: class of each; None exactly for an unconditional network.
+          sigma: noise level of each image.
+          labels: class of each image; None if the network is unconditional.
           dropout_keys: one key per image in training, None otherwise.
+
+        Returns:
+          Clean images in float32.
         """
         network = functools.partial(
             self.network, params, labels=labels, dropout_keys=dropout_keys
         )
         return self.precond(network, x, sigma)
+
+    def as_labels(
+        self, labels: Sequence[int] | AnyArray | None, count: int
+    ) -> Int[AnyArray, " n"] | None:
+        """Returns the labels of `count` images as int32, checked against the classes.
+
+        Args:
+          labels: class of each image, 0 to num_classes - 1; None if the network is
+            unconditional. Traced labels are only cast, since their values are unknown.
+          count: number of images.
+
+        Raises:
+          JcmError: if labels are missing, not needed, too many or too few, or if one
+            is not a class.
+        """
+        classes = self.num_classes
+        if labels is None and not classes:
+            return None
+        if not classes:
+            raise JcmError("labels were given, but the model has no classes: drop them")
+        if labels is None:
+            raise JcmError(f"labels are needed: the model has {classes} classes")
+        if isinstance(labels, jax.core.Tracer):
+            return labels.astype(np.int32)
+        labels = np.asarray(labels)
+        if labels.dtype.kind not in "iu":
+            raise JcmError(f"labels must be whole numbers, got {labels}")
+        labels = labels.astype(np.int32)
+        if labels.shape != (count,):
+            raise JcmError(
+                f"labels of shape {labels.shape} for {count} images: give one each"
+            )
+        unknown = labels[(labels < 0) | (labels >= classes)]
+        if unknown.size:
+            raise JcmError(
+                f"label {unknown[0]} is unknown: the classes are 0 to {classes - 1}"
+            )
+        return labels

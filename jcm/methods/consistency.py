@@ -37,7 +37,7 @@ class Consistency:
     """CD where there is a teacher, CT where there is none.
 
     Attributes:
-      model: f, with `precond.Consistency`.
+      denoiser: f, with `precond.Consistency`.
       teacher: D of a pre-trained diffusion model, or None for CT.
       grid: noise levels.
       scales: N(k) and mu(k).
@@ -48,7 +48,7 @@ class Consistency:
       stop_gradient: whether the second value of f is a constant to the gradient.
     """
 
-    model: Denoiser
+    denoiser: Denoiser
     teacher: Denoiser | None
     grid: KarrasGrid
     scales: FixedScales | AdaptiveScales
@@ -117,9 +117,9 @@ class Consistency:
         x_next = self._next_point(frozen, batch, noise, x, t, t_next)
         # Student and target share the dropout mask as they share the noise.
         dropout = batch.fold(_DROPOUT)
-        value = self.model(params, x, t, batch.labels, dropout)
+        value = self.denoiser(params, x, t, batch.labels, dropout)
         target_params = params if frozen.target is None else frozen.target
-        target = self.model(target_params, x_next, t_next, batch.labels, dropout)
+        target = self.denoiser(target_params, x_next, t_next, batch.labels, dropout)
         if self.stop_gradient:
             target = jax.lax.stop_gradient(target)
         distance = self.distance(frozen.constants, value, target)
@@ -175,7 +175,7 @@ def _from_config(
             f"config.loss.scales={loss.scales!r} is unknown: use fixed or adaptive"
         )
     return Consistency(
-        model=denoiser_from_config(config, network),
+        denoiser=denoiser_from_config(config, network),
         teacher=teacher,
         grid=KarrasGrid(noise.sigma_min, noise.sigma_max, noise.rho),
         scales=scales,

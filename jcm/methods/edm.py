@@ -23,7 +23,7 @@ class EDM:
     count alike; the squares are summed over pixels, as in the authors' code.
     """
 
-    model: Denoiser
+    denoiser: Denoiser
     p_mean: float = -1.2
     p_std: float = 1.2
 
@@ -49,8 +49,8 @@ class EDM:
     ) -> Float[Array, " b"]:
         """The same with every random draw given."""
         x = batch.images + sigma[:, None, None, None] * noise
-        x0 = self.model(params, x, sigma, batch.labels, batch.fold(_DROPOUT))
-        sigma_data = self.model.precond.sigma_data
+        x0 = self.denoiser(params, x, sigma, batch.labels, batch.fold(_DROPOUT))
+        sigma_data = self.denoiser.precond.sigma_data
         weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
         return weight * jnp.sum((x0 - batch.images) ** 2, axis=(1, 2, 3))
 
@@ -69,7 +69,7 @@ def denoiser_from_config(config: Any, network: Network) -> Denoiser:
 def from_config(config: Any, network: Network) -> EDM:
     """The method of a config."""
     return EDM(
-        model=denoiser_from_config(config, network),
+        denoiser=denoiser_from_config(config, network),
         p_mean=config.loss.p_mean,
         p_std=config.loss.p_std,
     )

@@ -56,7 +56,7 @@ class Method(Protocol):
     """A training method.
 
     Attributes:
-      model: the function that is trained and later sampled.
+      denoiser: the function that is trained and later sampled.
       needs_teacher: whether `Frozen.teacher` must be given; the student then begins
         with the teacher's weights.
       constants: arrays that its loss reads beside those of models, or None.
@@ -64,7 +64,7 @@ class Method(Protocol):
         `Frozen.target`; otherwise that is None.
     """
 
-    model: Denoiser
+    denoiser: Denoiser
     needs_teacher: bool
     keeps_target: bool
     constants: Any

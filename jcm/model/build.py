@@ -6,7 +6,7 @@ from typing import Any
 from jcm import networks
 from jcm.diffusion import precond, schedules
 from jcm.diffusion.denoiser import Denoiser
-from jcm.diffusion.sampler import Schedule, ode_schedule
+from jcm.diffusion.schedule import Schedule, ode_schedule
 from jcm.networks import Network
 from jcm.pretrained import imagenet
 from jcm.runtime.errors import JcmError

@@ -20,7 +20,7 @@ from jcm.data import images, inputs
 from jcm.data.inputs import Pictures
 from jcm.diffusion import edits
 from jcm.diffusion.edits import Colours, Known, Patches, Pixels
-from jcm.diffusion.sampler import Schedule
+from jcm.diffusion.schedule import Schedule
 from jcm.model import build
 from jcm.runtime.arrays import AnyArray, as_key
 from jcm.runtime.errors import JcmError

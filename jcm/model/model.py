@@ -17,7 +17,8 @@ from jcm import config as config_lib
 from jcm import methods, networks
 from jcm.diffusion import precond
 from jcm.diffusion.denoiser import Denoiser
-from jcm.diffusion.sampler import Sampler, Schedule, check_labels, ode_schedule
+from jcm.diffusion.sampler import Sampler
+from jcm.diffusion.schedule import Schedule, ode_schedule
 from jcm.model import build, card, folder
 from jcm.model.editor import Editor
 from jcm.networks import Params
@@ -105,7 +106,7 @@ class Model:
         # Inside of a caller's jit the numbers are not known.
         if not isinstance(sigma, jax.core.Tracer) and not bool(jnp.all(sigma > 0)):
             raise JcmError("sigma must be above 0 for every image")
-        labels = check_labels(self.denoiser, labels, len(x))
+        labels = self.denoiser.as_labels(labels, len(x))
         return self._denoise(self.params, x, sigma, labels)
 
     def sample(
@@ -201,7 +202,7 @@ def load(
     unknown = hints.keys() - {f.name for f in dataclasses.fields(checkpoint.Hints)}
     if unknown:
         raise JcmError(f"{', '.join(sorted(unknown))}: jcm.load takes no such argument")
-    path = storage.local(path) if str(path).startswith("gs://") else path
+    path = storage.local_folder(path) if str(path).startswith("gs://") else path
     if not os.path.exists(path) and not released.is_name(path):
         raise JcmError(
             f"there is no {path}: name a workdir, a file or folder of a model, or a"
@@ -259,7 +260,7 @@ def of_config(config: ConfigDict, workdir: str | os.PathLike) -> Model:
         other noise levels than `config.noise`.
     """
     wanted, other = config.sample, config.sample.model
-    if other and (storage.local(workdir) / "run.json").exists():
+    if other and (storage.local_folder(workdir) / "run.json").exists():
         raise JcmError(
             f"{workdir} holds a run of its own: use another --workdir for what"
             f" config.sample.model={other} makes"
@@ -304,7 +305,7 @@ def refuse_other_noise(source: str | os.PathLike, found: Model, config: ConfigDi
 
 def exists(source: str | os.PathLike) -> bool:
     """Whether there is something to `load`, without fetching it first."""
-    here = storage.local(source)
+    here = storage.local_folder(source)
     there = any(here.iterdir()) if here.is_dir() else here.exists()
     return there or released.is_here(str(source))
 

@@ -27,13 +27,14 @@ from ml_collections import ConfigDict
 
 from jcm import networks
 from jcm.data import Dataset
-from jcm.diffusion.sampler import Schedule
+from jcm.diffusion.schedule import Schedule
 from jcm.metrics import scores as scores_lib
 from jcm.model import build
 from jcm.model.model import Model
+from jcm.model.pixels import sample_pixels, write_npz
 from jcm.run import storage
 from jcm.run import workdir as workdir_lib
-from jcm.runtime import distributed, files
+from jcm.runtime import distributed
 
 # Images between two writes, at least: what a kill can cost.
 _PART = 1024
@@ -188,7 +189,8 @@ class Scorer:
         labels = self._labels(trained)
 
         def make(part: range) -> UInt8[np.ndarray, "n h w c"]:
-            return trained.sampler.pixels(
+            return sample_pixels(
+                trained.sampler,
                 trained.params,
                 seed,
                 part,
@@ -252,21 +254,6 @@ def fill(
             progress.update(len(images))
         if file:
             os.fsync(file.fileno())  # or a file system over the network may keep it
-        storage.share(path)
+        storage.sync(path)
         file = file or stack.enter_context(path.open("rb"))
         return np.memmap(file, np.uint8, "r", shape=shape)
-
-
-def write_npz(
-    path: pathlib.Path,
-    images: UInt8[np.ndarray, "n h w c"],
-    labels: list[int] | None,
-) -> None:
-    """Images as `arr_0` and labels as `arr_1`, as guided-diffusion's evaluator reads.
-
-    Raises:
-      JcmError: where it cannot be written.
-    """
-    arrays = [images] if labels is None else [images, np.asarray(labels, np.int32)]
-    with files.replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, *arrays)

@@ -58,7 +58,7 @@ def make_train_step(
       `stop` (int32, one per device), whose maximum is a metric, so that every process
       sees the same value.
     """
-    classes = method.model.network.arch.num_classes
+    classes = method.denoiser.network.arch.num_classes
     gradient = _gradient_of(method)
     if accumulate > 1:
         # XLA's CPU kernels run eight times slower inside a loop. Unrolled, the

@@ -12,11 +12,13 @@ from jcm import data
 from jcm.commands import evaluate, search
 from jcm.commands import sample as sample_lib
 from jcm.commands import train as train_lib
-from jcm.diffusion.sampler import Schedule
+from jcm.diffusion.schedule import Schedule
 from jcm.metrics import scores
 from jcm.metrics.classifier import Classifier
 from jcm.model import model, scoring
+from jcm.model.pixels import sample_pixels
 from jcm.runtime.errors import JcmError
+from jcm.training.preview import Preview
 
 
 @pytest.fixture(scope="module")
@@ -151,15 +153,15 @@ def test_samples_go_on_after_a_kill(run, monkeypatch):
     shutil.rmtree(workdir / "evaluation")
 
     monkeypatch.setattr(scoring, "_PART", 16)
-    sampler, parts = subject.model.sampler, []
+    parts = []
 
-    def make(params, seed, indices, schedule, labels):
+    def make(sampler, params, seed, indices, schedule, labels):
         parts.append(indices)
         if len(parts) == 3:
             raise KeyboardInterrupt
-        return type(sampler).pixels(sampler, params, seed, indices, schedule, labels)
+        return sample_pixels(sampler, params, seed, indices, schedule, labels)
 
-    monkeypatch.setattr(sampler, "pixels", make)
+    monkeypatch.setattr(scoring, "sample_pixels", make)
     with pytest.raises(KeyboardInterrupt):
         scoring.Scorer(config, workdir, dataset)(subject, schedule, 7)
     (begun,) = (workdir / "evaluation").glob("*.uint8")
@@ -235,7 +237,7 @@ def test_a_checkpoint_that_is_deleted_is_passed_over(run, monkeypatch, caplog):
             shutil.rmtree(workdir / "checkpoints" / "4")
         return load(place, step=step, **options)
 
-    monkeypatch.setattr(evaluate.model, "load", delete_and_load)
+    monkeypatch.setattr(evaluate.model_lib, "load", delete_and_load)
     evaluate.evaluate(config, workdir)
     assert "step 4 was deleted before it was evaluated" in caplog.text
     assert {record["step"] for record in _records(workdir)} == {8}
@@ -300,7 +302,7 @@ def test_scores_while_training_change_nothing_else(
         },
     )
     # Each scoring is broken off once, after its step was saved: the next start does it.
-    score, tried = train_lib.Samples.score, set()
+    score, tried = Preview.score, set()
 
     def broken_off(self, state, scores):
         if int(state.step) not in tried:
@@ -308,7 +310,7 @@ def test_scores_while_training_change_nothing_else(
             raise KeyboardInterrupt
         score(self, state, scores)
 
-    monkeypatch.setattr(train_lib.Samples, "score", broken_off)
+    monkeypatch.setattr(Preview, "score", broken_off)
     for step in (4, 8):
         with pytest.raises(KeyboardInterrupt):
             train_lib.train(config, tmp_path)
@@ -363,7 +365,7 @@ def test_search_reports_with_other_seeds(run):
         ({"search.score": "fidd"}, "'fidd' is no score: use one of confident, fd"),
         ({"search.score": "as_asked"}, "needs a class-conditional model"),
         ({"search.seed": 5}, "search.seed=5 is one of config.eval.seeds"),
-        ({"search.points": 2, "search.steps": 4}, "too many for config.search.points"),
+        ({"search.points": 2, "search.steps": 4}, "too large for config.search.points"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(run, changes, message):

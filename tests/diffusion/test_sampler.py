@@ -12,7 +12,8 @@ import pytest
 
 from jcm.diffusion import ode, precond, sampler
 from jcm.diffusion.denoiser import Denoiser
-from jcm.diffusion.sampler import Sampler, Schedule, ode_schedule
+from jcm.diffusion.sampler import Sampler
+from jcm.diffusion.schedule import Schedule, ode_schedule
 from jcm.diffusion.schedules import KarrasGrid
 from jcm.runtime import sharding
 from jcm.runtime.errors import JcmError
@@ -23,10 +24,10 @@ _GRID = KarrasGrid().sigmas(18)
 @functools.cache
 def _step(kind, solver=None):
     """A compiled step of the small network."""
-    model = Denoiser(golden.network(), kind)
+    denoiser = Denoiser(golden.network(), kind)
     if solver is None:
-        return jax.jit(functools.partial(sampler.consistency_step, model))
-    return jax.jit(functools.partial(sampler.ode_step, model, solver=solver))
+        return jax.jit(functools.partial(sampler.consistency_step, denoiser))
+    return jax.jit(functools.partial(sampler.ode_step, denoiser, solver=solver))
 
 
 # --- the original's numbers
@@ -34,8 +35,8 @@ def _step(kind, solver=None):
 
 def test_one_step_equals_the_original():
     case = golden.cases("D_samplers_editing.npz")["onestep"]
-    model = jax.jit(Denoiser(golden.network(), precond.Consistency()))
-    ours = model(golden.params("params_ema"), case["x_T"], jnp.full(4, 80.0))
+    denoiser = jax.jit(Denoiser(golden.network(), precond.Consistency()))
+    ours = denoiser(golden.params("params_ema"), case["x_T"], jnp.full(4, 80.0))
     assert golden.relative(ours, case["sample"]) < 1e-4
 
 
@@ -104,14 +105,14 @@ def test_ode_sampler_gives_the_data():
 
 
 @pytest.fixture(scope="module")
-def model():
+def denoiser():
     return Denoiser(golden.network(), precond.Consistency())
 
 
 @pytest.fixture(scope="module")
-def reference(model):
+def reference(denoiser):
     """Ten images, sixteen at a time over the eight devices by pmap."""
-    sampler = Sampler(model, batch_size=16)
+    sampler = Sampler(denoiser, batch_size=16)
     return sampler(_params(), jax.random.key(3), range(10), Schedule((80.0, 0.5)))
 
 
@@ -119,8 +120,8 @@ def _params():
     return golden.params("params_ema")
 
 
-def test_images_do_not_depend_on_the_batch(model, reference):
-    sampler = Sampler(model, batch_size=8)
+def test_images_do_not_depend_on_the_batch(denoiser, reference):
+    sampler = Sampler(denoiser, batch_size=8)
     key, schedule = jax.random.key(3), Schedule((80.0, 0.5))
     made = sampler(_params(), key, range(10), schedule)
     np.testing.assert_allclose(made, reference, atol=2e-5)
@@ -129,26 +130,26 @@ def test_images_do_not_depend_on_the_batch(model, reference):
     assert np.abs(reference[2] - reference[7]).max() > 0.1
 
 
-def test_pmap_equals_jit_with_sharded_parameters(model, reference):
+def test_pmap_equals_jit_with_sharded_parameters(denoiser, reference):
     mesh = sharding.make_mesh(fsdp=4)
     params = jax.device_put(
         _params(), sharding.shard_tree(mesh, _params(), sharding.Rules(0))
     )
     assert not jax.tree.leaves(params)[-1].sharding.is_fully_replicated
-    sampler = Sampler(model, batch_size=16, sharding=sharding.batch(mesh))
+    sampler = Sampler(denoiser, batch_size=16, sharding=sharding.batch(mesh))
     made = sampler(params, jax.random.key(3), range(10), Schedule((80.0, 0.5)))
     np.testing.assert_allclose(made, reference, atol=2e-5)
 
 
-def test_images_do_not_depend_on_the_number_of_devices(model, reference):
+def test_images_do_not_depend_on_the_number_of_devices(denoiser, reference):
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    sampler = Sampler(model, batch_size=10, sharding=sharding.batch(mesh))
+    sampler = Sampler(denoiser, batch_size=10, sharding=sharding.batch(mesh))
     made = sampler(_params(), jax.random.key(3), range(10), Schedule((80.0, 0.5)))
     np.testing.assert_allclose(made, reference, atol=2e-5)
 
 
-def test_another_key_gives_other_images(model, reference):
-    sampler = Sampler(model, batch_size=16)
+def test_another_key_gives_other_images(denoiser, reference):
+    sampler = Sampler(denoiser, batch_size=16)
     made = sampler(_params(), jax.random.key(4), range(10), Schedule((80.0, 0.5)))
     assert np.abs(made - reference).max() > 0.1
 
@@ -188,6 +189,6 @@ def test_few_images_need_no_full_batch(count, batch_size):
     assert sampler._batch_size(count) == batch_size
 
 
-def test_labels_of_an_unconditional_model_are_refused(model):
+def test_labels_of_an_unconditional_model_are_refused(denoiser):
     with pytest.raises(JcmError, match="no classes"):
-        Sampler(model)(_params(), jax.random.key(0), [0], Schedule((80.0,)), [1])
+        Sampler(denoiser)(_params(), jax.random.key(0), [0], Schedule((80.0,)), [1])

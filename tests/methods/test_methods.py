@@ -132,7 +132,7 @@ def test_exact_function_has_no_loss_where_trajectories_are_straight(solver, dist
     x0, noise = _points()
     x0 = jnp.full_like(x0, 0.3)
     method = golden.consistency(
-        model=gaussian.ConsistencyFunction(std=0.0),
+        denoiser=gaussian.ConsistencyFunction(std=0.0),
         teacher=gaussian.Denoiser(std=0.0),
         distance=distances.OfPixels(_DISTANCES[distance]),
         solver=solver,
@@ -147,7 +147,7 @@ def test_exact_function_has_no_loss_but_the_solver_s_error(solver, order):
     """The root of the l2 loss is the solver's error of one step."""
     x0, noise = _points()
     method = golden.consistency(
-        model=gaussian.ConsistencyFunction(),
+        denoiser=gaussian.ConsistencyFunction(),
         teacher=gaussian.Denoiser(),
         solver=solver,
     )
@@ -185,7 +185,7 @@ def test_target_gives_no_gradient_unless_asked_to(stop):
             return params["a"] * x
 
     x0, noise = _points()
-    method = golden.consistency(model=Line(), teacher=None, stop_gradient=stop)
+    method = golden.consistency(denoiser=Line(), teacher=None, stop_gradient=stop)
     index = jnp.full(16, 3)
 
     def loss(a, target):
@@ -204,9 +204,9 @@ def test_target_gives_no_gradient_unless_asked_to(stop):
 def test_wrong_function_has_a_loss():
     x0, noise = _points()
     method = golden.consistency(
-        model=gaussian.ConsistencyFunction(mean=0.0), teacher=gaussian.Denoiser()
+        denoiser=gaussian.ConsistencyFunction(mean=0.0), teacher=gaussian.Denoiser()
     )
-    right = dataclasses.replace(method, model=gaussian.ConsistencyFunction())
+    right = dataclasses.replace(method, denoiser=gaussian.ConsistencyFunction())
     arguments = {}, Frozen(), _batch(x0), jnp.full(16, 8), 18, noise
     wrong_loss, right_loss = (
         float(jnp.mean(m.loss_at(*arguments))) for m in (method, right)
@@ -244,7 +244,7 @@ def test_training_uses_one_noise_for_both_points():
             seen.append((x, sigma, dropout_keys))
             return super().__call__(params, x, sigma)
 
-    method = golden.consistency(model=Recorder(), teacher=None)
+    method = golden.consistency(denoiser=Recorder(), teacher=None)
     method.loss_at({}, Frozen(), _batch(x0), jnp.arange(16), 18, noise)
     (x, t, dropout), (x_next, t_next, dropout_next) = seen
     for point, level in ((x, t), (x_next, t_next)):

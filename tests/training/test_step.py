@@ -96,7 +96,7 @@ def test_ten_steps_of_distillation_measure_as_the_original():
 
 def test_ten_steps_of_distillation_end_where_the_original_ends():
     run, _ = _ten_steps()
-    file = golden.path("checkpoints_steps_cd") / "checkpoint_1"
+    file = golden.path("checkpoints_steps_cd/checkpoint_1")
     final = flax.serialization.msgpack_restore(file.read_bytes())
     for name, ours in {
         "params": run.params,
@@ -122,7 +122,7 @@ def test_ten_steps_of_distillation_end_where_the_original_ends():
 def _problem():
     network = golden.network(dropout=0.2, ch_mult=(1, 1), attn_resolutions=())
     method = golden.consistency(
-        model=Denoiser(network, precond.Consistency()),
+        denoiser=Denoiser(network, precond.Consistency()),
         teacher=None,
         scales=FixedScales(18, 0.5),
     )
@@ -248,7 +248,7 @@ def test_in_bfloat16_what_is_added_up_stays_float32():
     """State, loss and norms; inside, the embedding of time and all statistics."""
     network = golden.network(dtype="bfloat16", ch_mult=(1, 1), attn_resolutions=())
     method = golden.consistency(
-        model=Denoiser(network, precond.Consistency()),
+        denoiser=Denoiser(network, precond.Consistency()),
         teacher=None,
         scales=FixedScales(18, 0.5),
     )
@@ -283,7 +283,7 @@ def _line(skip_nonfinite):
     arch = types.SimpleNamespace(num_classes=0)
     network = types.SimpleNamespace(arch=arch)
     method = types.SimpleNamespace(
-        model=types.SimpleNamespace(network=network),
+        denoiser=types.SimpleNamespace(network=network),
         loss=loss,
         curriculum=lambda step: {},
         keeps_target=False,

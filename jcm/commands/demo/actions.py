@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jcm.data import images, pictures
-from jcm.diffusion.sampler import ode_schedule
+from jcm.diffusion.schedule import ode_schedule
 from jcm.model import build
 from jcm.model.editor import Edited
 from jcm.model.model import Model
