@@ -1,1 +1,1 @@
-"""The configs: each the differences from `jcm.config.base`."""
+"""The configs. Each one changes some fields of `jcm.config.base`."""

@@ -1,13 +1,16 @@
-"""Consistency distillation of a model of any folder of pictures.
+"""Consistency distillation of a diffusion model of any folder of pictures.
 
-Trains the teacher, configs/folder_edm.py, on the way; its flags hold here too.
+Source: the method of Song et al. 2023. The settings were chosen for this project, and the
+expected score depends on the pictures.
+
+This config trains its teacher, configs/folder_edm.py, first. It takes the same flags.
 """
 
 from jcm import config as config_lib
 
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
-    """All settings; `mode` is "" or "smoke"."""
+    """Returns the config; `mode` is "" or "smoke"."""
     config = config_lib.base()
     config_lib.folder(config)
 

@@ -1,13 +1,16 @@
 """Consistency training on any folder of pictures, without a teacher.
 
-The flags of configs/folder_edm.py hold here too.
+Source: the method of Song et al. 2023. The settings were chosen for this project, and the
+expected score depends on the pictures.
+
+This config takes the same flags as configs/folder_edm.py.
 """
 
 from jcm import config as config_lib
 
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
-    """All settings; `mode` is "" or "smoke"."""
+    """Returns the config; `mode` is "" or "smoke"."""
     config = config_lib.base()
     config_lib.folder(config)
 

@@ -1,15 +1,18 @@
-"""EDM diffusion model of any folder of pictures; sub-folders are classes.
+"""EDM diffusion model of any folder of pictures. Sub-folders are classes.
 
-Name the folder with --config.data.path=DIR, the size with --config.data.image_size=64
-(and one more --config.model.ch_mult level for each doubling), and train with labels by
---config.model.class_conditional=True.
+Source: the method of Karras et al. 2022. The settings were chosen for this project, and
+the expected score depends on the pictures.
+
+Set the folder by --config.data.path=DIR and the size by --config.data.image_size=64,
+with one more level of --config.model.ch_mult for each doubling. To train with labels,
+add --config.model.class_conditional=True.
 """
 
 from jcm import config as config_lib
 
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
-    """All settings; `mode` is "" or "smoke"."""
+    """Returns the config; `mode` is "" or "smoke"."""
     config = config_lib.base()
     config_lib.folder(config)
 

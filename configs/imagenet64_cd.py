@@ -1,19 +1,20 @@
-"""Consistency distillation on ImageNet 64x64, by class, with Heun and LPIPS.
+"""Class-conditional consistency distillation on ImageNet 64x64 with Heun and LPIPS.
 
-Source: Song et al. 2023, Table 3, and scripts/launch.sh of their PyTorch code. Expected
-FID 6.20 in one step, 4.70 in two (80, 1.3824). The released teacher serves as well:
---config.teacher=openai/edm-imagenet64.
+Source: Song et al. 2023, Table 3, and scripts/launch.sh of their PyTorch code.
+Expected score: FID 6.20 in one step, 4.70 in two steps (sigma 80, 1.3824).
 
-Name the folder with one sub-folder for each class by --config.data.path=DIR. Pictures
-are cropped to the centre square and reduced by averaging, which is none of the
-published sets of this name: docs/data.md compares them.
+The released teacher can be used too: --config.teacher=openai/edm-imagenet64.
+
+Set the folder, with one sub-folder for each class, by --config.data.path=DIR. Pictures
+are cropped to the centre square and reduced by averaging. The published data sets of
+this name were reduced in other ways: docs/data.md compares them.
 """
 
 from jcm import config as config_lib
 
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
-    """All settings; `mode` is "" or "smoke"."""
+    """Returns the config; `mode` is "" or "smoke"."""
     config = config_lib.base()
     config_lib.imagenet64(config)
     config.method = "cd"

@@ -1,19 +1,19 @@
-"""Consistency training on ImageNet 64x64, by class, with LPIPS.
+"""Class-conditional consistency training on ImageNet 64x64 with LPIPS.
 
-Source: Song et al. 2023, Table 3, and scripts/launch.sh of their code, which has
-the learning rate (the table says 8e-6). Expected FID 13.0 in one step, 11.1 in two
-(80, 1.9128).
+Source: Song et al. 2023, Table 3, and scripts/launch.sh of their PyTorch code. The
+learning rate is that of the code; the table has 8e-6.
+Expected score: FID 13.0 in one step, 11.1 in two steps (sigma 80, 1.9128).
 
-Name the folder with one sub-folder for each class by --config.data.path=DIR. Pictures
-are cropped to the centre square and reduced by averaging, which is none of the
-published sets of this name: docs/data.md compares them.
+Set the folder, with one sub-folder for each class, by --config.data.path=DIR. Pictures
+are cropped to the centre square and reduced by averaging. The published data sets of
+this name were reduced in other ways: docs/data.md compares them.
 """
 
 from jcm import config as config_lib
 
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
-    """All settings; `mode` is "" or "smoke"."""
+    """Returns the config; `mode` is "" or "smoke"."""
     config = config_lib.base()
     config_lib.imagenet64(config)
     config.method = "ct"

@@ -1,19 +1,19 @@
-"""EDM diffusion model on ImageNet 64x64, by class: the teacher of imagenet64_cd.
+"""Class-conditional EDM diffusion model on ImageNet 64x64, teacher of imagenet64_cd.
 
-Source: Song et al. 2023, Appendix C, and scripts/launch.sh of their PyTorch code, which
-trains without an end: 800,000 steps are those of CIFAR-10. Expected FID 2.44 by Heun,
-79 evaluations.
+Source: Song et al. 2023, Appendix C, and scripts/launch.sh of their PyTorch code. That
+script trains until it is stopped; the 800,000 steps here are those of CIFAR-10.
+Expected score: FID 2.44 by Heun's method with 79 network evaluations.
 
-Name the folder with one sub-folder for each class by --config.data.path=DIR. Pictures
-are cropped to the centre square and reduced by averaging, which is none of the
-published sets of this name: docs/data.md compares them.
+Set the folder, with one sub-folder for each class, by --config.data.path=DIR. Pictures
+are cropped to the centre square and reduced by averaging. The published data sets of
+this name were reduced in other ways: docs/data.md compares them.
 """
 
 from jcm import config as config_lib
 
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
-    """All settings; `mode` is "" or "smoke"."""
+    """Returns the config; `mode` is "" or "smoke"."""
     config = config_lib.base()
     config_lib.imagenet64(config)
     config.method = "edm"

@@ -1,19 +1,22 @@
-"""Consistency distillation on LSUN Bedroom or Cat, 256x256, with Heun and LPIPS.
+"""Consistency distillation on LSUN Bedroom or Cat 256x256 with Heun and LPIPS.
 
-Source: Song et al. 2023, Table 3, and scripts/launch.sh of their code, which has
-the batch size (the table says 2048). Expected FID 7.80 in one step, 5.22 in two
-(80, 4.3656) on Bedroom; 11.0 and 8.84 on Cat. The released teachers serve as well:
---config.teacher=openai/edm-bedroom256 or openai/edm-cat256.
+Source: Song et al. 2023, Table 3, and scripts/launch.sh of their PyTorch code. The
+batch size is that of the code; the table has 2048.
+Expected score: FID 7.80 in one step, 5.22 in two steps (sigma 80, 4.3656) on Bedroom;
+11.0 and 8.84 on Cat.
 
-Name the folder of pictures by --config.data.path=DIR. They are cropped to the centre
-square and reduced by averaging, as the authors prepared them.
+The released teachers can be used too: --config.teacher=openai/edm-bedroom256 or
+openai/edm-cat256.
+
+Set the folder of pictures by --config.data.path=DIR. They are cropped to the centre
+square and reduced by averaging, as by the authors.
 """
 
 from jcm import config as config_lib
 
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
-    """All settings; `mode` is "" or "smoke"."""
+    """Returns the config; `mode` is "" or "smoke"."""
     config = config_lib.base()
     config_lib.lsun256(config)
     config.method = "cd"

@@ -1,18 +1,19 @@
-"""Consistency training on LSUN Bedroom or Cat, 256x256, with LPIPS.
+"""Consistency training on LSUN Bedroom or Cat 256x256 with LPIPS.
 
-Source: Song et al. 2023, Table 3, and scripts/launch.sh of their code, which has
-learning rate and batch size (the table says 1e-5 and 2048). Expected FID 16.0 in one
-step, 7.85 in two (80, 3.9912) on Bedroom; 20.7 and 11.7 (80, 5.2485) on Cat.
+Source: Song et al. 2023, Table 3, and scripts/launch.sh of their PyTorch code. The
+learning rate and the batch size are those of the code; the table has 1e-5 and 2048.
+Expected score: FID 16.0 in one step, 7.85 in two steps (sigma 80, 3.9912) on Bedroom;
+20.7 and 11.7 (sigma 80, 5.2485) on Cat.
 
-Name the folder of pictures by --config.data.path=DIR. They are cropped to the centre
-square and reduced by averaging, as the authors prepared them.
+Set the folder of pictures by --config.data.path=DIR. They are cropped to the centre
+square and reduced by averaging, as by the authors.
 """
 
 from jcm import config as config_lib
 
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
-    """All settings; `mode` is "" or "smoke"."""
+    """Returns the config; `mode` is "" or "smoke"."""
     config = config_lib.base()
     config_lib.lsun256(config)
     config.method = "ct"

@@ -1,18 +1,19 @@
-"""EDM diffusion model on LSUN Bedroom or Cat, 256x256: the teacher of lsun256_cd.
+"""EDM diffusion model on LSUN Bedroom or Cat 256x256, the teacher of lsun256_cd.
 
-Source: Song et al. 2023, Appendix C: 600,000 steps (Cat: 300,000) of 2,048 images,
-where scripts/launch.sh of their PyTorch code has 256. Expected FID 3.57 (Bedroom) and
-6.69 (Cat) by Heun, 79 evaluations.
+Source: Song et al. 2023, Appendix C: 600,000 steps (Cat: 300,000) of 2,048 images.
+scripts/launch.sh of their PyTorch code has 256 images.
+Expected score: FID 3.57 on Bedroom and 6.69 on Cat by Heun's method with 79 network
+evaluations.
 
-Name the folder of pictures by --config.data.path=DIR. They are cropped to the centre
-square and reduced by averaging, as the authors prepared them.
+Set the folder of pictures by --config.data.path=DIR. They are cropped to the centre
+square and reduced by averaging, as by the authors.
 """
 
 from jcm import config as config_lib
 
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
-    """All settings; `mode` is "" or "smoke"."""
+    """Returns the config; `mode` is "" or "smoke"."""
     config = config_lib.base()
     config_lib.lsun256(config)
     config.method = "edm"
