@@ -1,4 +1,4 @@
-"""Arrays of the host and of devices, and the keys of random numbers."""
+"""The array types of signatures, random keys, and local copies of parameters."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ AnyArray = Array | np.ndarray
 
 
 def as_key(seed: Key[Array, ""] | int) -> Key[Array, ""]:
-    """The JAX key of an integer; a key is returned as it is.
+    """Returns the JAX key of an integer seed; a key is returned unchanged.
 
     Raises:
-      JcmError: for an integer that does not fit into 32 bits, of which JAX would drop
-        the rest.
+      JcmError: if an integer is negative or has more than 32 bits, which JAX would
+        truncate.
     """
     if isinstance(seed, jax.Array):
         return seed
@@ -26,7 +26,12 @@ def as_key(seed: Key[Array, ""] | int) -> Key[Array, ""]:
 
 
 def local_copy(params: Any) -> Any:
-    """This process's copy of parameters that every process holds in full."""
+    """Returns parameters as arrays of this process alone.
+
+    Args:
+      params: a tree of arrays. An array that spans several processes must be
+        replicated, so that each process holds all of it.
+    """
     return jax.tree.map(
         lambda leaf: (
             leaf

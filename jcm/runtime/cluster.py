@@ -1,7 +1,13 @@
-"""Which other processes there are, by flags and by what the environment says."""
+"""Finds the other processes of a program by flags and environment variables.
+
+JAX detects the address, the number and the index of processes under Slurm, Open MPI 4
+and on TPUs. This module adds what JAX does not do. It decides whether there are other
+processes at all, reads flags and variables for the number and the index, chooses the
+GPUs of a Slurm task, needs no further packages under Open MPI 5 and Kubernetes, and
+says how many processes to expect.
+"""
 
 import dataclasses
-import functools
 import glob
 import importlib.util
 import os
@@ -12,15 +18,18 @@ from absl import logging
 
 from jcm.runtime.errors import JcmError
 
+# A task that JAX can detect has all of these variables.
+_SLURM = {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """How this process joins others.
+    """How to join the other processes.
 
     Attributes:
-      arguments: of `jax.distributed.initialize`; what is left out JAX finds itself.
-      expected: how many processes there must be then; None where only JAX can tell.
-      where: for people.
+      arguments: of `jax.distributed.initialize`; JAX detects those that are missing.
+      expected: the number of processes; None if only JAX can find it.
+      where: the source of this information, for messages.
     """
 
     arguments: dict[str, Any]
@@ -36,78 +45,108 @@ def find(
     *,
     on_tpu: bool = False,
 ) -> Cluster | None:
-    """How this process joins others; None where it is alone.
+    """Returns how to join the other processes, or None if there are no others.
 
-    Flags win over JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, and
-    these over what Slurm, Open MPI, Kubernetes or a TPU say.
+    Flags take precedence over JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID, and these over Slurm, Open MPI, Kubernetes and TPUs.
 
     Args:
-      environment: variables of this process.
-      coordinator: HOST:PORT of process 0.
-      processes: how many there are.
-      process: number of this one.
+      environment: the environment variables of this process.
+      coordinator: HOST:PORT of process 0, from a flag.
+      processes: the number of processes, from a flag.
+      process: the index of this process, from a flag.
       on_tpu: whether this machine has TPU chips.
 
     Raises:
-      JcmError: where something is missing, or is no number.
+      JcmError: if a part of the information is missing, or is not a number.
     """
-    number = functools.partial(_number, environment)
-    where = "flags"
-    if (coordinator, processes, process) == (None, None, None):
-        where = "JAX_COORDINATOR_ADDRESS"
+    flagged = (coordinator, processes, process) != (None, None, None)
+    where = "flags" if flagged else "JAX_COORDINATOR_ADDRESS"
     coordinator = coordinator or environment.get("JAX_COORDINATOR_ADDRESS")
     if processes is None:
-        processes = number("JAX_NUM_PROCESSES")
+        processes = _number(environment, "JAX_NUM_PROCESSES")
     if process is None:
-        process = number("JAX_PROCESS_ID")
+        process = _number(environment, "JAX_PROCESS_ID")
+    if coordinator is None and _slurm_tasks(environment) > 1:
+        if environment.keys() >= _SLURM:
+            return _slurm(environment, processes)
 
-    slurm = {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"}
-    # Of this step of the job. A shell in an allocation of many tasks is one alone.
-    tasks = number("SLURM_STEP_NUM_TASKS") or number("SLURM_NTASKS") or 1
-    if tasks > 1 and slurm <= environment.keys() and coordinator is None:
-        # JAX takes the GPU with the number of the task on its node. A task that sees
-        # a single one, or is alone on its node, has all that it sees.
-        visible = environment.get("CUDA_VISIBLE_DEVICES", "")
-        gpus = len(visible.split(",")) if visible else 0
-        alone = tasks == number("SLURM_STEP_NUM_NODES")
-        arguments = {}
-        if gpus == 1 or (gpus and alone):
-            arguments = {"local_device_ids": list(range(gpus))}
-        return Cluster(arguments, processes or tasks, "Slurm")
-
-    ranks = number("OMPI_COMM_WORLD_SIZE") or 1
+    options = {}
+    ranks = _number(environment, "OMPI_COMM_WORLD_SIZE") or 1
     if ranks > 1:
-        if coordinator is None and "OMPI_MCA_orte_hnp_uri" in environment:
+        detected = "OMPI_MCA_orte_hnp_uri" in environment  # of Open MPI 4
+        if detected and coordinator is None:
             return Cluster({}, processes or ranks, "Open MPI")
         processes = ranks if processes is None else processes
-        process = number("OMPI_COMM_WORLD_RANK") if process is None else process
+        if process is None:
+            process = _number(environment, "OMPI_COMM_WORLD_RANK")
         where = "Open MPI"
+        if not detected:  # jax 0.12 would require mpi4py
+            options = {"cluster_detection_method": "deactivate"}
     elif process is None and coordinator is not None:
-        # What an indexed Job of Kubernetes gives each of its pods.
-        process = number("JOB_COMPLETION_INDEX")
+        # Kubernetes sets it in each pod of an indexed Job.
+        process = _number(environment, "JOB_COMPLETION_INDEX")
 
     if coordinator is None and process is None and on_tpu:
-        # JAX asks the environment on GKE, or else the metadata server.
-        hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get(
-            "TPU_WORKER_HOSTNAMES"
-        )
-        if not hosts and "TPU_SKIP_MDS_QUERY" in environment:
-            return None
-        expected = processes
-        if expected is None and hosts:
-            slices = number("MEGASCALE_NUM_SLICES") or 1
-            expected = len(hosts.split(",")) * slices
-        return Cluster({}, expected, "TPU")
-
-    given = {"coordinator": coordinator, "processes": processes, "process": process}
-    if set(given.values()) == {None}:
-        if tasks > 1 and "SLURM_STEP_NODELIST" not in environment:
-            logging.warning(
-                "Slurm has %d tasks, but this program was not started by srun: it runs"
-                " alone",
-                tasks,
-            )
+        return _tpu(environment, processes)
+    if (coordinator, processes, process) == (None, None, None):
+        _warn_without_srun(environment)
         return None
+    return _explicit(coordinator, processes, process, where, options)
+
+
+def _slurm_tasks(environment: Mapping[str, str]) -> int:
+    """Returns the number of tasks of this step; 1 outside of Slurm."""
+    # A shell in an allocation of many tasks is a step of one task.
+    return (
+        _number(environment, "SLURM_STEP_NUM_TASKS")
+        or _number(environment, "SLURM_NTASKS")
+        or 1
+    )
+
+
+def _slurm(environment: Mapping[str, str], processes: int | None) -> Cluster:
+    """Returns how to join the tasks of a Slurm step, with the GPUs of this one."""
+    tasks = _slurm_tasks(environment)
+    # By default JAX takes the GPU whose number is that of the task on its node. A task
+    # that sees a single GPU, or is alone on its node, uses every GPU that it sees.
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+    gpus = len(visible.split(",")) if visible else 0
+    alone = tasks == _number(environment, "SLURM_STEP_NUM_NODES")
+    arguments = {}
+    if gpus == 1 or (gpus and alone):
+        arguments = {"local_device_ids": list(range(gpus))}
+    return Cluster(arguments, processes or tasks, "Slurm")
+
+
+def _tpu(environment: Mapping[str, str], processes: int | None) -> Cluster | None:
+    """Returns how to join the hosts of TPU slices; None on a single host."""
+    # GKE sets these variables. On other machines JAX asks the metadata server.
+    hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get(
+        "TPU_WORKER_HOSTNAMES"
+    )
+    known = hosts or "TPU_PROCESS_ADDRESSES_PATH" in environment
+    if not known and "TPU_SKIP_MDS_QUERY" in environment:
+        return None
+    if processes is None and hosts:
+        slices = _number(environment, "MEGASCALE_NUM_SLICES") or 1
+        processes = len(hosts.split(",")) * slices
+    return Cluster({}, processes, "TPU")
+
+
+def _explicit(
+    coordinator: str | None,
+    processes: int | None,
+    process: int | None,
+    where: str,
+    options: Mapping[str, Any],
+) -> Cluster:
+    """Returns how to join processes of which everything must be given.
+
+    Raises:
+      JcmError: if a part is missing, or the index is out of range.
+    """
+    given = {"coordinator": coordinator, "processes": processes, "process": process}
     for name, value in given.items():
         if value is None:
             raise JcmError(
@@ -124,11 +163,25 @@ def find(
         "num_processes": processes,
         "process_id": process,
     }
-    return Cluster(arguments, processes, where)
+    return Cluster(arguments | options, processes, where)
+
+
+def _warn_without_srun(environment: Mapping[str, str]) -> None:
+    tasks = _slurm_tasks(environment)
+    if tasks > 1 and "SLURM_STEP_NODELIST" not in environment:
+        logging.warning(
+            "Slurm has %d tasks, but this program was not started with srun: it runs"
+            " as a single process",
+            tasks,
+        )
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:
-    """A whole number of the environment, or None where it is not set."""
+    """Returns an integer of the environment, or None if it is not set.
+
+    Raises:
+      JcmError: if it is not an integer.
+    """
     text = environment.get(name, "")
     try:
         return int(text) if text else None
@@ -137,7 +190,7 @@ def _number(environment: Mapping[str, str], name: str) -> int | None:
 
 
 def on_tpu() -> bool:
-    """Whether JAX would use TPU chips of this machine."""
+    """Returns whether JAX would use TPU chips of this machine."""
     chips = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
     chosen = os.environ.get("JAX_PLATFORMS", "tpu")
     return bool(

@@ -1,4 +1,4 @@
-"""The processes of a program, and the devices of each."""
+"""Starts the processes of a program, lets them agree, and ends them together."""
 
 import atexit
 import contextlib
@@ -25,53 +25,56 @@ from jcm.runtime.errors import JcmError, one_line
 _COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,
-    "HOST:PORT of process 0, for a run of several processes. Slurm, Open MPI and TPUs"
-    " tell it themselves; $JAX_COORDINATOR_ADDRESS is another way to say it.",
+    "HOST:PORT of process 0, for a run of several processes; the default is"
+    " $JAX_COORDINATOR_ADDRESS. On Slurm, Open MPI 4 and TPUs, JAX detects it.",
 )
 _PROCESSES = flags.DEFINE_integer(
-    "processes", None, "How many processes there must be, or $JAX_NUM_PROCESSES."
+    "processes", None, "Number of processes; the default is $JAX_NUM_PROCESSES."
 )
 _PROCESS = flags.DEFINE_integer(
-    "process", None, "Number of this process, from 0, or $JAX_PROCESS_ID."
+    "process", None, "Index of this process, from 0; the default is $JAX_PROCESS_ID."
 )
 _JOIN_TIMEOUT = flags.DEFINE_integer(
-    "join_timeout", 300, "Seconds to wait for all processes to come.", lower_bound=1
+    "join_timeout",
+    300,
+    "Seconds to wait until all processes have started.",
+    lower_bound=1,
 )
 
 _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
     "heartbeat_timeout",
     60,
-    "Seconds after which a process that gives no sign of life counts as lost, and all"
+    "Seconds without a sign of life after which a process counts as lost, and all"
     " others end.",
     lower_bound=10,
 )
 
-# Each device of a CPU holds a copy of the state and works on a part of the batch.
+# Each CPU device holds a copy of the state and computes a part of the batch.
 _MAX_CPU_DEVICES = 8
-# So long a process that fails waits for the others to leave; then all are ended.
+# How long a failing process waits for the others to end before JAX ends them all.
 _SHUTDOWN_SECONDS = 15
-# So often a process asks whether another has ended early, and so long it then waits
-# for its own main thread to end by itself, as it does where all fail alike.
-_LISTEN_SECONDS, _LEAVE_SECONDS = 1, 2
-# What a process that ends early leaves for the others to read.
+# How often a process checks whether another one has ended early, and how long its main
+# thread then has to end by itself, as it does if all processes fail in the same way.
+_LISTEN_SECONDS, _EXIT_SECONDS = 1, 2
+# The key under which a process that ends early stores its error for the others.
 _ENDED = "jcm/ended"
 _joined, _ends_here = threading.Event(), threading.Event()
-# Of a message that all processes shall know.
+# The length of a message that processes exchange.
 _MESSAGE_BYTES = 1024
 
 
 def initialize(config: ConfigDict) -> None:
-    """Joins the other processes, where flags or the environment say there are any.
+    """Joins the processes that flags or the environment name.
 
-    Alone, it makes a device of each core of a CPU. Call it before anything else of
-    JAX.
+    A program of one process gets a device for each core of a CPU. Call this before any
+    other use of JAX.
 
     Args:
-      config: the whole config; the batch must divide among the devices.
+      config: the whole config; the devices divide the batch.
 
     Raises:
-      JcmError: for flags that do not go together, where joining fails, or where GPUs
-        are asked for and there are none.
+      JcmError: if flags contradict each other, if joining fails, or if JAX_PLATFORMS
+        asks for GPUs and there are none.
     """
     flagged = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
     found = cluster_lib.find(os.environ, *flagged, on_tpu=cluster_lib.on_tpu())
@@ -79,44 +82,20 @@ def initialize(config: ConfigDict) -> None:
         _use_cores(config.train.batch_size // config.train.accumulate)
         _check_gpu()
         return
-    address = found.arguments.get("coordinator_address")
-    logging.info("joining the other processes, by %s", address or found.where)
-    seconds = _JOIN_TIMEOUT.value
-    failure = (
-        f"cannot join the processes, by {address or found.where}: start all of them"
-        " and look whether process 0 runs and its port can be reached from all, or"
-        " raise --join_timeout"
-    )
-    # JAX would abort the process.
-    late = JcmError(f"{failure} ({seconds} s have passed)")
-    timer = threading.Timer(seconds, exit_all, [late])
-    timer.daemon = True
-    timer.start()
-    try:
-        jax.distributed.initialize(
-            **found.arguments,
-            initialization_timeout=seconds + _SHUTDOWN_SECONDS,
-            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT.value,
-            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
-        )
-    except Exception as error:  # of many kinds, also of the cluster's own libraries
-        reason = one_line(error, 200)
-        raise JcmError(f"{failure} ({reason})") from error
-    finally:
-        timer.cancel()
-    preemption.exit_on_sigterm()  # JAX has put its own handler there
-    # JAX ends this process where another is lost, and says so. The stacks that Python
-    # would add are not of the one that failed.
+    _join(found)
+    preemption.exit_on_sigterm()  # replaces the handler that JAX installs
+    # If another process is lost, JAX aborts this one with a message. The stack traces
+    # that Python would add say nothing about the process that failed.
     faulthandler.disable()
     count = jax.process_count()
     if found.expected not in (None, count):
         raise JcmError(
-            f"{found.expected} processes are expected ({found.where}), but JAX has"
-            f" joined {count}: start as many, or correct --processes"
+            f"expected {found.expected} processes ({found.where}), but JAX has joined"
+            f" {count}: start as many, or correct --processes"
         )
     logging.info(
-        "process %d of %d, %d of %d devices here; if one is lost, all end within %d s"
-        " (JAX says that another task died), and the same commands go on",
+        "process %d of %d with %d of %d devices; if a process is lost, all end within"
+        " %d s (JAX reports that another task died), and the same commands resume",
         *(jax.process_index(), count),
         *(jax.local_device_count(), jax.device_count()),
         _HEARTBEAT_TIMEOUT.value,
@@ -127,11 +106,42 @@ def initialize(config: ConfigDict) -> None:
     _check_gpu()
 
 
-def exit_all(error: JcmError) -> None:
-    """Ends the program from another thread than the main one, and all its processes.
+def _join(found: cluster_lib.Cluster) -> None:
+    """Joins the processes of a cluster.
 
-    What the main thread is doing is broken off: at once in a program of one process,
-    else once the others have heard of it.
+    Raises:
+      JcmError: if joining fails; after a timeout the program ends instead.
+    """
+    address = found.arguments.get("coordinator_address") or found.where
+    logging.info("joining the other processes (%s)", address)
+    seconds = _JOIN_TIMEOUT.value
+    failure = (
+        f"cannot join the processes ({address}): start all of them, check that process"
+        " 0 runs and that all can reach its port, or raise --join_timeout"
+    )
+    # After its own timeout JAX would abort this process with a stack trace.
+    late = JcmError(f"{failure} (timeout of {seconds} s)")
+    timer = threading.Timer(seconds, exit_all, [late])
+    timer.daemon = True
+    timer.start()
+    try:
+        jax.distributed.initialize(
+            **found.arguments,
+            initialization_timeout=seconds + _SHUTDOWN_SECONDS,
+            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT.value,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+        )
+    except Exception as error:  # JAX and the libraries of clusters raise many types
+        raise JcmError(f"{failure} ({one_line(error, 200)})") from error
+    finally:
+        timer.cancel()
+
+
+def exit_all(error: JcmError) -> None:
+    """Ends all processes of the program; call it from any thread but the main one.
+
+    The main thread is interrupted wherever it is: at once in a program of one process,
+    otherwise when the other processes know of the error.
     """
     print(f"jcm: {error}", file=sys.stderr, flush=True)
     try:
@@ -141,58 +151,59 @@ def exit_all(error: JcmError) -> None:
 
 
 def end_others(error: BaseException) -> None:
-    """Makes all other processes end as this one does by `error`; then it may.
+    """Ends all other processes because of an error; this one must then end itself.
 
-    Whatever they are doing: they may wait for this process without end. Their exit
-    code is that of the error, or 1. Does nothing where this process is alone.
+    The others end whatever they are doing, since they could wait for this process
+    forever. Their exit code is that of the error, or 1. In a program of one process
+    this does nothing.
     """
     if not _joined.is_set():
         return
     preemption.ignore_sigterm()
     if isinstance(error, Exception) and _may_be_lost_process(error):
         logging.exception(
-            "This failed here; for %d s it is seen whether another process is lost",
+            "this process failed; waiting %d s in case another process was lost",
             _HEARTBEAT_TIMEOUT.value,
         )
-        # Then `_listen` ends this one, or JAX does.
-        time.sleep(_HEARTBEAT_TIMEOUT.value + _LEAVE_SECONDS)
+        # If another was lost, JAX or `_listen` ends this process meanwhile.
+        time.sleep(_HEARTBEAT_TIMEOUT.value + _EXIT_SECONDS)
     _ends_here.set()
     client = ocp.multihost.get_jax_distributed_client()
     code = getattr(error, "exit_code", JcmError.exit_code)
-    told = f"{code} process {jax.process_index()}: {one_line(error)}"[:_MESSAGE_BYTES]
-    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was first
-        client.key_value_set(_ENDED, told)
-    # Before JAX's own end, which would wait for all the others and then abort.
+    text = f"{code} process {jax.process_index()}: {one_line(error)}"[:_MESSAGE_BYTES]
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process was first
+        client.key_value_set(_ENDED, text)
+    # This runs before JAX's own exit, which would wait for all others and then abort.
     atexit.register(_end, code)
 
 
 def _listen() -> None:
-    """Ends this process some seconds after another has told that it ends."""
+    """Ends this process a few seconds after another one has ended early."""
     client = ocp.multihost.get_jax_distributed_client()
     while True:
         time.sleep(_LISTEN_SECONDS)
         try:
-            code, _, told = client.key_value_try_get(_ENDED).partition(" ")
+            code, _, text = client.key_value_try_get(_ENDED).partition(" ")
         except jax.errors.JaxRuntimeError as error:
             if "NOT_FOUND" in str(error) or jax.distributed.is_initialized():
                 continue
-            return  # the end of the run
-        if not _ends_here.wait(_LEAVE_SECONDS):
-            print(f"jcm: {told}", file=sys.stderr, flush=True)
+            return  # the run is over
+        if not _ends_here.wait(_EXIT_SECONDS):
+            print(f"jcm: {text}", file=sys.stderr, flush=True)
             _end(int(code))
         return
 
 
 def _end(code: int) -> None:
-    """Ends this process; the first one last, since JAX aborts those that miss it."""
+    """Ends this process; process 0 waits, since JAX aborts the others without it."""
     sys.stdout.flush()
     if _joined.is_set() and jax.process_index() == 0:
-        time.sleep(_LISTEN_SECONDS + _LEAVE_SECONDS + 1)
+        time.sleep(_LISTEN_SECONDS + _EXIT_SECONDS + 1)
     os._exit(code)
 
 
 def _may_be_lost_process(error: BaseException | None) -> bool:
-    """Whether JAX has failed at something but memory, here or as the cause."""
+    """Returns whether an error or its cause is JAX's, other than a lack of memory."""
     while error is not None:
         if isinstance(error, jax.errors.JaxRuntimeError):
             return "RESOURCE_EXHAUSTED" not in str(error)
@@ -201,21 +212,25 @@ def _may_be_lost_process(error: BaseException | None) -> bool:
 
 
 def _check_gpu() -> None:
-    """JAX would go on without a word where $JAX_PLATFORMS asks for GPUs first."""
+    """Checks that JAX uses a GPU if $JAX_PLATFORMS asks for one; JAX does not warn.
+
+    Raises:
+      JcmError: if it uses the CPU.
+    """
     asked = os.environ.get("JAX_PLATFORMS", "")
     if asked.startswith(("cuda", "gpu")) and jax.default_backend() == "cpu":
         raise JcmError(
-            f"JAX_PLATFORMS={asked}, but there is no NVIDIA GPU that JAX can use: see"
-            " what nvidia-smi says, or use launch/local.sh"
+            f"JAX_PLATFORMS={asked}, but there is no NVIDIA GPU that JAX can use:"
+            " check with nvidia-smi, or use launch/local.sh"
         )
 
 
 def _use_cores(batch_size: int) -> None:
-    """Makes as many CPU devices as there are cores, unless the user said how many.
+    """Creates a CPU device for each core, unless the user has set their number.
 
-    Some of XLA's operations, in jax 0.10 the convolutions, keep a single core busy
-    each. Split over devices, a training step of NCSN++ takes 1.1 to 1.6 times less
-    on two cores. Powers of two, so that the usual batches divide.
+    Some operations of XLA use a single core each; in jax 0.10 convolutions do. Split
+    over devices, a training step of NCSN++ is 1.1 to 1.6 times faster on two cores.
+    The number of devices is a power of two that divides the batch.
     """
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if chosen or jax.config.jax_num_cpu_devices > 0:
@@ -231,24 +246,30 @@ def _use_cores(batch_size: int) -> None:
 
 
 def gather(array: np.ndarray | np.generic) -> np.ndarray:
-    """One array of every process, stacked; to the bit, whatever its type.
+    """Returns the arrays of all processes, bit for bit, stacked along a new axis.
 
-    Every process must call, with arrays of one shape and type.
+    Every process must call this.
+
+    Args:
+      array: of the same shape and type in every process.
+
+    Returns:
+      An array of shape (processes, *array.shape).
     """
     array = np.asarray(array)
     if jax.process_count() == 1:
         return array[None]
-    # As bytes, since JAX would make 32 bits of 64.
+    # JAX would truncate 64-bit types to 32 bits, so bytes are sent.
     content = np.frombuffer(array.tobytes(), np.uint8)
     found = np.asarray(multihost_utils.process_allgather(content))
     return np.frombuffer(found.tobytes(), array.dtype).reshape(-1, *array.shape)
 
 
 def from_main(value: Any) -> Any:
-    """The value of process 0, in every process; every process must call.
+    """Returns the value of process 0 in every process; every process must call this.
 
     Args:
-      value: a number, a bool or an array, of one shape and type everywhere.
+      value: a number, a bool or an array, of the same shape and type in every process.
 
     Returns:
       A Python scalar for a scalar, an array for an array.
@@ -258,41 +279,42 @@ def from_main(value: Any) -> Any:
 
 
 def barrier(name: str) -> None:
-    """Waits until every process is here; the name is for errors."""
+    """Waits until every process has called this; errors show the name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 @contextlib.contextmanager
 def fail_together() -> Iterator[None]:
-    """What is done within fails in every process where it fails in any.
+    """Makes the block fail in every process if it fails in any.
 
-    Every process must come here, and nothing within may wait for another.
+    Every process must enter the block, and must not wait for another process in it.
 
     Raises:
-      JcmError: in the processes where it did not fail: what has failed in the first.
+      JcmError: in the processes where the block has not failed; quotes the error of
+        the first process where it has.
     """
     failed = None
     try:
         yield
-    except Exception as error:  # raised again below, once the others know
+    except Exception as error:  # raised below, when the others know of it
         failed = error
     text = one_line(failed).encode()[:_MESSAGE_BYTES] if failed else b""
     padded = np.frombuffer(text.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
     for process, message in enumerate(gather(padded)):
-        told = message.tobytes().rstrip(b"\0").decode(errors="replace")
-        if told:
-            raise failed or JcmError(f"process {process}: {told}")
+        text = message.tobytes().rstrip(b"\0").decode(errors="replace")
+        if text:
+            raise failed or JcmError(f"process {process}: {text}")
 
 
 def check_equal(settings: Mapping[str, Any]) -> None:
-    """Makes sure that every process was started alike; every process must call.
+    """Checks that all processes have equal settings; every process must call this.
 
     Args:
       settings: plain data by name.
 
     Raises:
-      JcmError: names the first that differs, in every process.
+      JcmError: in every process; names the first setting that differs.
     """
     if jax.process_count() == 1:
         return
@@ -308,6 +330,6 @@ def check_equal(settings: Mapping[str, Any]) -> None:
             if first.get(name) != theirs.get(name):
                 raise JcmError(
                     f"process {process} has {name}={theirs.get(name)!r} and process 0"
-                    f" has {first.get(name)!r}: start all with the same command,"
-                    " code and packages"
+                    f" has {first.get(name)!r}: start all processes with the"
+                    " same command, code and packages"
                 )

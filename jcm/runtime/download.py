@@ -1,4 +1,4 @@
-"""A download that is whole or not there."""
+"""Downloads files that are either complete or absent."""
 
 import errno
 import functools
@@ -15,25 +15,25 @@ from jcm.runtime.errors import JcmError
 
 
 def cache(kind: str) -> pathlib.Path:
-    """The folder for files of one kind: below `$JCM_CACHE`, or ~/.cache/jcm."""
+    """Returns the cache folder of one kind of file, in $JCM_CACHE or ~/.cache/jcm."""
     root = os.environ.get("JCM_CACHE") or "~/.cache/jcm"
     return pathlib.Path(root).expanduser() / kind
 
 
 def fetch(url: str, target: pathlib.Path, expected: str, remedy: str) -> pathlib.Path:
-    """Downloads `url` to `target`, once; returns `target`.
+    """Downloads a file unless it exists, and returns its path.
 
-    The name appears only when the whole file has arrived and has the published hash,
-    so that a file found under it needs no second look.
+    The file appears under its name when all of it has arrived and has the published
+    digest. A file that exists is therefore not checked again.
 
     Args:
-      url: where it is published.
-      target: where it shall be; folders are made.
-      expected: as `check_digest` takes it.
+      url: the address of the file.
+      target: the path to write; missing folders are created.
+      expected: the published digest, as `check_digest` takes it.
       remedy: what to do without a network, for the error.
 
     Raises:
-      JcmError: there is no network, or the content is not what was published.
+      JcmError: if the file cannot be downloaded or written, or has another digest.
     """
     if target.exists():
         return target
@@ -62,7 +62,7 @@ def fetch(url: str, target: pathlib.Path, expected: str, remedy: str) -> pathlib
         wanted = response.headers.get("Content-Length")
         if wanted and int(wanted) != partial.stat().st_size:
             raise JcmError(
-                f"{url} broke off after {partial.stat().st_size} of {wanted} bytes:"
+                f"{url} ended after {partial.stat().st_size} of {wanted} bytes:"
                 f" try again, or {remedy}"
             )
         check_digest(partial, expected, f"{url} arrived", remedy)
@@ -70,7 +70,7 @@ def fetch(url: str, target: pathlib.Path, expected: str, remedy: str) -> pathlib
     except (OSError, http.client.HTTPException) as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise JcmError(
-                f"cannot write {target} ({error}): make room there"
+                f"cannot write {target} ({error}): free some space there"
             ) from error
         raise JcmError(f"cannot download {url} ({error}): {remedy}") from error
     finally:
@@ -79,17 +79,17 @@ def fetch(url: str, target: pathlib.Path, expected: str, remedy: str) -> pathlib
 
 
 def check_digest(path: pathlib.Path, expected: str, subject: str, remedy: str) -> None:
-    """Compares a file with what was published.
+    """Checks that a file has the published digest.
 
     Args:
       path: of the file.
-      expected: the algorithm, a colon, and the first digits or all of the digest:
-        "sha256:397923af"; "" where nothing was published.
-      subject: what the error is about.
-      remedy: what to do about it.
+      expected: the algorithm, a colon, and all or the first digits of the digest, such
+        as "sha256:397923af"; "" if none was published.
+      subject: the beginning of the error, such as "FILE exists, but".
+      remedy: the end of the error.
 
     Raises:
-      JcmError: it is another file.
+      JcmError: if the digest differs.
     """
     if not expected:
         return

@@ -1,41 +1,42 @@
-"""How programs end before they are done."""
+"""The exceptions that end a program, and how to quote one."""
 
 
 class JcmError(Exception):
-    """A mistake the user can mend: one line that names the thing and the remedy.
+    """An error that the user can fix: one line that names the cause and the remedy.
 
     Attributes:
-      exit_code: of a program that ends by it.
+      exit_code: of a program that this error ends.
     """
 
     exit_code = 1
 
 
 class Preempted(BaseException):
-    """The machine is taken away; what was done is saved, and waits to go on.
+    """The program was asked to stop, after it saved what it has done.
 
-    No error: what handles errors must let it through, as a KeyboardInterrupt.
+    It is not an Exception, so that code that handles errors does not catch it; the
+    same holds for KeyboardInterrupt.
 
     Attributes:
-      exit_code: EX_TEMPFAIL of sysexits.h, which tells launchers to start again.
-      by_all: whether all processes of the run have agreed to leave now; else the
-        others know of nothing.
+      exit_code: EX_TEMPFAIL of sysexits.h; launchers then start the program again.
+      by_all: whether all processes of the run have agreed to end now. If not, the
+        others do not know about it.
     """
 
     exit_code = 75
 
     def __init__(self, message: str, *, by_all: bool = False):
-        """One line that says from where the next start goes on."""
+        """Takes one line that says from which step the next start resumes."""
         super().__init__(message)
         self.by_all = by_all
 
 
 def one_line(error: BaseException, longest: int | None = None) -> str:
-    """The message of an error on one line, to quote in an error of ours.
+    """Returns the message of an error on one line, to be quoted in another message.
 
     Args:
-      error: of any kind; one without a message gives the name of its type.
-      longest: characters to keep; None keeps all.
+      error: any exception. Without a message, the result is the name of its type.
+      longest: the number of characters to keep; None keeps all.
     """
     # A KeyError shows the repr of its message, with line breaks as two characters.
     text = str(error).replace("\\n", " ")

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are either complete or absent, and locks on them."""
 
 import contextlib
 import errno
@@ -19,39 +19,54 @@ from jcm.runtime.errors import JcmError
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file that appears whole or not at all.
+    """Writes a text file; a reader never sees a part of it.
 
     Raises:
-      JcmError: where it cannot be written.
+      JcmError: if the file cannot be written.
     """
     with replacing(path) as temporary:
         temporary.write_text(text)
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
-    """The same, of plain data as indented JSON."""
+    """Writes plain data as indented JSON, like `write_text`.
+
+    Raises:
+      JcmError: if the file cannot be written.
+    """
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_tensors(
     path: pathlib.Path, tensors: Mapping[str, np.ndarray], about: Mapping[str, str]
 ) -> None:
-    """The same, of contiguous arrays by name as safetensors."""
+    """Writes contiguous arrays as a safetensors file, like `write_text`.
+
+    Args:
+      path: of the file.
+      tensors: arrays by name.
+      about: the metadata of the file.
+
+    Raises:
+      JcmError: if the file cannot be written.
+    """
     with replacing(path) as temporary:
-        temporary.touch()  # with the rights that files have here; theirs are private
-        rights = temporary.stat().st_mode
+        # safetensors makes files that only their owner may read. This file gets the
+        # usual permissions instead.
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             safetensors.save_file(dict(tensors), temporary, metadata=dict(about))
         except SafetensorError as error:
-            raise JcmError(f"cannot write {path} ({error}): make room") from error
-        temporary.chmod(rights)
+            raise JcmError(f"cannot write {path} ({error}): free some space") from error
+        temporary.chmod(mode)
 
 
 def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """What a file of safetensors holds.
+    """Returns the arrays of a safetensors file by name.
 
     Raises:
-      JcmError: where it is missing or not whole.
+      JcmError: if the file is missing or incomplete.
     """
     try:
         return safetensors.load_file(path)
@@ -60,30 +75,33 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def new_folder(path: str | os.PathLike) -> pathlib.Path:
-    """A folder to write into, which has nothing in it yet.
+    """Returns the path of a folder to write into; it must be missing or empty.
 
     Raises:
-      JcmError: where it has.
+      JcmError: if the path is a file or a folder with files in it.
     """
     path = pathlib.Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise JcmError(f"{path} is there already: name a new folder")
+        raise JcmError(f"{path} exists already: name a new folder")
     return path
 
 
 def lock(file: IO[Any], *, wait: bool) -> bool:
-    """Locks an open file until it is closed, by whatever end of the program.
+    """Locks an open file until it is closed or the process ends, even by a kill.
+
+    The lock excludes the other processes of the machine. On most shared file systems
+    it also excludes those of other machines. The package `filelock` makes the same
+    system call, but leaves file systems without locks to the caller.
 
     Args:
-      file: for the machine's other processes, and on most shared file systems also for
-        those of other machines.
-      wait: until it is free.
+      file: the open file.
+      wait: whether to wait until another holder releases it.
 
     Returns:
-      False where the file system knows no locks.
+      False if the file system does not support locks.
 
     Raises:
-      BlockingIOError: where another has it, unless this one waits.
+      BlockingIOError: if another process holds the lock and `wait` is False.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -96,25 +114,28 @@ def lock(file: IO[Any], *, wait: bool) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Within, no other process is in here with the same folder, which is made."""
+    """Creates a folder and excludes other processes from this block for it.
+
+    On a file system without locks it excludes no process.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as file:
         try:
             lock(file, wait=False)
         except BlockingIOError:
-            logging.info("waiting for another process that is at work in %s", folder)
+            logging.info("waiting for another process that uses %s", folder)
             lock(file, wait=True)
         yield
 
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary name beside `path`, renamed to it when the block is done.
+    """Yields a temporary path, and renames it to `path` at the end of the block.
 
     Raises:
-      JcmError: where the file cannot be written; what was there before is kept.
+      JcmError: if the file cannot be written. An older file at `path` is then kept.
     """
-    # Another process, here or elsewhere, may write the same.
+    # The name is random because several processes may write the same file at once.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +143,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     except OSError as error:
         raise JcmError(
-            f"cannot write {path} ({error.strerror or error}): make room, or use"
+            f"cannot write {path} ({error.strerror or error}): free some space, or use"
             " another --workdir"
         ) from error
     finally:

@@ -1,8 +1,9 @@
-"""Floating-point operations of a program, counted where it is still mathematics.
+"""Counts the floating-point operations of a program before it is compiled.
 
-Those of matrix products and convolutions, two for each multiplication, as papers and
-makers of chips count. A compiled program does not tell them: on GPUs they are inside of
-calls to libraries, and of a loop the compiler counts one turn.
+Matrix products and convolutions count, with two operations for each multiplication, as
+in papers and in the specifications of chips. The cost analysis of a compiled program
+cannot be used: on GPUs it misses the operations inside library calls, and it counts one
+iteration of a loop.
 """
 
 import math
@@ -13,10 +14,10 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
 def count(program: ClosedJaxpr | Jaxpr) -> int:
-    """Operations of all devices together.
+    """Returns the number of operations of all devices together.
 
-    What is computed again in the backward pass counts again; a `while` loop counts one
-    turn, and of the branches of a `cond` all count.
+    What the backward pass computes again is counted again. A `while` loop counts as one
+    iteration, and all branches of a `cond` count.
 
     Args:
       program: such as `jax.jit(f).trace(...).jaxpr`.
@@ -34,20 +35,20 @@ def count(program: ClosedJaxpr | Jaxpr) -> int:
             _, into, *window = params["dimension_numbers"].rhs_spec
             terms = shapes[1][into] * math.prod(shapes[1][axis] for axis in window)
             outputs = math.prod(equation.outvars[0].aval.shape)
-            # The rest are multiplications by zeros in between, which nobody does.
+            # The other terms are multiplications by the zeros that dilation inserts.
             total += 2 * terms * outputs // math.prod(params["lhs_dilation"])
         elif name.startswith("dot_product_attention_"):
-            # Of cuDNN. That it computes the first product again in the backward pass
-            # is its own affair.
+            # cuDNN's attention. Its backward pass also computes the first product
+            # again, which is not counted.
             products = 4 if "_bwd" in name else 2
             total += products * 2 * math.prod(shapes[0]) * shapes[1][1]
-        turns = params["length"] if name == "scan" else 1
-        total += turns * sum(map(count, _inner(params.values())))
+        iterations = params["length"] if name == "scan" else 1
+        total += iterations * sum(map(count, _inner(params.values())))
     return total
 
 
 def _inner(values: Any) -> Iterator[ClosedJaxpr | Jaxpr]:
-    """Programs inside of a program."""
+    """Yields the programs among the parameters of an operation."""
     for value in values:
         if isinstance(value, ClosedJaxpr | Jaxpr):
             yield value

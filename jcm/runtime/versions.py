@@ -1,16 +1,16 @@
-"""What this program is made of."""
+"""The versions of this code and of the packages that decide its results."""
 
 import hashlib
 import importlib.metadata
 import pathlib
 import platform
 
-# What changes numbers, or how processes talk.
+# They change numbers, or how processes communicate.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """The version of each package that counts, and a hash of this one's files."""
+    """Returns a hash of the source of jcm, and the versions of Python and packages."""
     folder = pathlib.Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):

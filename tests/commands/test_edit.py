@@ -52,7 +52,7 @@ def test_a_folder_is_edited_file_by_file(student, files, tmp_path):
     np.testing.assert_array_equal(after[..., 0][~hole], before[~hole])
     assert (after[..., 0][hole] != before[hole]).any()
     assert (after != _pixels(tmp_path / "out" / "b_1.png")).any()
-    with pytest.raises(JcmError, match="out is there already: name a new folder"):
+    with pytest.raises(JcmError, match="out exists already: name a new folder"):
         edit(config, workdir, request)
 
 
@@ -118,10 +118,10 @@ def test_interpolation_needs_no_picture(student, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "paint"}, "--edit.task='paint': use one of inpaint"),
+        ({"task": "paint"}, "--edit.task='paint' is unknown: use one of inpaint"),
         ({"output": ""}, "name a folder for the results: --edit.output"),
         ({"input": ""}, "name a picture or a folder of pictures: --edit.input"),
-        ({"input": "none.png"}, "cannot read none.png .*: name a sound picture"),
+        ({"input": "none.png"}, "cannot read none.png .*: use another picture"),
         ({"input": "EMPTY"}, "no pictures in .*: name another folder"),
         ({"mask": ""}, "inpainting needs a mask: --edit.mask=mask.png"),
         (
@@ -133,13 +133,25 @@ def test_interpolation_needs_no_picture(student, tmp_path):
             "--edit.factor=1 must be at least 2",
         ),
         ({"sigmas": (1.0, 80.0)}, "must descend"),
-        ({"mask": "WIDE"}, "wide.png of 16x8 is shaped unlike .*a.png of 30x20: use"),
-        ({"mask": "CLEAR"}, "clear.png has transparency: a mask is black and white"),
-        ({"task": "variations"}, "--edit.task=variations has no --edit.mask: drop it"),
-        ({"task": "denoise", "mask": "", "variants": 2}, "denoise has no --edit.varia"),
+        (
+            {"mask": "WIDE"},
+            "wide.png of 16x8 has another aspect ratio than .*a.png of 30x20: use",
+        ),
+        (
+            {"mask": "CLEAR"},
+            "clear.png has transparency: use a mask of black and white",
+        ),
+        (
+            {"task": "variations"},
+            "--edit.task=variations does not use --edit.mask: drop it",
+        ),
+        (
+            {"task": "denoise", "mask": "", "variants": 2},
+            "denoise does not use --edit.varia",
+        ),
         (
             {"task": "denoise", "mask": "", "sigmas": (1.0, 0.5)},
-            "the one level of the noise",
+            "--edit.task=denoise takes one noise level, such as --edit.sigmas=0.5",
         ),
     ],
 )

@@ -33,7 +33,7 @@ def test_a_saved_model_is_the_same_to_the_bit(student, file, tmp_path):
         assert len(modes) == 1  # all for the same eyes
         card = (tmp_path / name / "README.md").read_text()
         assert 'license: "apache-2.0"' in card and "Of digits." in card
-    with pytest.raises(jcm.JcmError, match="is there already: name a new folder"):
+    with pytest.raises(jcm.JcmError, match="exists already: name a new folder"):
         jcm.save(model, tmp_path / name)
 
 
@@ -76,7 +76,7 @@ def test_the_command_converts(file, tmp_path):
     assert 'license: "mit"' in (tmp_path / "model" / "README.md").read_text()
     for arguments, message in (
         ([file], "name a source and a folder"),
-        ([file, tmp_path / "model"], "is there already"),
+        ([file, tmp_path / "model"], "exists already"),
         ([tmp_path / "nothing", tmp_path / "new"], "there is no "),
         ([file, tmp_path / "new", "--image_size=0"], "is not divisible by"),
         (

@@ -19,7 +19,7 @@ limit = int(sys.argv.pop(1))
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 from jcm import main
 from jcm.commands import cli
-cli.run(main.main, main._recorded)
+cli.run(main.main, main._recorded_config)
 """
 
 
@@ -53,7 +53,7 @@ def test_a_checkpoint_that_does_not_fit_is_not_begun(
         config.data.dir = str(data_dir)
     usage = shutil.disk_usage(run)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(JcmError, match="cannot save step 9: .* 0 are free: make room"):
+    with pytest.raises(JcmError, match="cannot save step 9: .* 0 are free: free some space"):
         train(config, run)
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["4", "8"]
 
@@ -85,7 +85,7 @@ def test_while_training(teacher, data_dir, tmp_path, limit):
         "--config.train.log_every=1",
         f"--config.data.dir={data_dir}",
     )
-    _assert_one_line(done, "make room", str(run))
+    _assert_one_line(done, "free some space", str(run))
     assert checkpoints.Checkpoints(run).latest_step == 8
     assert all(path.read_bytes() == content for path, content in before.items())
     assert model.load(run).kind == "edm"
@@ -106,5 +106,5 @@ def test_while_downloading(tmp_path):
         text=True,
         timeout=100,
     )
-    assert f"cannot write {target} (" in done.stdout and "make room" in done.stdout
+    assert f"cannot write {target} (" in done.stdout and "free some space" in done.stdout
     assert not list(target.parent.iterdir())

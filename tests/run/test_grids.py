@@ -93,6 +93,6 @@ def test_a_failed_write_keeps_the_old_png(tmp_path, monkeypatch):
         raise OSError("no space left")
 
     monkeypatch.setattr(Image.Image, "save", half)
-    with pytest.raises(JcmError, match="no space.*make room"):
+    with pytest.raises(JcmError, match="no space.*free some space"):
         grids.save_png(path, grids.grid(solid(20)))
     assert path.read_bytes() == before

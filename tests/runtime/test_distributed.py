@@ -78,7 +78,7 @@ _ADDRESS = {"JAX_COORDINATOR_ADDRESS": "a:1"}
             {"local_device_ids": [0, 1, 2, 3]},
             2,
         ),
-        # Open MPI 4 tells the address, 5 does not.
+        # JAX detects Open MPI 4. For version 5, jax 0.12 would need mpi4py.
         (
             {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_MCA_orte_hnp_uri": "1.0;tcp://1.2.3:4"},
             (),
@@ -90,6 +90,14 @@ _ADDRESS = {"JAX_COORDINATOR_ADDRESS": "a:1"}
             {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2"},
             ("a:1",),
             False,
+            _FLAGS | {"cluster_detection_method": "deactivate"},
+            4,
+        ),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2"}
+            | {"OMPI_MCA_orte_hnp_uri": "1.0;tcp://1.2.3:4"},
+            ("a:1",),
+            False,
             _FLAGS,
             4,
         ),
@@ -98,6 +106,13 @@ _ADDRESS = {"JAX_COORDINATOR_ADDRESS": "a:1"}
         (_GKE | {"MEGASCALE_NUM_SLICES": "4"}, (), True, {}, 8),
         ({"TPU_PROCESS_ADDRESSES": "a:1,b:1,c:1"}, (), True, {}, 3),
         ({}, (), True, {}, None),
+        (
+            {"TPU_PROCESS_ADDRESSES_PATH": "/hosts", "TPU_SKIP_MDS_QUERY": "1"},
+            (),
+            True,
+            {},
+            None,
+        ),
         ({}, (None, 8), True, {}, 8),
     ],
 )
@@ -173,10 +188,10 @@ def test_jax_is_called_once_and_the_count_is_asserted():
     )
     called, error = _spy(_SLURM, "--join_timeout=7")
     assert called == f"[{timeouts}]"
-    # Nobody was joined, since JAX was not really called.
+    # No process was joined, since JAX was not really called.
     assert error.endswith(
-        "JcmError: 16 processes are expected (Slurm), but JAX has joined 1: start as"
-        " many, or correct --processes"
+        "JcmError: expected 16 processes (Slurm), but JAX has joined 1: start as many,"
+        " or correct --processes"
     )
     called, _ = _spy({}, "--coordinator=a:1", "--processes=4", "--process=2")
     assert "('coordinator_address', 'a:1')" in called and "'process_id', 2" in called

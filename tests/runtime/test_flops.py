@@ -11,6 +11,7 @@ from jcm.commands.benchmark import speed
 from jcm.networks import layers
 from jcm.runtime import flops
 from jcm.runtime.errors import JcmError
+from jcm.training import program as program_lib
 
 
 def _count(function, *shapes):
@@ -86,7 +87,7 @@ def test_the_compiler_counts_alike():
 def test_a_step_does_not_depend_on_how_it_is_cut_or_where_it_runs(tiny):
     def count(**changes):
         config = tiny("digits_cd", **changes)
-        made = program.create(config, 1000)
+        made = program_lib.create(config, 1000)
         return flops.count(made.traced.jaxpr)
 
     whole = count()
@@ -94,12 +95,10 @@ def test_a_step_does_not_depend_on_how_it_is_cut_or_where_it_runs(tiny):
     assert count(**{"mesh.fsdp": 4}) == whole
     # The teacher twice, the target once, and the student with its gradient: 6 networks.
     config = tiny("digits_cd")
-    made = program.create(config, 1000)
+    made = program_lib.create(config, 1000)
     x = jax.ShapeDtypeStruct((16, 8, 8, 1), jnp.float32)
     sigma = jax.ShapeDtypeStruct((16,), jnp.float32)
-    once = flops.count(
-        jax.jit(program.network).trace(program.network.shapes, x, sigma).jaxpr
-    )
+    once = flops.count(jax.jit(made.network).trace(made.network.shapes, x, sigma).jaxpr)
     assert whole == pytest.approx(6 * once, rel=0.02)
 
 

@@ -13,8 +13,10 @@ import pytest
 
 from jcm.commands import train as train_lib
 from jcm.model import model
+from jcm.run.checkpoints import Checkpoints
 from jcm.runtime import preemption
 from jcm.runtime.errors import JcmError, Preempted
+from jcm.training.log import TrainLog
 from jcm.training.profiling import Profile
 
 
@@ -26,7 +28,7 @@ def test_a_run_that_is_sent_away_goes_on_bit_for_bit(
     tiny, teacher, tmp_path, monkeypatch
 ):
     config = tiny("digits_edm")
-    add = train_lib.TrainLog.add
+    add = TrainLog.add
 
     def signalled(self, step, *rest):
         if step == 4:
@@ -35,7 +37,7 @@ def test_a_run_that_is_sent_away_goes_on_bit_for_bit(
                 os.kill(os.getpid(), signal.SIGTERM)
         return add(self, step, *rest)
 
-    save = train_lib.Checkpoints.save
+    save = Checkpoints.save
 
     def saved(self, state):
         save(self, state)
@@ -46,8 +48,8 @@ def test_a_run_that_is_sent_away_goes_on_bit_for_bit(
     preemption.exit_on_sigterm()
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(train_lib.TrainLog, "add", signalled)
-            patch.setattr(train_lib.Checkpoints, "save", saved)
+            patch.setattr(TrainLog, "add", signalled)
+            patch.setattr(Checkpoints, "save", saved)
             with pytest.raises(Preempted, match="after step 6, which is saved") as info:
                 train_lib.train(config, tmp_path)
         # While the program tidies up, it is not told again.
@@ -110,8 +112,8 @@ def test_what_was_not_saved_is_not_said_to_be(tiny, tmp_path, monkeypatch):
     def fails(self):
         raise JcmError("cannot finish saving: the disk is full")
 
-    monkeypatch.setattr(train_lib.TrainLog, "add", _then(told, train_lib.TrainLog.add))
-    monkeypatch.setattr(train_lib.Checkpoints, "finish", fails)
+    monkeypatch.setattr(TrainLog, "add", _then(told, TrainLog.add))
+    monkeypatch.setattr(Checkpoints, "finish", fails)
     with pytest.raises(JcmError, match="cannot finish saving: the disk is full"):
         train_lib.train(config, tmp_path)
 
@@ -144,5 +146,5 @@ cli.run(main)
     )
     assert done.returncode == 75
     assert done.stderr == (
-        "jcm: stopped by SIGTERM; the same command goes on from here\n"
+        "jcm: stopped by SIGTERM; the same command resumes from here\n"
     )
