@@ -1,7 +1,7 @@
 """Consistency distillation of a diffusion model of any folder of pictures.
 
-Source: the method of Song et al. 2023. The settings were chosen for this project, and the
-expected score depends on the pictures.
+Source: the method of Song et al. 2023. The settings were chosen for this project, and
+the expected score depends on the pictures.
 
 This config trains its teacher, configs/folder_edm.py, first. It takes the same flags.
 """

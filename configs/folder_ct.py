@@ -1,7 +1,7 @@
 """Consistency training on any folder of pictures, without a teacher.
 
-Source: the method of Song et al. 2023. The settings were chosen for this project, and the
-expected score depends on the pictures.
+Source: the method of Song et al. 2023. The settings were chosen for this project, and
+the expected score depends on the pictures.
 
 This config takes the same flags as configs/folder_edm.py.
 """
