@@ -1,4 +1,4 @@
-"""What a training step needs of each device's memory, before it is run."""
+"""The memory that a training step needs on each device, before it runs."""
 
 import contextlib
 import dataclasses
@@ -17,11 +17,11 @@ from jcm.runtime.errors import JcmError, one_line
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Bytes on each device.
+    """Bytes that a training step needs on each device.
 
     Attributes:
-      parts: by name, in the order of printing.
-      limit: how much there is; None where nobody tells.
+      parts: bytes by name, in the order of printing.
+      limit: bytes that the device has; None if unknown.
     """
 
     parts: dict[str, int]
@@ -29,24 +29,24 @@ class Plan:
 
     def __str__(self) -> str:
         parts = ", ".join(f"{key} {_mib(value)}" for key, value in self.parts.items())
-        there_is = f" of {_mib(self.limit)}" if self.limit else ""
-        return f"memory of each device: {_mib(self.total)}{there_is} MiB: {parts}"
+        limit = f" of {_mib(self.limit)}" if self.limit else ""
+        return f"memory of each device: {_mib(self.total)}{limit} MiB: {parts}"
 
     @property
     def total(self) -> int:
-        """All parts."""
+        """Bytes of all parts together."""
         return sum(self.parts.values())
 
 
 def make(state: Any, frozen: Any, batch: Any, compiled: Any, limit: int | None) -> Plan:
-    """The plan of a compiled step.
+    """Returns the plan of a compiled step.
 
     Args:
-      state: shapes and placement; the step works in place.
-      frozen: the same of what stays as it is.
-      batch: the same; two are there at a time.
-      compiled: the step, which knows its working memory: activations, gradients.
-      limit: from `limit`, asked before any of it was there.
+      state: shapes and placement of the state, which the step updates in place.
+      frozen: shapes and placement of what does not change during the run.
+      batch: shapes and placement of a batch; two exist at a time.
+      compiled: the step, which reports its working memory: activations, gradients.
+      limit: from `limit`, called before any of these arrays existed.
     """
     parts = {
         "parameters": state.params,
@@ -63,30 +63,32 @@ def make(state: Any, frozen: Any, batch: Any, compiled: Any, limit: int | None) 
     return Plan({name: value for name, value in held.items() if value}, limit)
 
 
-def refuse(plan: Plan, config: ConfigDict) -> None:
-    """Makes sure that a plan fits.
+def check(plan: Plan, config: ConfigDict) -> None:
+    """Checks that a plan fits.
 
     Raises:
-      JcmError: where it does not; says which settings need less.
+      JcmError: if it does not fit; names the settings that need less memory.
     """
     if plan.limit is None or plan.total <= plan.limit:
         return
     raise JcmError(
-        f"a step needs {_mib(plan.total)} MiB on each device, and there are"
+        f"a step needs {_mib(plan.total)} MiB on each device, which has"
         f" {_mib(plan.limit)}: use {_advice(config, jax.devices())}"
     )
 
 
 @contextlib.contextmanager
-def refusing(config: ConfigDict, devices: Sequence[Any]) -> Iterator[None]:
-    """Within, the compiler of an accelerator finds out by itself that a plan fails.
+def explain_exhaustion(config: ConfigDict, devices: Sequence[Any]) -> Iterator[None]:
+    """Turns a compiler's report of too little memory into an error with advice.
+
+    The compiler of an accelerator detects by itself that a step does not fit.
 
     Args:
-      config: says what may be changed.
-      devices: that are compiled for.
+      config: the settings of the step.
+      devices: the devices that are compiled for.
 
     Raises:
-      JcmError: the same advice, with the compiler's numbers.
+      JcmError: names the settings that need less memory, with the compiler's numbers.
     """
     try:
         yield
@@ -101,10 +103,10 @@ def refusing(config: ConfigDict, devices: Sequence[Any]) -> Iterator[None]:
 
 
 def _advice(config: ConfigDict, devices: Sequence[Any]) -> str:
-    """Settings that need less memory."""
+    """Names settings that need less memory."""
     advice = []
     if config.mesh.fsdp < len(devices):
-        advice.append("--config.mesh.fsdp=N to share out parameters and optimizer")
+        advice.append("--config.mesh.fsdp=N to split parameters and optimizer")
     if not config.model.remat:
         advice.append("--config.model.remat to keep fewer activations")
     if config.model.dtype == "float32":
@@ -117,9 +119,9 @@ def _advice(config: ConfigDict, devices: Sequence[Any]) -> str:
 
 
 def limit() -> int | None:
-    """Bytes that one device has; of a CPU its share of what the machine has free.
+    """Returns the bytes that one device has, or None if unknown.
 
-    Every process must ask.
+    A CPU device has its share of the machine's free memory. Every process must call.
     """
     # Processes of one machine share its memory.
     here = zlib.crc32(socket.gethostname().encode())

@@ -59,7 +59,11 @@ def make_train_step(
       sees the same value.
     """
     classes = method.denoiser.network.arch.num_classes
-    gradient = _gradient_of(method)
+
+    def mean_loss(params: Params, frozen: Frozen, batch: Batch, step: Array) -> Array:
+        return jnp.mean(method.loss(params, frozen, batch, step))
+
+    gradient = jax.value_and_grad(mean_loss)
     if accumulate > 1:
         # XLA's CPU kernels run eight times slower inside a loop. Unrolled, the
         # micro-batches overlap and save no memory, but a CPU has enough of it.
@@ -112,15 +116,6 @@ def make_train_step(
         return new_state, metrics
 
     return train_step
-
-
-def _gradient_of(method: Method) -> _Gradient:
-    """Returns the function that gives a method's mean loss and its gradient."""
-
-    def mean_loss(params: Params, frozen: Frozen, batch: Batch, step: Array) -> Array:
-        return jnp.mean(method.loss(params, frozen, batch, step))
-
-    return jax.value_and_grad(mean_loss)
 
 
 def _accumulated(gradient: _Gradient, count: int, *, unroll: bool) -> _Gradient:

@@ -17,7 +17,9 @@ from jcm.commands import train as train_lib
 from jcm.commands.benchmark import speed
 from jcm.model import model
 from jcm.run import checkpoints
+from jcm.run import state as state_lib
 from jcm.runtime.errors import JcmError
+from jcm.training.log import TrainLog
 
 # Where a checkpoint cannot be read, orbax leaves the tasks behind that were reading its
 # other parts; they complain whenever they are collected.
@@ -73,9 +75,9 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny, student, tmp_path, monkeypatch):
             raise Kill
         return add(self, step, *rest)
 
-    add = train_lib.TrainLog.add
+    add = TrainLog.add
     with monkeypatch.context() as patch:
-        patch.setattr(train_lib.TrainLog, "add", kill_at_step_6)
+        patch.setattr(TrainLog, "add", kill_at_step_6)
         with pytest.raises(Kill):
             train_lib.train(config, tmp_path)
     assert [line["step"] for line in _metrics(tmp_path)] == [2, 4]
@@ -103,13 +105,13 @@ def test_teacher_is_trained_on_the_way(tiny, tmp_path):
 
 def test_student_begins_as_its_teacher(tiny, teacher, tmp_path, monkeypatch):
     begun = []
-    create = train_lib.state_lib.create
+    create = state_lib.create
 
     def record(params, *args, **kwargs):
         begun.append(params)
         return create(params, *args, **kwargs)
 
-    monkeypatch.setattr(train_lib.state_lib, "create", record)
+    monkeypatch.setattr(state_lib, "create", record)
     config = tiny(
         "digits_cd",
         **{"teacher": str(teacher), "optim.learning_rate": 0.0, "train.num_steps": 1},
@@ -242,7 +244,7 @@ def test_foreign_folders_are_refused(tiny, tmp_path):
         ({"optim.name": "sgd"}, "config.optim.name='sgd'"),
         ({"loss.scales": "linear"}, "config.loss.scales"),
         ({"data.image_size": 16}, "8x8"),
-        ({"model.ch_mult": (1, 1, 1, 1, 1)}, "does not divide"),
+        ({"model.ch_mult": (1, 1, 1, 1, 1)}, "is not divisible by 16"),
         ({"sample.labels": (1,)}, "unconditional"),
         ({"sample.sigmas": (1.0, 80.0)}, "must descend"),
         ({"sample.sigmas": (80.0, float("nan"))}, "must descend"),

@@ -52,8 +52,8 @@ def test_parts_are_what_one_device_holds():
 def test_a_plan_that_fits_is_printed_and_not_refused():
     made = Plan({"parameters": 3 << 20, "step": 2 << 20}, limit=6 << 20)
     assert str(made) == "memory of each device: 5 of 6 MiB: parameters 3, step 2"
-    memory_plan.refuse(made, config_lib.base())
-    memory_plan.refuse(Plan({"step": 1 << 60}, limit=None), config_lib.base())
+    memory_plan.check(made, config_lib.base())
+    memory_plan.check(Plan({"step": 1 << 60}, limit=None), config_lib.base())
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,10 @@ def test_a_plan_that_fits_is_printed_and_not_refused():
 def test_advice_is_what_has_not_been_done(changes, advised, not_advised):
     config = config_lib.base()
     config.update_from_flattened_dict(changes)
-    with pytest.raises(JcmError, match="needs 6 MiB on each device.* are 5: ") as info:
-        memory_plan.refuse(Plan({"step": 6 << 20}, limit=5 << 20), config)
+    with pytest.raises(
+        JcmError, match="needs 6 MiB on each device, which has 5: "
+    ) as info:
+        memory_plan.check(Plan({"step": 6 << 20}, limit=5 << 20), config)
     for text in advised:
         assert text in str(info.value)
     for text in not_advised:
@@ -80,11 +82,11 @@ def test_advice_is_what_has_not_been_done(changes, advised, not_advised):
 def test_a_compiler_that_finds_no_room_is_one_line_with_advice():
     text = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory\nin"
     with pytest.raises(JcmError, match="does not fit .*fsdp=N.*XLA:TPU") as info:
-        with memory_plan.refusing(config_lib.base(), jax.devices()):
+        with memory_plan.explain_exhaustion(config_lib.base(), jax.devices()):
             raise jax.errors.JaxRuntimeError(text)
     assert "\n" not in str(info.value)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        with memory_plan.refusing(config_lib.base(), jax.devices()):
+        with memory_plan.explain_exhaustion(config_lib.base(), jax.devices()):
             raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
 

@@ -6,8 +6,6 @@ python -m jcm.commands.benchmark.speed --config=configs/imagenet64_cd.py
     --topology=v5e:4x4
 """
 
-import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -22,19 +20,18 @@ from absl import flags, logging
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from jcm import methods, networks
+from jcm import networks
 from jcm.commands import cli
-from jcm.commands.train import batch_shapes, check_batch
-from jcm.diffusion.sampler import Sampler, Schedule
-from jcm.methods import Frozen, Method
-from jcm.model import build
-from jcm.networks import Network
-from jcm.run import state as state_lib
-from jcm.runtime import distributed, files, memory, sharding
+from jcm.diffusion.sampler import Sampler
+from jcm.diffusion.schedule import Schedule
+from jcm.methods import Frozen
+from jcm.runtime import distributed, files, memory
 from jcm.runtime import flops as flops_lib
 from jcm.runtime.errors import JcmError, one_line
-from jcm.training import memory_plan, optim
-from jcm.training.step import compile_step, make_train_step, trace_step
+from jcm.training import memory_plan
+from jcm.training import program as program_lib
+from jcm.training.program import Program
+from jcm.training.step import compile_step
 
 _REPEATS = flags.DEFINE_integer(
     "repeats", 5, "Timed calls of each; the median counts.", lower_bound=1
@@ -73,57 +70,17 @@ _PEAK = {
 _CLASSES = 1000
 
 
-@dataclasses.dataclass(frozen=True)
-class _Program:
-    """A training step, before anything is allocated or compiled."""
-
-    network: Network
-    method: Method
-    new_state: Callable[[networks.Params], state_lib.State]
-    state: state_lib.State
-    frozen: Frozen
-    batch: dict[str, Any]
-    traced: jax.stages.Traced
-
-
-def _trace(config: ConfigDict, devices: Sequence[jax.Device]) -> _Program:
-    mesh = sharding.make_mesh(config.mesh.fsdp, devices)
-    network = build.network(config, num_classes=_CLASSES)
-    method = methods.create(config, network)
-    optimizer = optim.create(config.optim, config.train.batch_size)
-    new_state = functools.partial(
-        state_lib.create,
-        optimizer=optimizer,
-        keeps_target=method.keeps_target,
-        ema_rates=config.train.ema_rates,
-    )
-    rules = sharding.Rules.of(config.mesh)
-    place = functools.partial(sharding.shard_tree, mesh, rules=rules)
-    state = sharding.with_placement(jax.eval_shape(new_state, network.shapes), place)
-    teacher = network.shapes if method.needs_teacher else None
-    constants = jax.eval_shape(lambda: method.constants)
-    frozen = sharding.with_placement(
-        Frozen(teacher=teacher, constants=constants), place
-    )
-    batch = batch_shapes(config, sharding.batch(mesh))
-    step = make_train_step(
-        method,
-        optimizer,
-        seed_key=jax.random.key(1),
-        accumulate=config.train.accumulate,
-        platform=devices[0].platform,
-    )
-    traced = trace_step(step, state, frozen, batch)
-    return _Program(network, method, new_state, state, frozen, batch, traced)
-
-
 def _about(
-    config: ConfigDict, devices: Sequence[jax.Device], program: _Program
+    config: ConfigDict, devices: Sequence[jax.Device], program: Program
 ) -> dict[str, Any]:
     """What is known without running anything."""
     without = config.copy_and_resolve_references()
     without.model.remat = ()
-    needed = program if not config.model.remat else _trace(without, devices)
+    needed = (
+        program
+        if not config.model.remat
+        else program_lib.create(without, _CLASSES, devices)
+    )
     needed, done = (flops_lib.count(each.traced.jaxpr) for each in (needed, program))
     return {
         "device": devices[0].device_kind,
@@ -163,7 +120,7 @@ def measure(
         pathlib.Path(profile).mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     devices = jax.devices()
-    program = _trace(config, devices)
+    program = program_lib.create(config, _CLASSES, devices)
     about = _about(config, devices, program)
     started = time.perf_counter()
     compiled = compile_step(program.traced)
@@ -211,7 +168,7 @@ def measure(
     if writes:
         jax.profiler.stop_trace()
 
-    sampler = Sampler(method.model, batch_size=sample_batch)
+    sampler = Sampler(method.denoiser, batch_size=sample_batch)
     labels = [1] * sample_batch if classes else None
     sigmas = (80.0, 0.821)
 
@@ -265,11 +222,10 @@ def fit(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
             " libtpu, and name one such as v5e:4x4, v5p:2x2x4 or v6e:4x4"
         ) from error
     devices = described.devices
-    check_batch(config, len(devices))
-    program = _trace(config, devices)
+    program = program_lib.create(config, _CLASSES, devices)
     about = _about(config, devices, program)
     started = time.perf_counter()
-    with memory_plan.refusing(config, devices):
+    with memory_plan.explain_exhaustion(config, devices):
         compiled = compile_step(program.traced)
     seconds = time.perf_counter() - started
     planned = memory_plan.make(
@@ -305,7 +261,7 @@ def _peak_memory_gib() -> float:
 
 def main(argv: Sequence[str]) -> None:
     """Prints the numbers of the config that the flags name."""
-    cli.refuse_arguments(argv)
+    cli.check_arguments(argv)
     config = cli.config()
     if config is None:
         raise JcmError("name a config, such as --config=configs/digits_cd.py")

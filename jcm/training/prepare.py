@@ -1,0 +1,334 @@
+"""From a config and a workdir to everything that the training loop needs."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from absl import logging
+from clu.parameter_overview import get_parameter_overview
+from ml_collections import ConfigDict
+
+from jcm import config as config_lib
+from jcm import data, methods, networks
+from jcm.data.dataset import Batch
+from jcm.methods import Frozen
+from jcm.metrics import scores as scores_lib
+from jcm.model import build, model
+from jcm.run import lease, storage, writers
+from jcm.run import workdir as workdir_lib
+from jcm.run.checkpoints import Checkpoints
+from jcm.run.progress import Progress
+from jcm.run.state import State
+from jcm.runtime import distributed, memory, preemption, sharding
+from jcm.runtime.errors import JcmError
+from jcm.training import memory_plan, program, start
+from jcm.training.log import TrainLog
+from jcm.training.preview import SCORE_PREFIX, Preview
+from jcm.training.profiling import Profile
+from jcm.training.program import Program
+from jcm.training.step import compile_step
+
+# Trains a config in a workdir.
+_Train = Callable[[ConfigDict, str | os.PathLike], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training run that is ready for its next step.
+
+    Attributes:
+      config: the whole config.
+      workdir: the run's folder on this machine.
+      state: the state to continue from.
+      saved_step: the step of the newest checkpoint; 0 if there is none.
+      score_every: steps between two scorings; 0 for none.
+      score_first: whether the first state should have been scored and was not.
+      train_step: the compiled step (state, frozen, batch) -> (state, metrics).
+      frozen: what does not change during the run: teacher and constants.
+      batches: this process's part of every batch, from the next step on.
+      batch_sharding: how a global batch is spread over the devices.
+      preemption: notes SIGTERM.
+      checkpoints: writes the state.
+      log: reads the metrics of every step.
+      progress: reports the speed.
+      profile: traces the steps that the config names.
+      preview: writes samples and scores.
+      scores: the scores to compute while training.
+    """
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    state: State
+    saved_step: int
+    score_every: int
+    score_first: bool
+    train_step: jax.stages.Compiled
+    frozen: Frozen
+    batches: Iterator[Batch]
+    batch_sharding: jax.sharding.NamedSharding
+    preemption: preemption.Watch
+    checkpoints: Checkpoints
+    log: TrainLog
+    progress: Progress
+    profile: Profile
+    preview: Preview
+    scores: list[scores_lib.ScoreGroup]
+
+    def next_batch(self) -> tuple[dict[str, jax.Array], float]:
+        """Returns the next global batch and the seconds spent waiting for it."""
+        started = time.monotonic()
+        batch = next(self.batches) | {"stop": self.preemption.flags()}
+        waited = time.monotonic() - started
+        place = functools.partial(
+            jax.make_array_from_process_local_data, self.batch_sharding
+        )
+        return jax.tree.map(place, batch), waited
+
+
+def due(step: int, every: int) -> bool:
+    """Whether an action that happens every `every` steps is due; 0 means never."""
+    return step > 0 and every > 0 and step % every == 0
+
+
+@contextlib.contextmanager
+def prepare(
+    config: ConfigDict, workdir: pathlib.Path, train: _Train
+) -> Iterator[Run | None]:
+    """Opens a run: a new one, or one that stopped earlier.
+
+    Everything that can be wrong with the settings is checked before the workdir is
+    touched and before the long work begins. The workdir is held until the end of the
+    block, so that no other run trains in it.
+
+    Args:
+      config: the whole config.
+      workdir: the run's folder, from `storage.local_folder`.
+      train: trains the teacher, where the config asks for one to be trained first.
+
+    Yields:
+      The run; None if it is complete.
+
+    Raises:
+      JcmError: for settings, data or a workdir that cannot be used.
+    """
+    setup = _check(config, workdir)
+    names, fingerprint = setup.dataset.class_names, setup.dataset.fingerprint
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lease.hold(workdir))
+        workdir_lib.claim(workdir, workdir_lib.Record(config, names, fingerprint))
+        # SIGTERM is only noted until the last checkpoint is complete.
+        watch = stack.enter_context(preemption.Watch())
+        checkpoints = stack.enter_context(
+            Checkpoints(workdir, keep=config.train.keep_checkpoints)
+        )
+        saved_step = _saved_step(setup, checkpoints)
+        if _is_complete(setup, saved_step, workdir):
+            logging.info(
+                "%s is complete: %d steps", storage.shared_path(workdir), saved_step
+            )
+            yield None
+            return
+        frozen = _load_frozen(setup, workdir, train)
+        train_step = _compile(setup)
+        state = _load_state(setup, checkpoints, frozen)
+        first_step = int(state.step)
+        # The writer below drops what was logged after this step.
+        score_first = saved_step is not None and _lacks_scores(
+            workdir, first_step, setup.score_every
+        )
+        batches = _batches(setup, first_step)
+        writer, progress, log = _open_log(setup, workdir, first_step, stack)
+        for score in setup.scores:
+            score.prepare()
+        yield Run(
+            config=config,
+            workdir=workdir,
+            state=state,
+            saved_step=saved_step or 0,
+            score_every=setup.score_every,
+            score_first=score_first,
+            train_step=train_step,
+            frozen=frozen,
+            batches=batches,
+            batch_sharding=setup.program.batch_sharding,
+            preemption=watch,
+            checkpoints=checkpoints,
+            log=log,
+            progress=progress,
+            profile=stack.enter_context(contextlib.closing(setup.profile)),
+            preview=Preview(config, workdir, setup.program, names, writer),
+            scores=setup.scores,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setup:
+    """What follows from the config and the data alone.
+
+    Attributes:
+      config: the whole config.
+      dataset: what is trained on.
+      program: the training step, not compiled yet.
+      scores: the scores to compute while training.
+      score_every: steps between two scorings; 0 for none.
+      profile: traces the steps that the config names.
+      memory_limit: bytes that one device has free before the run begins.
+    """
+
+    config: ConfigDict
+    dataset: data.Dataset
+    program: Program
+    scores: list[scores_lib.ScoreGroup]
+    score_every: int
+    profile: Profile
+    memory_limit: int | None
+
+
+def _check(config: ConfigDict, workdir: pathlib.Path) -> _Setup:
+    """Checks the settings and the data; writes nothing and compiles nothing."""
+    # Settings that no data can make valid are reported before the data is prepared.
+    methods.create(config, build.network(config, num_classes=2))
+    with distributed.fail_together():  # one machine may lack the data
+        dataset = data.load(config.data, config.data.split)
+    names = dataset.class_names
+    made = program.create(config, len(names))
+    method = made.method
+    if method.needs_teacher and config_lib.is_file(config.teacher):
+        try:
+            program.check_batch_size(start.teacher_config(config), made.mesh.size)
+        except JcmError as error:
+            raise JcmError(f"the teacher, {config.teacher}: {error}") from error
+    memory_limit = memory_plan.limit()
+    profile = Profile(config.profile.steps, workdir / "profile")
+    build.sampling_schedules(config, method.denoiser)
+    build.sample_labels(config, method.denoiser, names, config.sample.num_images)
+    if model.which_weights(config) == "target_params" and not method.keeps_target:
+        raise JcmError(
+            "config.sample.ema='target_params', but this method keeps no target: use"
+            " params, or a rate of config.train.ema_rates"
+        )
+    scores = scores_lib.create(config, dataset)
+    score_every = math.ceil(1000 * config.eval.every_kimg / config.train.batch_size)
+    distributed.check_equal({"the data's fingerprint": dataset.fingerprint})
+    return _Setup(
+        config=config,
+        dataset=dataset,
+        program=made,
+        # What they hold in memory is not needed before the evaluation.
+        scores=scores if score_every else [],
+        score_every=score_every,
+        profile=profile,
+        memory_limit=memory_limit,
+    )
+
+
+def _saved_step(setup: _Setup, checkpoints: Checkpoints) -> int | None:
+    """The step of the newest checkpoint; of the last step only if it can be read."""
+    latest = checkpoints.latest_step
+    if (latest or 0) >= setup.config.train.num_steps:
+        return int(checkpoints.restore(setup.program.state).step)
+    return latest
+
+
+def _is_complete(setup: _Setup, saved_step: int | None, workdir: pathlib.Path) -> bool:
+    """Whether all steps are done, and the last one is scored where that is due."""
+    total = setup.config.train.num_steps
+    if saved_step == total:
+        return not _lacks_scores(workdir, total, setup.score_every)
+    return (saved_step or 0) > total
+
+
+def _lacks_scores(workdir: pathlib.Path, step: int, every: int) -> bool:
+    """Whether a step should have been scored and was not; every process must call."""
+    if not due(step, every):
+        return False
+    return not distributed.from_main(writers.has_scalars(workdir, step, SCORE_PREFIX))
+
+
+def _load_frozen(setup: _Setup, workdir: pathlib.Path, train: _Train) -> Frozen:
+    """Puts the teacher and the constants of the loss on the devices."""
+    network, method = setup.program.network, setup.program.method
+    logging.info("\n%s", get_parameter_overview(network.shapes, include_stats=False))
+    teacher = None
+    if method.needs_teacher:
+        teacher = start.teacher_weights(setup.config, workdir, network, train)
+        teacher_hash = networks.fingerprint(teacher)
+        distributed.check_equal({"the teacher's weights": teacher_hash})
+        workdir_lib.claim_teacher(workdir, teacher_hash)
+    place = jax.tree.map(lambda leaf: leaf.sharding, setup.program.frozen)
+    return jax.device_put(Frozen(teacher=teacher, constants=method.constants), place)
+
+
+def _compile(setup: _Setup) -> jax.stages.Compiled:
+    """Compiles the step, and checks that it fits into memory."""
+    config, made = setup.config, setup.program
+    with (
+        distributed.fail_together(),
+        memory_plan.explain_exhaustion(config, jax.devices()),
+    ):
+        train_step = compile_step(made.traced)
+    if made.mesh.shape["fsdp"] > 1:
+        logging.info("%s", sharding.overview(made.state))
+    plan = memory_plan.make(
+        made.state, made.frozen, made.batch, train_step, setup.memory_limit
+    )
+    logging.info("%s", plan)
+    with distributed.fail_together():
+        memory_plan.check(plan, config)
+    return train_step
+
+
+def _load_state(setup: _Setup, checkpoints: Checkpoints, frozen: Frozen) -> State:
+    """The state of the newest checkpoint, or that before the first step."""
+    made = setup.program
+    state = checkpoints.restore(made.state)
+    if state is not None:
+        logging.info("resuming from step %d", state.step)
+        return state
+    weights = frozen.teacher or jax.jit(made.network.init)(made.init_key)
+    state = start.first_state(
+        setup.config, made.network, made.new_state, made.state, weights
+    )
+    del weights
+    memory.release()
+    return state
+
+
+def _batches(setup: _Setup, first_step: int) -> Iterator[Batch]:
+    """This process's part of every batch from `first_step` on."""
+    config, sharding_of_batch = setup.config, setup.program.batch_sharding
+    return data.batches(
+        setup.dataset,
+        config.train.batch_size,
+        seed=config.seed,
+        flip=config.data.flip,
+        first=first_step,
+        rows=sharding.rows(sharding_of_batch, config.train.batch_size),
+        workers=config.data.workers,
+    )
+
+
+def _open_log(
+    setup: _Setup,
+    workdir: pathlib.Path,
+    first_step: int,
+    stack: contextlib.ExitStack,
+) -> tuple[writers.MetricWriter, Progress, TrainLog]:
+    """Opens what reports the run; `stack` closes it."""
+    settings, is_main = setup.config.train, jax.process_index() == 0
+    writer = writers.create(workdir, resume_step=first_step, enabled=is_main)
+    stack.enter_context(contextlib.closing(writer))
+    writer.write_texts(first_step, {"config": f"```\n{setup.config}\n```"})
+    progress = Progress(
+        settings.num_steps, first_step, settings.batch_size, enabled=is_main
+    )
+    stack.enter_context(contextlib.closing(progress))
+    log = TrainLog(writer, progress, settings.log_every, settings.skip_nonfinite)
+    return writer, progress, log
