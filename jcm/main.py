@@ -2,6 +2,9 @@
 
 python -m jcm.main --config=FILE[:smoke] [--workdir=DIR] [--mode=train]
                    [--config.path.to.field=VALUE ...]
+
+--mode=config prints the fields of a config. --helpfull also lists the flags for runs of
+several processes.
 """
 
 import pathlib
@@ -27,51 +30,70 @@ _MODES = ("train", "evaluate", "search", "sample", "edit", "config")
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder of the run, or gs://BUCKET/RUN. By default runs/NAME-OF-THE-CONFIG.",
+    "Folder of the run, or gs://BUCKET/RUN. The default is runs/NAME-OF-THE-CONFIG.",
 )
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
     _MODES,
-    "train: train what is not trained yet, then evaluate; evaluate: pictures and scores"
-    " of the newest checkpoint; search: the best noise levels of two steps; sample:"
-    " images into files; edit: change pictures, as --edit.... says; config: print the"
-    " settings.",
+    "What to do. train: train or resume, then evaluate. evaluate: write pictures and"
+    " scores of a checkpoint. search: find the best noise levels for a few steps."
+    " sample: write images to files. edit: edit pictures as the --edit flags say."
+    " config: print the config.",
 )
 _EDIT = {
-    "task": flags.DEFINE_enum("edit.task", "inpaint", TASKS, "What to do."),
-    "input": flags.DEFINE_string("edit.input", "", "A picture, or a folder of some."),
-    "output": flags.DEFINE_string("edit.output", "", "Folder for the results."),
-    "mask": flags.DEFINE_string("edit.mask", "", "inpaint: white is made anew."),
-    "factor": flags.DEFINE_integer(
-        "edit.factor", 2, "super_resolve, outpaint: how many times larger."
+    "task": flags.DEFINE_enum("edit.task", "inpaint", TASKS, "The edit to make."),
+    "input": flags.DEFINE_string(
+        "edit.input",
+        "",
+        "A picture or a folder of pictures; not needed for interpolate.",
     ),
-    "sigmas": flags.DEFINE_list("edit.sigmas", [], "Noise levels of the steps."),
-    "variants": flags.DEFINE_integer("edit.variants", 1, "Results for each picture."),
-    "seeds": flags.DEFINE_list("edit.seeds", ["0", "1"], "interpolate: from, to, ..."),
+    "output": flags.DEFINE_string(
+        "edit.output", "", "New or empty folder for the results."
+    ),
+    "mask": flags.DEFINE_string(
+        "edit.mask", "", "inpaint: a mask, white where the picture is replaced."
+    ),
+    "factor": flags.DEFINE_integer(
+        "edit.factor",
+        2,
+        "super_resolve and outpaint: how many times larger the result is.",
+    ),
+    "sigmas": flags.DEFINE_list(
+        "edit.sigmas",
+        [],
+        "Noise level of each step; the default is that of the paper. denoise: the"
+        " noise level of the pictures; the default is to estimate it.",
+    ),
+    "variants": flags.DEFINE_integer(
+        "edit.variants", 1, "Number of results for each picture."
+    ),
+    "seeds": flags.DEFINE_list(
+        "edit.seeds", ["0", "1"], "interpolate: seeds of the images to pass through."
+    ),
 }
 
 
 def main(argv: Sequence[str]) -> None:
-    """Does what `--mode` says.
+    """Runs the command that `--mode` selects.
 
     Raises:
-      JcmError: for anything the user can mend.
+      JcmError: for any error that the user can fix.
     """
-    cli.refuse_arguments(argv)
+    cli.check_arguments(argv)
     config, workdir = _config_and_workdir()
     if _MODE.value == "config":
         print(config)
         return
     distributed.initialize(config)
     settings = workdir_lib.flatten(config.to_dict(), "config.")
-    distributed.refuse_differences(
+    distributed.check_equal(
         {"--mode": _MODE.value, "--workdir": str(_WORKDIR.value)}
         | settings
         | versions.versions()
     )
-    logging.info("workdir %s", storage.shared(workdir))
-    storage.begin(workdir)
+    logging.info("workdir %s", storage.shared_path(workdir))
+    storage.start_uploads(workdir)
     if _MODE.value == "train":
         train(config, workdir)
     if _MODE.value in ("train", "evaluate"):
@@ -82,25 +104,25 @@ def main(argv: Sequence[str]) -> None:
         sample(config, workdir)
     if _MODE.value == "edit":
         edit(config, workdir, _request())
-    storage.push(workdir)
-    distributed.wait("the end")
+    storage.upload(workdir)
+    distributed.barrier("the end")
 
 
 def _request() -> Request:
-    """What the flags of --mode=edit say."""
+    """Returns the request that the --edit flags make."""
     fields = {name: flag.value for name, flag in _EDIT.items()}
     try:
         fields["sigmas"] = tuple(float(sigma) for sigma in fields["sigmas"])
         fields["seeds"] = tuple(int(seed) for seed in fields["seeds"])
     except ValueError as error:
         raise JcmError(
-            f"--edit.sigmas and --edit.seeds are numbers: {error}"
+            f"--edit.sigmas and --edit.seeds must be numbers: {error}"
         ) from error
     return Request(**fields)
 
 
 def _config_and_workdir() -> tuple[ConfigDict, pathlib.Path]:
-    """What the flags name; each stands in for the other where it can."""
+    """Returns the config and the workdir; each flag can stand in for the other."""
     config, workdir = cli.config(), _WORKDIR.value
     if config is None:
         found = f"{workdir} is not the workdir of a run: " if workdir else ""
@@ -108,22 +130,22 @@ def _config_and_workdir() -> tuple[ConfigDict, pathlib.Path]:
     other = config.sample.model
     if other and _MODE.value == "train":
         raise JcmError(
-            "config.sample.model is for --mode=sample, edit, evaluate and search: a"
-            " training begins with --config.init.model"
+            "config.sample.model is for --mode=sample, edit, evaluate and search: use"
+            " config.init.model to start training from a model"
         )
     name = re.sub(r"\W+", "_", other).strip("_") or cli.config_name()
-    workdir = storage.local(workdir or f"runs/{name}")
+    workdir = storage.local_folder(workdir or f"runs/{name}")
     if _MODE.value in ("evaluate", "search", "sample", "edit") and not other:
-        workdir_lib.refuse_other_settings(workdir, config)
+        workdir_lib.check_same_settings(workdir, config)
     return config, workdir
 
 
-def _recorded(workdir: str) -> ConfigDict | None:
-    """The config of a run, whatever the mode; its record names an unusable one."""
-    folder = storage.local(workdir)
-    begun = (folder / "run.json").exists()
-    return workdir_lib.read(folder).config if begun else None
+def _recorded_config(workdir: str) -> ConfigDict | None:
+    """Returns the config that a workdir records, or None if it holds no run."""
+    folder = storage.local_folder(workdir)
+    holds_run = (folder / "run.json").exists()
+    return workdir_lib.read(folder).config if holds_run else None
 
 
 if __name__ == "__main__":
-    cli.run(main, _recorded)
+    cli.run(main, _recorded_config)

@@ -33,7 +33,7 @@ def run(monkeypatch, tmp_path, capsys):
         for name in ("workdir", "mode", "coordinator"):
             flags.FLAGS[name].unparse()
         with pytest.raises(SystemExit) as exit_info:
-            cli.run(main_lib.main, main_lib._recorded)
+            cli.run(main_lib.main, main_lib._recorded_config)
         code, printed = exit_info.value.code, capsys.readouterr()
         if isinstance(code, str):
             return 1, code + printed.out
@@ -66,7 +66,7 @@ def test_a_shipped_config_is_found_from_any_folder(run):
         ((_DIGITS, "--config.train.batch_size=many"), "many"),
         ((_DIGITS, "--mode=fly"), "fly"),
         ((_DIGITS, "--unknown=1"), "unknown"),
-        ((_DIGITS, "train"), "'train' is not understood"),
+        ((_DIGITS, "train"), "unknown argument 'train': flags begin with --"),
         ((_DIGITS, "--mode=sample", "--workdir=nowhere"), "nowhere is not the workdir"),
         (("--mode=evaluate", "--workdir=nowhere"), "nowhere is not the workdir"),
         ((_DIGITS, "--coordinator=localhost:1"), "go together"),
@@ -74,7 +74,7 @@ def test_a_shipped_config_is_found_from_any_folder(run):
             (_DIGITS, "--config.init.state=True"),
             "needs config.init.model: name the model",
         ),
-        ((_DIGITS, "--config.sample.model=x"), "training begins with --config.init."),
+        ((_DIGITS, "--config.sample.model=x"), "use config.init.model to start"),
         (
             (_DIGITS, "--mode=sample", "--config.sample.model=openai/gan"),
             "'openai/gan' is no published model: use openai/edm-cifar10",

@@ -1,4 +1,4 @@
-"""Flags, log lines and errors, alike in every program of the package."""
+"""The frame of every program of the package: flags, log lines and errors."""
 
 import errno
 import functools
@@ -17,77 +17,84 @@ from jcm.run import storage
 from jcm.runtime import distributed, download, memory, preemption
 from jcm.runtime.errors import JcmError, Preempted, one_line
 
-_names = {"config": ""}
+_names = {"config": ""}  # set when the flags are read
 
 
 def run(
     main: Callable[[Sequence[str]], Any],
     recorded: Callable[[str], ConfigDict | None] = lambda workdir: None,
 ) -> None:
-    """Runs a program; a mistake the user can mend is one line and exit code 1.
+    """Runs a program and reports an error that the user can fix in one line.
 
-    SIGTERM ends it with exit code 75: the same command goes on.
+    Such an error ends the program with exit code 1. SIGTERM ends it with exit code 75;
+    the same command then resumes the run.
 
     Args:
-      main: takes the arguments that are not flags.
-      recorded: the config of a workdir, to stand in where --workdir is given but
-        --config is not.
+      main: the program; takes the name of the program and the arguments that are not
+        flags.
+      recorded: returns the config of a workdir, or None if the workdir has none. It is
+        used if --workdir is given and --config is not.
     """
     logging.set_verbosity(logging.INFO)
     memory.use_few_heaps()
-    preemption.leave_on_sigterm()
-    # The same sampler is needed in training, evaluation and every restart.
+    preemption.exit_on_sigterm()
+    # Training, evaluation and every restart compile the same sampler.
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(download.cache("xla")))
     handler = logging.get_absl_handler()
-    handler.addFilter(_only_ours)
+    handler.addFilter(_is_relevant)
     handler.setFormatter(std_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     try:
-        app.run(_told(main), flags_parser=functools.partial(_parse, recorded))
+        app.run(
+            _ending_all_processes(main),
+            flags_parser=functools.partial(_parse, recorded),
+        )
     except (JcmError, Preempted) as error:
         print(f"jcm: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        remedy = ": make room there" if full else ""
+        remedy = ": free some space there" if full else ""
         sys.exit(f"jcm: {name}{error.strerror or error}{remedy}")
     except KeyboardInterrupt:
-        sys.exit("jcm: interrupted; a training run goes on where it is started again")
+        sys.exit("jcm: interrupted; the same command resumes a training run")
     finally:
-        storage.close()
+        storage.finish_uploads()
 
 
-def _told(main: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[str]], Any]:
-    """`main`, whose early end is that of the other processes of the run too."""
+def _ending_all_processes(
+    main: Callable[[Sequence[str]], Any],
+) -> Callable[[Sequence[str]], Any]:
+    """Wraps `main` so that an error in it also ends the run's other processes."""
 
     @functools.wraps(main)
-    def told(argv: Sequence[str]) -> Any:
+    def wrapped(argv: Sequence[str]) -> Any:
         try:
             return main(argv)
         except (Exception, KeyboardInterrupt, Preempted) as error:
             if not getattr(error, "by_all", False):
-                distributed.tell_others(error)
+                distributed.end_others(error)
             raise
 
-    return told
+    return wrapped
 
 
-def refuse_arguments(argv: Sequence[str]) -> None:
-    """For programs that take flags alone.
+def check_arguments(argv: Sequence[str]) -> None:
+    """Checks that a program which takes only flags was given no other arguments.
 
     Raises:
-      JcmError: names the first argument that is no flag.
+      JcmError: names the first argument that is not a flag.
     """
     if len(argv) > 1:
-        raise JcmError(f"{argv[1]!r} is not understood: flags begin with --")
+        raise JcmError(f"unknown argument {argv[1]!r}: flags begin with --")
 
 
 def config() -> ConfigDict | None:
-    """The config that --config names, with its overrides; None without one.
+    """Returns the config that the flags select and change, or None without one.
 
     Raises:
-      JcmError: for values that nothing could use.
+      JcmError: if a value is out of bounds.
     """
     if "config" not in flags.FLAGS:
         return None
@@ -96,14 +103,21 @@ def config() -> ConfigDict | None:
 
 
 def config_name() -> str:
-    """A name for what is made with the config: digits_cd, or digits_cd_smoke."""
+    """Returns the name of the config, such as digits_cd or digits_cd_smoke."""
     return _names["config"]
 
 
 def _parse(
     recorded: Callable[[str], ConfigDict | None], argv: Sequence[str]
 ) -> list[str]:
-    """Reads the flags; `--config=FILE` first, since it defines --config.FIELD."""
+    """Reads the flags; `--config=FILE` comes first, since it defines --config.FIELD.
+
+    Returns:
+      The arguments that are not flags.
+
+    Raises:
+      JcmError: if a flag is unknown or has a wrong value.
+    """
     spec, rest = _take("config", argv)
     workdir, _ = _take("workdir", argv)
     try:
@@ -115,20 +129,21 @@ def _parse(
         else:
             base = recorded(workdir) if workdir else None
         if base is not None:
-            # Without --config itself, whose value it would not expect.
+            # Without --config itself, which would need a value of another type.
             config_flags.DEFINE_config_dict("config", base, sys_argv=rest)
         return flags.FLAGS(rest)
     except (AttributeError, KeyError) as error:
         reason = one_line(error)
         raise JcmError(
-            f"a --config flag names an unknown field, {reason}: see --mode=config"
+            f"a --config flag names an unknown field ({reason}): --mode=config prints"
+            " all fields"
         ) from error
     except (flags.Error, TypeError, ValueError) as error:
         raise JcmError(one_line(error)) from error
 
 
 def _take(name: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The value of one flag, None where it is not given, and all other arguments."""
+    """Returns the value of a flag, or None without it, and all other arguments."""
     value, rest, arguments = None, [], iter(argv)
     for argument in arguments:
         flag, equals, after = argument.partition("=")
@@ -139,7 +154,10 @@ def _take(name: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
     return value, rest
 
 
-def _only_ours(record: std_logging.LogRecord) -> bool:
-    """Orbax and others tell of every step they take; their warnings are enough."""
+def _is_relevant(record: std_logging.LogRecord) -> bool:
+    """Returns whether to show a log record: all of jcm, and warnings of libraries.
+
+    Orbax and other libraries log every step they take.
+    """
     ours = pathlib.Path(__file__).parents[1] in pathlib.Path(record.pathname).parents
     return ours or record.levelno >= std_logging.WARNING

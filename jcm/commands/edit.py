@@ -17,8 +17,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from jcm.data import pictures
-from jcm.model import build, model
+from jcm.model import build
+from jcm.model import model as model_lib
 from jcm.model.editor import Edited
+from jcm.model.model import Model
 from jcm.run import grids
 from jcm.runtime import files
 from jcm.runtime.errors import JcmError, one_line
@@ -33,27 +35,32 @@ TASKS = (
     "denoise",
     "interpolate",
 )
-# Pictures shown before and after.
+# The summary shows this many pictures before and after the edit.
 _SHOWN = 16
 _SUMMARY = "before_after"
+# The largest difference in aspect ratio between a mask and a picture.
+_SAME_SHAPE = 0.02
+
+Pixels = UInt8[np.ndarray, "_n _h _w _c"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to do.
+    """What to edit, and how.
 
     Attributes:
       task: one of `TASKS`.
-      input: a picture or a folder of pictures; not for "interpolate".
+      input: a picture or a folder of pictures; not used by "interpolate".
       output: folder for the results, new or empty.
-      mask: "inpaint": a picture, white where anything may be, square or shaped like
-        the input. Of the model's size it may be soft; of another it is black or white.
-      factor: "super_resolve" and "outpaint": how many times the input's height and
-        width the result has.
+      mask: "inpaint": a picture that is white where the input is replaced. It is square
+        or has the aspect ratio of the input. A mask of the model's size may be soft;
+        one of another size is rounded to black and white.
+      factor: "super_resolve" and "outpaint": height and width of the result, divided by
+        those of the input.
       sigmas: noise levels of the steps; empty for those of the paper. "denoise": the
-        level of the noise; empty estimates it of each picture.
-      variants: results for each picture.
-      seeds: "interpolate": of the images on the way.
+        noise level of the pictures; empty to estimate it for each picture.
+      variants: number of results for each picture.
+      seeds: "interpolate": seeds of the images to pass through.
     """
 
     task: str
@@ -69,203 +76,160 @@ class Request:
 def edit(config: ConfigDict, workdir: str | os.PathLike, request: Request) -> None:
     """Edits pictures with the model that the config names.
 
-    Pictures are cut to their central square and brought to the model's size first.
-    Writes each result as PNG under the name of its picture, and before_after.png.
+    Pictures are cut to their central square and resized to the model's size first.
+    Writes each result as a PNG file with the name of its picture, and before_after.png.
 
     Args:
-      config: what it says of sampling counts.
-      workdir: of the run.
-      request: what to do.
+      config: which model to use, and how to sample.
+      workdir: the run's folder.
+      request: what to edit, and how.
 
     Raises:
-      JcmError: for pictures, masks or settings that do not fit, and for an output
-        folder with files in it.
+      JcmError: if pictures, the mask or settings do not fit, or if the output folder
+        contains files.
     """
     _check(request)
     output = files.new_folder(pathlib.Path(request.output).expanduser())
-    trained = model.of_config(config, workdir)
+    model = model_lib.of_config(config, workdir)
     if request.task == "interpolate":
-        _interpolate(trained, request, config, output)
-        return
-    paths = _paths(request.input)
-    stems = _stems(paths)
-    labels = build.sample_labels(
-        config, trained.denoiser, trained.class_names, len(paths)
-    )
-    call = _call(trained, request)
-    # A batch of results at a time, each written as soon as it is there.
-    size = max(1, config.sample.batch_size // request.variants)
-    levels = request.sigmas or trained.edit.sigmas(request.task)
-    steps = 1 if request.task == "denoise" else len(levels)
-    before, after, nfe = [], [], 0
-    with tqdm.tqdm(
-        total=len(paths) * request.variants * steps,
-        desc=request.task,
-        unit="evaluation",
-    ) as progress:
-        for start in range(0, len(paths), size):
-            part = slice(start, start + size)
-            given = _given(trained, request, paths[part])
-            options: dict[str, Any] = {"labels": labels and labels[part]}
-            if request.task == "denoise":
-                options["sigma"] = request.sigmas or None
-            else:
-                options |= {
-                    "sigmas": levels,
-                    "seed": config.sample.seed,
-                    "variants": request.variants,
-                    "first": start * request.variants,
-                    "visit": lambda clean: progress.update(len(clean)),
-                }
-            made = call(given, **options)
-            if request.task == "denoise":
-                progress.update(len(given))
-            names = [
-                f"{stem}_{j}" if request.variants > 1 else stem
-                for stem in stems[part]
-                for j in range(request.variants)
-            ]
-            _write(output, names, made.pixels)
-            nfe = made.nfe
-            before += list(given[: _SHOWN - len(before)])
-            after += list(made.pixels[:: request.variants][: _SHOWN - len(after)])
-    panels = {
-        "before": grids.grid(np.stack(before)),
-        f"after, {nfe} evaluations": grids.grid(np.stack(after)),
-    }
-    _finish(output, panels, len(paths) * request.variants)
+        _interpolate(config, model, request, output)
+    else:
+        _edit_pictures(config, model, request, output)
 
 
 def _check(request: Request) -> None:
-    """Refuses what no task, or not this one, can use."""
-    if request.task not in TASKS:
-        raise JcmError(f"--edit.task={request.task!r}: use one of {', '.join(TASKS)}")
+    """Checks that the task is known and uses the settings of the request.
+
+    Raises:
+      JcmError: if not.
+    """
+    task = request.task
+    if task not in TASKS:
+        raise JcmError(
+            f"--edit.task={task!r} is unknown: use one of {', '.join(TASKS)}"
+        )
     if not request.output:
         raise JcmError("name a folder for the results: --edit.output=out")
-    single = request.task in ("denoise", "interpolate")
-    if single and request.variants != 1:
-        raise JcmError(f"--edit.task={request.task} has no --edit.variants: drop it")
-    if request.task == "denoise" and len(request.sigmas) > 1:
-        raise JcmError("denoising takes the one level of the noise: --edit.sigmas=0.5")
-    if request.mask and request.task != "inpaint":
-        raise JcmError(f"--edit.task={request.task} has no --edit.mask: drop it")
+    if task in ("denoise", "interpolate") and request.variants != 1:
+        raise JcmError(f"--edit.task={task} does not use --edit.variants: drop it")
+    if task == "denoise" and len(request.sigmas) > 1:
+        raise JcmError(
+            "--edit.task=denoise takes one noise level, such as --edit.sigmas=0.5"
+        )
+    if request.mask and task != "inpaint":
+        raise JcmError(f"--edit.task={task} does not use --edit.mask: drop it")
 
 
 def _interpolate(
-    trained: model.Model, request: Request, config: ConfigDict, output: pathlib.Path
+    config: ConfigDict, model: Model, request: Request, output: pathlib.Path
 ) -> None:
+    """Writes the images between those of several seeds."""
     count = config.sample.num_images
     options: dict[str, Any] = {"seed": config.sample.seed}
     if config.sample.labels:
         options["labels"] = config.sample.labels[0]
     if request.sigmas:
         options["sigmas"] = request.sigmas
-    pixels = trained.edit.interpolate(request.seeds, count, **options).pixels
+    pixels = model.edit.interpolate(request.seeds, count, **options).pixels
     _write(output, [f"{i:03d}" for i in range(len(pixels))], pixels)
     panels = {"interpolation": grids.grid(pixels, columns=count)}
-    _finish(output, panels, len(pixels))
+    _write_summary(output, panels, len(pixels))
 
 
-def _write(
-    output: pathlib.Path, names: list[str], pixels: UInt8[np.ndarray, "n h w c"]
+def _edit_pictures(
+    config: ConfigDict, model: Model, request: Request, output: pathlib.Path
 ) -> None:
-    """One PNG for each result, by process 0."""
+    """Edits the pictures in batches, and writes each result as soon as it is there."""
+    paths = _paths(request.input)
+    variants = request.variants
+    names = _names(paths, variants)
+    labels = build.sample_labels(config, model.denoiser, model.class_names, len(paths))
+    edit_batch = _routine(config, model, request)
+    before, after, nfe = [], [], 0
+    size = max(1, config.sample.batch_size // variants)
+    with _progress(model, request, len(paths)) as progress:
+        for start in range(0, len(paths), size):
+            batch = _pictures(model, request, paths[start : start + size])
+            results = slice(start * variants, (start + len(batch)) * variants)
+            options = {"labels": labels and labels[start : start + size]}
+            if request.task == "denoise":  # a single step without random noise
+                edited = edit_batch(batch, **options)
+                progress.update(len(batch))
+            else:
+                edited = edit_batch(
+                    batch,
+                    first=results.start,
+                    visit=lambda clean: progress.update(len(clean)),
+                    **options,
+                )
+            _write(output, names[results], edited.pixels)
+            before += list(batch[: _SHOWN - len(before)])
+            after += list(edited.pixels[::variants][: _SHOWN - len(after)])
+            nfe = edited.nfe
+    panels = {
+        "before": grids.grid(np.stack(before)),
+        f"after, {nfe} evaluation" + "s" * (nfe > 1): grids.grid(np.stack(after)),
+    }
+    _write_summary(output, panels, len(names))
+
+
+def _routine(
+    config: ConfigDict, model: Model, request: Request
+) -> Callable[..., Edited]:
+    """Returns the editor's routine for the task, with its options for all pictures."""
+    routine = getattr(model.edit, request.task)
+    if request.task == "denoise":
+        return functools.partial(routine, sigma=request.sigmas or None)
+    options: dict[str, Any] = {
+        "sigmas": _levels(model, request),
+        "seed": config.sample.seed,
+        "variants": request.variants,
+    }
+    size = model.denoiser.network.arch.image_size
+    if request.task == "inpaint":
+        if not request.mask:
+            raise JcmError("inpainting needs a mask: --edit.mask=mask.png")
+        options["mask"] = _mask(request, size)
+    if request.task == "outpaint":
+        margin = (size - _input_size(model, request)) // 2
+        options |= {"top": margin, "left": margin}
+    return functools.partial(routine, **options)
+
+
+def _levels(model: Model, request: Request) -> tuple[float, ...]:
+    """Returns the noise levels of the steps."""
+    return request.sigmas or model.edit.sigmas(request.task)
+
+
+def _progress(model: Model, request: Request, pictures: int) -> tqdm.tqdm:
+    """Returns a progress bar that counts network evaluations."""
+    steps = 1 if request.task == "denoise" else len(_levels(model, request))
+    total = pictures * request.variants * steps
+    return tqdm.tqdm(total=total, desc=request.task, unit="evaluation")
+
+
+def _write(output: pathlib.Path, names: list[str], pixels: Pixels) -> None:
+    """Writes each result as a PNG file; only process 0 writes."""
     if jax.process_index() == 0:
         for name, image in zip(names, pixels, strict=True):
             colour = np.broadcast_to(image, (*image.shape[:2], 3))
             grids.save_png(output / f"{name}.png", np.ascontiguousarray(colour))
 
 
-def _finish(output: pathlib.Path, panels: dict[str, np.ndarray], count: int) -> None:
+def _write_summary(
+    output: pathlib.Path, panels: dict[str, np.ndarray], count: int
+) -> None:
+    """Writes before_after.png, and logs how many results there are."""
     if jax.process_index() == 0:
         grids.save_png(output / f"{_SUMMARY}.png", grids.captioned(panels))
         logging.info("wrote %d pictures to %s", count, output)
 
 
-def _call(trained: model.Model, request: Request) -> Callable[..., Edited]:
-    """The routine of a task, with what it needs beside the pictures."""
-    routine = getattr(trained.edit, request.task)
-    if request.task == "inpaint":
-        if not request.mask:
-            raise JcmError("inpainting needs a mask: --edit.mask=mask.png")
-        size = trained.denoiser.network.arch.image_size
-        return functools.partial(routine, mask=_mask(request, size))
-    if request.task == "outpaint":
-        size = trained.denoiser.network.arch.image_size
-        begin = (size - size // request.factor) // 2
-        return functools.partial(routine, top=begin, left=begin)
-    return routine
-
-
-def _mask(request: Request, size: int) -> Float[np.ndarray, "size size"]:
-    """The mask of all pictures, whose shapes it must have if it is not square."""
-    path = pathlib.Path(request.mask).expanduser()
-    free = _read(path, size, 1)[..., 0] / 255
-    with Image.open(path) as file:
-        width, height = file.size
-        if file.has_transparency_data:
-            raise JcmError(f"{path} has transparency: a mask is black and white")
-    if width != height:
-        for each in _paths(request.input):
-            other = _size(each)
-            if abs(other[0] / other[1] - width / height) > 0.02:
-                raise JcmError(
-                    f"{path} of {width}x{height} is shaped unlike {each} of"
-                    f" {other[0]}x{other[1]}: use one alike, or a square for the middle"
-                )
-    return free if (width, height) == (size, size) else np.round(free)
-
-
-def _given(
-    trained: model.Model, request: Request, paths: list[pathlib.Path]
-) -> UInt8[np.ndarray, "n h w c"]:
-    arch = trained.denoiser.network.arch
-    size = arch.image_size
-    if request.task in ("super_resolve", "outpaint"):
-        if request.factor < 2 or size % request.factor:
-            raise JcmError(
-                f"--edit.factor={request.factor} must be at least 2 and divide the"
-                f" model's {size}"
-            )
-        size //= request.factor
-    return np.stack([_read(path, size, arch.image_channels) for path in paths])
-
-
-def _read(path: pathlib.Path, size: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    with _opened(path) as file:
-        mode, (width, height) = file.mode, file.size
-        image = pictures.square(file, size, channels)
-    wanted = ("RGB" if channels == 3 else "L", size, size)
-    if (mode, width, height) != wanted:
-        logging.info(
-            "%s, %s of %dx%d, is used as %s of %dx%d",
-            *(path, mode, width, height),
-            *wanted,
-        )
-    return image
-
-
-def _size(path: pathlib.Path) -> tuple[int, int]:
-    """Width and height."""
-    with _opened(path) as file:
-        return file.size
-
-
-@contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path) as file:
-            yield file
-    # Pillow's decoders raise a dozen kinds of exception for broken files.
-    except Exception as error:
-        reason = one_line(error)
-        raise JcmError(
-            f"cannot read {path} ({reason}): name a sound picture"
-        ) from error
+# --- the pictures of a request
 
 
 def _paths(place: str) -> list[pathlib.Path]:
-    """The pictures of a folder, or one picture."""
+    """Returns the pictures in a folder, or the one picture."""
     if not place:
         raise JcmError("name a picture or a folder of pictures: --edit.input=photo.png")
     path = pathlib.Path(place).expanduser()
@@ -277,8 +241,75 @@ def _paths(place: str) -> list[pathlib.Path]:
     return found
 
 
-def _stems(paths: list[pathlib.Path]) -> list[str]:
-    """Names of the results; whole names where stems are not enough."""
+def _names(paths: list[pathlib.Path], variants: int) -> list[str]:
+    """Returns the name of each result, which is unique."""
     stems = [path.stem for path in paths]
-    enough = len(set(stems)) == len(stems) and _SUMMARY not in stems
-    return stems if enough else [path.name for path in paths]
+    if len(set(stems)) < len(stems) or _SUMMARY in stems:
+        stems = [path.name for path in paths]
+    if variants == 1:
+        return stems
+    return [f"{stem}_{i}" for stem in stems for i in range(variants)]
+
+
+def _pictures(model: Model, request: Request, paths: list[pathlib.Path]) -> Pixels:
+    """Reads pictures in the size that the task needs."""
+    size = _input_size(model, request)
+    channels = model.denoiser.network.arch.image_channels
+    return np.stack([_read(path, size, channels) for path in paths])
+
+
+def _input_size(model: Model, request: Request) -> int:
+    """Returns the height and width in which the task takes pictures."""
+    size = model.denoiser.network.arch.image_size
+    if request.task not in ("super_resolve", "outpaint"):
+        return size
+    if request.factor < 2 or size % request.factor:
+        raise JcmError(
+            f"--edit.factor={request.factor} must be at least 2 and divide the model's"
+            f" {size}"
+        )
+    return size // request.factor
+
+
+def _mask(request: Request, size: int) -> Float[np.ndarray, "size size"]:
+    """Reads the mask of all pictures."""
+    path = pathlib.Path(request.mask).expanduser()
+    mask = _read(path, size, 1)[..., 0] / 255
+    with Image.open(path) as file:
+        width, height = file.size
+        if file.has_transparency_data:
+            raise JcmError(f"{path} has transparency: use a mask of black and white")
+    if width != height:
+        for picture in _paths(request.input):
+            with _opened(picture) as file:
+                other = file.size
+            if abs(other[0] / other[1] - width / height) > _SAME_SHAPE:
+                raise JcmError(
+                    f"{path} of {width}x{height} has another aspect ratio than"
+                    f" {picture} of {other[0]}x{other[1]}: use a mask of the same"
+                    " aspect ratio, or a square one for the central square"
+                )
+    return mask if (width, height) == (size, size) else np.round(mask)
+
+
+def _read(path: pathlib.Path, size: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
+    """Reads the central square of a picture, and logs how it is converted."""
+    with _opened(path) as file:
+        found = (file.mode, *file.size)
+        image = pictures.square(file, size, channels)
+    used = ("RGB" if channels == 3 else "L", size, size)
+    if found != used:
+        logging.info("%s: converting %s %dx%d to %s %dx%d", path, *found, *used)
+    return image
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
+    """Opens a picture, and explains any error within."""
+    try:
+        with Image.open(path) as file:
+            yield file
+    # Pillow's decoders raise many types of exception for broken files.
+    except Exception as error:
+        reason = one_line(error)
+        raise JcmError(f"cannot read {path} ({reason}): use another picture") from error

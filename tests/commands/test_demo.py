@@ -212,7 +212,7 @@ def test_no_model_is_one_line():
     for flags, message in (
         ([], "name a model: --load="),
         (["--load=none"], "there is no none: name a workdir"),
-        (["more"], "'more' is not understood"),
+        (["more"], "unknown argument 'more': flags begin"),
     ):
         done = _run(*flags)
         assert done.returncode == 1

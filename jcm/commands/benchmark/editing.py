@@ -148,7 +148,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       JcmError: for a run that has seen all of its data.
     """
-    cli.refuse_arguments(argv)
+    cli.check_arguments(argv)
     distributed.initialize(config_lib.base())
     config = workdir_lib.read(_RUN.value).config
     if config.data.split == "train":

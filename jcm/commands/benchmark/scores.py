@@ -14,7 +14,7 @@ from absl import flags, logging
 from jcm import config
 from jcm.commands import cli
 from jcm.metrics import features, frechet, manifold, networks, weights
-from jcm.metrics.feature_scores import SCORES
+from jcm.metrics.feature_scores import FEATURE_SCORES
 from jcm.runtime import distributed, memory
 from jcm.runtime.errors import JcmError
 
@@ -50,7 +50,7 @@ def measure(count: int, folder: str, images: int = 256) -> dict[str, Any]:
         except JcmError as error:
             logging.info("%s is left out: %s", name, error)
             continue
-        wanted = {s.feature for s in SCORES.values() if s.network == name}
+        wanted = {s.feature for s in FEATURE_SCORES.values() if s.network == name}
         list(features.extract(network, [pictures], wanted))  # compiles
         started = time.perf_counter()
         list(features.extract(network, [pictures], wanted))
@@ -78,7 +78,7 @@ def measure(count: int, folder: str, images: int = 256) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> None:
     """Prints the numbers."""
-    cli.refuse_arguments(argv)
+    cli.check_arguments(argv)
     distributed.initialize(config.base())
     print(json.dumps(measure(_COUNT.value, _WEIGHTS.value), indent=2))
 

@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       JcmError: for a model that cannot be opened, or where gradio is missing.
     """
-    cli.refuse_arguments(argv)
+    cli.check_arguments(argv)
     if not _LOAD.value:
         raise JcmError("name a model: --load=runs/digits_cd, or what jcm.load opens")
     if importlib.util.find_spec("gradio") is None:
