@@ -221,7 +221,7 @@ def _is_torch(path: pathlib.Path) -> bool:
     if path.suffix == ".pkl":
         raise JcmError(
             f"{path} runs code when it is opened: write its state dict to a .pt file,"
-            " where you trust it, as README.md shows, and load that"
+            " where you trust it, as docs/checkpoints.md shows, and load that"
         )
     if path.suffix == ".safetensors":
         raise JcmError(

@@ -7,8 +7,8 @@ import pytest
 from paths import ROOT
 
 import jcm
-from jcm.model import build
-from jcm.model import model as model_lib
+from jcm.model.labels import label_number
+from jcm.model.load import exists
 from jcm.pretrained import imagenet, released
 
 
@@ -30,8 +30,8 @@ def test_a_published_name_is_fetched_once(file, tmp_path, monkeypatch):
     originals.check(model)
     teacher = jcm.load("openai/edm-cifar10")
     assert teacher.kind == "edm" and teacher.config.sample.steps == 18
-    assert model_lib.exists("openai/edm-cifar10")
-    assert not model_lib.exists("openai/ct-cifar10-lpips")
+    assert exists("openai/edm-cifar10")
+    assert not exists("openai/ct-cifar10-lpips")
     for hint in ({"kind": "consistency"}, {"image_size": 64}):
         with pytest.raises(jcm.JcmError, match="openai/edm-cifar10 has"):
             jcm.load("openai/edm-cifar10", **hint)
@@ -84,8 +84,8 @@ def test_every_published_file_has_a_name():
         assert set(each.fid) <= ({35, 79} if "edm" in name else {1, 2})
 
 
-def test_every_name_is_in_the_readme():
-    text = (ROOT / "README.md").read_text()
+def test_every_name_is_in_the_docs():
+    text = (ROOT / "docs" / "checkpoints.md").read_text()
     listed: set[str] = set()
     for line in text.splitlines():
         if line.startswith("| `openai/"):
@@ -112,8 +112,8 @@ def test_classes_of_imagenet_have_names():
 def test_labels_of_imagenet_go_by_either_name():
     names = imagenet.class_names()
     folders = sorted(imagenet.other_names()[name] for name in names)
-    assert build.label_number("tabby", names) == build.label_number("tabby", folders)
-    assert build.label_number("n02123045", names) == 281
-    assert build.label_number(7, names) == 7
+    assert label_number("tabby", names) == label_number("tabby", folders)
+    assert label_number("n02123045", names) == 281
+    assert label_number(7, names) == 7
     with pytest.raises(jcm.JcmError, match=r"'cat' is no class: .* \(1000 in all\)"):
-        build.label_number("cat", names)
+        label_number("cat", names)
