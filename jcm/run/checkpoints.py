@@ -1,11 +1,11 @@
-"""Checkpoints of a run: orbax, asynchronous, one item per part of the state.
+"""Checkpoints of a run, which orbax writes in the background.
 
-The parts are items of their own so that a sampler can read the averaged weights
-without touching the optimiser. A step's folder appears under its name only when all
-of it is written. It holds a checksum of every array, which is compared when the array
-is read: what the disk has changed is not taken for what was written.
+Each part of the state is an item of its own, so that a sampler can read the averaged
+weights without the state of the optimizer. The folder of a step appears under its name
+when all of it is written. It holds a checksum of every array, which is compared when
+the array is read, so that an array that the disk has corrupted is not used.
 
-The position in the data is the step.
+A checkpoint does not hold the position in the data, which the step determines.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ from jcm.run import storage
 from jcm.run.checksums import checksums
 from jcm.run.state import State
 from jcm.runtime import distributed
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
 _CHECKSUMS = "checksums"
 _RETRY_SECONDS = 2
-# For a save, writing and waiting for the other processes: one of them may have failed.
+# The time limit of a save. It ends the wait for another process that has failed.
 _SAVE_SECONDS = 1200
-# Of an array that all devices hold each process may write a piece; none is smaller.
+# The least part of a replicated array that a process writes for the others.
 _PIECE_BYTES = 2**20
-# The step is the name of the checkpoint.
+# The step is stored as the name of the checkpoint.
 _PARTS = tuple(f.name for f in dataclasses.fields(State) if f.name != "step")
 
 
@@ -41,16 +41,16 @@ class Checkpoints:
     """The checkpoints of one workdir."""
 
     def __init__(self, workdir: str | os.PathLike, keep: int | None = None):
-        """Opens them; the folder is made at the first save.
+        """Opens the checkpoints of a run; the first save creates the folder.
 
         Args:
-          workdir: of the run.
-          keep: how many of the newest to keep; None opens them for reading only.
+          workdir: the run's folder.
+          keep: how many of the newest checkpoints to keep; None opens them read-only.
         """
         self._folder = storage.shared_path(workdir) / "checkpoints"
         self._aside = self._folder.with_name("damaged")
-        # Each process reads for itself: one that cannot must not leave the others
-        # waiting for it. They decide together what to make of it, see `_read`.
+        # Each process reads independently, so that none waits forever for one that
+        # fails. The processes then agree on the result, see `_read`.
         me = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
             primary_host=me,
@@ -67,7 +67,7 @@ class Checkpoints:
         if keep is not None:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
-                cleanup_tmp_directories=True,  # what a kill has left half written
+                cleanup_tmp_directories=True,  # saves that a kill has interrupted
                 enable_async_checkpointing=True,
                 async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECONDS),
             )
@@ -77,27 +77,27 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """Number of the newest complete checkpoint, or None where there is none.
+        """The newest step with a complete checkpoint; None if there is none.
 
-        Every process must ask, and all get the answer of the first: another may see
-        late what was written to shared storage.
+        Every process must read this property. All get the answer of process 0, since
+        others may see new files on shared storage later.
         """
-        return self._before(np.inf)
+        return self._newest_before(np.inf)
 
     @property
     def steps(self) -> list[int]:
-        """Numbers of the complete checkpoints, ascending, as they are on disk now."""
+        """The steps that have complete checkpoints on disk now, in ascending order."""
         if self._writer:
             self._writer.wait_until_finished()
         self._reader.reload()
         return sorted(self._reader.all_steps())
 
     def save(self, state: State) -> None:
-        """Begins to write the state.
+        """Starts to save the state in the background; every process must call this.
 
         Raises:
-          JcmError: where there is no room, or this or the save before could not be
-            written.
+          JcmError: if there is too little space, if the step cannot be saved, or if the
+            save before has failed.
         """
         step = int(state.step)
         with distributed.fail_together():
@@ -108,34 +108,34 @@ class Checkpoints:
         items = {name: ocp.args.PyTreeSave(part) for name, part in parts.items()}
         sums = {name: checksums(part) for name, part in parts.items()}
         items[_CHECKSUMS] = ocp.args.JsonSave(sums)
-        with self._explained(f"cannot save step {step}: {self._room()}"):
-            begun = self._writer.save(step, args=ocp.args.Composite(**items))
-        if not begun:
+        with self._explain_errors(f"cannot save step {step}: {self._remedy()}"):
+            started = self._writer.save(step, args=ocp.args.Composite(**items))
+        if not started:
             raise JcmError(
-                f"step {step} was not saved, for {self._folder} has one as new: move"
-                " that away"
+                f"step {step} was not saved, since {self._folder} has a step that is at"
+                " least as new: move that step away"
             )
 
     def finish(self) -> None:
-        """Waits until what was begun is whole on disk.
+        """Waits until the last save is complete.
 
         Raises:
-          JcmError: where it could not be written.
+          JcmError: if it has failed.
         """
-        with self._explained(f"cannot finish saving: {self._room()}"):
+        with self._explain_errors(f"cannot finish saving: {self._remedy()}"):
             self._writer.wait_until_finished()
 
     def restore(self, template: State) -> State | None:
-        """The newest state that is whole; None where nothing was ever saved.
+        """Returns the newest undamaged state, or None if there are no checkpoints.
 
-        Newer checkpoints that are damaged are moved to WORKDIR/damaged. Where all of
-        them are, nothing is moved: the reason may be another.
+        Newer checkpoints that are damaged are moved to WORKDIR/damaged. If none can be
+        read, nothing is moved, since there may be another reason.
 
         Args:
-          template: shapes, types and placement of every part.
+          template: the shapes, types and placement of every part.
 
         Raises:
-          JcmError: where there are checkpoints and none can be read.
+          JcmError: if there are checkpoints and none can be read.
         """
         names = [name for name in _PARTS if getattr(template, name) is not None]
         templates = {name: getattr(template, name) for name in names}
@@ -146,7 +146,7 @@ class Checkpoints:
                 parts = self._read_twice(step, templates)
             except JcmError as error:
                 damaged[step] = error
-                step = self._before(step)
+                step = self._newest_before(step)
                 continue
             self._set_aside(damaged)
             count = jax.device_put(np.int32(step), template.step.sharding)
@@ -156,66 +156,70 @@ class Checkpoints:
         return None
 
     def restore_part(self, name: str, template: Any, step: int | None = None) -> Any:
-        """One part of a state: `params`, `ema_params`, `target_params`.
+        """Returns one part of a saved state.
 
         Args:
-          name: of the part.
-          template: its shapes, types and placement.
-          step: of the checkpoint; None for the newest.
+          name: `params`, `target_params`, `ema_params` or `opt_state`.
+          template: the shapes, types and placement of the part.
+          step: the step of the checkpoint; None for the newest.
 
         Raises:
-          JcmError: where the checkpoint is missing, has no such part or is damaged.
+          JcmError: if the checkpoint is missing, lacks the part, or is damaged.
         """
         step = self.latest_step if step is None else step
         if step is None:
             raise JcmError(
-                f"there is no checkpoint in {self._folder}: train first, or name the "
-                "workdir of a run"
+                f"there is no checkpoint in {self._folder}: train first, or name the"
+                " workdir of a run"
             )
         with distributed.fail_together():
-            # A folder may be there that is not whole.
+            # The folder of a step may exist and be incomplete.
             if step not in (steps := self.steps):
                 known = ", ".join(map(str, steps))
                 raise JcmError(
-                    f"there is no checkpoint of step {step} in {self._folder}, but of"
-                    f" {known or 'none'}: set config.sample.step to one of them"
+                    f"there is no checkpoint of step {step} in {self._folder}; its"
+                    f" steps are {known or 'none'}: set config.sample.step to one"
                 )
             place = self._folder / str(step)
             if not (place / name).exists():
-                raise JcmError(f"{place} has no {name}: name another")
+                raise JcmError(f"{place} has no {name}: name another part")
         return self._read(step, {name: template})[name]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        """Waits also after an error: what was begun is then whole on disk."""
+        """Waits until the last save is complete, even after an error."""
         try:
-            with self._explained(f"cannot finish saving: {self._room()}"):
+            with self._explain_errors(f"cannot finish saving: {self._remedy()}"):
                 self._reader.close()
                 if self._writer:
                     self._writer.close()
         except JcmError:
-            if kind is None:  # an error under way has the first word
+            if kind is None:  # otherwise an earlier error is more important
                 raise
 
-    def _before(self, step: float) -> int | None:
-        """The newest step before another, as process 0 sees it."""
+    def _newest_before(self, step: float) -> int | None:
+        """Returns the newest step before `step` that process 0 sees, or None."""
         found = [each for each in self.steps if each < step]
         newest = distributed.from_main(found[-1] if found else -1)
         return None if newest < 0 else newest
 
     def _read_twice(self, step: int, templates: dict[str, Any]) -> dict[str, Any]:
-        """As `_read`; storage may have failed for a moment."""
+        """Reads like `_read`, and tries again once, since storage may fail briefly."""
         try:
             return self._read(step, templates)
         except JcmError as error:
-            logging.warning("%s; once more", error)
+            logging.warning("%s; trying again", error)
             time.sleep(_RETRY_SECONDS)
             return self._read(step, templates)
 
     def _read(self, step: int, templates: dict[str, Any]) -> dict[str, Any]:
-        """Some parts, as they were written; fails in every process or in none."""
+        """Reads parts of a step and compares their checksums, in all processes or none.
+
+        Raises:
+          JcmError: in every process, if a part cannot be read or is damaged.
+        """
         path = self._folder / str(step)
         items = {
             name: ocp.args.StandardRestore(template)
@@ -224,9 +228,9 @@ class Checkpoints:
         items[_CHECKSUMS] = ocp.args.JsonRestore()
         with (
             distributed.fail_together(),
-            self._explained(
-                f"cannot read {path}: it is damaged or of another network: take an"
-                " earlier step (config.sample.step), or restore it"
+            self._explain_errors(
+                f"cannot read {path}: it is damaged, or belongs to another network: use"
+                " an earlier step (config.sample.step), or restore it"
             ),
         ):
             found = self._reader.restore(step, args=ocp.args.Composite(**items))
@@ -234,21 +238,21 @@ class Checkpoints:
             expected, ours = found[_CHECKSUMS].get(name), checksums(found[name])
             if expected != ours:
                 raise JcmError(
-                    f"{path / name} is damaged: its content is not what was written;"
-                    " take an earlier step (config.sample.step), or restore it"
+                    f"{path / name} is damaged: its content has changed since it was"
+                    " written; use an earlier step (config.sample.step), or restore it"
                 )
         return {name: found[name] for name in templates}
 
     def _set_aside(self, damaged: dict[int, JcmError]) -> None:
+        """Moves the checkpoints of these steps to WORKDIR/damaged."""
         for step, error in damaged.items():
             logging.warning("%s", error)
             target = self._aside / str(step)
             if jax.process_index() == 0:
                 self._aside.mkdir(parents=True, exist_ok=True)
-                # In an object store a folder is there when something is in it.
+                # In an object store a folder exists only if something is in it.
                 (self._aside / "README").write_text(
-                    "Checkpoints that could not be read as they were written. Nothing"
-                    " uses them.\n"
+                    "These checkpoints are damaged. No program uses them.\n"
                 )
                 tried = 1
                 while target.exists():
@@ -261,41 +265,45 @@ class Checkpoints:
             self._writer.reload()
 
     def _check_room(self, step: int, state: State) -> None:
-        """Before anything is written: orbax's threads fail at length."""
+        """Checks the free space before a save, since orbax's own errors are long.
+
+        Raises:
+          JcmError: if there is too little.
+        """
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         if "://" in os.fspath(self._folder):
-            return  # nobody tells
+            return  # stores do not report free space
         self._folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self._folder).free
         if free < 1.1 * needed:
             raise JcmError(
-                f"cannot save step {step}: it takes {needed / 2**20:.0f} MiB and"
-                f" {free / 2**20:.0f} are free: {self._room()}"
+                f"cannot save step {step}: it needs {needed / 2**20:.0f} MiB, and only"
+                f" {free / 2**20:.0f} MiB are free: {self._remedy()}"
             )
 
-    def _room(self) -> str:
-        """What to do when writing fails."""
-        return f"make room in {self._folder}, whose older checkpoints are kept"
+    def _remedy(self) -> str:
+        """Returns what to do if writing fails."""
+        return f"free some space in {self._folder}; older checkpoints are kept"
 
     @contextlib.contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
-        """Turns whatever orbax raises into one line."""
+    def _explain_errors(self, what: str) -> Iterator[None]:
+        """Turns any error in the block into one line."""
         try:
             yield
         except Exception as error:
-            reason = str(error).strip().split("\n")[0][:120]
+            reason = one_line(error, 120)
             raise JcmError(f"{what} ({type(error).__name__}: {reason})") from error
 
 
 def _handlers() -> ocp.DefaultCheckpointHandlerRegistry:
-    """What writes the parts of a state.
+    """Returns the handlers that write the parts of a state.
 
-    By default orbax cuts every array into a piece for each device that holds it, unless
-    $JAX_PLATFORMS names GPUs. That takes a program for each piece: seconds, in which no
-    step is made.
+    By default, unless $JAX_PLATFORMS names GPUs, orbax cuts every array into a piece
+    for each device that holds it. Each piece needs a compiled program, which would
+    stop the training for seconds.
     """
     arrays = ocp.type_handlers.ArrayHandler(
-        # Several processes share the writing, where orbax thinks it worth while.
+        # With several processes, orbax decides whether they share the writing.
         use_replica_parallel=None if jax.process_count() > 1 else False,
         min_slice_bytes_for_replica_parallel=_PIECE_BYTES,
     )

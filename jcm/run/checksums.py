@@ -1,4 +1,4 @@
-"""Numbers that tell arrays from damaged ones, computed where the arrays are."""
+"""Checksums that detect corrupted arrays, computed on the devices of the arrays."""
 
 import functools
 from typing import Any
@@ -20,37 +20,41 @@ def _checksum(
     first: UInt32[Array, ""],
     strides: tuple[int, ...],
 ) -> UInt32[Array, ""]:
-    """Sum of bits x (2 place + 1), modulo 2**32, of a part of an array.
+    """Returns the sum of word * (2 * position + 1), modulo 2**32, over a block.
 
-    Each weight is odd, so that no flipped bit is lost, and it grows with the place in
-    the whole array, so that the sum knows order but not how the array is split over
-    devices: integers may be added in any order.
+    A word is the bits of an element, and its position is its index in the flattened
+    array. The weights are odd, so that a flipped bit always changes the sum. They
+    depend on the position, so that the sum depends on the order of the elements but
+    not on how the array is split over devices: integers can be added in any order.
 
     Args:
       part: a block of an array.
-      first: place of its first element in the whole.
-      strides: how far neighbours along each axis are apart in the whole.
+      first: the position of the block's first element.
+      strides: the difference of the positions of neighbours along each axis.
     """
     words = part.astype(jnp.uint8) if part.dtype == bool else part
     words = lax.bitcast_convert_type(words, _WORDS[words.dtype.itemsize])
-    place = jnp.full(part.shape, first, jnp.uint32)
+    position = jnp.full(part.shape, first, jnp.uint32)
     for axis, stride in enumerate(strides):
         along = lax.broadcasted_iota(jnp.uint32, part.shape, axis)
-        place += along * np.uint32(stride % 2**32)
-    return jnp.sum(words.astype(jnp.uint32) * (2 * place + 1), dtype=jnp.uint32)
+        position += along * np.uint32(stride % 2**32)
+    return jnp.sum(words.astype(jnp.uint32) * (2 * position + 1), dtype=jnp.uint32)
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """A checksum of each array of a tree, by its path.
+    """Returns the checksum of each array in a tree, by its path in the tree.
 
-    The same for the same bits, whatever the devices and processes that hold them.
-    Every process must call. No device waits for another: each looks at the parts that
-    it holds first of all, and the host adds up.
+    Every process must call this. The checksum depends on the bits of the array and not
+    on the devices and processes that hold it. Each device sums the blocks of which it
+    holds the first copy, without waiting for other devices, and the host adds the sums.
+
+    Args:
+      tree: arrays of at most 32 bits per element.
     """
     leaves = jax.tree.leaves_with_path(jax.tree.map(jnp.asarray, tree))
     parts = [
         [
-            _checksum(shard.data, *_place(leaf.shape, shard.index))
+            _checksum(shard.data, *_position(leaf.shape, shard.index))
             for shard in leaf.addressable_shards
             if shard.replica_id == 0
         ]
@@ -64,10 +68,10 @@ def checksums(tree: Any) -> dict[str, int]:
     return dict(zip(names, total.tolist(), strict=True))
 
 
-def _place(
+def _position(
     shape: tuple[int, ...], index: tuple[slice, ...]
 ) -> tuple[np.uint32, tuple[int, ...]]:
-    """Where the first element of a block is in an array, and the array's strides."""
+    """Returns the position of the first element of a block, and the array's strides."""
     strides = [1] * len(shape)
     for axis in reversed(range(len(shape) - 1)):
         strides[axis] = strides[axis + 1] * shape[axis + 1]

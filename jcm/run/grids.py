@@ -1,4 +1,4 @@
-"""Pictures of pictures: grids of samples, with captions, as PNG files."""
+"""Grids of images, with captions, as PNG files."""
 
 import math
 import os
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jcm.runtime import files
 
-_VISIBLE = 32  # pixels; smaller images are enlarged to this at least
+_VISIBLE = 32  # pixels; smaller images are enlarged to at least this size
 _FONT_SIZE = 14
 _MARGIN = 12
 _WHITE = 255
@@ -23,18 +23,21 @@ def grid(
     scale: int | None = None,
     pad: int = 1,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Lays images out on white, row by row.
+    """Arranges images in rows on a white background.
 
     Args:
         images: At least one image, with one (grey) or three channels.
-        columns: Images per row; about as many as there are rows when not given.
-        scale: How many times to enlarge, without smoothing; as much as it takes to
-            see tiny images well when not given.
+        columns: Images per row; by default about the number of rows.
+        scale: The factor to enlarge by, without smoothing; by default tiny images are
+            enlarged to at least 32 pixels.
         pad: White pixels around each image.
+
+    Raises:
+        ValueError: if there is no image, or the number of channels is not 1 or 3.
     """
     n, h, w, c = images.shape
     if n == 0 or c not in (1, 3):
-        raise ValueError(f"images are (n, h, w, 1 or 3), not {images.shape}")
+        raise ValueError(f"images must be (n, h, w, 1 or 3), not {images.shape}")
     columns = min(columns or math.ceil(math.sqrt(n)), n)
     rows = math.ceil(n / columns)
     scale = scale or math.ceil(_VISIBLE / min(h, w))
@@ -51,12 +54,12 @@ def grid(
 def captioned(
     panels: Mapping[str, UInt8[np.ndarray, "_h _w 3"]],
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Puts pictures side by side, each below its caption, black on white.
+    """Arranges pictures from left to right, each below its caption, black on white.
 
     Args:
-        panels: From caption to picture, left to right, for example
+        panels: Pictures by caption, for example
             `{"teacher, 35 evaluations": grid(a), "consistency, 1 step": grid(b)}`.
-            A caption wider than its picture is broken into lines.
+            A caption that is wider than its picture is broken into lines.
     """
     blocks = [_caption(text, panel.shape[1]) for text, panel in panels.items()]
     top = _MARGIN + max(block.shape[0] for block in blocks)
@@ -71,10 +74,10 @@ def captioned(
 
 
 def save_png(path: str | os.PathLike, image: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Writes a PNG file, which appears whole or not at all.
+    """Writes a PNG file; a reader never sees a part of it.
 
     Raises:
-      JcmError: where it cannot be written.
+      JcmError: if the file cannot be written.
     """
     with files.replacing(Path(path)) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")
@@ -89,7 +92,7 @@ def _paste(canvas: np.ndarray, image: np.ndarray, top: int, left: int) -> None:
 
 
 def _caption(text: str, width: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Draws a text in lines of at most `width`, if no word alone is wider."""
+    """Draws text in lines of at most `width` pixels, unless a single word is wider."""
     font = ImageFont.load_default(_FONT_SIZE)
     lines = [""]
     for word in text.split():

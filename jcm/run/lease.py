@@ -1,4 +1,4 @@
-"""One run at a time trains in a workdir."""
+"""The lease of a workdir, which lets only one run at a time train in it."""
 
 import contextlib
 import os
@@ -18,45 +18,45 @@ from jcm.run import storage
 from jcm.runtime import distributed, files
 from jcm.runtime.errors import JcmError
 
-# On an object store the holder says so often that it lives; it is believed to be dead
-# after three times as long.
+# How often the holder of a lease on an object store renews it. A lease that was not
+# renewed for three times as long has lost its holder.
 _LEASE_SECONDS = 20
 
 
 @contextlib.contextmanager
 def hold(workdir: str | os.PathLike) -> Iterator[None]:
-    """Within, no other run trains in this workdir; every process must call.
+    """Holds the lease of a workdir in a block; every process must enter it.
 
     Args:
-      workdir: as `storage.local_folder` gives it.
+      workdir: from `storage.local_folder`.
 
     Raises:
-      JcmError: where one does already, in every process.
+      JcmError: in every process, if another run holds the lease.
     """
     with contextlib.ExitStack() as stack:
         with distributed.fail_together():
             if jax.process_index() == 0:
-                place = storage.shared_path(workdir) / ".lock"
-                held = _lease(place) if "://" in os.fspath(place) else _flock(place)
-                stack.enter_context(held)
+                path = storage.shared_path(workdir) / ".lock"
+                remote = "://" in os.fspath(path)
+                stack.enter_context(_hold_object(path) if remote else _hold_file(path))
         yield
 
 
 @contextlib.contextmanager
-def _flock(place: epath.Path) -> Iterator[None]:
-    """By the file system, which unlocks it too when the holder is killed."""
-    path = pathlib.Path(place)
+def _hold_file(path: epath.Path) -> Iterator[None]:
+    """Holds a lease by a file lock, which also ends when the holder is killed."""
+    path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
             locked = files.lock(file, wait=False)
         except BlockingIOError as error:
             file.seek(0)
-            raise _taken(place, file.read()) from error
+            raise _in_use(path, file.read()) from error
         if not locked:
             logging.warning(
-                "%s is on a file system without locks: make sure yourself that no"
-                " other run uses it",
+                "%s is on a file system without locks: make sure that no other run"
+                " uses it",
                 path.parent,
             )
         file.truncate(0)
@@ -66,56 +66,69 @@ def _flock(place: epath.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _lease(place: epath.Path) -> Iterator[None]:
-    """By a note that the holder renews: object stores have no locks."""
-    before = _read(place)
-    if before:
-        seconds = 3 * _LEASE_SECONDS
-        logging.info("looking for %d s whether %s is in use", seconds, place.parent)
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and (now := _read(place)):
-            if now != before:
-                raise _taken(place, now.partition("\n")[0])
-            time.sleep(_LEASE_SECONDS / 10)
-        place.unlink(missing_ok=True)  # its holder is dead
+def _hold_object(path: epath.Path) -> Iterator[None]:
+    """Holds a lease by an object that is renewed: object stores have no locks."""
+    _remove_expired(path)
     mine = f"{_holder()}\n{secrets.token_hex(4)}"
-    store, path = fsspec.core.url_to_fs(os.fspath(place))
-    # Of all that begin at once the store lets one create it.
+    store, name = fsspec.core.url_to_fs(os.fspath(path))
+    # The store lets only one of several runs create the object.
     with contextlib.suppress(FileExistsError):
-        store.pipe_file(path, f"{mine} 0".encode(), mode="create")
-    time.sleep(_LEASE_SECONDS / 4)  # another may just have held ours for the dead one's
-    if not _read(place).startswith(mine):
-        raise _taken(place, _read(place).partition("\n")[0])
+        store.pipe_file(name, f"{mine} 0".encode(), mode="create")
+    # Another run may just have removed this lease instead of the expired one.
+    time.sleep(_LEASE_SECONDS / 4)
+    if not _read(path).startswith(mine):
+        raise _in_use(path, _read(path))
     ended = threading.Event()
-
-    def renew() -> None:
-        number = 0
-        while not ended.wait(_LEASE_SECONDS):
-            number += 1
-            try:
-                if not _read(place).startswith(mine):
-                    # What this run would save from now on is in the other's way.
-                    distributed.exit_all(_taken(place, _read(place).partition("\n")[0]))
-                    return
-                place.write_text(f"{mine} {number}")
-            except Exception as error:  # the store's; it is tried again
-                logging.warning("cannot write %s: %s", place, error)
-
-    thread = threading.Thread(target=renew, daemon=True)
+    thread = threading.Thread(target=_renew, args=(path, mine, ended), daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
-        with contextlib.suppress(Exception):  # at worst the next one waits
-            if _read(place).startswith(mine):
-                place.unlink(missing_ok=True)
+        with contextlib.suppress(Exception):  # otherwise the next run waits a minute
+            if _read(path).startswith(mine):
+                path.unlink(missing_ok=True)
 
 
-def _read(place: epath.Path) -> str:
+def _remove_expired(path: epath.Path) -> None:
+    """Removes a lease whose holder does not renew it.
+
+    Raises:
+      JcmError: if the holder renews it.
+    """
+    before = _read(path)
+    if not before:
+        return
+    seconds = 3 * _LEASE_SECONDS
+    logging.info("checking for %d s whether %s is in use", seconds, path.parent)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and (now := _read(path)):
+        if now != before:
+            raise _in_use(path, now)
+        time.sleep(_LEASE_SECONDS / 10)
+    path.unlink(missing_ok=True)
+
+
+def _renew(path: epath.Path, mine: str, ended: threading.Event) -> None:
+    """Renews a lease until it has ended; ends the program if another run has it."""
+    number = 0
+    while not ended.wait(_LEASE_SECONDS):
+        number += 1
+        try:
+            if not _read(path).startswith(mine):
+                # From now on this run could overwrite what the other one saves.
+                distributed.exit_all(_in_use(path, _read(path)))
+                return
+            path.write_text(f"{mine} {number}")
+        except Exception as error:  # the store's libraries raise many types
+            logging.warning("cannot write %s (%s); retrying", path, error)
+
+
+def _read(path: epath.Path) -> str:
+    """Returns the text of a lease, "" if there is none."""
     try:
-        return place.read_text()
+        return path.read_text()
     except FileNotFoundError:
         return ""
 
@@ -124,8 +137,10 @@ def _holder() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
-def _taken(place: epath.Path, holder: str) -> JcmError:
+def _in_use(path: pathlib.PurePath, text: str) -> JcmError:
+    """Returns the error that names the holder, the first line of a lease's text."""
+    holder = text.partition("\n")[0] or "another run"
     return JcmError(
-        f"{place.parent} is in use by {holder or 'another run'}: wait, stop that run,"
-        " or use another --workdir"
+        f"{path.parent} is in use by {holder}: wait, stop that run, or use another"
+        " --workdir"
     )

@@ -1,4 +1,4 @@
-"""How fast a run goes and how long it still takes: a bar, or lines in the log."""
+"""Reports the speed and the remaining time of a run, on a bar or in the log."""
 
 import collections
 import contextlib
@@ -10,23 +10,23 @@ from collections.abc import Iterator
 import tqdm
 from absl import logging
 
-# The speed is that of the last marks, taken at least so many seconds apart.
+# The speed is measured over the last 16 marks, which are at least 2 seconds apart.
 _MARKS = 16
 _MARK_SECONDS = 2.0
 
 
 class Progress:
-    """Reports progress on a bar if stderr is a terminal, else in the log.
+    """Reports progress on a bar if stderr is a terminal, and otherwise in the log.
 
-    Time starts to count when this is made and stands still in `pause`.
+    Time is measured from the construction on, except in `pause`.
 
     Args:
-        total_steps: The step at which the run is done.
-        start_step: The step it starts from, not 0 after a resume.
+        total_steps: The last step of the run.
+        start_step: The step that the run starts from; not 0 if it is resumed.
         batch_size: Images per step, over all processes.
-        unit: What a step is called.
-        log_seconds: Least time between two lines in the log.
-        enabled: False reports nothing, in all processes of a run but the first.
+        unit: The name of a step.
+        log_seconds: The least time between two lines in the log.
+        enabled: Whether to report; set it in process 0 only.
     """
 
     def __init__(
@@ -52,17 +52,21 @@ class Progress:
             self._bar = tqdm.tqdm(
                 total=total_steps,
                 initial=start_step,
-                # tqdm's own speed would count the pauses.
+                # tqdm's own speed would include the pauses.
                 bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {desc}",
                 dynamic_ncols=True,
             )
 
     def update(self, step: int, loss: float | None = None) -> dict[str, float]:
-        """Says that `step` steps are done; cheap enough to be called after each.
+        """Reports that `step` steps are done; it is cheap enough for every step.
+
+        Args:
+            step: The number of steps done, including those before a resume.
+            loss: The loss to show.
 
         Returns:
-            steps_per_sec, images_per_sec and eta_secs, as long as a step was done
-            since the start, and kimg, the thousands of images seen.
+            kimg, the number of images seen in thousands; and after at least one step
+            also steps_per_sec, images_per_sec and eta_secs, the remaining seconds.
         """
         now = self._time()
         first_time, first_step = self._marks[0]
@@ -79,17 +83,17 @@ class Progress:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Within, time does not count as training: for evaluations and the like."""
+        """Excludes the time in a block from the speed, such as that of evaluations."""
         start = time.monotonic()
         if self._bar is not None:
-            self._bar.clear()  # leaves the terminal's line to what is reported within
+            self._bar.clear()  # the block may print
         try:
             yield
         finally:
             self._paused += time.monotonic() - start
 
     def close(self) -> None:
-        """Ends the bar."""
+        """Closes the bar."""
         if self._bar is not None:
             self._bar.close()
 

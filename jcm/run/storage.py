@@ -1,9 +1,12 @@
 """Workdirs on object stores such as gs://BUCKET/RUN.
 
-Checkpoints are written there directly. All other files of a workdir are small, and some
-are appended to or changed in place, which object stores cannot do: they live in a
-local folder that is copied to and fro. For a workdir on a file system that all
-processes see there is nothing to copy, and nothing here does anything.
+Checkpoints are written to the store directly. All other files of a workdir are small,
+and some are appended to or changed in place, which object stores cannot do. They live
+in a local folder instead, the mirror: process 0 uploads what has changed in it. A
+workdir on a file system that all processes see has no mirror, and nothing is copied.
+
+`fsspec.generic.rsync` cannot do this, since it compares sizes alone and deletes either
+nothing or also the checkpoints.
 """
 
 import atexit
@@ -26,107 +29,117 @@ from etils import epath
 from jcm.runtime import distributed
 from jcm.runtime.errors import JcmError, one_line
 
-# What a kill costs of the numbers after the last checkpoint; see _GROWTH for samples.
-_PUSH_SECONDS = 30
-# What is only ever written, or by others.
-_NOT_PULLED = ("checkpoints", "damaged", "profile", "samples")
-_NEITHER = (".lock", ".tmp")
-# Samples under way. A store cannot append, and would be sent all of them each time:
-# until they are wanted, it is sent them once they have grown by a quarter.
+# A kill loses at most the numbers of this time; see _GROWTH for samples.
+_UPLOAD_SECONDS = 30
+# Folders that are only written, or not written by way of the mirror.
+_NOT_DOWNLOADED = {"checkpoints", "damaged", "profile", "samples"}
+_NOT_COPIED = (".lock", ".tmp")
+# Samples of an evaluation in progress. A store cannot append, so each upload sends the
+# whole file. Until another process needs it, it is sent when it has grown by a quarter.
 _GROWING, _GROWTH = ".uint8", 1.25
 
 _mirrors: dict[str, "_Mirror"] = {}
 
 
 class _Mirror:
-    """A local folder beside a remote one; the remote one is what counts."""
+    """A local folder and the remote folder that it is copied from and to.
+
+    Attributes:
+      remote: the remote folder.
+      local: the local folder; it is temporary.
+    """
 
     def __init__(self, remote: str):
-        # Another process's new files would never be seen.
+        """Creates the local folder and downloads the files of the remote one."""
+        # With a cache, new files of other processes would never appear.
         fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
         self.remote = epath.Path(remote)
         self.local = pathlib.Path(tempfile.mkdtemp(prefix="jcm_workdir_"))
-        self._pushed: dict[pathlib.Path, tuple[int, int]] = {}
-        self._pulled: dict[str, tuple[int, float]] = {}
+        with self._explain_errors("read"):
+            self._store, self._root = fsspec.core.url_to_fs(remote)
+        self._uploaded: dict[pathlib.Path, tuple[int, int]] = {}
+        self._downloaded: dict[pathlib.Path, str] = {}
         self._busy = threading.Lock()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._push_often, daemon=True)
-        self.pull()
-        atexit.register(self.end)  # without a program that calls `close`
+        self._thread = threading.Thread(target=self._upload_often, daemon=True)
+        self.download()
+        atexit.register(self.end)  # for programs that do not call `finish_uploads`
 
-    def pull(self) -> None:
-        """Copies what is there, over what is here."""
-        with self._busy, self._explained("read"):
-            for path in _files(self.remote):
-                stat = path.stat()
-                there = stat.length, stat.mtime
-                if self._pulled.get(str(path)) == there:
+    def download(self) -> None:
+        """Copies remote files that are new or have changed over the local ones."""
+        with self._busy, self._explain_errors("read"):
+            for name, info in self._store.find(self._root, detail=True).items():
+                relative = pathlib.PurePosixPath(name).relative_to(self._root)
+                path, version = self.local / relative, info["generation"]
+                if (
+                    not _NOT_DOWNLOADED.isdisjoint(relative.parts[:-1])
+                    or path.name.startswith("events.")
+                    or path.name.endswith(_NOT_COPIED)
+                    or self._downloaded.get(path) == version
+                ):
                     continue
-                target = self.local / os.path.relpath(path, self.remote)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(path.read_bytes())
-                self._pushed[target] = _signature(target)
-                self._pulled[str(path)] = there
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(self._store.cat_file(name))
+                self._uploaded[path] = _signature(path)
+                self._downloaded[path] = version
 
-    def push(self, *, everything: bool = True) -> None:
-        """Copies what has changed here, and deletes what was deleted here."""
-        with self._busy, self._explained("write"):
+    def upload(self, *, everything: bool = True) -> None:
+        """Copies local files that have changed, and deletes what was deleted here.
+
+        Args:
+          everything: whether to copy files that have grown only a little, too.
+        """
+        with self._busy, self._explain_errors("write"):
             here = {
                 path: _signature(path)
                 for path in self.local.rglob("*")
-                if path.is_file() and not path.name.endswith(_NEITHER)
+                if path.is_file() and not path.name.endswith(_NOT_COPIED)
             }
-            for path in here.keys() - {
-                path
-                for path, as_it_was in self._pushed.items()
-                if here.get(path) == as_it_was
-            }:
-                if not everything and self._can_wait(path, here[path]):
-                    continue
-                self._at(path).write_bytes(path.read_bytes())
-                self._pushed[path] = here[path]
-            for path in self._pushed.keys() - here.keys():
-                self._at(path).unlink(missing_ok=True)
-                del self._pushed[path]
+            for path, now in here.items():
+                before = self._uploaded.get(path)
+                can_wait = not everything and _has_hardly_grown(path, before, now)
+                if now != before and not can_wait:
+                    self._store.pipe_file(self._name(path), path.read_bytes())
+                    self._uploaded[path] = now
+            for path in self._uploaded.keys() - here.keys():
+                with contextlib.suppress(FileNotFoundError):
+                    self._store.rm_file(self._name(path))
+                del self._uploaded[path]
 
-    def _can_wait(self, path: pathlib.Path, now: tuple[int, int]) -> bool:
-        """Whether a file has hardly grown since it was pushed."""
-        before, _ = self._pushed.get(path, (0, 0))
-        return path.suffix == _GROWING and before < now[0] < _GROWTH * before
-
-    def begin(self) -> None:
-        """From now on what changes is pushed every so often."""
+    def start(self) -> None:
+        """Starts to upload changes periodically."""
         if not self._thread.is_alive():
             self._thread.start()
 
-    def _at(self, path: pathlib.Path) -> epath.Path:
-        return self.remote / str(path.relative_to(self.local))
-
-    def try_to_push(self) -> None:
-        """The same, of what can wait."""
+    def try_to_upload(self) -> None:
+        """Uploads changes, apart from small growth; logs an error as a warning."""
         try:
-            self.push(everything=False)
+            self.upload(everything=False)
         except JcmError as error:
-            logging.warning("%s; it is tried again", error)
-
-    def _push_often(self) -> None:
-        while not self._ended.wait(_PUSH_SECONDS):
-            self.try_to_push()
+            logging.warning("%s; retrying later", error)
 
     def end(self) -> None:
-        """Pushes what is left, and deletes the folder here."""
+        """Uploads the remaining changes and deletes the local folder."""
         writes = self._thread.is_alive()
         self._ended.set()
         try:
             if writes:
-                self.push()
+                self.upload()
         except JcmError as error:
-            logging.error("%s; what is missing there lies in %s", error, self.local)
+            logging.error("%s; the missing files are in %s", error, self.local)
         else:
             shutil.rmtree(self.local, ignore_errors=True)
 
+    def _upload_often(self) -> None:
+        while not self._ended.wait(_UPLOAD_SECONDS):
+            self.try_to_upload()
+
+    def _name(self, path: pathlib.Path) -> str:
+        """Returns the name of a local file in the store."""
+        return f"{self._root}/{path.relative_to(self.local).as_posix()}"
+
     @contextlib.contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
+    def _explain_errors(self, what: str) -> Iterator[None]:
         try:
             yield
         except ImportError as error:
@@ -134,19 +147,19 @@ class _Mirror:
                 f"cannot {what} {self.remote} ({error}): pip install 'jcm[gcs]', or use"
                 " a --workdir on a file system"
             ) from error
-        except Exception as error:  # of many kinds, by the store's own libraries
+        except Exception as error:  # the store's libraries raise many types
             reason = one_line(error, 200)
             raise JcmError(
-                f"cannot {what} {self.remote} ({type(error).__name__}: {reason}): look"
-                " whether the bucket is there and this machine may use it"
+                f"cannot {what} {self.remote} ({type(error).__name__}: {reason}): check"
+                " that the bucket exists and that this machine has access to it"
             ) from error
 
 
 def local_folder(workdir: str | os.PathLike) -> pathlib.Path:
-    """The folder to read and write in: the workdir itself, or one in its stead.
+    """Returns the folder to read and write: the workdir itself, or its mirror.
 
     Raises:
-      JcmError: where an object store cannot be read.
+      JcmError: if an object store cannot be read.
     """
     text = os.fspath(workdir).rstrip("/")
     if not text.startswith("gs://"):
@@ -157,103 +170,106 @@ def local_folder(workdir: str | os.PathLike) -> pathlib.Path:
 
 
 def shared_path(path: str | os.PathLike) -> epath.Path:
-    """Where all processes see a file or folder of a workdir that `local_folder` gave."""
+    """Returns the path under which all processes see a path in a workdir.
+
+    Args:
+      path: a workdir, or a path in a folder from `local_folder`.
+    """
     path = local_folder(path)
-    found = _mirror(path)
-    if found is None:
+    mirror = _mirror(path)
+    if mirror is None:
         return epath.Path(pathlib.Path(path).absolute())
-    relative = os.path.relpath(path, found.local)
-    return found.remote if relative == "." else found.remote / relative
+    relative = os.path.relpath(path, mirror.local)
+    return mirror.remote if relative == "." else mirror.remote / relative
 
 
 def start_uploads(path: str | os.PathLike) -> None:
-    """From now on what process 0 writes is copied to where all see it, now and then."""
-    found = _mirror(path)
-    if found and jax.process_index() == 0:
-        found.begin()
+    """Starts to upload periodically what process 0 writes in the workdir of a path."""
+    mirror = _mirror(path)
+    if mirror and jax.process_index() == 0:
+        mirror.start()
 
 
 def upload(path: str | os.PathLike) -> None:
-    """Copies what process 0 has written to where all see it.
+    """Uploads what process 0 has written in the workdir of a path.
 
-    Where an object store does not take it now, it is tried again later.
+    If the store fails, a warning is logged and the upload is repeated later.
     """
-    found = _mirror(path)
-    if found and jax.process_index() == 0:
-        found.begin()
-        found.try_to_push()
+    mirror = _mirror(path)
+    if mirror and jax.process_index() == 0:
+        mirror.start()
+        mirror.try_to_upload()
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Waits until every process sees what process 0 has written; all must call this.
+
+    Raises:
+      JcmError: in every process, if an object store cannot be written or read.
+    """
+    mirror = _mirror(path)
+    with distributed.fail_together():
+        if mirror and jax.process_index() == 0:
+            mirror.start()
+            mirror.upload()
+    with distributed.fail_together():
+        if mirror and jax.process_index() != 0:
+            mirror.download()
 
 
 def finish_uploads() -> None:
-    """Writes what is left, while the program can still do so; nothing can follow."""
+    """Uploads the remaining changes of all workdirs and deletes their mirrors.
+
+    Call it at the end of a program, while it can still start threads.
+    """
     while _mirrors:
         _, mirror = _mirrors.popitem()
         mirror.end()
         atexit.unregister(mirror.end)
 
 
-def sync(path: str | os.PathLike) -> None:
-    """Waits until every process sees what process 0 has written; all must call.
-
-    Raises:
-      JcmError: where an object store cannot be written or read, in every process.
-    """
-    found = _mirror(path)
-    with distributed.fail_together():
-        if found and jax.process_index() == 0:
-            found.begin()
-            found.push()
-    with distributed.fail_together():
-        if found and jax.process_index() != 0:
-            found.pull()
-
-
 def check_same_folder(workdir: str | os.PathLike) -> None:
-    """Makes sure that all processes see the same folder; every process must call.
+    """Checks that all processes see the same workdir; every process must call this.
 
     Raises:
-      JcmError: where one does not.
+      JcmError: in every process, if one sees another folder.
     """
     if jax.process_count() == 1:
         return
     token = distributed.from_main(np.uint64(secrets.randbits(64)))
-    place = shared_path(workdir) / f".shared.{token:x}.tmp"
+    marker = shared_path(workdir) / f".shared.{token:x}.tmp"
     with distributed.fail_together():
         if jax.process_index() == 0:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text("")
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.write_text("")
     with distributed.fail_together():
-        tries = iter(range(20))  # a network's file system may be late
-        while not place.exists():
+        tries = iter(range(20))  # a network file system may show the file late
+        while not marker.exists():
             if next(tries, None) is None:
                 raise JcmError(
-                    f"{shared_path(workdir)} is not the folder that process 0 writes in:"
-                    " name a --workdir on storage that all processes share, or gs://"
+                    f"{shared_path(workdir)} is not the folder that process 0 writes"
+                    " in: name a --workdir on storage that all processes share, or"
+                    " gs://"
                 )
             time.sleep(0.5)
     if jax.process_index() == 0:
-        place.unlink(missing_ok=True)
+        marker.unlink(missing_ok=True)
 
 
 def _mirror(path: str | os.PathLike) -> _Mirror | None:
+    """Returns the mirror that a local path is in, or None."""
     parents = {pathlib.Path(path), *pathlib.Path(path).parents}
     return next((each for each in _mirrors.values() if each.local in parents), None)
 
 
-def _files(folder: epath.Path) -> Iterator[epath.Path]:
-    """What is worth reading; stores list folders that are not there by an error."""
-    try:
-        found = list(folder.iterdir())
-    except FileNotFoundError:
-        return
-    for path in found:
-        if path.is_dir():
-            if path.name not in _NOT_PULLED:
-                yield from _files(path)
-        elif not path.name.startswith("events.") and not path.name.endswith(_NEITHER):
-            yield path
+def _has_hardly_grown(
+    path: pathlib.Path, before: tuple[int, int] | None, now: tuple[int, int]
+) -> bool:
+    size, _ = before or (0, 0)
+    return path.suffix == _GROWING and size < now[0] < _GROWTH * size
 
 
 def _signature(path: pathlib.Path) -> tuple[int, int]:
+    """Returns numbers that change with the content of a file."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns

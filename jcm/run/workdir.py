@@ -1,14 +1,14 @@
-"""A run's folder: what it was made with, and where its parts lie.
+"""The folder of a run, and the record of the settings that made it.
 
 run.json        the resolved config, class names and fingerprint of the data
 checkpoints/    one folder per saved step
 damaged/        checkpoints that could not be read
-profile/        traces of steps, where config.profile asks for them
+profile/        traces of steps, if config.profile asks for them
 metrics.jsonl, events.*    numbers and pictures over time
 samples/        grids of samples
-evaluation/     what was scored, and samples under way
-scores.md, scores.json, comparison.png, search.json    what was found
-teacher/        the teacher's own workdir, where it was trained on the way
+evaluation/     the scores so far, and the samples of an evaluation in progress
+scores.md, scores.json, comparison.png, search.json    results
+teacher/        the workdir of a teacher that this run has trained first
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ from jcm.run import storage
 from jcm.runtime import files
 from jcm.runtime.errors import JcmError
 
-# A line for each model, way of sampling and seed that was scored.
-SCORES = os.path.join("evaluation", "scores.jsonl")
+# It has a line for each scored model, way of sampling and seed.
+SCORES_FILE = os.path.join("evaluation", "scores.jsonl")
 
-# What may differ between two starts of one run: it changes what is shown or where,
-# and never the numbers of the training.
+# The fields that may differ between two starts of a run: they change what is shown, or
+# where the data lies, and not the numbers of the training.
 _FREE = (
     "data.path",
     "data.dir",
@@ -41,7 +41,7 @@ _FREE = (
     "train.sample_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
-    "teacher",  # its weights are compared
+    "teacher",  # the hash of its weights is compared instead
     "mesh",
     "profile",
     "train.skip_nonfinite",
@@ -54,13 +54,13 @@ _FREE = (
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What a run was made with.
+    """The settings and the data that a run was made with.
 
     Attributes:
-      config: all settings.
-      class_names: of the data set.
-      data_fingerprint: of the data set's content.
-      teacher_hash: of the weights that are distilled; empty where there are none.
+      config: the whole config.
+      class_names: the names of the classes of the data set.
+      data_fingerprint: a hash of the content of the data set.
+      teacher_hash: a hash of the weights that are distilled; empty without a teacher.
     """
 
     config: ConfigDict
@@ -70,10 +70,10 @@ class Record:
 
 
 def read(workdir: str | os.PathLike) -> Record:
-    """The record of a run.
+    """Returns the record of a run.
 
     Raises:
-      JcmError: where there is none, or it cannot be read.
+      JcmError: if there is none, or it cannot be read.
     """
     path = storage.local_folder(workdir) / "run.json"
     try:
@@ -83,7 +83,8 @@ def read(workdir: str | os.PathLike) -> Record:
         fingerprints = fields["data_fingerprint"], fields["teacher_hash"]
     except OSError as error:
         raise JcmError(
-            f"{workdir} is not the workdir of a run: there is no run.json in it"
+            f"{workdir} is not the workdir of a run, since it has no run.json: name"
+            " the workdir of a run"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise JcmError(
@@ -93,14 +94,14 @@ def read(workdir: str | os.PathLike) -> Record:
 
 
 def claim(workdir: str | os.PathLike, record: Record) -> None:
-    """Writes the record of a new run, or makes sure that it is the same run.
+    """Writes the record of a new run, or checks that a run is the same one.
 
-    A run without a checkpoint has nothing to lose: it may begin anew with other
-    settings.
+    Every process must call this. A run without a checkpoint has nothing to lose, so it
+    may start again with other settings.
 
     Raises:
-      JcmError: where the folder holds a run with other settings or other data; names
-        the first that differs. Nothing is changed then.
+      JcmError: if the folder holds a run with other settings or other data; names the
+        first difference. Nothing is changed then.
     """
     workdir = pathlib.Path(workdir)
     storage.check_same_folder(workdir)
@@ -118,58 +119,60 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
         record = dataclasses.replace(record, teacher_hash=old.teacher_hash)
     elif begun:
         raise JcmError(
-            f"{workdir} has checkpoints but no run.json: it was written by another "
-            "program; use another --workdir"
+            f"{workdir} has checkpoints but no run.json, so another program has written"
+            " it: use another --workdir"
         )
     _write(workdir, record)
-    storage.sync(workdir)  # none may begin before all have looked
+    storage.sync(workdir)  # no process may start before all have checked
 
 
 def claim_teacher(workdir: str | os.PathLike, teacher_hash: str) -> None:
-    """Notes which weights a run distils, or makes sure that they are the same.
+    """Records the weights that a run distills, or checks that they are the same.
 
     Raises:
-      JcmError: where the run has distilled other weights.
+      JcmError: if the run has distilled other weights.
     """
     old = read(workdir)
     if _begun(workdir) and old.teacher_hash != teacher_hash:
         raise JcmError(
             f"{workdir} holds a run with another teacher: the weights in"
-            f" {teacher_place(old.config, workdir)} are not those it began with;"
+            f" {teacher_path(old.config, workdir)} have changed since it started;"
             " restore them, or use another --workdir"
         )
     _write(workdir, dataclasses.replace(old, teacher_hash=teacher_hash))
 
 
-def teacher_place(config: ConfigDict, workdir: str | os.PathLike) -> str | None:
-    """Where the teacher of a run lies; None where the config names none."""
+def teacher_path(config: ConfigDict, workdir: str | os.PathLike) -> str | None:
+    """Returns the path of the teacher of a run; None if the config names none."""
     if config_lib.is_file(config.teacher):
         return os.path.join(workdir, "teacher")
     return config.teacher or None
 
 
 def check_same_settings(workdir: str | os.PathLike, config: ConfigDict) -> None:
-    """Makes sure that a config describes the run in a workdir.
+    """Checks that a config describes the run in a workdir.
 
-    What only changes what is shown, or where the data lies, may differ.
+    Fields that only change what is shown, or where the data lies, may differ.
 
     Raises:
-      JcmError: where there is no run, or it has other settings; names the first.
+      JcmError: if there is no run, or it has other settings; names the first.
     """
-    before, now = (flatten(c.to_dict()) for c in (read(workdir).config, config))
-    for key in sorted(before.keys() | now.keys()):
-        free = any(key == name or key.startswith(f"{name}.") for name in _FREE)
-        if before.get(key) != now.get(key) and not free and not _longer(key, config):
-            raise JcmError(
-                f"{workdir} holds a run with config.{key}={before.get(key)!r}, and not "
-                f"{now.get(key)!r}: use another --workdir, or the same setting; to"
-                " sample or evaluate, --workdir without --config is enough"
-            )
+    for name, before, now in config_lib.differences(
+        read(workdir).config, config, ignore=_FREE
+    ):
+        # The curriculum of adaptive scales depends on the length of the run.
+        if name == "train.num_steps" and config.loss.scales != "adaptive":
+            continue
+        raise JcmError(
+            f"{workdir} holds a run with config.{name}={before!r}, and not {now!r}:"
+            " use another --workdir, or the same setting; to sample or evaluate,"
+            " --workdir without --config is enough"
+        )
 
 
 def scores(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """What was scored in a workdir, in order, without lines that a kill has cut."""
-    path = pathlib.Path(workdir) / SCORES
+    """Returns the scores of a workdir in order, without lines that a kill has cut."""
+    path = pathlib.Path(workdir) / SCORES_FILE
     if not path.exists():
         return []
     records = []
@@ -177,12 +180,12 @@ def scores(workdir: str | os.PathLike) -> list[dict[str, Any]]:
         try:
             records.append(json.loads(line))
         except ValueError:
-            logging.warning("%s: a line is not whole and does not count", path)
+            logging.warning("%s: ignoring an incomplete line", path)
     return records
 
 
 def _begun(workdir: str | os.PathLike) -> bool:
-    """Whether there is a checkpoint to lose."""
+    """Returns whether the run has a checkpoint."""
     folder = storage.shared_path(workdir) / "checkpoints"
     return folder.exists() and any(path.name[0].isdigit() for path in folder.iterdir())
 
@@ -192,19 +195,3 @@ def _write(workdir: str | os.PathLike, record: Record) -> None:
     if jax.process_index() == 0:
         path = pathlib.Path(workdir) / "run.json"
         files.write_json(path, fields)
-
-
-def _longer(key: str, config: ConfigDict) -> bool:
-    """Whether this is the length of a run that does not plan by it."""
-    return key == "train.num_steps" and config.loss.scales != "adaptive"
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Settings by dotted name, as JSON gives them back."""
-    if not isinstance(tree, dict):
-        # JSON has no tuples.
-        return {prefix[:-1]: list(tree) if isinstance(tree, tuple) else tree}
-    flat = {}
-    for name, value in tree.items():
-        flat |= flatten(value, f"{prefix}{name}.")
-    return flat

@@ -1,7 +1,7 @@
-"""Metrics into files: metrics.jsonl always, and TensorBoard's event files.
+"""Writes metrics to metrics.jsonl and to TensorBoard's event files.
 
-The methods are named as those of `clu.metric_writers.MetricWriter`, which cannot be
-used itself because it imports TensorFlow.
+The methods have the names of those of `clu.metric_writers.MetricWriter`, which cannot
+be used here because it imports TensorFlow.
 """
 
 import json
@@ -25,26 +25,26 @@ Images = UInt8[AnyArray, "_n _h _w _c"] | Float[AnyArray, "_n _h _w _c"]
 
 
 class MetricWriter:
-    """Writes nothing; the other writers override what they can write."""
+    """Writes nothing; a subclass overrides the methods for what it can write."""
 
     def write_scalars(self, step: int, scalars: Mapping[str, SupportsFloat]) -> None:
-        """Writes numbers, also 0-dimensional arrays."""
+        """Writes numbers or 0-dimensional arrays by name."""
 
     def write_images(self, step: int, images: Mapping[str, Images]) -> None:
-        """Writes each batch of images, uint8 or in [-1, 1], as one grid."""
+        """Writes each batch of images, uint8 or float in [-1, 1], as one grid."""
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """Writes texts in Markdown."""
+        """Writes Markdown texts by name."""
 
     def close(self) -> None:
-        """Makes sure that everything is in the files; nothing can follow."""
+        """Writes everything to the files and closes them."""
 
 
 class JsonlWriter(MetricWriter):
-    """Appends a line `{"step": 10, "loss": 0.5}` to a file per call.
+    """Appends a line such as `{"step": 10, "loss": 0.5}` to a file at each call.
 
-    JSON has no numbers that are not finite: they are the strings "NaN", "Infinity"
-    and "-Infinity", which `float()` understands. Each line is in the file at once.
+    JSON has no infinite numbers or NaN. They are written as the strings "NaN",
+    "Infinity" and "-Infinity", which `float()` reads. Lines are not buffered.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -57,8 +57,8 @@ class JsonlWriter(MetricWriter):
             self._file.write(json.dumps(record, allow_nan=False) + "\n")
         except OSError as error:
             raise JcmError(
-                f"cannot write {self._file.name} ({error.strerror}): make room there"
-                " and start again"
+                f"cannot write {self._file.name} ({error.strerror}): free some"
+                " space there and start again"
             ) from error
 
     def close(self) -> None:
@@ -66,17 +66,17 @@ class JsonlWriter(MetricWriter):
 
 
 class TensorBoardWriter(MetricWriter):
-    """Writes TensorBoard's event files into a folder, in the background.
+    """Writes TensorBoard's event files in the background.
 
-    A kill can cost the last half minute.
+    A kill can lose the last half minute.
 
     Args:
-        folder: Where.
-        resume_step: TensorBoard hides what earlier event files say about later steps.
+        folder: The folder of the event files.
+        resume_step: TensorBoard hides what earlier event files hold of later steps.
     """
 
     def __init__(self, folder: str | os.PathLike, *, resume_step: int | None = None):
-        # TensorBoard purges from a step on, that step included.
+        # TensorBoard hides the purge step and all later ones.
         purge_step = None if resume_step is None else resume_step + 1
         self._folder = folder
         self._events = tensorboardX.SummaryWriter(
@@ -105,16 +105,22 @@ class TensorBoardWriter(MetricWriter):
         self._events.close()
 
     def _check(self) -> None:
-        """A thread writes; once an error has ended it, its queue waits for ever."""
+        """Checks that the thread that writes is alive.
+
+        After an error has ended it, a call would wait forever.
+
+        Raises:
+            JcmError: if an error has ended it.
+        """
         if not self._events.file_writer.event_writer._worker.is_alive():
             raise JcmError(
-                f"cannot write TensorBoard's event files in {self._folder}: make room"
-                " there and start again"
+                f"cannot write TensorBoard's event files in {self._folder}: free some"
+                " space there and start again"
             )
 
 
 class MultiWriter(MetricWriter):
-    """Hands everything to several writers in turn."""
+    """Passes everything to several writers in turn."""
 
     def __init__(self, writers: Sequence[MetricWriter]):
         self._writers = tuple(writers)
@@ -142,18 +148,20 @@ def create(
     resume_step: int | None = None,
     enabled: bool = True,
 ) -> MetricWriter:
-    """The writer of a run: metrics.jsonl and event files in its workdir.
+    """Returns the writer of a run: metrics.jsonl and event files in its workdir.
 
-    Close it whatever happens, best by `contextlib.closing`: event files are written
-    in the background.
+    Close it also after an error, for example with `contextlib.closing`, since event
+    files are written in the background.
 
     Args:
-        workdir: The run's folder; made if it does not exist.
-        resume_step: The step of the checkpoint that the run goes on from. What was
-            written about later steps is dropped, because it will be written again.
-            None keeps everything, for an evaluation, which adds to it.
-        enabled: False in all processes of a run but the first: the writer then
-            writes nothing and touches no file.
+        workdir: The run's folder; it is created if it does not exist.
+        resume_step: The step of the checkpoint that the run resumes from. What was
+            written for later steps is removed, since it will be written again. None
+            keeps everything, for an evaluation, which adds to it.
+        enabled: Whether to write; set it in process 0 only.
+
+    Raises:
+        JcmError: if metrics.jsonl cannot be rewritten.
     """
     if not enabled:
         return MetricWriter()
@@ -167,7 +175,7 @@ def create(
 
 
 def has_scalars(workdir: str | os.PathLike, step: int, prefix: str) -> bool:
-    """Whether metrics.jsonl has a number of this step whose name begins so."""
+    """Returns whether metrics.jsonl has a number of a step whose name has a prefix."""
     path = Path(workdir) / "metrics.jsonl"
     if not path.exists():
         return False
@@ -189,7 +197,7 @@ def _json_number(value: SupportsFloat) -> float | str:
 
 
 def _clean(path: Path, last_step: float) -> None:
-    """Drops the lines of later steps, and what a kill has left half written."""
+    """Removes the lines of later steps, and a line that a kill has left incomplete."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -200,7 +208,7 @@ def _clean(path: Path, last_step: float) -> None:
 
 
 def _step(line: str) -> float:
-    """The step that a line is about, or NaN if the line is not whole."""
+    """Returns the step of a line, or NaN if the line is incomplete."""
     if not line.endswith("\n"):
         return math.nan
     try:

@@ -1,4 +1,4 @@
-"""The device mesh, and the one rule by which arrays are placed on it."""
+"""The device mesh, and the rule that places arrays on it."""
 
 import collections
 import dataclasses
@@ -19,14 +19,14 @@ _AXES = ("data", "fsdp")
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh `data` x `fsdp` over all devices of all processes.
+    """Returns a mesh with the axes `data` and `fsdp`.
 
     Args:
-      fsdp: devices that share one copy of the parameters.
-      devices: instead of all.
+      fsdp: the number of devices that share one copy of the parameters.
+      devices: the devices of the mesh; by default all devices of all processes.
 
     Raises:
-      JcmError: where `fsdp` does not divide the number of devices of a slice.
+      JcmError: if `fsdp` does not divide the number of devices of a slice.
     """
     devices = jax.devices() if devices is None else devices
     grid = device_grid(devices, fsdp)
@@ -34,21 +34,25 @@ def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
 
 
 def device_grid(devices: Sequence[Any], fsdp: int) -> np.ndarray:
-    """Devices as the mesh has them: shape (data, fsdp).
+    """Returns the devices in the order of the mesh, shape (data, fsdp).
 
-    The devices of one `fsdp` group talk most. Where there are several slices, whose
-    networks are fast inside and slow between (DCN), no group spans two of them.
+    The devices of an `fsdp` group communicate most. The network between TPU slices
+    (DCN) is slower than the one within a slice, so no group spans two slices. GPUs keep
+    the order of their machines, and a group may span several of them.
 
-    GPUs of several machines are neighbours in the order of their machines.
+    Args:
+      devices: JAX devices.
+      fsdp: the number of devices of a group.
 
     Raises:
-      JcmError: where `fsdp` does not divide the number of devices of a slice.
+      JcmError: if `fsdp` does not divide the number of devices of a slice, or slices
+        differ in size.
     """
     slices = collections.Counter(map(_slice, devices))
     each = len(devices) // len(slices)
     if len(set(slices.values())) > 1:
         raise JcmError(
-            f"slices differ in their devices, {dict(slices)}: use equal ones"
+            f"slices differ in their devices, {dict(slices)}: use equal slices"
         )
     if fsdp < 1 or each % fsdp:
         where = f" of each of {len(slices)} slices" if len(slices) > 1 else ""
@@ -56,7 +60,7 @@ def device_grid(devices: Sequence[Any], fsdp: int) -> np.ndarray:
             f"config.mesh.fsdp={fsdp} must divide the number of devices{where}, {each}"
         )
     shape = (each // fsdp, fsdp)
-    # A group may be smaller than any axis of the slice's own network.
+    # A group may be smaller than every axis of the network of a slice.
     split = {"allow_split_physical_axes": True}
     if len(slices) == 1:
         return mesh_utils.create_device_mesh(shape, devices, **split)
@@ -66,24 +70,24 @@ def device_grid(devices: Sequence[Any], fsdp: int) -> np.ndarray:
 
 
 def _slice(device: Any) -> int:
-    """Of TPUs; JAX calls each machine with GPUs a slice, whose networks are closer."""
+    """Returns the slice of a TPU; for GPUs 0, not the machine as in JAX."""
     return getattr(device, "slice_index", 0) if device.platform == "tpu" else 0
 
 
 def batch(mesh: Mesh) -> NamedSharding:
-    """Examples spread over every device."""
+    """Returns the placement that splits examples over all devices."""
     return NamedSharding(mesh, PartitionSpec(_AXES))
 
 
 def rows(place: NamedSharding, count: int) -> Int[np.ndarray, " n"]:
-    """Which examples of a global batch this process gives, in order.
+    """Returns the indices of the examples that this process provides, ascending.
 
-    Not always those that follow each other: devices of a TPU lie in the mesh as their
-    network wants it.
+    They need not be consecutive: the order of TPU devices in the mesh follows their
+    network.
 
     Args:
-      place: of the batch.
-      count: its examples.
+      place: the placement of the batch, from `batch`.
+      count: the number of examples in the global batch.
     """
     blocks = {
         (where[0].start or 0, count if where[0].stop is None else where[0].stop)
@@ -93,7 +97,7 @@ def rows(place: NamedSharding, count: int) -> Int[np.ndarray, " n"]:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Returns the placement that gives every device the whole array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -102,10 +106,11 @@ class Rules:
     """Which axis of a tensor is split over `fsdp`.
 
     Attributes:
-      min_bytes: smaller tensors are replicated: communication costs more than memory
-        is won.
-      exceptions: pairs of a regular expression, looked for in a tensor's path, and its
-        axis, None to replicate; the first that fits counts, whatever the size.
+      min_bytes: smaller tensors are replicated, since splitting them saves little
+        memory and costs communication.
+      exceptions: pairs of a regular expression, which is searched for in a tensor's
+        path, and the axis to split, None to replicate. The first match applies,
+        whatever the size of the tensor.
     """
 
     min_bytes: float
@@ -113,10 +118,10 @@ class Rules:
 
     @classmethod
     def of(cls, config: ConfigDict) -> "Rules":
-        """The rules of `config.mesh`.
+        """Returns the rules of `config.mesh`.
 
         Raises:
-          JcmError: for an exception that is not understood.
+          JcmError: if an exception cannot be parsed.
         """
         exceptions = []
         for text in config.rules:
@@ -128,29 +133,31 @@ class Rules:
                     raise ValueError("it must be REGULAR-EXPRESSION=AXIS")
             except (ValueError, re.error) as error:
                 raise JcmError(
-                    f"config.mesh.rules: {text!r} is not understood ({error}): write"
-                    ' such as "conv_in/kernel=3" or "norm=none"'
+                    f"config.mesh.rules: {text!r} cannot be parsed ({error}): write for"
+                    ' example "conv_in/kernel=3" or "norm=none"'
                 ) from error
             exceptions.append((pattern, number))
         return cls(config.fsdp_min_mib * 2**20, tuple(exceptions))
 
 
 def shard_tree(mesh: Mesh, tree: Any, rules: Rules) -> Any:
-    """Placement of parameters, optimiser state and averages, leaf by leaf.
+    """Returns the placement of parameters, optimizer state and averages.
 
-    A large leaf is split over `fsdp` along its largest axis that divides; anything else
-    is replicated. Copies of one parameter are named alike and so are placed alike.
+    A large leaf is split over `fsdp` along its largest axis that `fsdp` divides. All
+    other leaves are replicated. The copies of a parameter have paths with the same
+    end, so that the rules place them in the same way.
 
     Args:
       mesh: from `make_mesh`.
       tree: arrays or shapes.
-      rules: say what is large, and name exceptions.
+      rules: which leaves are large, and the exceptions.
 
     Returns:
-      A `NamedSharding` for every leaf.
+      A tree with a `NamedSharding` for every leaf.
 
     Raises:
-      JcmError: for an exception with an axis that a leaf lacks or that does not divide.
+      JcmError: if an exception names an axis that a leaf lacks, or that `fsdp` does not
+        divide.
     """
     size = mesh.shape["fsdp"]
 
@@ -172,7 +179,7 @@ def shard_tree(mesh: Mesh, tree: Any, rules: Rules) -> Any:
                     raise JcmError(
                         f"config.mesh.rules: {pattern!r} splits axis {axis} of {name},"
                         f" whose shape {leaf.shape} has no such axis that divides by"
-                        f" fsdp={size}"
+                        f" fsdp={size}: correct the axis"
                     )
                 return axis
         axes = [i for i, length in enumerate(leaf.shape) if length % size == 0]
@@ -184,17 +191,17 @@ def shard_tree(mesh: Mesh, tree: Any, rules: Rules) -> Any:
 
 
 def check_rules_match(tree: Any, rules: Rules) -> None:
-    """Makes sure that each exception names something.
+    """Checks that each exception of the rules matches a leaf of a tree.
 
     Raises:
-      JcmError: for one that fits no leaf.
+      JcmError: names the first exception that matches none.
     """
     names = [_name(path) for path, _ in jax.tree.leaves_with_path(tree)]
     for pattern, _ in rules.exceptions:
         if not any(re.search(pattern, name) for name in names):
             raise JcmError(
-                f"config.mesh.rules: {pattern!r} fits no tensor; they are named such"
-                f" as {names[len(names) // 2]}"
+                f"config.mesh.rules: {pattern!r} matches no tensor: use a part of a"
+                f" name such as {names[len(names) // 2]}"
             )
 
 
@@ -203,7 +210,12 @@ def _name(path: Any) -> str:
 
 
 def with_placement(shapes: Any, place: Callable[[Any], Any]) -> Any:
-    """Shapes with the placement that `place` gives them."""
+    """Returns shapes with a placement.
+
+    Args:
+      shapes: a tree of arrays or shapes.
+      place: returns a tree of placements for a tree of shapes.
+    """
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=where
@@ -214,7 +226,7 @@ def with_placement(shapes: Any, place: Callable[[Any], Any]) -> Any:
 
 
 def bytes_per_device(tree: Any) -> int:
-    """Bytes that one device holds of placed arrays, or of shapes with a placement."""
+    """Returns how many bytes of placed arrays or shapes one device holds."""
 
     def local(leaf: Any) -> int:
         return int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
@@ -223,7 +235,7 @@ def bytes_per_device(tree: Any) -> int:
 
 
 def overview(tree: Any) -> str:
-    """What of a tree is split, for people."""
+    """Describes how much of a tree of placed arrays or shapes is split."""
     leaves = jax.tree.leaves(tree)
     split = [leaf for leaf in leaves if not leaf.sharding.is_fully_replicated]
     total, held = (

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from jcm.commands.train import train
-from jcm.model import model
+from jcm.model.load import load
 from jcm.run import checkpoints
 from jcm.runtime.errors import JcmError
 
@@ -47,13 +47,14 @@ def test_a_checkpoint_that_does_not_fit_is_not_begun(
 ):
     run = tmp_path / "run"
     shutil.copytree(teacher, run)
-    config = model.load(run).config
+    config = load(run).config
     with config.unlocked():
         config.train.num_steps += 1
         config.data.dir = str(data_dir)
     usage = shutil.disk_usage(run)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(JcmError, match="cannot save step 9: .* 0 are free: free some space"):
+    message = "cannot save step 9: .* only 0 MiB are free: free some space"
+    with pytest.raises(JcmError, match=message):
         train(config, run)
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["4", "8"]
 
@@ -88,7 +89,7 @@ def test_while_training(teacher, data_dir, tmp_path, limit):
     _assert_one_line(done, "free some space", str(run))
     assert checkpoints.Checkpoints(run).latest_step == 8
     assert all(path.read_bytes() == content for path, content in before.items())
-    assert model.load(run).kind == "edm"
+    assert load(run).kind == "edm"
 
 
 def test_while_downloading(tmp_path):
@@ -106,5 +107,6 @@ def test_while_downloading(tmp_path):
         text=True,
         timeout=100,
     )
-    assert f"cannot write {target} (" in done.stdout and "free some space" in done.stdout
+    assert f"cannot write {target} (" in done.stdout
+    assert "free some space" in done.stdout
     assert not list(target.parent.iterdir())

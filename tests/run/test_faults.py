@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jcm.commands.train import train
-from jcm.model import model
+from jcm.model.load import load
 
 
 def test_a_run_killed_while_it_saves_ends_as_if_nothing_had_been(
@@ -37,7 +37,7 @@ def test_a_run_killed_while_it_saves_ends_as_if_nothing_had_been(
     train(tiny("digits_edm"), run)
     for part in ("params", ""):
         for a, b in zip(
-            *(jax.tree.leaves(model.load(w, ema=part).params) for w in (run, teacher)),
+            *(jax.tree.leaves(load(w, ema=part).params) for w in (run, teacher)),
             strict=True,
         ):
             np.testing.assert_array_equal(a, b)

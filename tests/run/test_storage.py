@@ -14,7 +14,7 @@ import pytest
 from etils import epath
 
 from jcm.commands.train import train
-from jcm.model import model
+from jcm.model.load import load
 from jcm.run import lease, storage
 from jcm.runtime import files
 from jcm.runtime.errors import JcmError
@@ -58,7 +58,7 @@ def here(store, monkeypatch):
 
 
 def _weights(place):
-    return jax.tree.leaves(model.load(place, ema="params").params)
+    return jax.tree.leaves(load(place, ema="params").params)
 
 
 def test_a_run_in_a_bucket_is_that_of_a_folder(here, tiny, teacher):
@@ -88,7 +88,7 @@ def test_a_run_in_a_bucket_is_that_of_a_folder(here, tiny, teacher):
     (name,) = (n for n in _objects(here) if n.endswith("/8/checksums/metadata"))
     here[0].objects["bucket", name].data = b"{}"
     with pytest.raises(JcmError, match="gs://bucket/a run/checkpoints/8/.*damaged"):
-        model.load(place)
+        load(place)
     train(config, place)
     for a, b in zip(*map(_weights, (place, teacher)), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -135,7 +135,8 @@ def test_a_store_that_refuses_is_one_line(here, monkeypatch):
     (folder / "run.json").write_text("{}")
     with monkeypatch.context() as patch:
         patch.setattr(gcs_server._Handler, "_upload", lambda self, *_: self._fail(403))
-        with pytest.raises(JcmError, match="cannot write gs://bucket/two .*use it$"):
+        message = "cannot write gs://bucket/two .*access to it$"
+        with pytest.raises(JcmError, match=message):
             storage.sync(folder)
         storage.upload(folder)  # what can wait is tried again
         assert _objects(here, "two/") == []
@@ -169,7 +170,7 @@ def test_the_second_run_in_a_bucket_is_refused_and_a_dead_one_is_not(here, monke
         # Copying files to and fro, here or by a reader, does not unlock.
         storage.sync(folder)
         reader = storage._Mirror("gs://bucket/three")
-        reader.push()
+        reader.upload()
         assert _objects(here, "three/") == [".lock"]
         shutil.rmtree(reader.local)
     # Of two that begin at once, one has it.
@@ -177,7 +178,7 @@ def test_the_second_run_in_a_bucket_is_refused_and_a_dead_one_is_not(here, monke
 
     def begin():
         try:
-            with lease._lease(storage.shared_path(folder) / ".lock"):
+            with lease._hold_object(storage.shared_path(folder) / ".lock"):
                 outcomes.append("has it")
                 time.sleep(1)
         except JcmError:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jcm.commands import train as train_lib
-from jcm.model import model
+from jcm.model.load import load
 from jcm.run.checkpoints import Checkpoints
 from jcm.runtime import preemption
 from jcm.runtime.errors import JcmError, Preempted
@@ -21,7 +21,7 @@ from jcm.training.profiling import Profile
 
 
 def _weights(workdir):
-    return jax.tree.leaves(model.load(workdir, ema="params").params)
+    return jax.tree.leaves(load(workdir, ema="params").params)
 
 
 def test_a_run_that_is_sent_away_goes_on_bit_for_bit(

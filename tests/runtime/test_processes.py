@@ -23,7 +23,7 @@ from jcm import data
 from jcm.commands import evaluate
 from jcm.commands.train import train
 from jcm.metrics import scores
-from jcm.model import model
+from jcm.model.load import load
 
 _CONFIGS = ROOT / "configs"
 
@@ -97,7 +97,7 @@ def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
         np.testing.assert_allclose(
             [line[name] for line in ours], [line[name] for line in theirs], rtol=1e-4
         )
-    trained = (model.load(place).params for place in (tmp_path / "run", alone))
+    trained = (load(place).params for place in (tmp_path / "run", alone))
     for a, b in zip(*map(jax.tree.leaves, trained), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     # One writes logs and pictures; the other is heard of errors alone.
@@ -220,7 +220,7 @@ def test_what_becomes_of_all_when_one_is_told_to_go_or_is_lost(tiny, teacher, tm
     outputs = [process.communicate(timeout=60)[0] for process in pair]
     assert [process.returncode for process in pair] == [75, 75], outputs
     (saved,) = {int(re.findall(r"after step (\d+)", text)[0]) for text in outputs}
-    assert "going on from step 8" in outputs[0]
+    assert "resuming from step 8" in outputs[0]
     assert (run / "checkpoints" / str(saved)).is_dir()
     # Another start, and process 0 is lost.
     port = _free_port()
@@ -231,7 +231,7 @@ def test_what_becomes_of_all_when_one_is_told_to_go_or_is_lost(tiny, teacher, tm
     output, _ = pair[1].communicate(timeout=100)
     assert time.monotonic() - lost < 75
     assert pair[1].returncode == -signal.SIGABRT and "another task died" in output
-    assert f"going on from step {saved}" in output
+    assert f"resuming from step {saved}" in output
     pair[0].communicate()
     # One process goes on with what two have written, and makes the same numbers.
     numbers = {line["step"]: line for line in _lines(run)}
