@@ -144,12 +144,12 @@ def result(workdir):
     import jax
     import numpy as np
 
-    from jcm.model import model
+    from jcm.model.loading import load
 
     weights = [
         np.asarray(leaf).tobytes()
         for part in ("params", "")
-        for leaf in jax.tree.leaves(model.load(workdir, ema=part).params)
+        for leaf in jax.tree.leaves(load(workdir, ema=part).params)
     ]
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     numbers = [json.loads(line) for line in lines]
@@ -159,7 +159,7 @@ def result(workdir):
 
 def resumed(run):
     """The step that a run went on from."""
-    found = re.findall(r"going on from step (\d+)", run.said)
+    found = re.findall(r"resuming from step (\d+)", run.said)
     return int(found[0]) if found else 0
 
 

@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from jcm.data import pictures
-from jcm.model import build
-from jcm.model import model as model_lib
+from jcm.model import loading
 from jcm.model.editor import Edited
+from jcm.model.labels import image_labels
 from jcm.model.model import Model
 from jcm.run import grids
 from jcm.runtime import files
@@ -90,7 +90,7 @@ def edit(config: ConfigDict, workdir: str | os.PathLike, request: Request) -> No
     """
     _check(request)
     output = files.new_folder(pathlib.Path(request.output).expanduser())
-    model = model_lib.of_config(config, workdir)
+    model = loading.from_config(config, workdir)
     if request.task == "interpolate":
         _interpolate(config, model, request, output)
     else:
@@ -143,7 +143,7 @@ def _edit_pictures(
     paths = _paths(request.input)
     variants = request.variants
     names = _names(paths, variants)
-    labels = build.sample_labels(config, model.denoiser, model.class_names, len(paths))
+    labels = image_labels(config, len(paths), model.denoiser, model.class_names)
     edit_batch = _routine(config, model, request)
     before, after, nfe = [], [], 0
     size = max(1, config.sample.batch_size // variants)
@@ -296,7 +296,7 @@ def _read(path: pathlib.Path, size: int, channels: int) -> UInt8[np.ndarray, "h 
     """Reads the central square of a picture, and logs how it is converted."""
     with _opened(path) as file:
         found = (file.mode, *file.size)
-        image = pictures.square(file, size, channels)
+        image = pictures.to_square(file, size, channels)
     used = ("RGB" if channels == 3 else "L", size, size)
     if found != used:
         logging.info("%s: converting %s %dx%d to %s %dx%d", path, *found, *used)

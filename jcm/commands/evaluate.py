@@ -15,8 +15,9 @@ from ml_collections import ConfigDict
 
 from jcm import data
 from jcm.diffusion.schedule import Schedule
-from jcm.model import build
-from jcm.model import model as model_lib
+from jcm.model import build, loading
+from jcm.model.labels import image_labels
+from jcm.model.model import Model
 from jcm.model.pixels import sample_pixels
 from jcm.model.scoring import Scorer, Subject
 from jcm.run import grids, storage, writers
@@ -88,7 +89,7 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
 
 def load_subject(config: ConfigDict, workdir: pathlib.Path) -> Subject:
     """Loads the model that the config names."""
-    model = model_lib.of_config(config, workdir)
+    model = loading.from_config(config, workdir)
     kind = "diffusion" if model.kind == "edm" else "consistency"
     return Subject.of(config.sample.model or kind, model)
 
@@ -96,11 +97,11 @@ def load_subject(config: ConfigDict, workdir: pathlib.Path) -> Subject:
 def _subjects(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Subject]:
     """Yields the teacher, if it is available, and the model that the config names."""
     subject = load_subject(config, workdir)
-    teacher = workdir_lib.teacher_place(config, workdir)
+    teacher = workdir_lib.teacher_path(config, workdir)
     if subject.name == "consistency" and teacher:
-        if model_lib.exists(teacher):
+        if loading.exists(teacher):
             at_once = config.sample.batch_size
-            yield Subject.of("teacher", model_lib.load(teacher, batch_size=at_once))
+            yield Subject.of("teacher", loading.load(teacher, batch_size=at_once))
         else:
             logging.info("the teacher %s is not available: evaluating without", teacher)
     yield subject
@@ -164,7 +165,7 @@ def _evaluate_subjects(
     rows: list[Row] = []
     pictures: dict[str, Picture] = {}
     for subject in subjects:
-        for schedule in build.sampling_schedules(config, subject.model.denoiser):
+        for schedule in build.default_schedules(config, subject.model.denoiser):
             title = f"{subject.name}, {schedule.title}"
             if scorer:
                 by_seed = [scorer(subject, schedule, s) for s in config.eval.seeds]
@@ -174,12 +175,10 @@ def _evaluate_subjects(
     return rows, pictures
 
 
-def _first_samples(
-    config: ConfigDict, model: model_lib.Model, schedule: Schedule
-) -> Picture:
+def _first_samples(config: ConfigDict, model: Model, schedule: Schedule) -> Picture:
     """Returns a grid of the first samples that are scored."""
     count = min(config.sample.num_images, _SHOWN)
-    labels = build.sample_labels(config, model.denoiser, model.class_names, count)
+    labels = image_labels(config, count, model.denoiser, model.class_names)
     pixels = sample_pixels(
         model.sampler,
         model.params,

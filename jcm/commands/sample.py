@@ -7,8 +7,8 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from jcm.model import build
-from jcm.model import model as model_lib
+from jcm.model import build, loading
+from jcm.model.labels import image_labels
 from jcm.model.pixels import sample_pixels, write_npz
 from jcm.run import grids, storage
 
@@ -31,10 +31,10 @@ def sample(config: ConfigDict, workdir: str | os.PathLike) -> None:
     Raises:
       JcmError: if there is no checkpoint, or if labels or noise levels do not fit.
     """
-    model = model_lib.of_config(config, workdir)
+    model = loading.from_config(config, workdir)
     count, seed = config.sample.num_images, config.sample.seed
-    schedule = build.sampling_schedules(config, model.denoiser)[-1]
-    labels = build.sample_labels(config, model.denoiser, model.class_names, count)
+    schedule = build.schedule(config, model.denoiser)
+    labels = image_labels(config, count, model.denoiser, model.class_names)
     pixels = sample_pixels(
         model.sampler, model.params, seed, range(count), schedule, labels
     )

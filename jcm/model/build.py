@@ -1,23 +1,26 @@
-"""From a config to the objects that the modes share."""
+"""The objects that a config describes: network, noise levels, sampling schedules."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from jcm import networks
-from jcm.diffusion import precond, schedules
+from jcm.diffusion import schedules
 from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.schedule import Schedule, ode_schedule
 from jcm.networks import Network
-from jcm.pretrained import imagenet
 from jcm.runtime.errors import JcmError
 
 
 def network(config: Any, num_classes: int) -> Network:
-    """F of a config.
+    """Returns the network F of a config.
 
     Args:
       config: the whole config.
-      num_classes: of the data set; counts only for a class-conditional model.
+      num_classes: of the data set; only used if the model is class-conditional.
+
+    Raises:
+      JcmError: if the model is class-conditional but the data has no classes, or if
+        `config.model` describes no network.
     """
     fields = config.model.to_dict()
     conditional = fields.pop("class_conditional")
@@ -35,75 +38,84 @@ def network(config: Any, num_classes: int) -> Network:
 
 
 def grid(config: Any) -> schedules.KarrasGrid:
-    """The noise levels of a config."""
+    """Returns the noise levels of a config."""
     noise = config.noise
     return schedules.KarrasGrid(noise.sigma_min, noise.sigma_max, noise.rho)
 
 
-def sampling_schedules(config: Any, model: Denoiser) -> list[Schedule]:
-    """What a config asks to be shown of a model.
+def schedule(
+    config: Any,
+    denoiser: Denoiser,
+    *,
+    sigmas: Sequence[float] | None = None,
+    steps: int | None = None,
+    solver: str | None = None,
+) -> Schedule:
+    """Returns the schedule that samples a model.
 
-    Returns:
-      For a consistency model, schedules of one, two, ... of `config.sample.sigmas`;
-      for a diffusion model its ODE sampler alone.
-
-    Raises:
-      JcmError: for noise levels that do not descend within the model's range.
-    """
-    sample = config.sample
-    if isinstance(model.precond, precond.Consistency):
-        sigmas = tuple(float(sigma) for sigma in sample.sigmas)
-        made = [Schedule(sigmas[: n + 1]) for n in range(len(sigmas))]
-    else:
-        made = [ode_schedule(grid(config), sample.steps, sample.solver)]
-    for schedule in made:
-        schedule.check(config.noise.sigma_min, config.noise.sigma_max)
-    return made
-
-
-def sample_labels(
-    config: Any, model: Denoiser, class_names: Sequence[str], count: int
-) -> list[int] | None:
-    """Labels of `count` samples: those asked for in turn, or every class in turn.
-
-    Returns:
-      None for an unconditional model.
+    Args:
+      config: what is not given is taken from `config.sample`.
+      denoiser: D or f.
+      sigmas: consistency models: descending noise levels, one for each step.
+      steps: diffusion models: number of points of the noise grid.
+      solver: diffusion models: "heun" or "euler".
 
     Raises:
-      JcmError: for labels that the model does not have.
+      JcmError: if an argument is for the other kind of model, or if the noise levels do
+        not descend within `config.noise`.
     """
-    asked = config.sample.labels
-    classes = model.network.arch.num_classes
-    if not classes:
-        if asked:
+    sample, noise = config.sample, config.noise
+    if denoiser.is_consistency:
+        if steps is not None or solver is not None:
             raise JcmError(
-                f"config.sample.labels={asked}, but the model is unconditional: drop"
-                " the labels, or train with config.model.class_conditional=True"
+                "steps and solver are for diffusion models: a consistency model"
+                " takes sigmas, one for each step"
             )
-        return None
-    try:
-        numbers = [label_number(label, class_names) for label in asked]
-    except JcmError as error:
-        raise JcmError(f"config.sample.labels={asked}: {error}") from error
-    if any(not 0 <= number < classes for number in numbers):
-        raise JcmError(
-            f"config.sample.labels={asked}: the classes are 0 to {classes - 1}"
+        levels = sample.sigmas if sigmas is None else sigmas
+        found = Schedule(tuple(float(sigma) for sigma in levels))
+    else:
+        if sigmas is not None:
+            raise JcmError("a diffusion model takes steps and solver, not sigmas")
+        found = ode_schedule(
+            grid(config),
+            sample.steps if steps is None else steps,
+            sample.solver if solver is None else solver,
         )
-    numbers = numbers or range(classes)
-    return [numbers[i % len(numbers)] for i in range(count)]
+    found.check(noise.sigma_min, noise.sigma_max)
+    return found
 
 
-def label_number(label: int | str, class_names: Sequence[str]) -> int:
-    """The number of a class by number or name; of ImageNet's also by WordNet's number.
+def default_schedules(config: Any, denoiser: Denoiser) -> list[Schedule]:
+    """Returns the schedules that a config asks for.
+
+    Returns:
+      For a consistency model, the first one, two, ... of `config.sample.sigmas`; for a
+      diffusion model its ODE sampler alone. The last is the default of `schedule`.
 
     Raises:
-      JcmError: for a name that is none.
+      JcmError: if the noise levels do not descend within `config.noise`.
     """
-    if not isinstance(label, str):
-        return label
-    for name in (label, imagenet.other_names().get(label)):
-        if name in class_names:
-            return class_names.index(name)
-    known = ", ".join(class_names[:10]) or "none"
-    more = f", ... ({len(class_names)} in all)" if len(class_names) > 10 else ""
-    raise JcmError(f"label {label!r} is no class: the model knows {known}{more}")
+    longest = schedule(config, denoiser)
+    if not denoiser.is_consistency:
+        return [longest]
+    return [Schedule(longest.sigmas[: n + 1]) for n in range(longest.nfe)]
+
+
+def schedule_with_steps(config: Any, denoiser: Denoiser, steps: int) -> Schedule:
+    """Returns a schedule with a given number of steps, for either kind of model.
+
+    Args:
+      config: the whole config.
+      denoiser: D or f.
+      steps: of a consistency model; those that `config.sample.sigmas` does not provide
+        visit points of a noise grid. For a diffusion model, points of the noise grid.
+
+    Raises:
+      JcmError: if there are too few steps.
+    """
+    if not denoiser.is_consistency:
+        return schedule(config, denoiser, steps=steps)
+    for found in default_schedules(config, denoiser):
+        if found.nfe == steps:
+            return found
+    return schedule(config, denoiser, sigmas=grid(config).sigmas(steps + 1)[:-1])

@@ -1,51 +1,55 @@
-"""Editing with a model: `model.edit.inpaint(...)` and the like.
+"""Editing with a consistency model: `model.edit.inpaint(...)` and others.
 
-Every routine takes images as uint8 arrays, float arrays in [-1, 1] or Pillow's images,
-one or several of the model's size, and gives `Edited`. Result number i * variants + j
-is variant j of image i; the noise of each depends on its number and the seed alone.
+Every method takes one or several images of the model's size, as uint8 arrays, as float
+arrays in [-1, 1] or as Pillow's images, and returns `Edited`. Result i * variants + j
+is variant j of image i. Its noise depends only on this number and the seed.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
+from ml_collections import ConfigDict
 from PIL import Image
 
 from jcm.data import images, inputs
-from jcm.data.inputs import Pictures
+from jcm.data.inputs import ImagesLike
 from jcm.diffusion import edits
 from jcm.diffusion.edits import Colours, Known, Patches, Pixels
-from jcm.diffusion.schedule import Schedule
+from jcm.diffusion.sampler import Sampler
 from jcm.model import build
+from jcm.model.labels import Labels, image_labels
+from jcm.networks import Params
 from jcm.runtime.arrays import AnyArray, as_key
 from jcm.runtime.errors import JcmError
 
-if TYPE_CHECKING:
-    from jcm.model.model import Model
+# (x, sigma, labels) -> x0
+Denoise = Callable[
+    [Float[AnyArray, "n h w c"], Float[AnyArray, " n"], Int[AnyArray, " n"] | None],
+    Float[Array, "n h w c"],
+]
 
-Labels = Sequence[int | str] | int | str | None
-
-# Points of the noise grid that editing visits (Song et al. 2023, Appendix D); the last
-# is sigma_min, where f changes nothing.
+# Number of points in the noise grid of editing (Song et al. 2023, Appendix D). The last
+# is sigma_min, where f is the identity, so it is left out.
 _STEPS = 40
-# Two steps of stroke to image (the same).
+# Noise levels of stroke-to-image in two steps (Appendix D).
 _STROKE = (5.38, 2.24)
 _VARIATION = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Edited:
-    """What an edit gives.
+    """The result of an edit.
 
     Attributes:
-      images: in [-1, 1], or slightly outside where what is known asks for it.
-      nfe: network evaluations for each image.
-      trajectory: the clean images after each step, where they were asked for.
+      images: in [-1, 1]; slightly outside where the known part of an image asks for it.
+      nfe: number of network evaluations for each image.
+      trajectory: clean images after each step; empty unless asked for.
     """
 
     images: Float[np.ndarray, "n h w c"]
@@ -54,70 +58,80 @@ class Edited:
 
     @property
     def pixels(self) -> UInt8[np.ndarray, "n h w c"]:
-        """The images, clipped and rounded."""
+        """The images as pixels, clipped and rounded."""
         return images.to_uint8(self.images)
 
 
 class Editor:
-    """The edits that a consistency model can do.
+    """The edits that a consistency model can do without being trained for them.
 
-    Options, of which `denoise` takes labels and trajectory alone:
+    All methods but `denoise`, which has its own, take these options:
       seed: a JAX key or an integer.
-      variants: results for each image, from different noise.
-      sigmas: noise levels of the steps, descending; by default those of the paper.
-      labels: class of each image by number or name, or one for all, for a
-        class-conditional model; by default every class in turn.
-      trajectory: keep the clean images after each step.
+      variants: number of results for each image, with different noise.
+      sigmas: descending noise levels, one for each step; by default the paper's.
+      labels: classes of a class-conditional model by number or name, one for all images
+        or one for each; by default those of the config, or else every class in turn.
+      trajectory: whether to keep the clean images after each step.
       visit: called with the clean images of each batch after each step.
-      noisy: add the first noise; the notebook of the original code did not.
-      first: number of the first result, for a part of a larger set.
+      noisy: whether to add the first noise. The notebook of the original code does not.
+      first: number of the first result, to make a part of a larger set of results.
 
-    All raise JcmError for images, masks, noise levels or labels that do not fit.
+    All methods raise JcmError if images, masks, noise levels or labels do not fit the
+    model.
     """
 
-    def __init__(self, model: "Model"):
-        """Compiles nothing yet.
+    def __init__(
+        self,
+        sampler: Sampler,
+        params: Params,
+        config: ConfigDict,
+        class_names: Sequence[str],
+        denoise: Denoise,
+    ):
+        """Creates the editor of a model; `Model.edit` does.
+
+        Args:
+          sampler: of the model's denoiser.
+          params: parameters of the denoiser.
+          config: has the noise levels, and the labels to use by default.
+          class_names: names of the classes 0, 1, ...
+          denoise: f(x, sigma), compiled.
 
         Raises:
           JcmError: for a diffusion model.
         """
-        if model.kind != "consistency":
+        if not sampler.denoiser.is_consistency:
             raise JcmError("editing needs a consistency model: distil this one first")
-        self._model = model
-        arch = model.denoiser.network.arch
-        self._size, self._channels = arch.image_size, arch.image_channels
+        self._sampler, self._params, self._denoise = sampler, params, denoise
+        self._config, self._class_names = config, class_names
+        self._shape = sampler.denoiser.image_shape
+        self._size, _, self._channels = self._shape
 
     def inpaint(
-        self, given: Pictures, mask: AnyArray | Image.Image, **options: Any
+        self, given: ImagesLike, mask: AnyArray | Image.Image, **options: Any
     ) -> Edited:
-        """Makes part of images anew; the rest stays as it is, to the bit.
+        """Replaces a part of each image; the rest keeps its values to the bit.
 
         Args:
-          given: images; what they have under the mask does not count.
-          mask: 1 (or True, or white) where anything may be, 0 for what stays, or in
-            between: (h, w) for all images, or (n, h, w).
+          given: images; their content under the mask does not matter.
+          mask: 1 (or True, or white) where the image is replaced, 0 where it is kept,
+            or values between: (h, w) for all images, or (n, h, w).
           **options: see the class.
-
-        Returns:
-          `Edited`.
         """
         x = self._images(given)
         free = inputs.as_mask(mask, len(x), self._size)
         return self._edit(edits.known(Pixels(), x, free), **options)
 
     def outpaint(
-        self, given: Pictures, top: int = 0, left: int = 0, **options: Any
+        self, given: ImagesLike, top: int = 0, left: int = 0, **options: Any
     ) -> Edited:
-        """Makes what is around smaller images.
+        """Extends smaller images to the model's size.
 
         Args:
           given: images of any size that fits into the model's.
-          top: row of the result where they begin.
-          left: column where they begin.
+          top: row of the result at which they begin.
+          left: column at which they begin.
           **options: see the class.
-
-        Returns:
-          `Edited`.
         """
         x = self._images(given, any_size=True)
         height, width = x.shape[1:3]
@@ -127,21 +141,18 @@ class Editor:
                 f" {self._size}x{self._size}"
             )
         rows, columns = slice(top, top + height), slice(left, left + width)
-        canvas = np.zeros((len(x), self._size, self._size, self._channels), np.float32)
+        canvas = np.zeros((len(x), *self._shape), np.float32)
         canvas[:, rows, columns] = x
         mask = np.ones((self._size, self._size))
         mask[rows, columns] = 0
         return self.inpaint(canvas, mask, **options)
 
-    def colorize(self, given: Pictures, **options: Any) -> Edited:
-        """Colours for grey images; their luma stays as it is.
+    def colorize(self, given: ImagesLike, **options: Any) -> Edited:
+        """Colours grey images, keeping their luma.
 
         Args:
-          given: images, of which luma counts.
+          given: images, of which only the luma is used.
           **options: see the class.
-
-        Returns:
-          `Edited`.
         """
         if self._channels != 3:
             raise JcmError("the model makes grey images: colours need one of colour")
@@ -149,15 +160,12 @@ class Editor:
         free = np.asarray([0.0, 1.0, 1.0], np.float32)
         return self._edit(edits.known(Colours(), x, free), **options)
 
-    def super_resolve(self, given: Pictures, **options: Any) -> Edited:
-        """Large images whose means over patches are the given small ones.
+    def super_resolve(self, given: ImagesLike, **options: Any) -> Edited:
+        """Enlarges images; the means of the result's patches are the given pixels.
 
         Args:
-          given: images whose height and width divide the model's.
+          given: square images whose size divides the model's.
           **options: see the class.
-
-        Returns:
-          `Edited`.
         """
         x = self._images(given, any_size=True)
         height, width = x.shape[1:3]
@@ -169,31 +177,29 @@ class Editor:
             )
         x = np.repeat(np.repeat(x, factor, axis=1), factor, axis=2)
         free = np.ones((self._size, self._size, 1), np.float32)
-        free[::factor, ::factor] = 0  # where Patches has the mean
+        free[::factor, ::factor] = 0  # where `Patches` has the mean
         return self._edit(edits.known(Patches(factor), x, free), **options)
 
-    def stroke_to_image(self, given: Pictures, **options: Any) -> Edited:
-        """Pictures of rough strokes (SDEdit, Meng et al. 2022).
+    def stroke_to_image(self, given: ImagesLike, **options: Any) -> Edited:
+        """Turns rough strokes into images (SDEdit, Meng et al. 2022).
 
         Args:
-          given: images.
-          **options: see the class. `sigmas` begin at the noise that hides what is to
-            be made anew: by default (5.38, 2.24), the paper's for 256x256. Lower ones
-            stay closer, and small images need lower ones: about (1, 0.5) at 16x16.
-
-        Returns:
-          `Edited`.
+          given: images of strokes.
+          **options: see the class. The first of `sigmas` is the noise that hides the
+            details to be replaced: by default (5.38, 2.24), the paper's levels for
+            256x256. Lower ones stay closer to the strokes. Small images need lower
+            ones: about (1, 0.5) at 16x16.
         """
         options = {"sigmas": self.sigmas("stroke_to_image"), **options}
         return self._edit(None, self._images(given), **options)
 
     def sigmas(self, task: str) -> tuple[float, ...]:
-        """The noise levels that a routine visits by default.
+        """Returns the default noise levels of a method.
 
         Args:
-          task: its name.
+          task: name of the method, such as "inpaint".
         """
-        grid = build.grid(self._model.config).sigmas(_STEPS)[:-1]
+        grid = build.grid(self._config).sigmas(_STEPS)[:-1]
         return {
             "stroke_to_image": _STROKE,
             "variations": (_VARIATION,),
@@ -201,62 +207,39 @@ class Editor:
         }.get(task, tuple(grid))
 
     def variations(
-        self, given: Pictures, sigma: float = _VARIATION, **options: Any
+        self, given: ImagesLike, sigma: float = _VARIATION, **options: Any
     ) -> Edited:
-        """Other images like given ones: noise is added and taken away.
+        """Makes images like the given ones: adds noise and removes it.
 
         Args:
           given: images.
-          sigma: how much noise; the more, the less is like before.
-          **options: see the class; `variants` makes several.
-
-        Returns:
-          `Edited`.
+          sigma: noise level; the higher, the less the results resemble the images.
+          **options: see the class; `variants` makes several for each image.
         """
         return self._edit(None, self._images(given), **{"sigmas": (sigma,), **options})
 
     def denoise(
         self,
-        given: Pictures,
+        given: ImagesLike,
         sigma: float | Sequence[float] | Float[AnyArray, " n"] | None = None,
         labels: Labels = None,
         trajectory: bool = False,
     ) -> Edited:
-        """Clean images behind noisy ones, f(x, sigma), in one evaluation.
+        """Removes white noise from images in one evaluation, as f(x, sigma).
 
         Args:
-          given: x0 + sigma z with x0 in [-1, 1], not clipped.
-          sigma: the noise level, of all or of each; None estimates it of each by
-            `editing.noise_level`.
+          given: x0 + sigma z with x0 in [-1, 1] and z standard normal, not clipped.
+          sigma: noise level, of all images or of each; None estimates that of each by
+            `edits.noise_level`.
           labels: see the class.
-          trajectory: see the class; the one step is the result.
-
-        Returns:
-          `Edited`.
+          trajectory: see the class; the images after the one step are the result.
         """
         x = self._images(given, noisy=True)
-        noise = self._model.config.noise
-        levels = edits.noise_level(x) if sigma is None else np.asarray(sigma)
-        if levels.shape not in ((), (1,), (len(x),)):
-            raise JcmError(f"{levels.size} noise levels for {len(x)} images")
-        levels = np.broadcast_to(levels, len(x)).astype(np.float32)
-        if sigma is None:
-            levels = np.clip(levels, noise.sigma_min, noise.sigma_max)
-            logging.info(
-                "noise levels of about %.3g (%.3g to %.3g)",
-                *(np.median(levels), levels.min(), levels.max()),
-            )
-        if not (
-            np.all(levels >= noise.sigma_min) and np.all(levels <= noise.sigma_max)
-        ):
-            raise JcmError(
-                f"sigma={sigma} must lie within the model's noise levels,"
-                f" {noise.sigma_min} to {noise.sigma_max}"
-            )
-        numbers = self._labels(labels, len(x))
-        numbers = None if numbers is None else np.asarray(numbers)
-        found = np.clip(self._model.denoise(x, levels, numbers), -1, 1)
-        return Edited(found, nfe=1, trajectory=(found,) if trajectory else ())
+        levels = self._noise_levels(x, sigma)
+        labels = self._labels(labels, len(x))
+        labels = None if labels is None else np.asarray(labels)
+        x0 = np.clip(self._denoise(x, levels, labels), -1, 1)
+        return Edited(x0, nfe=1, trajectory=(x0,) if trajectory else ())
 
     def interpolate(
         self,
@@ -264,39 +247,35 @@ class Editor:
         count: int = 8,
         **options: Any,
     ) -> Edited:
-        """A way through the images of several seeds, by spherical interpolation.
+        """Interpolates between the images of several seeds (spherical, in the noise).
 
         Args:
-          seeds: of two images or more.
-          count: images of the way from each to the next, with both.
-          **options: see the class. By default in one step; without labels the way
-            stays within the first class.
+          seeds: at least two.
+          count: number of images from each seed to the next, including both ends.
+          **options: see the class. By default one step is taken, and a
+            class-conditional model uses its first class.
 
         Returns:
-          `Edited`, with (len(seeds) - 1) (count - 1) + 1 images.
+          `Edited` with (len(seeds) - 1) (count - 1) + 1 images.
         """
         if len(seeds) < 2 or count < 2:
             raise JcmError("interpolation needs two seeds and two images at least")
-        shape = (self._size, self._size, self._channels)
-        noises = [jax.random.normal(as_key(seed), shape) for seed in seeds]
-        way = [
+        noises = [jax.random.normal(as_key(seed), self._shape) for seed in seeds]
+        between = [
             edits.slerp(a, b, i / (count - 1))
             for a, b in zip(noises, noises[1:], strict=False)
             for i in range(count - 1)
         ]
-        if self._model.denoiser.network.arch.num_classes:
+        if self._sampler.denoiser.num_classes:
             options = {"labels": 0, **options}
-        return self.between(jnp.stack([*way, noises[-1]]), **options)
+        return self.between(jnp.stack([*between, noises[-1]]), **options)
 
     def between(self, noises: Float[AnyArray, "n h w c"], **options: Any) -> Edited:
-        """Images of given noise.
+        """Makes the images of given noise.
 
         Args:
-          noises: standard normal, such as `editing.slerp` mixes them.
-          **options: see the class; by default in one step.
-
-        Returns:
-          `Edited`.
+          noises: standard normal, such as the results of `edits.slerp`.
+          **options: see the class; by default one step is taken.
         """
         options = {"sigmas": self.sigmas("interpolate"), **options, "noisy": False}
         origin = np.float32(options["sigmas"][0]) * np.asarray(noises, np.float32)
@@ -308,23 +287,19 @@ class Editor:
         origin: Float[AnyArray, "n h w c"] | None = None,
         **options: Any,
     ) -> Edited:
-        """Algorithm 4 of Song et al. 2023, for any map, mask and noise levels.
+        """Runs Algorithm 4 of Song et al. 2023 for any linear map, mask and noise.
 
         Args:
-          known: what is known, in any coordinates; see `editing.known`.
-          origin: images that the first noise is added to; by default what is known,
+          known: the known part of the images, in any coordinates; see `edits.known`.
+          origin: images that the first noise is added to; by default the known part,
             with zeros for the rest.
           **options: see the class.
-
-        Returns:
-          `Edited`.
         """
-        shape = (self._size, self._size, self._channels)
-        for what in (known.values, known.free, origin):
-            if what is not None and np.shape(what)[1:] != shape:
+        for array in (known.values, known.free, origin):
+            if array is not None and np.shape(array)[1:] != self._shape:
                 raise JcmError(
-                    f"arrays of shape {np.shape(what)}: the model takes (n,"
-                    f" {', '.join(map(str, shape))})"
+                    f"arrays of shape {np.shape(array)}: the model takes (n,"
+                    f" {', '.join(map(str, self._shape))})"
                 )
         return self._edit(known, origin, **options)
 
@@ -342,22 +317,19 @@ class Editor:
         noisy: bool = True,
         first: int = 0,
     ) -> Edited:
-        model, noise = self._model, self._model.config.noise
+        """Runs the sampler from `origin`, putting back `known` after each step."""
         if sigmas is None:
             sigmas = self.sigmas("run")
-        schedule = Schedule(tuple(float(sigma) for sigma in sigmas))
-        schedule.check(noise.sigma_min, noise.sigma_max)
+        schedule = build.schedule(self._config, self._sampler.denoiser, sigmas=sigmas)
         if variants < 1:
             raise JcmError(f"variants={variants} must be at least 1")
         if origin is None:
             origin = known.origin()
-        given = len(origin)
-        numbers = self._labels(labels, given)
-        if numbers is not None:
-            numbers = [number for number in numbers for _ in range(variants)]
-        known, origin = jax.tree.map(
+        labels = self._labels(labels, len(origin))
+        # Every variant of an image has the same label, origin and known part.
+        labels, known, origin = jax.tree.map(
             lambda array: np.repeat(np.asarray(array), variants, axis=0),
-            (known, origin),
+            (labels if labels is None else np.asarray(labels), known, origin),
         )
         visited: list[np.ndarray] = []
 
@@ -366,18 +338,18 @@ class Editor:
             if visit is not None:
                 visit(clean)
 
-        made = model.sampler(
-            model.params,
+        made = self._sampler(
+            self._params,
             as_key(seed),
             range(first, first + len(origin)),
             schedule,
-            numbers,
+            labels,
             origin=origin,
             known=known,
             noisy=noisy,
             visit=keep if trajectory else visit,
         )
-        # Batch after batch, each with all steps.
+        # `visited` has batch after batch, and all steps of each.
         steps = tuple(
             np.concatenate(visited[i :: schedule.nfe])
             for i in range(schedule.nfe if trajectory else 0)
@@ -385,18 +357,41 @@ class Editor:
         return Edited(made, schedule.nfe, steps)
 
     def _labels(self, labels: Labels, count: int) -> list[int] | None:
-        model = self._model
-        names = model.class_names
-        if labels is None:
-            return build.sample_labels(model.config, model.denoiser, names, count)
-        if isinstance(labels, int | str):
-            labels = [labels] * count
-        if len(labels) != count:
+        """Returns the number of the class of each of `count` images, or None."""
+        several = labels is not None and not isinstance(labels, int | str)
+        if several and len(labels) != count:
             raise JcmError(f"{len(labels)} labels for {count} images: give one each")
-        return [build.label_number(label, names) for label in labels]
+        denoiser = self._sampler.denoiser
+        return image_labels(self._config, count, denoiser, self._class_names, labels)
+
+    def _noise_levels(
+        self,
+        x: Float[np.ndarray, "n h w c"],
+        sigma: float | Sequence[float] | Float[AnyArray, " n"] | None,
+    ) -> Float[np.ndarray, " n"]:
+        """Returns the noise level of each image, estimated if `sigma` is None."""
+        noise = self._config.noise
+        levels = edits.noise_level(x) if sigma is None else np.asarray(sigma)
+        if levels.shape not in ((), (1,), (len(x),)):
+            raise JcmError(f"{levels.size} noise levels for {len(x)} images")
+        levels = np.broadcast_to(levels, len(x)).astype(np.float32)
+        if sigma is None:
+            levels = np.clip(levels, noise.sigma_min, noise.sigma_max)
+            logging.info(
+                "estimated noise levels: median %.3g, from %.3g to %.3g",
+                *(np.median(levels), levels.min(), levels.max()),
+            )
+        # Comparisons with NaN are false, so this also rejects NaN.
+        if not np.all((levels >= noise.sigma_min) & (levels <= noise.sigma_max)):
+            raise JcmError(
+                f"sigma={sigma} must lie within the model's noise levels,"
+                f" {noise.sigma_min} to {noise.sigma_max}"
+            )
+        return levels
 
     def _images(
-        self, given: Pictures, any_size: bool = False, noisy: bool = False
+        self, given: ImagesLike, any_size: bool = False, noisy: bool = False
     ) -> Float[np.ndarray, "n h w c"]:
+        """Returns images as an array in [-1, 1]; see `inputs.as_images`."""
         size = None if any_size else self._size
         return inputs.as_images(given, self._channels, size, noisy=noisy)

@@ -73,7 +73,7 @@ class Scorer:
         """
         self._config, self._ready = config, False
         self._folder = pathlib.Path(workdir) / "evaluation"
-        self._path = pathlib.Path(workdir) / workdir_lib.SCORES
+        self._path = pathlib.Path(workdir) / workdir_lib.SCORES_FILE
         self._scores = scores_lib.create(config, dataset)
         # By name, all that a score of the same samples depends on.
         self._by: dict[str, Any] = {}

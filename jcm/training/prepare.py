@@ -20,7 +20,8 @@ from jcm import data, methods, networks
 from jcm.data.dataset import Batch
 from jcm.methods import Frozen
 from jcm.metrics import scores as scores_lib
-from jcm.model import build, model
+from jcm.model import build, loading
+from jcm.model.labels import image_labels
 from jcm.run import lease, storage, writers
 from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
@@ -207,9 +208,9 @@ def _check(config: ConfigDict, workdir: pathlib.Path) -> _Setup:
             raise JcmError(f"the teacher, {config.teacher}: {error}") from error
     memory_limit = memory_plan.limit()
     profile = Profile(config.profile.steps, workdir / "profile")
-    build.sampling_schedules(config, method.denoiser)
-    build.sample_labels(config, method.denoiser, names, config.sample.num_images)
-    if model.which_weights(config) == "target_params" and not method.keeps_target:
+    build.default_schedules(config, method.denoiser)
+    image_labels(config, config.sample.num_images, method.denoiser, names)
+    if loading.which_weights(config) == "target_params" and not method.keeps_target:
         raise JcmError(
             "config.sample.ema='target_params', but this method keeps no target: use"
             " params, or a rate of config.train.ema_rates"

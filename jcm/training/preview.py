@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from jcm.diffusion.sampler import Sampler
 from jcm.diffusion.schedule import Schedule
 from jcm.metrics.scores import ScoreGroup
-from jcm.model import build, model
+from jcm.model import build, loading
+from jcm.model.labels import image_labels
 from jcm.model.pixels import sample_pixels
 from jcm.run import grids
 from jcm.run.state import State
@@ -50,7 +51,7 @@ class Preview:
         self._sampler = Sampler(
             self._denoiser, batch_size=config.sample.batch_size, sharding=place
         )
-        self._schedules = build.sampling_schedules(config, self._denoiser)
+        self._schedules = build.default_schedules(config, self._denoiser)
 
     def write(self, state: State) -> None:
         """Writes a grid of samples to a file and to TensorBoard."""
@@ -80,11 +81,9 @@ class Preview:
         self, state: State, count: int, schedule: Schedule
     ) -> tuple[UInt8[np.ndarray, "n h w c"], list[int] | None]:
         """Samples with the weights that the config names, and their labels."""
-        name = model.which_weights(self._config)
+        name = loading.which_weights(self._config)
         params = state.ema_params.get(name) or getattr(state, name)
-        labels = build.sample_labels(
-            self._config, self._denoiser, self._class_names, count
-        )
+        labels = image_labels(self._config, count, self._denoiser, self._class_names)
         pixels = sample_pixels(
             self._sampler,
             params,

@@ -13,6 +13,7 @@ from PIL import Image
 
 import jcm
 from jcm.commands.demo.actions import Actions, Common
+from jcm.model import build
 from jcm.runtime.errors import JcmError
 
 _ADDRESS = re.compile(r"open (http://\S+) in a browser")
@@ -62,9 +63,13 @@ def test_samples_tell_what_they_cost(digits):
 
 
 def test_steps_beyond_the_config_s_have_levels_of_the_grid(digits):
-    assert digits.sigmas(1) == (80.0,)
-    assert digits.sigmas(2) == digits.model.config.sample.sigmas
-    levels = digits.sigmas(4)
+    def sigmas(steps):
+        model = digits.model
+        return build.schedule_with_steps(model.config, model.denoiser, steps).sigmas
+
+    assert sigmas(1) == (80.0,)
+    assert sigmas(2) == digits.model.config.sample.sigmas
+    levels = sigmas(4)
     assert len(levels) == 4 and levels[0] == 80 and levels[-1] > 0.002
 
 

@@ -12,7 +12,7 @@ from jcm.commands.benchmark import editing
 from jcm.commands.edit import Request, edit
 from jcm.data.images import to_float
 from jcm.metrics.classifier import Classifier
-from jcm.model import model
+from jcm.model.loading import load
 from jcm.runtime.errors import JcmError
 
 
@@ -184,7 +184,7 @@ def test_benchmark_of_editing_measures(student, monkeypatch):
     classifier = Classifier(seen, len(seen))
     classifier.prepare()
     held_out = data.load(config.data, "train[1790:]").arrays()
-    trained = model.load(workdir, batch_size=56)
+    trained = load(workdir, batch_size=56)
     found = editing.measure(
         trained, classifier, to_float(held_out["image"]), held_out["label"]
     )

@@ -15,7 +15,8 @@ from jcm.commands import train as train_lib
 from jcm.diffusion.schedule import Schedule
 from jcm.metrics import scores
 from jcm.metrics.classifier import Classifier
-from jcm.model import model, scoring
+from jcm.model import scoring
+from jcm.model.loading import load
 from jcm.model.pixels import sample_pixels
 from jcm.runtime.errors import JcmError
 from jcm.training.preview import Preview
@@ -120,7 +121,7 @@ class _Constant:
 
 def test_a_score_is_found_whatever_was_asked_beside_it(run, monkeypatch):
     config, workdir = run
-    subject = scoring.Subject.of("consistency", model.load(workdir, batch_size=16))
+    subject = scoring.Subject.of("consistency", load(workdir, batch_size=16))
     dataset = data.load(config.data)
 
     def score(*made):
@@ -142,7 +143,7 @@ def test_a_score_is_found_whatever_was_asked_beside_it(run, monkeypatch):
 
 def test_samples_go_on_after_a_kill(run, monkeypatch):
     config, workdir = run
-    subject = scoring.Subject.of("consistency", model.load(workdir, batch_size=16))
+    subject = scoring.Subject.of("consistency", load(workdir, batch_size=16))
     schedule, dataset = Schedule((80.0,)), data.load(config.data)
     with config.unlocked():
         config.eval.keep_samples = True
@@ -177,7 +178,7 @@ def test_samples_go_on_after_a_kill(run, monkeypatch):
 
 def test_a_sample_that_is_not_finite_gets_no_score(run):
     config, workdir = run
-    trained = model.load(workdir)
+    trained = load(workdir)
     trained.params = jax.tree.map(lambda p: p * np.nan, trained.params)
     scorer = scoring.Scorer(config, workdir, data.load(config.data))
     with pytest.raises(JcmError, match="image 0 of seed 0, 1 step, is not finite"):
@@ -230,14 +231,13 @@ def test_a_checkpoint_that_is_deleted_is_passed_over(run, monkeypatch, caplog):
     config, workdir = run
     with config.unlocked():
         config.eval.watch = True
-    load = model.load
 
     def delete_and_load(place, *, step=0, **options):
         if step == 4:
             shutil.rmtree(workdir / "checkpoints" / "4")
         return load(place, step=step, **options)
 
-    monkeypatch.setattr(evaluate.model_lib, "load", delete_and_load)
+    monkeypatch.setattr(evaluate.loading, "load", delete_and_load)
     evaluate.evaluate(config, workdir)
     assert "step 4 was deleted before it was evaluated" in caplog.text
     assert {record["step"] for record in _records(workdir)} == {8}
@@ -265,7 +265,9 @@ def test_a_checkpoint_is_chosen_by_its_step(run):
     assert {record["step"] for record in _records(workdir)} == {4}
     with config.unlocked():
         config.sample.step = 5
-    with pytest.raises(JcmError, match=r"no checkpoint of step 5 in .*, but of 4, 8"):
+    with pytest.raises(
+        JcmError, match=r"no checkpoint of step 5 in .*; its steps are 4, 8"
+    ):
         evaluate.evaluate(config, workdir)
 
 
@@ -320,7 +322,7 @@ def test_scores_while_training_change_nothing_else(
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     scored = [line for line in map(json.loads, lines) if "eval/fd/1 step" in line]
     assert [line["step"] for line in scored] == [4, 8]
-    ours, theirs = (model.load(place).params for place in (tmp_path, student[1]))
+    ours, theirs = (load(place).params for place in (tmp_path, student[1]))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
@@ -362,7 +364,7 @@ def test_search_reports_with_other_seeds(run):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"search.score": "fidd"}, "'fidd' is no score: use one of confident, fd"),
+        ({"search.score": "fidd"}, "no score gives 'fidd': use one of confident, fd"),
         ({"search.score": "as_asked"}, "needs a class-conditional model"),
         ({"search.seed": 5}, "search.seed=5 is one of config.eval.seeds"),
         ({"search.points": 2, "search.steps": 4}, "too large for config.search.points"),
@@ -440,5 +442,5 @@ def test_a_model_from_elsewhere_is_scored_and_sampled(run, tmp_path):
         wrong.update_from_flattened_dict({field: value})
         with pytest.raises(JcmError, match=message):
             call(wrong, place)
-    with pytest.raises(JcmError, match="run holds a run of its own: use another --wo"):
+    with pytest.raises(JcmError, match="run already holds a run: use another --workd"):
         sample_lib.sample(config, workdir)

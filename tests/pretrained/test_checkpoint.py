@@ -133,7 +133,7 @@ def test_what_cannot_be_is_refused(file, tmp_path, student):
         (file, {"size": 3}, "size: jcm.load takes no such argument"),
         ("cd_imagenet.pt", {}, "there is no cd_imagenet.pt: name a workdir, a file"),
         (file, {"step": 3}, "is one checkpoint: drop step=3"),
-        (student[1], {"kind": "edm"}, "a workdir tells by itself"),
+        (student[1], {"kind": "edm"}, "is no checkpoint file, so it takes no kind"),
     ):
         with pytest.raises(jcm.JcmError, match=message):
             jcm.load(name, **hints)

@@ -8,7 +8,7 @@ from paths import ROOT
 
 import jcm
 from jcm.model.labels import label_number
-from jcm.model.load import exists
+from jcm.model.loading import exists
 from jcm.pretrained import imagenet, released
 
 

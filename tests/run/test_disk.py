@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from jcm.commands.train import train
-from jcm.model.load import load
+from jcm.model.loading import load
 from jcm.run import checkpoints
 from jcm.runtime.errors import JcmError
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jcm.commands.train import train
-from jcm.model.load import load
+from jcm.model.loading import load
 
 
 def test_a_run_killed_while_it_saves_ends_as_if_nothing_had_been(

@@ -14,7 +14,7 @@ import pytest
 from etils import epath
 
 from jcm.commands.train import train
-from jcm.model.load import load
+from jcm.model.loading import load
 from jcm.run import lease, storage
 from jcm.runtime import files
 from jcm.runtime.errors import JcmError

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jcm.commands import train as train_lib
-from jcm.model.load import load
+from jcm.model.loading import load
 from jcm.run.checkpoints import Checkpoints
 from jcm.runtime import preemption
 from jcm.runtime.errors import JcmError, Preempted

@@ -23,7 +23,7 @@ from jcm import data
 from jcm.commands import evaluate
 from jcm.commands.train import train
 from jcm.metrics import scores
-from jcm.model.load import load
+from jcm.model.loading import load
 
 _CONFIGS = ROOT / "configs"
 

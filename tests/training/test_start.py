@@ -11,7 +11,8 @@ from flax import serialization
 import jcm
 from jcm import methods
 from jcm.commands import train as train_lib
-from jcm.model import build, model
+from jcm.model import build
+from jcm.model.loading import load
 from jcm.pretrained import flax_file, openai_jcm
 from jcm.run import state as state_lib
 from jcm.run.checkpoints import Checkpoints
@@ -178,7 +179,7 @@ def test_a_continued_training_runs_and_goes_on_again(tiny, tmp_path):
         again.train.num_steps = 20_003
     state = _first(again)
     assert state.step == 20_002 and _moments(state).count == 20_002
-    _same(state.params, model.load(tmp_path / "run", ema="params").params)
+    _same(state.params, load(tmp_path / "run", ema="params").params)
     for field, value, theirs in (
         ("method", "edm", "'ct', and not 'edm'"),
         ("optim.name", "radam", "'adam', and not 'radam'"),
@@ -192,7 +193,7 @@ def test_a_continued_training_runs_and_goes_on_again(tiny, tmp_path):
 
 
 def test_weights_of_others_begin_and_teach(tiny, teacher, tmp_path):
-    folder, theirs = tmp_path / "folder", model.load(teacher)
+    folder, theirs = tmp_path / "folder", load(teacher)
     jcm.save(theirs, folder)
     config = tiny("digits_ct", **{"init.model": str(folder)})
     state = _first(config)
@@ -242,7 +243,7 @@ def test_what_does_not_fit_is_refused(tiny, teacher, tmp_path, changes, message)
         "FILE": str(_file(tmp_path / "file", network, _drawn(network, *_PARTS), 9)),
         "FOLDER": str(tmp_path / "folder"),
     }
-    jcm.save(model.load(teacher), tmp_path / "folder")
+    jcm.save(load(teacher), tmp_path / "folder")
     given = {name: places.get(value, value) for name, value in changes.items()}
     with pytest.raises(JcmError, match=message):
         _first(tiny("digits_ct", **given))
@@ -250,7 +251,7 @@ def test_what_does_not_fit_is_refused(tiny, teacher, tmp_path, changes, message)
 
 def test_a_teacher_that_is_none_is_refused(tiny, student, teacher, tmp_path):
     network = build.network(tiny("digits_cd"), 10)
-    jcm.save(model.load(student[1]), tmp_path / "student")
+    jcm.save(load(student[1]), tmp_path / "student")
     for source, changes, message in (
         (tmp_path / "student", {}, "student is no diffusion model: name another"),
         (teacher, {"noise.sigma_max": 40.0}, "with sigma_max=80.0 and not 40.0: set"),

@@ -21,7 +21,8 @@ from jcm import data
 from jcm.commands import cli
 from jcm.data import images
 from jcm.metrics.classifier import Classifier
-from jcm.model import model
+from jcm.model.loading import load
+from jcm.model.model import Model
 from jcm.run import workdir as workdir_lib
 from jcm.runtime import distributed
 from jcm.runtime.errors import JcmError
@@ -39,7 +40,7 @@ Images = Float[np.ndarray, "n h w c"]
 
 
 def measure(
-    trained: model.Model,
+    trained: Model,
     classifier: Classifier,
     x: Images,
     labels: Int[np.ndarray, " n"],
@@ -68,7 +69,7 @@ def measure(
     return found
 
 
-def _inpaint(trained: model.Model, x: Images, right: Any) -> dict[str, Any]:
+def _inpaint(trained: Model, x: Images, right: Any) -> dict[str, Any]:
     """The middle half of height and width is missing."""
     size = x.shape[1]
     hole = np.zeros((size, size), bool)
@@ -93,7 +94,7 @@ def _inpaint(trained: model.Model, x: Images, right: Any) -> dict[str, Any]:
     }
 
 
-def _super_resolve(trained: model.Model, x: Images, right: Any) -> dict[str, Any]:
+def _super_resolve(trained: Model, x: Images, right: Any) -> dict[str, Any]:
     """From half the height and width."""
     count, size, _, channels = x.shape
     half = size // 2
@@ -120,7 +121,7 @@ def _super_resolve(trained: model.Model, x: Images, right: Any) -> dict[str, Any
     }
 
 
-def _denoise(trained: model.Model, x: Images, right: Any) -> dict[str, Any]:
+def _denoise(trained: Model, x: Images, right: Any) -> dict[str, Any]:
     """White noise, in one evaluation."""
     noisy = x + _SIGMA * np.random.default_rng(0).standard_normal(x.shape)
     noisy = noisy.astype(np.float32)
@@ -161,7 +162,7 @@ def main(argv: Sequence[str]) -> None:
     classifier = Classifier(seen, len(seen))
     classifier.prepare()
     x = images.to_float(held_out["image"])
-    trained = model.load(_RUN.value)
+    trained = load(_RUN.value)
     found = measure(trained, classifier, x, held_out["label"])
     print(json.dumps(found, indent=2))
 

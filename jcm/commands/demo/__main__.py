@@ -11,7 +11,7 @@ from absl import flags, logging
 from jcm import config as config_lib
 from jcm.commands import cli
 from jcm.commands.demo.actions import Actions
-from jcm.model import model
+from jcm.model.loading import load
 from jcm.runtime import distributed
 from jcm.runtime.errors import JcmError
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     if importlib.util.find_spec("gradio") is None:
         raise JcmError("the page needs gradio: pip install -e '.[demo]' in the clone")
     distributed.initialize(config_lib.base())
-    actions = Actions(model.load(_LOAD.value, batch_size=_BATCH))
+    actions = Actions(load(_LOAD.value, batch_size=_BATCH))
     from jcm.commands.demo import page  # needs gradio
 
     made = page.build(actions)

@@ -12,7 +12,6 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jcm.data import images, pictures
-from jcm.diffusion.schedule import ode_schedule
 from jcm.model import build
 from jcm.model.editor import Edited
 from jcm.model.model import Model
@@ -63,28 +62,19 @@ class Actions:
         arch = model.denoiser.network.arch
         self.size, self.channels = arch.image_size, arch.image_channels
 
-    def sigmas(self, steps: int) -> tuple[float, ...]:
-        """Noise levels of so many steps: those of the config, or else a grid's."""
-        config = self.model.config
-        for schedule in build.sampling_schedules(config, self.model.denoiser):
-            if schedule.nfe == steps:
-                return schedule.sigmas
-        return build.grid(config).sigmas(steps + 1)[:-1]
-
     def factors(self) -> list[int]:
         """How many times super-resolution can enlarge."""
         return [n for n in range(2, self.size // 2 + 1) if self.size % n == 0]
 
     def sample(self, common: Common, steps: int) -> Shown:
         """Images of noise; `steps` is the number of points of a diffusion model."""
-        config = self.model.config
+        schedule = build.schedule_with_steps(
+            self.model.config, self.model.denoiser, steps
+        )
         if self.model.kind == "consistency":
-            how: dict[str, Any] = {"sigmas": self.sigmas(steps)}
-            evaluations = steps
+            how: dict[str, Any] = {"sigmas": schedule.sigmas}
         else:
             how = {"steps": steps}
-            solver = config.sample.solver
-            evaluations = ode_schedule(build.grid(config), steps, solver).nfe
         made, seconds = _timed(
             lambda: self.model.sample(
                 common.seed, common.count, labels=self._label(common), **how
@@ -92,7 +82,7 @@ class Actions:
         )
         levels = ", ".join(f"{sigma:.3g}" for sigma in how.get("sigmas", ()))
         start = f", from noise {levels}" if levels else ""
-        return self._shown(images.to_uint8(made), seconds, evaluations, start)
+        return self._shown(images.to_uint8(made), seconds, schedule.nfe, start)
 
     def picture(self, common: Common) -> UInt8[np.ndarray, "h w 3"]:
         """One image of the model, enlarged, to be changed."""
@@ -132,7 +122,7 @@ class Actions:
         if painted is None:
             raise JcmError("paint over what is to be made anew")
         alpha = np.asarray(painted.convert("RGBA"))[..., 3]
-        share = pictures.square(Image.fromarray(alpha), self.size, 1)[..., 0] / 255
+        share = pictures.to_square(Image.fromarray(alpha), self.size, 1)[..., 0] / 255
         mask = (share > _PAINTED).astype(np.float32)
         if not mask.any():
             raise JcmError("paint over what is to be made anew")
@@ -142,7 +132,7 @@ class Actions:
     def colorize(self, common: Common, given: Image.Image | None) -> Shown:
         """Other colours, of which a grey picture has none."""
         x = self._given(given)
-        grey = pictures.square(Image.fromarray(x[0]), self.size, 1)
+        grey = pictures.to_square(Image.fromarray(x[0]), self.size, 1)
         before = np.repeat(grey, 3, axis=2)[None]
         return self._edit("colorize", common, before, before=before)
 
@@ -205,7 +195,7 @@ class Actions:
     ) -> UInt8[np.ndarray, "1 h w c"]:
         if image is None:
             raise JcmError("there is no picture yet: drop one, draw, or take a sample")
-        return pictures.square(image, size or self.size, self.channels)[None]
+        return pictures.to_square(image, size or self.size, self.channels)[None]
 
     def _label(self, common: Common) -> str | None:
         return None if common.label == ANY else common.label

@@ -1,0 +1,91 @@
+"""Class labels of images, given by number or by name."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jcm.diffusion.denoiser import Denoiser
+from jcm.pretrained import imagenet
+from jcm.runtime.errors import JcmError
+
+# Classes by number or name: one for all images, or several. None for a default.
+Labels = Sequence[int | str] | int | str | None
+
+
+def image_labels(
+    config: Any,
+    count: int,
+    denoiser: Denoiser,
+    class_names: Sequence[str],
+    labels: Labels = None,
+) -> list[int] | None:
+    """Returns the label of each of `count` images, which have the given ones in turn.
+
+    Args:
+      config: the whole config. Without `labels` the images have those of
+        `config.sample.labels`, and if that is empty, every class in turn.
+      count: number of images.
+      denoiser: has the number of classes.
+      class_names: names of the classes 0, 1, ...
+      labels: see `label_number`.
+
+    Returns:
+      Numbers of classes; None if the denoiser is unconditional.
+
+    Raises:
+      JcmError: if a label is not a class, or if there are labels for an unconditional
+        denoiser.
+    """
+    if isinstance(labels, int | str):
+        labels = [labels]
+    if labels is not None and len(labels):
+        return _in_turn(labels, count, denoiser, class_names)
+    default = config.sample.labels
+    if default and not denoiser.num_classes:
+        raise JcmError(
+            f"config.sample.labels={default}, but the model is unconditional: drop the"
+            " labels, or train with config.model.class_conditional=True"
+        )
+    try:
+        return _in_turn(default, count, denoiser, class_names)
+    except JcmError as error:
+        raise JcmError(f"config.sample.labels={default}: {error}") from error
+
+
+def _in_turn(
+    labels: Sequence[int | str],
+    count: int,
+    denoiser: Denoiser,
+    class_names: Sequence[str],
+) -> list[int] | None:
+    """Returns the given labels, or else all, repeated to `count`; None without classes.
+
+    Raises:
+      JcmError: if a label is not a class.
+    """
+    if not denoiser.num_classes:
+        return denoiser.as_labels(labels if len(labels) else None, count)
+    numbers = [label_number(label, class_names) for label in labels]
+    numbers = numbers or list(range(denoiser.num_classes))
+    denoiser.as_labels(numbers, len(numbers))
+    return [numbers[i % len(numbers)] for i in range(count)]
+
+
+def label_number(label: int | str, class_names: Sequence[str]) -> int:
+    """Returns the number of a class.
+
+    Args:
+      label: its number, its name or, for a class of ImageNet, its WordNet id, such as
+        n02123045.
+      class_names: names of the classes 0, 1, ...
+
+    Raises:
+      JcmError: if no class has this name.
+    """
+    if not isinstance(label, str):
+        return label
+    for name in (label, imagenet.other_names().get(label)):
+        if name in class_names:
+            return class_names.index(name)
+    known = ", ".join(class_names[:10]) or "none"
+    more = f", ... ({len(class_names)} in all)" if len(class_names) > 10 else ""
+    raise JcmError(f"label {label!r} is no class: the model knows {known}{more}")

@@ -1,0 +1,266 @@
+"""Loading of models: from workdirs, folders of `jcm.save` and checkpoints of others."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from absl import logging
+from ml_collections import ConfigDict
+
+from jcm import config as config_lib
+from jcm import methods, networks
+from jcm.model import build, card, folder
+from jcm.model.model import Model
+from jcm.pretrained import checkpoint, released, tensors
+from jcm.run import storage
+from jcm.run import workdir as workdir_lib
+from jcm.run.checkpoints import Checkpoints
+from jcm.runtime import sharding
+from jcm.runtime.errors import JcmError, one_line
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    ema: str = "",
+    step: int = 0,
+    batch_size: int | None = None,
+    **hints: Any,
+) -> Model:
+    """Loads the model of a workdir, of a folder of `jcm.save`, or of a checkpoint.
+
+    Args:
+      path: one of
+        - the workdir of a run with at least one checkpoint,
+        - a folder that `jcm.save` wrote,
+        - a file of the original JAX or PyTorch code or of NVlabs/edm, or a folder of
+          diffusers; see `pretrained.checkpoint.read`,
+        - the name of a published model, such as openai/cd-cifar10-lpips.
+      ema: which weights of a run: a rate of `config.train.ema_rates` such as "0.9999",
+        "params" for the trained weights, or "target_params" for those of the target;
+        by default what `config.sample.ema` of the run says.
+      step: of the checkpoint of a run; 0 for the newest.
+      batch_size: largest number of images at a time on this process's devices; by
+        default that of the run's config.
+      **hints: what a checkpoint of others does not record: fields of
+        `pretrained.checkpoint.Hints`, such as kind and image_size.
+
+    Raises:
+      JcmError: if there is nothing to load, if it is damaged, or if an argument does
+        not fit.
+    """
+    _check_hints(hints)
+    path = storage.local_folder(path) if str(path).startswith("gs://") else path
+    if not os.path.exists(path) and not released.is_name(path):
+        raise JcmError(
+            f"there is no {path}: name a workdir, a file or folder of a model, or a"
+            " published one, such as openai/cd-cifar10-lpips"
+        )
+    if folder.is_exported(path):
+        if step or ema or hints:
+            raise JcmError(f"{path} is one whole model: it takes no other arguments")
+        return _from_folder(path, batch_size)
+    if checkpoint.is_checkpoint(path):
+        if step:
+            raise JcmError(f"{path} is one checkpoint: drop step={step}")
+        found = checkpoint.read(path, checkpoint.Hints(**hints), ema)
+        return _from_checkpoint(found, batch_size)
+    if hints:
+        raise JcmError(
+            f"{path} is no checkpoint file, so it takes no {', '.join(hints)}: a"
+            " workdir records them"
+        )
+    return _from_workdir(path, ema, step, batch_size)
+
+
+def from_config(config: ConfigDict, workdir: str | os.PathLike) -> Model:
+    """Loads the model that `config.sample` names.
+
+    Args:
+      config: `sample.model` names any model that `load` takes, `sample.step` and
+        `sample.ema` its checkpoint and weights.
+      workdir: of the run to load if `sample.model` is empty.
+
+    Raises:
+      JcmError: if it cannot be loaded, or if `config.data` or `config.noise` differ
+        from those of the model.
+    """
+    wanted, other = config.sample, config.sample.model
+    if other and (storage.local_folder(workdir) / "run.json").exists():
+        raise JcmError(
+            f"{workdir} already holds a run: use another --workdir for what"
+            f" config.sample.model={other} makes"
+        )
+    source = other or workdir
+    try:
+        found = load(
+            source, ema=wanted.ema, step=wanted.step, batch_size=wanted.batch_size
+        )
+    except JcmError as error:
+        raise JcmError(f"config.sample.model: {error}" if other else error) from error
+    _check_same_images(source, found, config)
+    check_same_noise(source, found, config)
+    if other:
+        _log_other_settings(other, found, config)
+    return found
+
+
+def exists(source: str | os.PathLike) -> bool:
+    """Returns whether `load` finds something without downloading it."""
+    here = storage.local_folder(source)
+    there = any(here.iterdir()) if here.is_dir() else here.exists()
+    return there or released.is_here(str(source))
+
+
+def which_weights(config: ConfigDict, ema: str = "") -> str:
+    """Returns the name of the weights to sample with.
+
+    Args:
+      config: of a run.
+      ema: a rate of `config.train.ema_rates`, "params" or "target_params"; "" for
+        `config.sample.ema`, or, if that is empty, the first rate.
+
+    Raises:
+      JcmError: if a run of this config has no such weights.
+    """
+    rates = [str(rate) for rate in config.train.ema_rates]
+    ema = ema or config.sample.ema or (rates[0] if rates else "params")
+    known = ("params", "target_params", *rates)
+    if ema not in known:
+        raise JcmError(f"ema={ema!r} is unknown: use one of {', '.join(known)}")
+    return ema
+
+
+def _from_workdir(
+    path: str | os.PathLike, ema: str, step: int, batch_size: int | None
+) -> Model:
+    """Loads a checkpoint of a run."""
+    record = workdir_lib.read(path)
+    config = record.config
+    network = build.network(config, len(record.class_names))
+    # The devices that wrote the checkpoint may not exist here.
+    place = sharding.replicated(sharding.make_mesh())
+    template = sharding.with_placement(
+        network.shapes,
+        lambda shapes: jax.tree.map(lambda _: place, shapes),
+    )
+    rates = [str(rate) for rate in config.train.ema_rates]
+    ema = which_weights(config, ema)
+    with Checkpoints(path) as checkpoints:
+        step = step or checkpoints.latest_step
+        if ema in rates:
+            averages = dict.fromkeys(rates, template)
+            params = checkpoints.restore_part("ema_params", averages, step)[ema]
+        else:
+            params = checkpoints.restore_part(ema, template, step)
+    return Model(
+        methods.denoiser(config, network),
+        params,
+        config,
+        record.class_names,
+        batch_size=batch_size,
+        step=step,
+        workdir=path,
+    )
+
+
+def _from_folder(path: str | os.PathLike, batch_size: int | None) -> Model:
+    """Loads what `jcm.save` wrote.
+
+    Raises:
+      JcmError: if the folder does not describe a model of this version.
+    """
+    found = folder.read(path)
+    try:
+        config = config_lib.from_dict(found.config)
+        config_lib.check(config)
+        network = build.network(config, len(found.class_names))
+        denoiser = methods.denoiser(config, network)
+        params = tensors.fill(network.shapes, found.params, "/".join)
+    except JcmError as error:
+        raise JcmError(f"{path}: {error}") from error
+    except Exception as error:  # the file may hold anything
+        reason = one_line(error)
+        raise JcmError(
+            f"{path}: config.json is damaged or of another version of jcm ({reason})"
+        ) from error
+    return Model(
+        denoiser,
+        jax.device_put(params),
+        config,
+        found.class_names,
+        batch_size=batch_size,
+        step=found.step,
+        about=found.about,
+    )
+
+
+def _from_checkpoint(found: checkpoint.Checkpoint, batch_size: int | None) -> Model:
+    """Makes a model and its config of another project's checkpoint."""
+    arch = found.network.arch
+    config = config_lib.base()
+    with config.unlocked(), config.ignore_type():
+        config.method = "edm" if found.kind == "edm" else "cd"
+        config.model.update(networks.describe(arch))
+        config.model.class_conditional = arch.num_classes > 0
+        config.data.image_size = arch.image_size
+        config.data.channels = arch.image_channels
+        config.noise.update(found.noise)
+        config.sample.sigmas = found.sigmas or (config.noise.sigma_max,)
+        config.sample.steps = found.steps or config.sample.steps
+    return Model(
+        methods.denoiser(config, found.network),
+        jax.device_put(found.params),
+        config,
+        found.class_names or [str(i) for i in range(arch.num_classes)],
+        batch_size=batch_size,
+        step=found.step,
+        about=card.About(trained=False, licence=found.licence, notes=found.notes),
+    )
+
+
+def _check_hints(hints: Mapping[str, Any]) -> None:
+    """Raises JcmError if a hint is no field of `checkpoint.Hints`."""
+    unknown = hints.keys() - {f.name for f in dataclasses.fields(checkpoint.Hints)}
+    if unknown:
+        raise JcmError(f"{', '.join(sorted(unknown))}: jcm.load takes no such argument")
+
+
+def _check_same_images(
+    source: str | os.PathLike, found: Model, config: ConfigDict
+) -> None:
+    """Raises JcmError if a model's images differ in shape from those of the data."""
+    arch, data = found.denoiser.network.arch, config.data
+    if (arch.image_size, arch.image_channels) != (data.image_size, data.channels):
+        raise JcmError(
+            f"{source} makes images with image_size={arch.image_size} and"
+            f" channels={arch.image_channels}, and not {data.image_size} and"
+            f" {data.channels} as config.data: use another config"
+        )
+
+
+def check_same_noise(
+    source: str | os.PathLike, found: Model, config: ConfigDict
+) -> None:
+    """Raises JcmError if a model is for other noise levels than `config.noise`."""
+    for field, theirs, ours in config_lib.differences(
+        found.config, config, only=("noise",)
+    ):
+        name = field.removeprefix("noise.")
+        raise JcmError(
+            f"{source} is for other noise levels, with {name}={theirs} and not"
+            f" {ours}: set config.{field}"
+        )
+
+
+def _log_other_settings(source: str, found: Model, config: ConfigDict) -> None:
+    """Logs where `config.sample` differs from the settings that come with a model."""
+    for name in ("sigmas",) if found.kind == "consistency" else ("steps", "solver"):
+        theirs, ours = found.config.sample[name], config.sample[name]
+        if theirs != ours:
+            logging.info(
+                "sampling with config.sample.%s=%s; the setting of %s is %s",
+                *(name, ours, source, theirs),
+            )
