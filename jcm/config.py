@@ -2,6 +2,7 @@
 
 import pathlib
 import runpy
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -357,6 +358,48 @@ def _update(config: ConfigDict, fields: dict[str, Any]) -> None:
             _update(config[name], value)
         else:  # JSON stores tuples as lists
             config[name] = tuple(value) if isinstance(value, list) else value
+
+
+def flatten(tree: ConfigDict | dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the fields by dotted name, with values as JSON gives them back."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, ConfigDict | dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:  # JSON has no tuples
+            flat[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def differences(
+    before: ConfigDict,
+    now: ConfigDict,
+    *,
+    only: Sequence[str] = ("",),
+    ignore: Sequence[str] = (),
+) -> list[tuple[str, Any, Any]]:
+    """Returns (field, value before, value now) of each field with another value.
+
+    Args:
+      before: a config.
+      now: a config.
+      only: the fields and sections to compare; by default all.
+      ignore: fields and sections of these that may differ.
+    """
+    theirs, ours = flatten(before), flatten(now)
+
+    def within(name: str, places: Sequence[str]) -> bool:
+        return any(
+            place in ("", name) or name.startswith(f"{place}.") for place in places
+        )
+
+    return [
+        (name, theirs.get(name), ours.get(name))
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
+        and within(name, only)
+        and not within(name, ignore)
+    ]
 
 
 def is_file(spec: str) -> bool:

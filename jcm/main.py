@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from absl import flags, logging
 from ml_collections import ConfigDict
 
+from jcm import config as config_lib
 from jcm.commands import cli
 from jcm.commands.edit import TASKS, Request, edit
 from jcm.commands.evaluate import evaluate
@@ -86,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
         print(config)
         return
     distributed.initialize(config)
-    settings = workdir_lib.flatten(config.to_dict(), "config.")
+    settings = config_lib.flatten(config, "config.")
     distributed.check_equal(
         {"--mode": _MODE.value, "--workdir": str(_WORKDIR.value)}
         | settings

@@ -22,7 +22,7 @@ _MAY_IMPORT = {
     " config",
     "commands": "runtime data networks run diffusion pretrained metrics methods model"
     " training config",
-    "main": "runtime run commands",
+    "main": "runtime run config commands",
     "__init__": "runtime.errors data.images model",
 }
 # The packages that one room alone may import.

@@ -1,4 +1,4 @@
-"""Metrics of training, read one step late."""
+"""The log of training, which reads the metrics of each step one step late."""
 
 import math
 
@@ -12,10 +12,10 @@ from jcm.training.step import Metrics
 
 
 class TrainLog:
-    """Reads each step's metrics after the next is sent off: no device ever waits.
+    """Reads the metrics of a step once the next is dispatched, so no device waits.
 
     Attributes:
-      stop: whether any process was told to save and leave; see `preemption.Watch`.
+      stop: whether any process has received SIGTERM; see `preemption.Watch`.
     """
 
     def __init__(
@@ -25,17 +25,17 @@ class TrainLog:
         every: int,
         skip_nonfinite: int = 0,
     ):
-        """Writes the mean loss and the other metrics' latest values.
+        """Writes the mean loss and the latest value of every other metric.
 
-        Beside them: `data_wait_secs`, the mean time that a step waited for its batch,
-        and `skipped`, how many steps since the last writing changed nothing.
+        It also writes `data_wait_secs`, the mean time that a step waited for its batch,
+        and `skipped`, the number of steps since the last entry that changed nothing.
 
         Args:
           writer: takes the numbers.
-          progress: shows them to whoever watches.
-          every: steps between two writings.
-          skip_nonfinite: steps in a row whose gradient may be not finite; those steps
-            must have changed nothing.
+          progress: reports the speed.
+          every: steps between two entries.
+          skip_nonfinite: the number of consecutive steps that may have a loss or
+            gradient that is not finite. Such steps must have changed nothing.
         """
         self._writer, self._progress, self._every = writer, progress, every
         self._limit = skip_nonfinite
@@ -46,22 +46,22 @@ class TrainLog:
         self._waits: list[float] = []
 
     def add(self, step: int, metrics: Metrics, waited: float = 0.0) -> None:
-        """Takes the metrics of the step just sent off and settles the one before.
+        """Takes the metrics of a dispatched step and settles the step before.
 
         Args:
-          step: its number, from 1.
-          metrics: what it gives.
-          waited: seconds that its batch was waited for.
+          step: the number of the step, from 1.
+          metrics: the metrics that it returns.
+          waited: seconds that the step waited for its batch.
         """
         self.settle()
         self._pending = step, metrics
         self._waits.append(waited)
 
     def settle(self) -> None:
-        """Waits for the last step and writes its metrics where they are due.
+        """Waits for the last step, and writes its metrics if an entry is due.
 
         Raises:
-          JcmError: where loss or gradient is not finite, more often than allowed.
+          JcmError: if more consecutive steps than allowed were not finite.
         """
         if self._pending is None:
             return
@@ -70,7 +70,7 @@ class TrainLog:
         metrics = {
             name: float(value) for name, value in jax.device_get(metrics).items()
         }
-        # A whole number of every process: all stop at the same step.
+        # Every process sees the same value, so all stop after the same step.
         self.stop |= metrics.pop("stop") > 0
         loss = metrics["loss"]
         watched = {name: metrics[name] for name in ("loss", "grad_norm", "param_norm")}
@@ -78,7 +78,7 @@ class TrainLog:
             self._in_a_row = 0
             self._losses.append(loss)
         else:
-            self._pass_over(step, watched)
+            self._skip(step, watched)
         speed = self._progress.update(step, loss)
         if step % self._every == 0:
             numbers = {
@@ -92,24 +92,24 @@ class TrainLog:
             self._waits.clear()
             self._writer.write_scalars(step, metrics | numbers | speed)
 
-    def _pass_over(self, step: int, watched: dict[str, float]) -> None:
-        """Counts a step that is not finite, or ends the run."""
+    def _skip(self, step: int, watched: dict[str, float]) -> None:
+        """Counts a step that is not finite, or stops the run."""
         self._in_a_row += 1
         self._skipped += 1
         values = ", ".join(f"{name} {value}" for name, value in watched.items())
         if self._in_a_row <= self._limit and math.isfinite(watched["param_norm"]):
             logging.warning(
-                "step %d: %s: passed over, %d in a row", step, values, self._in_a_row
+                "step %d: %s: skipped, %d in a row", step, values, self._in_a_row
             )
             return
         raise JcmError(
-            f"step {step}: {values}: stopped, and the last checkpoint kept; begin"
+            f"step {step}: {values}: stopped; the last checkpoint is kept. Start in"
             " another --workdir with --config.optim.grad_clip=1.0 or a lower"
-            " --config.optim.learning_rate, or pass over single ones by"
+            " --config.optim.learning_rate, or skip single steps with"
             " --config.train.skip_nonfinite=10"
         )
 
 
 def _mean(values: list[float]) -> float:
-    """Not a number where there are none."""
+    """The mean of some values; NaN if there are none."""
     return sum(values) / len(values) if values else math.nan

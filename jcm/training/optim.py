@@ -1,4 +1,4 @@
-"""Optimisers as the published models used them."""
+"""The optimisers that the published models were trained with."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from jcm.runtime.errors import JcmError
 
 
 def create(config: Any, batch_size: int) -> optax.GradientTransformation:
-    """The optimiser of a config.
+    """Returns the optimiser of a config (Song et al. 2023, Appendix C).
 
     Args:
       config: `name` (radam or adam), `learning_rate`, `b1`, `b2`, `eps`,
-        `warmup_kimg` (linear from 0, in thousand images) and `grad_clip` (largest
-        global norm; 0 for none).
-      batch_size: images per step, which turns warm-up into steps.
+        `warmup_kimg` (length of the linear warm-up from 0, in thousands of images)
+        and `grad_clip` (largest global norm of the gradient; 0 does not clip).
+      batch_size: images per step, which converts the warm-up to steps.
 
     Raises:
       JcmError: for an unknown name.

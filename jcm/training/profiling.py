@@ -1,4 +1,4 @@
-"""A trace of some training steps, for TensorBoard's profiler or Perfetto."""
+"""A trace of a few training steps, for the profiler of TensorBoard or Perfetto."""
 
 import os
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ from jcm.runtime.errors import JcmError
 
 
 class Profile:
-    """Traces from the start of one step to the end of another, both counted from 1."""
+    """Traces from the start of one step to the end of another; steps count from 1."""
 
     def __init__(self, steps: Sequence[int], folder: str | os.PathLike):
         """Traces nothing yet.
 
         Args:
-          steps: of config.profile: (first, last), or nothing.
-          folder: for the trace; that of one process is enough.
+          steps: `config.profile.steps`: (first, last), or () for no trace.
+          folder: the folder for the trace, which process 0 writes.
 
         Raises:
-          JcmError: where `steps` is something else.
+          JcmError: if `steps` is anything else.
         """
         valid = len(steps) == 2 and 1 <= steps[0] <= steps[1]
         if steps and not valid:
@@ -33,20 +33,25 @@ class Profile:
         self._running = False
 
     def before(self, step: int) -> None:
-        """Tells that a step begins."""
+        """Starts the trace if this step is the first to trace."""
         if self._first <= step <= self._last and not self._running:
             if jax.process_index() == 0:
                 jax.profiler.start_trace(self._folder)
             self._running = True
 
     def after(self, step: int, result: Any) -> None:
-        """Tells that a step was sent off, and what it gives."""
+        """Ends the trace after the last step to trace.
+
+        Args:
+          step: the step that was dispatched.
+          result: the arrays that it returns, to wait for.
+        """
         if self._running and step >= self._last:
             jax.block_until_ready(result)
             self.close()
 
     def close(self) -> None:
-        """Writes what there is."""
+        """Ends a trace that is still running."""
         if not self._running:
             return
         self._running = False

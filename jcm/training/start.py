@@ -1,4 +1,4 @@
-"""What a run begins with: a teacher, weights of another model, its whole state."""
+"""What a run starts from: a teacher, the weights of a model, or a whole training."""
 
 import dataclasses
 import functools
@@ -14,7 +14,8 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from jcm import config as config_lib
-from jcm.model import model
+from jcm.model import loading
+from jcm.model.model import Model
 from jcm.networks import Network, Params
 from jcm.pretrained import checkpoint
 from jcm.run import storage
@@ -23,12 +24,19 @@ from jcm.run.checkpoints import Checkpoints
 from jcm.run.state import State
 from jcm.runtime.errors import JcmError
 
+# The fields that decide the shapes and the meaning of a state, and those among them
+# that may change when a training continues.
+_STATE = ("method", "model", "noise", "optim", "train.ema_rates")
+_NOT_STATE = ("model.dropout", "model.dtype", "model.remat", "optim.learning_rate")
+# The fields of an architecture that do not change what the network computes.
+_NOT_NETWORK = ("dropout", "dtype", "remat")
+
 
 def teacher_config(config: ConfigDict) -> ConfigDict:
-    """The config that a student's `teacher` names, fitted to the student.
+    """Returns the config that `config.teacher` names, adapted to the student.
 
-    Data, noise levels, network (but for its dropout), mesh, evaluation and seed are the
-    student's.
+    The data, noise levels, network (except its dropout), mesh, evaluation and seed are
+    those of the student.
     """
     found = config_lib.load(config.teacher)
     with found.unlocked():
@@ -46,16 +54,17 @@ def teacher_weights(
     network: Network,
     train: Callable[[ConfigDict, str | os.PathLike], Any],
 ) -> Params:
-    """The weights to distil: loaded, or trained first in WORKDIR/teacher.
+    """Returns the weights to distil: loaded, or trained first in WORKDIR/teacher.
 
     Args:
-      config: of the student.
-      workdir: of the student.
-      network: of the student.
+      config: the config of the student.
+      workdir: the workdir of the student.
+      network: the network of the student.
       train: trains a config in a workdir.
 
     Raises:
-      JcmError: where no teacher is named, or it has another network.
+      JcmError: if no teacher is named, or it is not a diffusion model with the
+        student's network and noise levels.
     """
     source = config.teacher
     if not source:
@@ -65,17 +74,17 @@ def teacher_weights(
             " openai/edm-cifar10, or a config to train first"
         )
     if config_lib.is_file(source):
-        source = workdir_lib.teacher_place(config, workdir)
+        source = workdir_lib.teacher_path(config, workdir)
         logging.info("training the teacher, %s, in %s", config.teacher, source)
         train(teacher_config(config), source)
     teacher = _load("config.teacher", source)
     if teacher.kind != "edm":
         raise JcmError(
-            f"config.teacher={source} is no diffusion model: name another, or convert a"
-            " file that is one by python -m jcm.commands.convert FILE FOLDER --kind=edm"
+            f"config.teacher={source} is not a diffusion model: name another, or"
+            " convert a file that is one with python -m jcm.commands.convert FILE"
+            " FOLDER --kind=edm"
         )
-    _refuse_other_network("config.teacher", source, teacher, network)
-    model.refuse_other_noise(f"config.teacher={source}", teacher, config)
+    _check_fits("config.teacher", source, teacher, network, config)
     return teacher.params
 
 
@@ -86,46 +95,45 @@ def first_state(
     template: State,
     weights: Params,
 ) -> State:
-    """The state before the first step of this run.
+    """Returns the state before the first step of this run.
 
     Args:
-      config: `init.model` names a model whose weights replace those given; with
-        `init.state`, its whole training goes on.
-      network: of the run.
-      new_state: makes a state of weights.
+      config: `init.model` names a model whose weights replace `weights`; with
+        `init.state`, the run continues its whole training.
+      network: the network of the run.
+      new_state: makes a state from weights.
       template: shapes, types and placement of the state.
-      weights: to begin with where the config names none.
+      weights: the first weights if the config names none.
 
     Raises:
-      JcmError: where the model has another network, or no state to go on from.
+      JcmError: if the model has another network, or no state to continue from.
     """
     source = config.init.model
     shardings = jax.tree.map(lambda leaf: leaf.sharding, template)
     if source and config.init.state:
-        state = _continued(config, network, template)
+        state = _state_of(config, network, template)
         if state.step >= config.train.num_steps:
             raise JcmError(
                 f"config.init.model={source} has done {state.step} steps: raise"
                 f" config.train.num_steps={config.train.num_steps}"
             )
-        logging.info("going on from step %d of %s", state.step, source)
-        # Copies: buffers that are given away at each step must not be shared.
+        logging.info("continuing from step %d of %s", state.step, source)
+        # The step donates its buffers, so the state must not share any: copy them.
         copy = functools.partial(jax.tree.map, jnp.copy)
         return jax.jit(copy, out_shardings=shardings)(state)
     if source:
         found = _load("config.init.model", source)
-        _refuse_other_network("config.init.model", source, found, network)
-        model.refuse_other_noise(f"config.init.model={source}", found, config)
-        logging.info("beginning with the weights of %s", source)
+        _check_fits("config.init.model", source, found, network, config)
+        logging.info("starting from the weights of %s", source)
         weights = found.params
     return jax.jit(new_state, out_shardings=shardings)(weights)
 
 
-def _continued(config: ConfigDict, network: Network, template: State) -> State:
-    """The state that another training has reached: a workdir, or a file."""
+def _state_of(config: ConfigDict, network: Network, template: State) -> State:
+    """Returns the state that another training reached: a workdir's, or a file's."""
     source = config.init.model
     if (storage.local_folder(source) / "run.json").exists():
-        _refuse_other_training(source, config)
+        _check_same_training(source, config)
         with Checkpoints(source) as checkpoints:
             parts = {
                 field: checkpoints.restore_part(field, part)
@@ -137,57 +145,53 @@ def _continued(config: ConfigDict, network: Network, template: State) -> State:
     found = checkpoint.read_training(source, network)
     target = None
     if template.target_params is not None:
-        # Where there is none it was the student itself.
+        # A file without a target was trained with the student as its own target.
         target = found.target_params or found.params
     return State(
         step=jnp.int32(found.step),
         params=found.params,
         target_params=target,
-        # The original knows one rate.
+        # The original code keeps one average, which starts those of every rate.
         ema_params=dict.fromkeys(template.ema_params, found.ema_params),
         opt_state=optax.tree.set(template.opt_state, **found.moments),
     )
 
 
-def _load(field: str, source: str) -> model.Model:
+def _load(field: str, source: str) -> Model:
     try:
-        return model.load(source)
+        return loading.load(source)
     except JcmError as error:
         raise JcmError(f"{field}: {error}") from error
 
 
-# What a state has by: other settings of the same names may follow.
-_STATE = ("method", "model", "noise", "optim", "train.ema_rates")
-_NOT_STATE = ("model.dropout", "model.dtype", "model.remat", "optim.learning_rate")
+def _check_same_training(source: str, config: ConfigDict) -> None:
+    """Checks that the state of a run can be that of this config."""
+    theirs = workdir_lib.read(source).config
+    for name, before, now in config_lib.differences(
+        theirs, config, only=_STATE, ignore=_NOT_STATE
+    ):
+        raise JcmError(
+            f"config.init.model={source} was trained with config.{name}={before!r}, and"
+            f" not {now!r}: use the same, or start from the weights alone, with"
+            " config.init.state=False"
+        )
 
 
-def _refuse_other_training(source: str, config: ConfigDict) -> None:
-    """Makes sure that a run's state can be that of this config."""
-    theirs = workdir_lib.flatten(workdir_lib.read(source).config.to_dict())
-    for name, ours in workdir_lib.flatten(config.to_dict()).items():
-        counts = any(name == part or name.startswith(f"{part}.") for part in _STATE)
-        if counts and name not in _NOT_STATE and theirs.get(name) != ours:
-            raise JcmError(
-                f"config.init.model={source} was trained with config.{name}="
-                f"{theirs.get(name)!r}, and not {ours!r}: use the same, or begin anew"
-                " from the weights, with config.init.state=False"
-            )
-
-
-def _refuse_other_network(
-    field: str, source: str, found: model.Model, network: Network
+def _check_fits(
+    field: str, source: str, found: Model, network: Network, config: ConfigDict
 ) -> None:
-    """Compares all that changes what a network computes."""
-    theirs = found.denoiser.network.arch
-    if type(theirs) is not type(network.arch):
+    """Checks that a model has the network and the noise levels of the run."""
+    ours, theirs = network.arch, found.denoiser.network.arch
+    if type(theirs) is not type(ours):
         raise JcmError(
             f"{field}={source} is another network than config.model.name: use the"
             " model's"
         )
     for name in (each.name for each in dataclasses.fields(theirs)):
-        a, b = getattr(network.arch, name), getattr(theirs, name)
-        if a != b and name not in ("dropout", "dtype", "remat"):
+        a, b = getattr(ours, name), getattr(theirs, name)
+        if a != b and name not in _NOT_NETWORK:
             raise JcmError(
                 f"{field}={source} has another network, with {name}={b} and not {a}:"
                 " use its settings"
             )
+    loading.check_same_noise(f"{field}={source}", found, config)
