@@ -1,4 +1,4 @@
-"""Data: named data sets in ArrayRecord, and endless batches of them.
+"""Data sets by name, stored as ArrayRecord files, and endless batches of them.
 
 dataset = data.load(config.data)
 for batch in data.batches(dataset, 128, seed=0, flip=True): ...

@@ -1,4 +1,4 @@
-"""What all our tfds builders share: labelled pictures, kept in order, as PNG."""
+"""The base of the tfds builders: images with labels, stored in order as PNG."""
 
 import hashlib
 import io
@@ -11,33 +11,37 @@ from PIL import Image
 
 
 class Png(tfds.features.Image):
-    """tfds' Image feature with Pillow on both sides.
+    """The Image feature of tfds, encoded and decoded by Pillow.
 
-    The stock feature encodes arrays with TensorFlow, which we do without, and decodes
-    with whichever of OpenCV and Pillow it finds, with a warning about the choice.
+    The original feature encodes arrays with TensorFlow, which this package does not
+    depend on. It decodes with either OpenCV or Pillow and warns about the choice.
     """
 
     def encode_example(self, image: UInt8[np.ndarray, "h w c"]) -> bytes:
-        """Compresses pixels; one channel becomes a grey PNG."""
+        """Compresses pixels to a PNG file, which is grey for one channel."""
         buffer = io.BytesIO()
         squeezed = image[..., 0] if image.shape[-1] == 1 else image
         Image.fromarray(squeezed).save(buffer, format="png")
         return buffer.getvalue()
 
     def decode_example_np(self, png: bytes) -> UInt8[np.ndarray, "h w c"]:
-        """The inverse, without loss."""
+        """Decodes a PNG file; nothing is lost."""
         return np.asarray(Image.open(io.BytesIO(png))).reshape(self.shape)
 
 
-class PictureBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Base of the builders: a subclass says its shape, its classes and its splits.
+class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The base of the builders; subclasses define the shape, classes and splits.
 
-    No builder is registered under its name, as tfds has a `cifar10` of its own and
-    refuses a second one.
+    Builders are not registered with tfds, which already has a `cifar10` and accepts no
+    second one.
 
-    Pictures keep the order in which the source lists them (shuffling is the
-    pipeline's task), and `info.metadata` maps each split to a hash of its content, so
-    that a data set can be recognised wherever it lies.
+    Images keep the order of the source, since the pipeline shuffles them. The metadata
+    of a data set maps each split to a hash of its content, which identifies the data
+    independently of where it is stored.
+
+    Attributes:
+      image_shape: height, width and channels of every image.
+      class_names: the meaning of the labels 0, 1, ...
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -46,16 +50,18 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     class_names: tuple[str, ...]
 
     @classmethod
-    def settings(cls, config_data) -> tfds.core.BuilderConfig | None:
-        """What tells data sets of this builder apart; None if there is but one.
+    def source(cls, config_data) -> tfds.core.BuilderConfig | None:
+        """Describes the source of a data set; None if the builder has only one.
+
+        The name of the result is different for each data set of this builder.
 
         Raises:
-          JcmError: `config_data.path` does not name a source for this builder.
+          JcmError: if `config_data.path` does not name a source for this builder.
         """
         return None
 
     def _create_builder_config(self, builder_config, version):
-        # tfds' own would warn of each config that its class does not list beforehand.
+        # The original method warns of each config that the class does not list.
         return builder_config
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -74,16 +80,16 @@ class PictureBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(
         self,
         split: str,
-        pictures: Iterable[tuple[UInt8[np.ndarray, "h w c"], int]],
+        examples: Iterable[tuple[UInt8[np.ndarray, "h w c"], int]],
     ) -> Iterator[tuple[int, dict]]:
         digest = hashlib.sha256(repr((self.image_shape, self.class_names)).encode())
-        for key, (image, label) in enumerate(pictures):
+        for key, (image, label) in enumerate(examples):
             digest.update(image.tobytes())
             digest.update(label.to_bytes(4, "little"))
             yield key, {"image": image, "label": label}
         self.info.metadata[split] = digest.hexdigest()
 
 
-def settings_key(*facts) -> str:
-    """A short name, fit for a folder, for a data set told apart by these facts."""
+def source_name(*facts) -> str:
+    """Returns a hash of the facts that identify a source, as a name for a folder."""
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

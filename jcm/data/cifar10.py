@@ -1,4 +1,4 @@
-"""CIFAR-10 (Krizhevsky 2009) from its published Python archive."""
+"""CIFAR-10 (Krizhevsky 2009), read from its published Python archive."""
 
 import pathlib
 import pickle
@@ -23,11 +23,11 @@ SPLITS = {
 }
 
 
-class Cifar10(builder.PictureBuilder, skip_registration=True):
-    """60,000 pictures of 32x32x3 in 10 classes; splits train and test.
+class Cifar10(builder.ImageBuilder, skip_registration=True):
+    """60,000 images of 32x32x3 in 10 classes, with the splits train and test.
 
-    `config.data.path` may name the archive or the folder extracted from it, which is
-    taken as it is; without it the archive is downloaded and its hash checked.
+    `config.data.path` may name the archive or the folder extracted from it, whose hash
+    is not checked. Without a path the archive is downloaded and its hash is checked.
     """
 
     image_shape = (32, 32, 3)
@@ -36,15 +36,15 @@ class Cifar10(builder.PictureBuilder, skip_registration=True):
     )
 
     @classmethod
-    def settings(cls, config_data) -> tfds.core.BuilderConfig | None:
-        """The archive or folder as it is now; None for the download."""
+    def source(cls, config_data) -> tfds.core.BuilderConfig | None:
+        """Describes the present archive or folder; None means the download."""
         if not config_data.path:
             return None
         path = pathlib.Path(config_data.path).expanduser().resolve()
         if not path.exists():
             raise JcmError(f"config.data.path={path} does not exist: {REMEDY}")
         stat = path.stat()
-        key = builder.settings_key(str(path), stat.st_size, stat.st_mtime_ns)
+        key = builder.source_name(str(path), stat.st_size, stat.st_mtime_ns)
         return tfds.core.BuilderConfig(name=key, description=str(path))
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
@@ -55,22 +55,22 @@ class Cifar10(builder.PictureBuilder, skip_registration=True):
             target = folder / URL.rpartition("/")[2]
             path = download.fetch(URL, target, f"md5:{MD5}", REMEDY)
         return {
-            split: self._generate_examples(split, _pictures(path, names))
+            split: self._generate_examples(split, _examples(path, names))
             for split, names in SPLITS.items()
         }
 
 
-def _pictures(
+def _examples(
     path: pathlib.Path, names: tuple[str, ...]
 ) -> Iterator[tuple[UInt8[np.ndarray, "32 32 3"], int]]:
     for name in names:
         try:
             images, labels = _batch(path, name)
-        # Foreign bytes under an unpickler can fail in any way, with one remedy.
+        # Unpickling a broken file can raise anything, and the remedy is the same.
         except Exception as error:
             reason = one_line(error)
             raise JcmError(
-                f"{path} is not a whole CIFAR-10 Python archive "
+                f"{path} is not a complete CIFAR-10 Python archive "
                 f"({name}: {reason}): {REMEDY}"
             ) from error
         yield from zip(images, labels, strict=True)
@@ -85,7 +85,7 @@ def _batch(
             batch = DataUnpickler(file, encoding="bytes").load()
     else:
         with tarfile.open(path) as archive:
-            # Members are read up to the wanted one only: the archive is compressed.
+            # The search stops at the wanted member, since decompression is slow.
             member = next((m for m in archive if m.name.endswith("/" + name)), None)
             if member is None:
                 raise KeyError(f"no {name} in the archive")
@@ -99,10 +99,10 @@ def _batch(
 
 
 class DataUnpickler(pickle.Unpickler):
-    """Reads plain containers and numpy arrays; a file can make it call nothing else.
+    """Reads plain containers and numpy arrays, and calls nothing else.
 
-    Numpy's constructors are looked up by name here and never imported on the file's
-    word; `_codecs.encode` is how Python 3 writes bytes for Python 2.
+    The constructors of numpy are looked up by name in this class, so that a file cannot
+    import anything. Python 3 writes bytes for Python 2 by a call of `_codecs.encode`.
     """
 
     _ALLOWED = {
@@ -114,7 +114,11 @@ class DataUnpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str):
-        """Resolves the few names allowed; whatever else a file asks for is refused."""
+        """Resolves the few names that are allowed.
+
+        Raises:
+          pickle.UnpicklingError: for any other name.
+        """
         if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"refusing to load {module}.{name}")
         return self._ALLOWED[module, name]

@@ -1,4 +1,4 @@
-"""Data sets: prepared once on disk, opened by name."""
+"""Data sets, which are prepared on disk once and opened by name."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from jaxtyping import Int, Int32, UInt8
 from jcm.data import builder as builder_lib
 from jcm.data import cifar10, digits, image_folder
 from jcm.runtime import download, files
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
 BUILDERS = {
     "digits": digits.Digits,
@@ -32,12 +32,12 @@ class Dataset:
     """One split of a prepared data set.
 
     Attributes:
-      name: that of the builder.
-      image_size: height and width.
-      channels: 1 or 3.
+      name: the name of the builder.
+      image_size: height and width of the images.
+      channels: 1 for grey or 3 for colour.
       class_names: the meaning of the labels 0, 1, ...
-      fingerprint: tells content from content, wherever it lies: equal for two data
-        sets with the same pictures, labels and class names in the same order.
+      fingerprint: a hash of the content: images, labels and class names in order. It
+        does not depend on where the data set is stored.
     """
 
     name: str
@@ -52,15 +52,15 @@ class Dataset:
         return len(self._records)
 
     def arrays(self) -> Batch:
-        """The whole set: image uint8 (n, h, w, c) and label int32 (n,).
+        """Returns all records: image uint8 (n, h, w, c) and label int32 (n,).
 
-        Read-only where the set is small enough to be kept decoded; a copy otherwise,
-        for which there must be memory.
+        The arrays are read-only if the data set is small enough to be kept decoded.
+        Otherwise they are a new copy, which must fit into memory.
         """
         return self._decoded if self._keep_decoded else self._decode_all()
 
     def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
-        """A fresh copy of some records: image uint8 (n, h, w, c), label int32 (n,)."""
+        """Copies some records: image uint8 (n, h, w, c), label int32 (n,)."""
         if self._keep_decoded:
             return {key: value[indices] for key, value in self._decoded.items()}
         return self._decode(indices.tolist())
@@ -73,7 +73,7 @@ class Dataset:
         return arrays
 
     def _decode_all(self) -> Batch:
-        # In one thread: half of the time is Python's, and more threads are slower.
+        # Half of the time is spent in Python, so that more threads would be slower.
         return self._decode(tqdm.tqdm(range(len(self)), "Decoding", delay=2))
 
     def _decode(self, indices: Collection[int]) -> Batch:
@@ -86,29 +86,35 @@ class Dataset:
 
 
 def load(config_data, split: str = "train") -> Dataset:
-    """Opens a data set, preparing it first if this was never done.
+    """Opens a data set, and prepares it on disk if it is not there yet.
 
     Args:
-      config_data: the `data` part of a config. `name` is a key of `BUILDERS`; `path`
-        is the source of a data set that needs one; `dir` is where prepared data sets
-        lie, by default `$JCM_CACHE/data` or ~/.cache/jcm/data; `image_size` and
-        `channels` must be those of the data set; `cache_mib` is the size up to which
-        a set is held decoded in memory.
-      split: what tfds understands: train, test, train[:1000].
+      config_data: the `data` section of a config. `name` is a key of `BUILDERS`; `path`
+        is the source, if the builder needs one; `dir` is the folder of prepared data
+        sets, by default `$JCM_CACHE/data` or ~/.cache/jcm/data; `image_size` and
+        `channels` must be those of the data set; a data set of up to `cache_mib` MiB is
+        kept decoded in memory.
+      split: a split in the notation of tfds: train, test, train[:1000].
 
     Raises:
-      JcmError: unknown name, wrong shape, missing or broken source, unknown split.
+      JcmError: if the name or the split is unknown, the image size or channels are
+        wrong, or the source is missing or broken.
     """
     if config_data.name not in BUILDERS:
         known = ", ".join(BUILDERS)
-        raise JcmError(f"unknown config.data.name={config_data.name!r}: use {known}")
+        raise JcmError(
+            f"config.data.name={config_data.name!r} is unknown: use one of {known}"
+        )
     builder = _prepared(config_data)
     try:
         records = builder.as_data_source(split)
     except ValueError as error:
-        raise JcmError(f"{config_data.name} has no split {split!r}: {error}") from error
+        raise JcmError(
+            f"{config_data.name} has no split {split!r} ({one_line(error)}): set"
+            " config.data.split to another one"
+        ) from error
     image_size, _, channels = builder.info.features["image"].shape
-    # The hashes of all splits, since tfds allows parts such as train[:10]+test.
+    # All splits are hashed, since one split can name several, as train[:10]+test does.
     identity = [config_data.name, split, dict(builder.info.metadata)]
     identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     decoded_bytes = len(records) * image_size**2 * channels
@@ -123,35 +129,38 @@ def load(config_data, split: str = "train") -> Dataset:
     )
 
 
-def _prepared(config_data) -> builder_lib.PictureBuilder:
+def _prepared(config_data) -> builder_lib.ImageBuilder:
+    """Returns the builder of a data set, after it is prepared on disk."""
     cls = BUILDERS[config_data.name]
-    config = cls.settings(config_data)
+    config = cls.source(config_data)
     folder = pathlib.Path(config_data.dir or download.cache("data")).expanduser()
     builder = cls(data_dir=folder, config=config)
     size, _, channels = builder.info.features["image"].shape
     if (config_data.image_size, config_data.channels) != (size, channels):
         raise JcmError(
-            f"{config_data.name} is {size}x{size} with {channels} channels: pass "
+            f"{config_data.name} has {size}x{size} images of {channels} channels: pass "
             f"--config.data.image_size={size} --config.data.channels={channels}"
         )
-    # tfds renames a finished folder; its own is_prepared() warns where there is none.
+    # The folder appears by renaming when it is complete. Unlike this test,
+    # is_prepared() of tfds logs a warning if there is none.
     if builder.data_path.exists():
         return builder
     try:
-        # Many processes may begin at once; the first prepares it for all.
+        # Many processes may start at once; the first one prepares the data for all.
         with files.locked(folder):
             builder = cls(data_dir=folder, config=config)
             builder.download_and_prepare(
                 file_format="array_record",
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False),
             )
-    except (OSError, RuntimeError) as error:  # array_record's for a full disk
-        # Without locks, tfds' renaming of the finished folder fails when another
-        # process was faster; its result is as good as ours.
+    except (OSError, RuntimeError) as error:
+        # array_record raises RuntimeError if the disk is full.
+        # Without file locks, renaming the finished folder fails if another process was
+        # faster, whose result can be used instead.
         builder = cls(data_dir=folder, config=config)
         if not builder.data_path.exists():
             raise JcmError(
-                f"cannot prepare {config_data.name} in {folder} ({error}): "
-                "pass a folder with room, --config.data.dir=<folder>"
+                f"cannot prepare {config_data.name} in {folder} ({one_line(error)}): "
+                "pass a folder with free space, --config.data.dir=<folder>"
             ) from error
     return builder

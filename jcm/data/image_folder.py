@@ -1,4 +1,4 @@
-"""Any folder of pictures as a data set; its sub-folders are the classes."""
+"""Folders of picture files as data sets, with sub-folders as classes."""
 
 import dataclasses
 import os
@@ -14,12 +14,21 @@ from jaxtyping import UInt8
 from jcm.data import builder, pictures
 from jcm.runtime.errors import JcmError
 
+# An error names at most this many broken files.
 _NAMED_AT_MOST = 3
 
 
 @dataclasses.dataclass
 class FolderConfig(tfds.core.BuilderConfig):
-    """A folder as it is now; `name` changes when any of its pictures does."""
+    """The present content of a folder; `name` changes whenever a picture changes.
+
+    Attributes:
+      image_size: height and width of the images.
+      channels: 1 for grey or 3 for colour.
+      skip_broken: whether files that cannot be read are skipped.
+      class_names: names of the classes.
+      files: each picture file with the label of its class.
+    """
 
     image_size: int = 0
     channels: int = 0
@@ -28,19 +37,22 @@ class FolderConfig(tfds.core.BuilderConfig):
     files: list[tuple[pathlib.Path, int]] = dataclasses.field(default_factory=list)
 
 
-class ImageFolder(builder.PictureBuilder, skip_registration=True):
-    """Pictures of `config.data.path`, at `config.data.image_size`; one split, train.
+class ImageFolder(builder.ImageBuilder, skip_registration=True):
+    """The pictures of `config.data.path`, resized to `config.data.image_size`.
 
-    All pictures below a first-level sub-folder bear its name as label; without
-    sub-folders all are of one class, named after the folder. Hidden files and folders
-    are passed over. `pictures.read` says how a file becomes pixels.
+    Each first-level sub-folder is a class of the pictures in and below it. A folder
+    without sub-folders has one class, which has the name of the folder. Hidden files
+    and folders are skipped. `pictures.read` converts a file to pixels. The only split
+    is train.
     """
 
     @classmethod
-    def settings(cls, config_data) -> FolderConfig:
-        """The folder as it is now, and what to make of its pictures."""
+    def source(cls, config_data) -> FolderConfig:
+        """Lists the folder, and describes what its pictures are converted to."""
         if not config_data.path:
-            raise JcmError("image_folder needs the folder: --config.data.path=<folder>")
+            raise JcmError(
+                "image_folder needs a folder: pass --config.data.path=<folder>"
+            )
         if config_data.image_size < 1 or config_data.channels not in (1, 3):
             raise JcmError(
                 f"config.data.image_size={config_data.image_size} and channels="
@@ -55,7 +67,7 @@ class ImageFolder(builder.PictureBuilder, skip_registration=True):
             "skip_broken": config_data.skip_broken,
         }
         return FolderConfig(
-            name=builder.settings_key(str(root), listing, options),
+            name=builder.source_name(str(root), listing, options),
             description=str(root),
             class_names=class_names,
             files=files,
@@ -64,13 +76,13 @@ class ImageFolder(builder.PictureBuilder, skip_registration=True):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width, channels."""
+        """Height, width and channels of the images."""
         config = self.builder_config
         return (config.image_size, config.image_size, config.channels)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The sub-folders, sorted."""
+        """The sub-folders in alphabetical order."""
         return self.builder_config.class_names
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
@@ -79,32 +91,34 @@ class ImageFolder(builder.PictureBuilder, skip_registration=True):
 
 
 def _listing(root: pathlib.Path) -> list[tuple[str, int, int]]:
-    """Path from the root, bytes and time of change of every picture, sorted."""
+    """Lists the path, size in bytes and time of change of every picture, sorted."""
     if not root.is_dir():
         raise JcmError(f"config.data.path={root} is not a folder: name one that exists")
     listing = []
     for path in pictures.find(root):
-        # A link to nothing is a picture that cannot be read.
+        # A broken link is listed too, and reported later as a file that cannot be read.
         stat = os.stat(path, follow_symlinks=os.path.exists(path))
         relative = os.path.relpath(path, root)
         listing.append((relative, stat.st_size, stat.st_mtime_ns))
     if not listing:
         suffixes = " ".join(sorted(pictures.SUFFIXES))
-        raise JcmError(f"no pictures in {root}: it should hold files ending {suffixes}")
+        raise JcmError(
+            f"there are no pictures in {root}: name a folder with {suffixes} files"
+        )
     return sorted(listing)
 
 
 def _classes(
     root: pathlib.Path, paths: list[str]
 ) -> tuple[tuple[str, ...], list[tuple[pathlib.Path, int]]]:
-    """Names of the classes, and every picture with its class."""
+    """Returns the names of the classes, and every path with the label of its class."""
     parts = [pathlib.PurePath(path).parts for path in paths]
     names = sorted({first for first, *rest in parts if rest}) or [root.name]
     loose = [first for first, *rest in parts if not rest]
     if loose and len(loose) < len(paths):
         raise JcmError(
-            f"{root} holds sub-folders (classes) and {len(loose)} pictures outside "
-            f"them, such as {loose[0]}: move these into a sub-folder"
+            f"{root} has sub-folders, which are classes, and {len(loose)} pictures"
+            f" outside them, such as {loose[0]}: move these into a sub-folder"
         )
     number = {name: i for i, name in enumerate(names)}
     files = [(root.joinpath(*part), number.get(part[0], 0)) for part in parts]
@@ -114,20 +128,22 @@ def _classes(
 def _readable(
     config: FolderConfig,
 ) -> Iterator[tuple[UInt8[np.ndarray, "h w c"], int]]:
-    """Yields all pictures that can be read, then complains about the others.
+    """Yields all pictures that can be read, and reports the others at the end.
 
-    At the end rather than at the first, so that one complaint tells of all.
+    Raises:
+      JcmError: if pictures cannot be read and `config.skip_broken` is not set, or none
+        can be read.
     """
 
     def read(file):
         path, label = file
         try:
             return path, label, pictures.read(path, config.image_size, config.channels)
-        # Pillow's decoders raise a dozen kinds of exception for broken files.
+        # Pillow raises many types of exceptions for broken files.
         except Exception as error:
             return path, label, error
 
-    # Pillow decodes without the GIL, so that threads use all cores.
+    # Pillow releases the GIL while it decodes, so that threads use all cores.
     threads = os.cpu_count()
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8 * threads)
     reader = grain.MapDataset.source(config.files).map(read).to_iter_dataset(options)
@@ -143,9 +159,11 @@ def _readable(
     some = ", ".join(broken[:_NAMED_AT_MOST])
     count = f"{len(broken)} of {len(config.files)} pictures cannot be read"
     if len(broken) == len(config.files):
-        raise JcmError(f"{count} ({some}): point config.data.path at sound pictures")
+        raise JcmError(
+            f"{count} ({some}): set config.data.path to a folder of valid pictures"
+        )
     if not config.skip_broken:
         raise JcmError(
             f"{count} ({some}): delete them or pass --config.data.skip_broken=True"
         )
-    logging.warning("%s and were skipped (%s)", count, some)
+    logging.warning("%s and are skipped (%s)", count, some)

@@ -1,4 +1,4 @@
-"""The border between pixels and numbers: uint8 <-> float32 in [-1, 1]."""
+"""Conversion of pixel values between uint8 and float32 in [-1, 1]."""
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +9,16 @@ from jcm.runtime.arrays import AnyArray
 
 
 def to_float(images: UInt8[AnyArray, "*b h w c"]) -> Float[AnyArray, "*b h w c"]:
-    """Maps 0..255 linearly onto [-1, 1]; runs on the device or on the host."""
+    """Maps 0..255 linearly onto [-1, 1], on the device or the host of the images."""
     xp = jnp if isinstance(images, jax.Array) else np
     return images.astype(xp.float32) / 127.5 - 1.0
 
 
 def to_uint8(images: Float[AnyArray, "*b h w c"]) -> UInt8[AnyArray, "*b h w c"]:
-    """Clips to [-1, 1] and rounds to the nearest of 0..255 (ties to even).
+    """Clips to [-1, 1] and rounds to the nearest of 0..255, ties to even.
 
-    The exact inverse of `to_float`. The original code truncates instead, which
-    darkens by half a level; every score of this project uses rounding.
+    This is the exact inverse of `to_float`. The original code truncates instead, which
+    darkens images by half a level; every score of this project uses rounding.
     """
     xp = jnp if isinstance(images, jax.Array) else np
     return xp.round((xp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(xp.uint8)

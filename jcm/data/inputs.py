@@ -1,4 +1,4 @@
-"""What people hand in: images, masks and seeds of any kind."""
+"""Images and masks that users pass in, validated and converted to arrays."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,112 +12,131 @@ from jcm.data import images, pictures
 from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
-# The sequence has arrays or Pillow's images.
-Pictures = AnyArray | Image.Image | Sequence[Any]
-# Floats beyond are no images in [-1, 1], nor what an edit gives, a little outside.
+# A batch of images, one image, or a sequence of images as arrays or Pillow images.
+ImagesLike = AnyArray | Image.Image | Sequence[Any]
+# Floats in [-1, 1] may exceed that range a little, as the results of edits do. Larger
+# values are taken for another range.
 _LARGEST = 2.0
 
 
 def as_images(
-    given: Pictures, channels: int, size: int | None, *, noisy: bool = False
+    given: ImagesLike, channels: int, size: int | None, *, noisy: bool = False
 ) -> Float[np.ndarray, "n h w c"]:
-    """Any kind of images as an array in [-1, 1].
+    """Converts images of any kind to a float32 array in [-1, 1].
 
     Args:
-      given: uint8 or float arrays (n, h, w, c) or (h, w, c), or Pillow's images, which
-        are put on white and turned into colour or grey, with a note; or a sequence of
-        single ones, all of one size.
-      channels: 3 or 1; for 3, grey arrays are repeated.
-      size: height and width; None for any.
-      noisy: whether floats may lie far outside of [-1, 1].
+      given: uint8 or float arrays (n, h, w, c) or (h, w, c), Pillow images, or a
+        sequence of single images of one size. Pillow images are placed on white and
+        converted to colour or grey; the conversion is logged.
+      channels: channels of the result, 3 or 1; grey arrays are repeated to get 3.
+      size: the height and width that the images must have; None allows any.
+      noisy: whether floats may be far outside [-1, 1].
 
     Raises:
-      JcmError: for other types, shapes or ranges, and for numbers that are not finite.
+      JcmError: if a type, shape or range is wrong, or a number is not finite.
     """
-    if isinstance(given, str):
-        raise JcmError(f"{given!r} is a text: open it, as by PIL.Image.open")
-    if isinstance(given, Image.Image):
-        given = [given]
-    if isinstance(given, Sequence):
-        arrays = [_array(image, channels) for image in given]
-        if len({(array.shape, array.dtype.kind) for array in arrays}) > 1:
-            raise JcmError("images of several sizes or types: give them one by one")
-        given = np.stack(arrays) if arrays else np.zeros(0, np.uint8)
-    x = np.asarray(given)
+    x = _as_array(given, channels)
     if not x.size:
-        raise JcmError("no images: give one at least")
+        raise JcmError("there are no images: pass at least one")
     if x.ndim == 3:
         x = x[None]
     if x.ndim == 4 and x.shape[3] == 1 and channels == 3:
         x = np.repeat(x, 3, axis=3)
-    fractions = x.dtype.kind == "f"
+    is_float = x.dtype.kind == "f"
     if x.dtype == np.uint8:
         x = images.to_float(x)
-    elif not fractions:
-        raise JcmError(f"images of {x.dtype}: give uint8, or fractions in [-1, 1]")
+    elif not is_float:
+        raise JcmError(f"images are {x.dtype}: pass uint8, or floats in [-1, 1]")
     shape = (size, size, channels)
     if size is None and x.ndim == 4:
         shape = (*x.shape[1:3], channels)
     if x.shape[1:] != shape:
         raise JcmError(
-            f"images of shape {x.shape}: the model takes (n,"
+            f"images have shape {x.shape}: the model takes (n,"
             f" {', '.join(map(str, shape))})"
         )
     if not np.isfinite(x).all():
-        raise JcmError("images must be finite")
+        raise JcmError("images have values that are not finite: remove them")
     if not noisy and np.abs(x).max() > _LARGEST:
         raise JcmError(
-            f"images from {x.min():.3g} to {x.max():.3g}: give uint8, or fractions in"
-            " [-1, 1], as jcm.to_float makes"
+            f"images range from {x.min():.3g} to {x.max():.3g}: pass uint8, or floats"
+            " in [-1, 1], as jcm.to_float returns"
         )
-    if fractions and not noisy and x.min() >= 0:
-        logging.warning("no value of the images is below 0: their range is [-1, 1]")
+    if is_float and not noisy and x.min() >= 0:
+        logging.warning(
+            "no value of the images is below 0: floats are expected in [-1, 1]"
+        )
     return x.astype(np.float32)
 
 
 def as_mask(
     mask: AnyArray | Image.Image, count: int, size: int
 ) -> Float[np.ndarray, "m h w 1"]:
-    """A mask for each of some images, or one for all.
+    """Converts a mask to a float32 array from 0 (keep) to 1 (generate again).
 
     Args:
-      mask: from 0 to 1, (h, w) or (n, h, w) or (n, h, w, 1); a picture from black to
-        white.
-      count: how many images there are.
-      size: their height and width.
+      mask: an array from 0 to 1 of shape (h, w), (n, h, w) or (n, h, w, 1), or a Pillow
+        image from black to white.
+      count: the number n of images.
+      size: height and width of the images.
+
+    Returns:
+      One mask for all images (m = 1) or one for each (m = n).
 
     Raises:
-      JcmError: for another shape, other values, transparency, or a mask that is zero
-        everywhere.
+      JcmError: if the shape or a value is wrong, the image is transparent, or a mask is
+        zero everywhere.
     """
     if isinstance(mask, Image.Image):
         if mask.has_transparency_data:
-            raise JcmError("a mask has no transparency: white is made anew")
-        mask = np.asarray(pictures.upright(mask, 1)) / 255
+            raise JcmError(
+                "the mask has transparency: use black to keep pixels and white to"
+                " generate them again"
+            )
+        mask = np.asarray(pictures.to_rgb_or_grey(mask, 1)) / 255
     free = np.asarray(mask, np.float32)
     free = free[..., 0] if free.ndim == 4 and free.shape[3] == 1 else free
     whole = (size, size)
     if free.shape not in (whole, (count, *whole)):
         raise JcmError(
-            f"a mask of shape {free.shape}: {count} images of the model take {whole}"
-            f" or {(count, *whole)}"
+            f"the mask has shape {free.shape}: pass {whole}, or {(count, *whole)} for"
+            f" {count} images"
         )
     if not (free.min() >= 0 and free.max() <= 1):
-        raise JcmError("a mask has values from 0 (stays) to 1 (made anew)")
+        raise JcmError(
+            "the mask has values outside [0, 1]: use 0 to keep a pixel and 1 to"
+            " generate it again"
+        )
     if not free.reshape(-1, size * size).any(axis=1).all():
-        raise JcmError("the mask is zero everywhere: mark what is to be made anew")
+        raise JcmError(
+            "the mask is zero everywhere: mark the pixels to generate again with 1"
+        )
     return free.reshape(-1, *whole, 1)
 
 
-def _array(image: Any, channels: int) -> Shaped[np.ndarray, "h w c"]:
+def _as_array(given: ImagesLike, channels: int) -> Shaped[np.ndarray, "..."]:
+    if isinstance(given, str):
+        raise JcmError(f"{given!r} is a string: open it with PIL.Image.open")
+    if isinstance(given, Image.Image):
+        given = [given]
+    if isinstance(given, Sequence):
+        arrays = [_single(image, channels) for image in given]
+        if len({(array.shape, array.dtype.kind) for array in arrays}) > 1:
+            raise JcmError("images have several sizes or types: pass them one by one")
+        given = np.stack(arrays) if arrays else np.zeros(0, np.uint8)
+    return np.asarray(given)
+
+
+def _single(image: Any, channels: int) -> Shaped[np.ndarray, "h w c"]:
     if not isinstance(image, Image.Image):
         if not hasattr(image, "dtype") or np.ndim(image) != 3:
             raise JcmError(
-                "a sequence has arrays of shape (h, w, c), or Pillow's images"
+                "a sequence of images must hold arrays of shape (h, w, c) or Pillow"
+                " images"
             )
         return np.asarray(image)
     mode = "RGB" if channels == 3 else "L"
     if image.mode != mode:
         logging.warning("an image of mode %s is converted to %s", image.mode, mode)
-    found = np.asarray(pictures.upright(image, channels))
-    return found.reshape(*found.shape[:2], channels)
+    converted = np.asarray(pictures.to_rgb_or_grey(image, channels))
+    return converted.reshape(*converted.shape[:2], channels)

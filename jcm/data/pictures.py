@@ -1,4 +1,4 @@
-"""One picture file of any kind -> one small square of pixels."""
+"""Picture files and Pillow images, converted to small square arrays of pixels."""
 
 import os
 import pathlib
@@ -12,10 +12,12 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
 
 
 def find(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The pictures in a folder and below it, but for what is hidden, in any order.
+    """Yields the picture files in and below a folder, in any order.
+
+    Hidden files and folders are skipped.
 
     Args:
-      folder: links in it are followed.
+      folder: the folder; symbolic links in it are followed.
     """
     for place, subfolders, names in os.walk(folder, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
@@ -28,34 +30,34 @@ def find(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 def read(
     path: pathlib.Path, size: int, channels: int
 ) -> UInt8[np.ndarray, "size size channels"]:
-    """Reads a picture and makes a `square` of it; of an animation the first frame.
+    """Reads a picture file and converts it with `to_square`.
 
     Args:
-      path: a file that Pillow can decode.
+      path: a file that Pillow can decode; of an animation the first frame is used.
       size: height and width of the result.
       channels: 3 for colour (grey is repeated), 1 for grey (luma of ITU-R 601).
 
     Raises:
-      Exception: whatever Pillow raises for a broken file; the kinds are many.
+      Exception: whatever Pillow raises for a broken file, which can be of many types.
     """
     with Image.open(path) as file:
-        return square(file, size, channels)
+        return to_square(file, size, channels)
 
 
-def square(
+def to_square(
     image: Image.Image, size: int, channels: int
 ) -> UInt8[np.ndarray, "size size channels"]:
-    """A picture upright, on white, cut to its central square, resized.
+    """Crops the central square of an image and resizes it, upright and on white.
 
-    Shrinking is by Pillow's box filter (docs/data.md compares other sets); a picture
-    smaller than `size` is enlarged bicubically.
+    Pillow's box filter is used to shrink (docs/data.md compares other data sets), and
+    bicubic interpolation to enlarge.
 
     Args:
-      image: of any mode that Pillow knows.
+      image: an image of any mode that Pillow knows.
       size: height and width of the result.
       channels: 3 for colour (grey is repeated), 1 for grey (luma of ITU-R 601).
     """
-    image = upright(image, channels)
+    image = to_rgb_or_grey(image, channels)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.resize(
@@ -66,16 +68,16 @@ def square(
     return np.asarray(image).reshape(size, size, channels)
 
 
-def upright(image: Image.Image, channels: int) -> Image.Image:
-    """A picture of 8 bits in colour or grey: turned upright, and on white.
+def to_rgb_or_grey(image: Image.Image, channels: int) -> Image.Image:
+    """Converts an image to 8 bits in colour or grey, upright and on white.
 
     Args:
-      image: of any mode that Pillow knows.
+      image: an image of any mode that Pillow knows.
       channels: 3 for colour (grey is repeated), 1 for grey (luma of ITU-R 601).
     """
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":
-        image = Image.fromarray(_eight_bits(np.asarray(image), image.mode))
+        image = Image.fromarray(_to_uint8(np.asarray(image), image.mode))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -83,11 +85,11 @@ def upright(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("RGB" if channels == 3 else "L")
 
 
-def _eight_bits(x: Shaped[np.ndarray, "h w"], mode: str) -> UInt8[np.ndarray, "h w"]:
-    """More bits of grey, which Pillow would clip rather than scale.
+def _to_uint8(x: Shaped[np.ndarray, "h w"], mode: str) -> UInt8[np.ndarray, "h w"]:
+    """Scales grey values of more than 8 bits, which Pillow would clip.
 
-    Modes without a fixed range, I and F, are taken for 16 bits, 8, or fractions by
-    their largest value.
+    Modes I and F have no fixed range. Their largest value decides whether they are
+    taken for 16 bits, 8 bits or fractions.
     """
     largest = 65535 if mode.startswith("I;16") else x.max()
     scale = 1 / 257 if largest > 255 else 255 if mode == "F" and largest <= 1 else 1

@@ -1,4 +1,7 @@
-"""The endless stream of training batches, a pure function of (seed, position)."""
+"""The endless stream of training batches, a pure function of (seed, position).
+
+This module decides the order of the data.
+"""
 
 import functools
 import sys
@@ -20,30 +23,30 @@ def batches(
     rows: Int[np.ndarray, " n"] | None = None,
     workers: int = 1,
 ) -> grain.DatasetIterator[Batch]:
-    """Endless shuffled batches, or this process's part of them.
+    """Yields shuffled batches without end, or this process's part of them.
 
-    The records follow each other in epochs, each a new permutation of all of them;
-    batches are cut from this sequence without regard to where an epoch ends, so that
-    a set may be smaller than a batch. A batch does not depend on how many share it.
+    Each epoch is a new permutation of all records. Batches are cut from the sequence of
+    all epochs and may cross the end of an epoch, so that a data set may be smaller than
+    a batch. The content of a batch does not depend on the number of processes.
 
     Args:
-      dataset: what to draw from.
-      batch_size: examples per batch, of all processes together.
-      seed: chooses the permutations and the flips.
-      flip: mirror each picture left-right with probability 1/2.
-      first: number of the first batch to give. A run goes on by it: there is nothing
-        to save, whatever number of processes the run has then.
-      rows: which examples of each batch to give; None for all.
-      workers: threads that make batches ahead of time; 0: none, a batch is made when
-        asked for. More than one pays where the disk is slow; decoding itself is bound
-        by the GIL.
+      dataset: the data set.
+      batch_size: examples in a batch, over all processes.
+      seed: determines the permutations and the flips.
+      flip: whether each image is mirrored left to right with probability 1/2.
+      first: number of the first batch. A resumed run passes its step, so that no state
+        of the iterator needs to be saved.
+      rows: which examples of each batch to return; None for all.
+      workers: threads that prepare batches in advance; with 0 a batch is prepared when
+        it is needed. More than one thread helps if the disk is slow, since decoding
+        itself is limited by the GIL.
 
     Returns:
       An iterator over dict(image=uint8 (n, h, w, c), label=int32 (n,)).
     """
 
     def make(number: int, rng: np.random.Generator) -> Batch:
-        # Flips are drawn for the whole batch, since `rng` belongs to its number.
+        # Flips are drawn for the whole batch, so that all processes agree on them.
         mine = np.arange(batch_size) if rows is None else rows
         positions = number * batch_size + mine
         batch = dataset.take(_records(positions, len(dataset), seed))
@@ -52,13 +55,13 @@ def batches(
             batch["image"][flipped] = batch["image"][flipped, :, ::-1]
         return batch
 
-    # A set that is kept decoded is decoded now, not by several threads at once.
+    # This decodes a data set that is kept decoded, before several threads would do so.
     dataset.take(np.arange(0))
-    # Grain handles whole batches rather than records: its bookkeeping of some ten
-    # microseconds per element would otherwise cost more than the pictures.
+    # The elements of grain are whole batches. Its overhead of some ten microseconds for
+    # each element would cost more than the images themselves.
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
     numbers = grain.MapDataset.range(sys.maxsize)
-    # Cut after the map, whose random numbers belong to the place in all batches.
+    # The stream is cut after the map, whose random numbers depend on the position.
     stream = numbers.random_map(make, seed=seed)[first:]
     return iter(stream.to_iter_dataset(options))
 
@@ -66,7 +69,7 @@ def batches(
 def _records(
     positions: Int[np.ndarray, " b"], count: int, seed: int
 ) -> Int[np.ndarray, " b"]:
-    """The records at some positions of the endless sequence."""
+    """Returns the records at some positions of the endless sequence."""
     epochs, places = np.divmod(positions, count)
     records = np.empty_like(positions)
     for epoch in np.unique(epochs):
@@ -75,7 +78,7 @@ def _records(
     return records
 
 
-# An epoch's permutation serves all of its batches, also while the next one begins.
+# The cache keeps the permutation of an epoch for all of its batches, and of the next.
 @functools.lru_cache(maxsize=4)
 def _permutation(count: int, seed: int, epoch: int) -> Int[np.ndarray, " count"]:
     return np.random.default_rng((seed, epoch)).permutation(count)

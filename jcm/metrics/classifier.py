@@ -1,4 +1,4 @@
-"""Scores by a small classifier of pixels, for small labelled data sets."""
+"""Scores from a small classifier of pixels, for small data sets with classes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,40 +17,41 @@ _HIDDEN = (128, 64)
 
 
 class Classifier:
-    """scikit-learn's MLPClassifier((128, 64)), fitted on all real images.
+    """scikit-learn's MLPClassifier((128, 64)), fitted to all real images.
 
-    It sees pixels in [-1, 1]; its 64 hidden units are the features of the Fréchet
-    distance. Of the digits, one half lies 0.6 to 2.2 from the other.
+    Its input is pixels in [-1, 1], and its last 64 hidden units are the features of the
+    Fréchet distance. One half of the digits is at a distance of 0.6 to 2.2 from the
+    other half. This class is a `scores.ScoreGroup`.
     """
 
     def __init__(self, dataset: Dataset, num_images: int):
-        """Fits nothing yet; see `prepare`.
+        """Checks the data set; `prepare` fits the classifier.
 
         Args:
-          dataset: the real images.
-          num_images: how many samples there will be.
+          dataset: the real images with their labels.
+          num_images: the number of samples that will be scored.
 
         Raises:
-          JcmError: for data without classes, or too few samples.
+          JcmError: if the data has no classes, or there are too few samples.
         """
         if len(dataset.class_names) < 2:
             raise JcmError(
-                f"config.eval.scores: 'classifier' needs labels, and {dataset.name} has"
-                " one class: use --config.eval.scores='()'"
+                f"config.eval.scores: 'classifier' needs classes, but {dataset.name}"
+                " has only one: use --config.eval.scores='()'"
             )
         if num_images <= _HIDDEN[-1]:
             raise JcmError(
-                f"classifier needs {_HIDDEN[-1] + 1} images at least, and"
+                f"classifier needs at least {_HIDDEN[-1] + 1} images, but"
                 f" config.eval.num_images is {num_images}: raise it"
             )
         self._dataset = dataset
 
     def identity(self) -> dict[str, Any]:
-        """What the scores depend on but the samples."""
+        """Returns all that the scores depend on except the samples."""
         return {"classifier": {"data": self._dataset.fingerprint}}
 
     def prepare(self) -> None:
-        """Fits the classifier, in seconds."""
+        """Fits the classifier to the real images, which takes seconds."""
         real = self._dataset.arrays()
         self._classes = len(self._dataset.class_names)
         self._net = MLPClassifier(_HIDDEN, max_iter=500, random_state=0)
@@ -60,23 +61,25 @@ class Classifier:
     def __call__(
         self, images: np.ndarray, labels: Sequence[int] | None = None
     ) -> dict[str, float]:
-        """Scores of samples, after `prepare`.
+        """Scores samples, after `prepare`.
 
         Args:
           images: uint8 samples (n, h, w, c).
-          labels: the class each should show; None for an unconditional model.
+          labels: the class that each sample was generated for; None if the model is
+            unconditional.
 
         Returns:
-          confident: share with a top probability of at least 0.9. The mean image
-            has one too, so this never speaks alone.
+          A dictionary of these columns.
+          confident: share of samples with a top probability of at least 0.9. The mean
+            of all images reaches it too, so compare it together with `fd`.
           fd: Fréchet distance to the real images; lower is better.
-          rarest, commonest: share of the class that is seen least and most often.
-          as_asked: with labels, the share recognised as the class asked for.
+          rarest, commonest: share of the class that is recognised least and most often.
+          as_asked: share recognised as the class asked for; absent without labels.
 
         Raises:
-          JcmError: for anything but uint8 images.
+          JcmError: if the images are not uint8.
         """
-        features.check(images)
+        features.check_uint8(images)
         probabilities = self._net.predict_proba(_flat(images))
         seen = probabilities.argmax(axis=1)
         shares = np.bincount(seen, minlength=self._classes) / len(images)
@@ -91,7 +94,7 @@ class Classifier:
         return scores
 
     def recognise(self, images: UInt8[np.ndarray, "n h w c"]) -> Int[np.ndarray, " n"]:
-        """The class that each image shows, after `prepare`."""
+        """Returns the most probable class of each image, after `prepare`."""
         return self._net.predict(_flat(images))
 
     def _features(self, images: UInt8[np.ndarray, "n h w c"]) -> np.ndarray:

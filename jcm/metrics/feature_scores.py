@@ -1,9 +1,9 @@
-"""Scores on the features of published networks."""
+"""Scores computed from the features of published networks."""
 
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,70 +26,77 @@ from jcm.runtime.errors import JcmError
 
 
 @dataclasses.dataclass(frozen=True)
-class _Score:
-    """A score of one kind of feature.
+class _FeatureScore:
+    """How one score is computed from one kind of feature.
+
+    Exactly one of `from_moments` and `from_rows` is set.
 
     Attributes:
       network: a key of `networks.NETWORKS`.
-      feature: one of the features that it gives.
-      least: how many images it takes, of a feature's size.
-      by_moments: from moments of samples and real images, where they are enough.
-      by_rows: from rows of both, by column.
-      needs_real: whether real images count at all.
-      columns: what it gives.
-      more_is_better: or less is.
+      feature: the name of a feature that this network computes.
+      min_images: from the length of the feature vector to the fewest images that the
+        score accepts.
+      from_moments: from the moments of samples and of real images to the score.
+      from_rows: from the features of samples and of real images, one row an image, to
+        the columns. Scores without a reference get None for the real images.
+      needs_real: whether samples are compared with real images.
+      columns: the columns that the score gives.
+      higher_is_better: whether a higher score is better.
     """
 
     network: str
     feature: str
-    least: Callable[[int], int]
-    by_moments: Callable[[frechet.Moments, frechet.Moments], float] | None = None
-    by_rows: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None
+    min_images: Callable[[int], int]
+    from_moments: Callable[[frechet.Moments, frechet.Moments], float] | None = None
+    from_rows: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None
     needs_real: bool = True
     columns: tuple[str, ...] = ()
-    more_is_better: bool = False
+    higher_is_better: bool = False
 
     @property
     def uses_published(self) -> bool:
-        """Whether it can compare with statistics that others published."""
+        """Whether the score can use statistics that others published."""
         return self.needs_real and self.network == "inception"
 
 
-def _frechet(network: str, feature: str, column: str) -> _Score:
-    # With as few images as numbers the covariance is singular, the distance too high.
-    return _Score(
+def _frechet(network: str, feature: str, column: str) -> _FeatureScore:
+    # With no more images than numbers in a feature, the covariance is singular and the
+    # distance too high.
+    return _FeatureScore(
         *(network, feature, lambda size: size + 1),
-        by_moments=frechet.distance,
+        from_moments=frechet.distance,
         columns=(column,),
     )
 
 
-SCORES = {
+FEATURE_SCORES = {
     "fid": _frechet("inception", "pool", "fid"),
     "sfid": _frechet("inception", "spatial", "sfid"),
-    "kid": _Score(
-        *("inception", "pool", lambda _: kernel.LEAST),
-        by_rows=lambda samples, real: {"kid": kernel.distance(samples, real)},
+    "kid": _FeatureScore(
+        *("inception", "pool", lambda _: kernel.MIN_IMAGES),
+        from_rows=lambda samples, real: {"kid": kernel.distance(samples, real)},
         columns=("kid",),
     ),
-    "inception_score": _Score(
-        *("inception", "logits", lambda _: inception_score.LEAST),
-        by_rows=lambda samples, _: {"inception_score": inception_score.score(samples)},
+    "inception_score": _FeatureScore(
+        *("inception", "logits", lambda _: inception_score.MIN_IMAGES),
+        from_rows=lambda samples, _: {
+            "inception_score": inception_score.score(samples)
+        },
         needs_real=False,
         columns=("inception_score",),
-        more_is_better=True,
+        higher_is_better=True,
     ),
-    "precision_recall": _Score(
+    "precision_recall": _FeatureScore(
         *("inception", "pool", lambda _: manifold.PRECISION_K + 1),
-        by_rows=manifold.precision_recall,
+        from_rows=manifold.precision_recall,
         columns=("precision", "recall"),
-        more_is_better=True,
+        higher_is_better=True,
     ),
-    "density_coverage": _Score(
+    "density_coverage": _FeatureScore(
         *("inception", "pool", lambda _: manifold.DENSITY_K + 1),
-        by_rows=manifold.density_coverage,
+        from_rows=manifold.density_coverage,
         columns=("density", "coverage"),
-        more_is_better=True,
+        higher_is_better=True,
     ),
     "fd_dinov2": _frechet("dinov2", "cls", "fd_dinov2"),
     "fd_efficientnet_lite0": _frechet(
@@ -98,40 +105,49 @@ SCORES = {
 }
 
 
-class FeatureScores:
-    """All the scores of a config that look through one network, which looks once."""
+class NetworkScores:
+    """The scores of a config that use the same network, computed in one pass.
+
+    This class is a `scores.ScoreGroup`.
+    """
 
     def __init__(self, names: Sequence[str], dataset: Dataset, config: ConfigDict):
-        """Reads the weights; the real images are looked at by `prepare`.
+        """Reads the weights of the network; `prepare` handles the real images.
 
         Args:
-          names: keys of `SCORES` with the same network.
+          names: keys of `FEATURE_SCORES` with the same network.
           dataset: the real images.
           config: the whole config.
 
         Raises:
-          JcmError: for missing weights, too few samples, or too few real images.
+          JcmError: if weights are missing, or there are too few samples or real images.
         """
         self._config, self._dataset = config, dataset
-        self._scores = {name: SCORES[name] for name in names}
+        self._scores = {name: FEATURE_SCORES[name] for name in names}
         (network,) = {score.network for score in self._scores.values()}
         self._network = networks.load(network, config.weights)
-        # Only Inception's statistics are published.
+        # Published statistics are all of Inception's features.
         self._published = config.eval.reference if network == "inception" else ""
         size, channels = dataset.image_size, config.data.channels
         self._sizes = self._network.sizes((size, size, channels))
-        self._least = {
-            name: score.least(self._sizes[score.feature])
+        self._min_images = {
+            name: score.min_images(self._sizes[score.feature])
             for name, score in self._scores.items()
         }
-        self._check_count(config.eval.num_images, "config.eval.num_images is")
+        count = config.eval.num_images
+        for name in self._scores:
+            self._check_count(
+                *(name, count, f"config.eval.num_images is {count}"),
+                "raise it, or choose other scores",
+            )
         if not self._published:
-            compared = [n for n, score in self._scores.items() if score.needs_real]
-            self._check_count(len(dataset), f"{dataset.name} has", of_real=compared)
+            self._check_dataset(
+                name for name, score in self._scores.items() if score.needs_real
+            )
         self._real: dict[str, Statistics] = {}
 
     def identity(self) -> dict[str, Any]:
-        """What each of the scores depends on but the samples."""
+        """Returns, for each score, all that its value depends on except the samples."""
         digest = ""
         if self._published:
             with pathlib.Path(self._published).expanduser().open("rb") as file:
@@ -144,97 +160,108 @@ class FeatureScores:
         return dict.fromkeys(self._scores, depends)
 
     def prepare(self) -> None:
-        """Looks at the real images, unless that was done before.
+        """Reads or computes the statistics of the real images.
 
-        Every process must call.
+        A published reference is used as far as it goes. The rest comes from the data
+        set, for which the statistics are computed once and cached.
+
+        Every process must call it.
 
         Raises:
-          JcmError: for a reference that does not fit.
+          JcmError: if the published reference does not fit.
         """
         compared = [score for score in self._scores.values() if score.needs_real]
         wanted = {score.feature for score in compared}
-        rows = {score.feature for score in compared if score.by_rows}
-        if not compared:
-            return
-        if self._published:
+        rows = {score.feature for score in compared if score.from_rows}
+        if wanted and self._published:
             self._real = reference.published(
                 *(self._published, self._network, wanted, rows),
                 self._dataset.image_size,
             )
             for name, score in self._scores.items():
                 self._check_reference(name, score)
-        known = self._real
-        rows -= {name for name, real in known.items() if real.rows is not None}
-        wanted = (wanted - set(known)) | rows
+        known = set(self._real)
+        rows -= {name for name, real in self._real.items() if real.rows is not None}
+        wanted = (wanted - known) | rows
         if not wanted:
             return
         if known:
             logging.info(
-                "config.eval.reference=%s has no %s: taken from %s",
+                "config.eval.reference=%s has no %s: using those of %s",
                 *(self._published, " or ".join(sorted(wanted)), self._dataset.name),
             )
-        self._check_count(
-            *(len(self._dataset), f"{self._dataset.name} has"),
-            of_real=[
-                name
-                for name, score in self._scores.items()
-                if score.needs_real
-                and score.feature in wanted
-                and (score.by_rows or score.feature not in known)
-            ],
+        self._check_dataset(
+            name
+            for name, score in self._scores.items()
+            if score.needs_real
+            and score.feature in wanted
+            and (score.from_rows or score.feature not in known)
         )
         found = reference.of_dataset(self._network, self._dataset, wanted, rows)
         for name, of_data in found.items():
+            # The moments of a published reference take precedence.
             if name in known:
-                of_data = Statistics(known[name].moments, of_data.rows)
+                of_data = Statistics(self._real[name].moments, of_data.rows)
             self._real[name] = of_data
 
     def __call__(
         self, images: UInt8[np.ndarray, "n h w c"], labels: Sequence[int] | None = None
     ) -> dict[str, float]:
-        """Scores of samples; the labels do not count.
+        """Scores samples and returns the columns; labels are ignored.
 
-        Every process must call, after `prepare`.
+        Every process must call it, after `prepare`.
 
         Raises:
-          JcmError: for too few samples, or anything but uint8 images.
+          JcmError: if there are too few samples, or the images are not uint8.
         """
         del labels
-        self._check_count(len(images), "the samples are")
-        seen = statistics.collect(
+        for name in self._scores:
+            self._check_count(
+                *(name, len(images), f"there are {len(images)} samples"),
+                "raise config.eval.num_images, or choose other scores",
+            )
+        of_samples = statistics.collect(
             self._network,
             lambda indices: images[indices],
             len(images),
             wanted={score.feature for score in self._scores.values()},
-            rows={s.feature for s in self._scores.values() if s.by_rows},
+            rows={s.feature for s in self._scores.values() if s.from_rows},
             title=f"{self._network.name} of samples",
         )
         found: dict[str, float] = {}
         for score in self._scores.values():
-            samples, real = seen[score.feature], self._real.get(score.feature)
-            if score.by_moments:
-                value = score.by_moments(samples.moments, real.moments)
+            samples, real = of_samples[score.feature], self._real.get(score.feature)
+            if score.from_moments:
+                value = score.from_moments(samples.moments, real.moments)
                 found |= dict.fromkeys(score.columns, value)
             else:
-                found |= score.by_rows(samples.rows, real.rows if real else None)
+                found |= score.from_rows(samples.rows, real.rows if real else None)
         if not np.isfinite(list(found.values())).all():
-            raise JcmError(f"{found} are not finite: the samples are broken")
+            raise JcmError(
+                f"the scores are not finite ({found}): the samples are broken, use"
+                " another checkpoint"
+            )
         return found
 
-    def _check_count(
-        self, count: int, where: str, of_real: Sequence[str] | None = None
-    ) -> None:
-        """Of samples for all the scores, or of real images for some."""
-        for name in self._scores if of_real is None else of_real:
-            least = self._least[name]
-            if count < least:
-                more = "raise config.eval.num_images, or " if of_real is None else ""
-                raise JcmError(
-                    f"{name} needs {least} images at least, and {where} {count}: {more}"
-                    "name other scores, or none by --config.eval.scores='()'"
-                )
+    def _check_count(self, name: str, count: int, shown: str, remedy: str) -> None:
+        least = self._min_images[name]
+        if count < least:
+            raise JcmError(
+                f"{name} needs at least {least} images, but {shown}: {remedy} with"
+                " --config.eval.scores"
+            )
 
-    def _check_reference(self, name: str, score: _Score) -> None:
+    def _check_dataset(self, names: Iterable[str]) -> None:
+        """Checks that the data set has enough images for the named scores."""
+        count = len(self._dataset)
+        for name in names:
+            self._check_count(
+                *(name, count, f"{self._dataset.name} has {count}"),
+                "choose other scores",
+            )
+
+    def _check_reference(self, name: str, score: _FeatureScore) -> None:
+        """Checks that the published reference, if it has the feature, fits a score."""
         real = self._real.get(score.feature)
         if not score.needs_real or real is None:
             return
@@ -242,15 +269,15 @@ class FeatureScores:
         if len(real.moments.mean) != size:
             raise JcmError(
                 f"config.eval.reference={self._published} has features of"
-                f" {len(real.moments.mean)} numbers, not {size}: it is of another"
-                " network"
+                f" {len(real.moments.mean)} numbers instead of {size}: name a file of"
+                " the Inception network"
             )
-        # A file of mean and covariance does not tell of how many.
+        # A file of mean and covariance does not state its number of images.
         count = real.moments.count
-        if score.by_rows:
+        if score.from_rows:
             count = 0 if real.rows is None else len(real.rows)
-        if 0 < count < self._least[name]:
-            raise JcmError(
-                f"config.eval.reference={self._published} has {count} images, and"
-                f" {name} needs {self._least[name]} at least: drop one"
+        if count:
+            self._check_count(
+                *(name, count, f"config.eval.reference={self._published} has {count}"),
+                "name another reference, or choose other scores",
             )

@@ -1,4 +1,4 @@
-"""Images through a feature network, batch by batch on all local devices."""
+"""Features of images, computed batch by batch on all local devices."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
@@ -12,13 +12,17 @@ from jcm.metrics.networks import FeatureNetwork
 from jcm.runtime import sharding
 from jcm.runtime.errors import JcmError
 
-# Images in work on each device. Few on a CPU: what passes from layer to layer then
-# stays in its cache, which makes Inception 1.6 times as fast.
-_AT_ONCE = {"cpu": 8}
+# Images on each device at a time. A small number on a CPU keeps the activations in its
+# cache, which makes Inception 1.6 times as fast.
+_BATCH_PER_DEVICE = {"cpu": 8}
 
 
-def check(images: np.ndarray) -> None:
-    """Raises JcmError for anything but uint8 images."""
+def check_uint8(images: np.ndarray) -> None:
+    """Checks that images are uint8 of shape (n, h, w, c).
+
+    Raises:
+      JcmError: if they are not.
+    """
     if images.dtype != np.uint8 or images.ndim != 4:
         raise JcmError(
             f"images of {images.dtype} and shape {images.shape}: scores take uint8"
@@ -31,26 +35,28 @@ def extract(
     batches: Iterable[np.ndarray],
     wanted: Iterable[str],
 ) -> Iterator[dict[str, Float[np.ndarray, "_n d"]]]:
-    """Features of images, in order.
+    """Computes features of images, in order.
+
+    The devices work on the next batch while the caller uses the features of the last.
 
     Args:
-      network: what looks at them.
-      batches: uint8 images in parts of any size.
-      wanted: names of the features; what only others need is not computed.
+      network: the network that computes the features.
+      batches: uint8 images (n, h, w, c), in batches of any size.
+      wanted: names of the features to compute; the computation of others is removed.
 
     Yields:
-      Features by name, of each of the parts. The next one is at work meanwhile.
+      The features of each batch by name, each (n, d) float32.
 
     Raises:
-      JcmError: for anything but uint8 images.
+      JcmError: if the images are not uint8.
     """
     mesh = sharding.make_mesh(devices=jax.local_devices())
-    size = _AT_ONCE.get(jax.default_backend(), 64) * jax.local_device_count()
+    size = _BATCH_PER_DEVICE.get(jax.default_backend(), 64) * jax.local_device_count()
     apply = _compiled(network.apply, tuple(sorted(wanted)))
     params = jax.device_put(network.params, sharding.replicated(mesh))
     before = None
     for batch in batches:
-        check(batch)
+        check_uint8(batch)
         begun = []
         for start in range(0, len(batch), size):
             part = batch[start : start + size]
@@ -77,7 +83,8 @@ def _compiled(
     function: Callable[..., dict[str, Array]], wanted: tuple[str, ...]
 ) -> Callable[..., dict[str, Array]]:
     def apply(params, x):
-        # Also where matrix products have fewer digits by default: one score everywhere.
+        # By default some devices multiply matrices with fewer digits, which would give
+        # other scores.
         with jax.default_matmul_precision("float32"):
             found = function(params, images_lib.to_float(x))
         return {name: found[name] for name in wanted}

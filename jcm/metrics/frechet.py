@@ -1,4 +1,4 @@
-"""The Fréchet distance of two sets of features, both taken as Gaussian."""
+"""The Fréchet distance between two sets of features, both taken as Gaussian."""
 
 import dataclasses
 
@@ -15,9 +15,9 @@ class Moments:
     """Mean and covariance of features, in float64.
 
     Attributes:
-      mean: (d,).
-      cov: (d, d), with n - 1 in the denominator.
-      count: n; 0 where a published file does not tell.
+      mean: the mean, (d,).
+      cov: the covariance, (d, d), with n - 1 in the denominator.
+      count: the number of images n; 0 if a published file does not state it.
     """
 
     mean: Float[np.ndarray, " d"]
@@ -26,37 +26,40 @@ class Moments:
 
 
 class MomentSum:
-    """Moments of features that arrive batch by batch.
+    """Accumulates the moments of features that arrive batch by batch.
 
-    In float64 nothing is lost by subtracting the square of the mean at the end.
+    The sums are in float64, so that subtracting the square of the mean at the end loses
+    no precision that matters.
 
     Attributes:
-      sums: their number, sum and sum of outer products so far; those of several
-        processes may be added up.
+      sums: number, sum and sum of outer products of the features so far. Those of
+        several processes may be added up.
     """
 
     def __init__(self, size: int):
-        """Begins for features of `size` numbers."""
+        """Starts with no features; `size` is the length d of a feature."""
         self.sums = (np.zeros(()), np.zeros(size), np.zeros((size, size)))
 
     def add(self, features: Features) -> None:
-        """Counts a batch in."""
+        """Adds a batch of features (n, d)."""
         features = np.asarray(features, np.float64)
         batch = (len(features), features.sum(axis=0), features.T @ features)
         self.sums = tuple(np.add(a, b) for a, b in zip(self.sums, batch, strict=True))
 
     def moments(self) -> Moments:
-        """Of everything so far.
+        """Returns the moments of all features so far.
 
         Raises:
-          JcmError: for fewer than two features, or one that is not a finite number.
+          JcmError: if there are fewer than two features, or one is not finite.
         """
         count, total, squares = self.sums
         if not np.isfinite(squares).all():
-            raise JcmError("a feature is not a finite number: no score can be given")
+            raise JcmError(
+                "a feature is not a finite number: check the weights and the images"
+            )
         if count < 2:
             raise JcmError(
-                f"{count:.0f} images are too few for a covariance: make more"
+                f"{count:.0f} images are too few for a covariance: use two or more"
             )
         mean = total / count
         cov = (squares - count * np.outer(mean, mean)) / (count - 1)
@@ -64,25 +67,26 @@ class MomentSum:
 
 
 def moments(features: Features) -> Moments:
-    """Of one set; errors as of `MomentSum`."""
+    """Returns the moments of one set of features; raises as `MomentSum.moments`."""
     total = MomentSum(features.shape[1])
     total.add(features)
     return total.moments()
 
 
 def distance(a: Moments, b: Moments) -> float:
-    """|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)) (Heusel et al. 2017, section 2).
+    """Computes |mu_a - mu_b|^2 + tr(A + B - 2 (A B)^(1/2)).
 
-    The trace is the sum of the singular values of A^(1/2) B^(1/2): real and exact also
-    where A or B is singular.
+    This is the distance of Heusel et al. 2017, section 2. The trace of (A B)^(1/2) is
+    computed as the sum of the singular values of A^(1/2) B^(1/2), which is real and
+    accurate even if A or B is singular.
 
     Raises:
-      JcmError: for moments of different features.
+      JcmError: if the features have different lengths.
     """
     if a.mean.shape != b.mean.shape:
         raise JcmError(
             f"features of {len(a.mean)} and of {len(b.mean)} numbers cannot be"
-            " compared: the reference is of another network"
+            " compared: use a reference of the same network"
         )
     overlap = np.linalg.svd(_root(a.cov) @ _root(b.cov), compute_uv=False)
     trace = np.trace(a.cov) + np.trace(b.cov) - 2 * overlap.sum()
@@ -90,10 +94,10 @@ def distance(a: Moments, b: Moments) -> float:
 
 
 def _root(cov: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
-    """The symmetric square root; what is rounding beside 0 counts as 0.
+    """Returns the symmetric square root, with tiny eigenvalues taken as 0.
 
-    Roots of rounding errors would add up where most eigenvalues are 0, as they are
-    with fewer images than numbers.
+    With fewer images than numbers in a feature, most eigenvalues are 0 up to rounding,
+    and the roots of these errors would add up.
     """
     values, vectors = np.linalg.eigh(cov)
     least = values[-1] * len(values) * np.finfo(np.float64).eps

@@ -1,41 +1,48 @@
-"""The kernel distance of two sets of features (KID, Binkowski et al. 2018)."""
+"""The kernel distance between two sets of features (KID, Binkowski et al. 2018)."""
 
 import numpy as np
 from jaxtyping import Float
 
 from jcm.runtime.errors import JcmError
 
-LEAST = 1000  # images on either side, for one draw
+# Each subset has this many images of either side.
+MIN_IMAGES = 1000
 _SUBSETS = 100
-# With which torch-fidelity draws its subsets, so that the numbers can be compared.
+# The seed with which torch-fidelity draws its subsets, so that the numbers agree.
 _SEED = 2020
 
 
 def distance(
     samples: Float[np.ndarray, "n d"], real: Float[np.ndarray, "m d"]
 ) -> float:
-    """Squared maximum mean discrepancy with the kernel (x.y / d + 1)^3.
+    """Estimates the squared maximum mean discrepancy with kernel (x.y / d + 1)^3.
 
-    Its unbiased estimate on 1,000 of each side, averaged over 100 draws; 0 in the mean
-    where both are of one distribution, and then below 0 as often as above.
+    The estimate is unbiased: it is the mean over 100 subsets of 1,000 images of each
+    side. If both sides have the same distribution its mean is 0, so it is negative
+    about as often as positive.
+
+    Args:
+      samples: features of the samples.
+      real: features of the real images.
 
     Raises:
-      JcmError: for fewer than 1,000 features on either side.
+      JcmError: if one side has fewer than 1,000 features.
     """
-    if min(len(samples), len(real)) < LEAST:
+    if min(len(samples), len(real)) < MIN_IMAGES:
         raise JcmError(
-            f"KID needs {LEAST} images on each side, here are {len(samples)} and"
-            f" {len(real)}: raise config.eval.num_images or drop the score"
+            f"kid needs at least {MIN_IMAGES} images on each side, but there are"
+            f" {len(samples)} samples and {len(real)} real images: raise"
+            " config.eval.num_images or drop the score"
         )
     random = np.random.RandomState(_SEED)
-    found = []
+    estimates = []
     for _ in range(_SUBSETS):
         a, b = (
-            features[random.choice(len(features), LEAST, replace=False)]
+            features[random.choice(len(features), MIN_IMAGES, replace=False)]
             for features in (samples, real)
         )
-        found.append(_discrepancy(a, b))
-    return float(np.mean(found))
+        estimates.append(_discrepancy(a, b))
+    return float(np.mean(estimates))
 
 
 def _discrepancy(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,7 +1,8 @@
-"""Perceptual distances: LPIPS, and its like on the network that is always there.
+"""Perceptual distances: LPIPS, and a similar distance that needs no download.
 
-Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual
-Metric", version 0.1 of the weights.
+LPIPS is from Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a
+Perceptual Metric", with version 0.1 of the weights. The other distance uses
+EfficientNet-Lite0, whose weights are part of the installation.
 """
 
 import dataclasses
@@ -18,9 +19,6 @@ from jcm.metrics.networks import classifiers, efficientnet, layers
 from jcm.metrics.networks.layers import Images, Params
 from jcm.runtime.errors import JcmError
 
-# Mean and deviation of ImageNet's pixels in [0, 1].
-_MEAN = (0.485, 0.456, 0.406)
-_DEVIATION = (0.229, 0.224, 0.225)
 _NETWORKS = {
     "lpips": ("vgg16", "lpips_vgg", classifiers.vgg16),
     "lpips_alex": ("alexnet", "lpips_alex", classifiers.alexnet),
@@ -31,13 +29,13 @@ NAMES = (*_NETWORKS, "efficientnet_lite0")
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity
 class Perceptual:
-    """A distance of two images by the maps of a network.
+    """A distance between two images, computed from the feature maps of a network.
 
     Attributes:
-      params: of the network and of the heads.
-      maps: from parameters and images in [-1, 1] to maps.
-      size: height and width that smaller images are enlarged to; 0: none are.
-      dtype: of the network's computation; the distance itself is float32.
+      params: parameters of the network and of the heads.
+      maps: from parameters and images in [-1, 1] to feature maps.
+      size: height and width to which smaller images are enlarged; 0 enlarges none.
+      dtype: dtype of the network's computation; the distance itself is float32.
     """
 
     params: Params
@@ -46,14 +44,18 @@ class Perceptual:
     dtype: str
 
     def __call__(self, params: Params, a: Images, b: Images) -> Float[Array, " b"]:
-        """Distance of each pair; 0 for equal images.
+        """Returns the distance of each pair of images; it is 0 for equal images.
 
         Args:
-          params: `self.params`, handed in so that they need not be compiled in.
-          a: images in [-1, 1], grey or colour; values beyond are not clipped.
-          b: as many.
+          params: `self.params`, passed as an argument so that they do not become
+            constants of a compiled program.
+          a: images in [-1, 1], grey or colour; values outside are not clipped.
+          b: images to compare them with, in the same number.
+
+        Raises:
+          JcmError: if the images are too small for the network.
         """
-        # Each by itself: of a constant no gradient is computed then.
+        # Two passes, so that no gradient is computed for a side that is constant.
         pairs = zip(self._maps(params, a), self._maps(params, b), strict=True)
         total = jnp.zeros(len(a))
         for index, (first, second) in enumerate(pairs):
@@ -63,7 +65,7 @@ class Perceptual:
         return total
 
     def _maps(self, params: Params, x: Images) -> list[Images]:
-        """Every pixel of every map as a vector of length 1."""
+        """Returns the feature maps, with unit-length channels at each pixel."""
         x = layers.to_rgb(x)
         if x.shape[1] < self.size:
             shape = (len(x), self.size, self.size, 3)
@@ -78,14 +80,14 @@ class Perceptual:
 
 
 def _unit_length(x: Images) -> Images:
-    """Each pixel's channels as a vector of length 1; zeros stay zeros."""
-    # The small number keeps the root's gradient finite where all channels are 0.
+    """Scales the channels at each pixel to unit length; zeros stay zeros."""
+    # The small constant keeps the gradient of the root finite where all channels are 0.
     length = jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-20)
-    # On GPUs XLA would join sum and division, and write the float32 maps they give.
+    # Without the barrier XLA for GPUs fuses sum and division, and writes float32 maps.
     return x / jax.lax.optimization_barrier(length + 1e-10)
 
 
-@functools.lru_cache(maxsize=1)  # a config is looked at twice before training
+@functools.lru_cache(maxsize=1)  # Two places load the same distance before training.
 def load(
     name: str,
     *,
@@ -93,40 +95,45 @@ def load(
     dtype: str = "float32",
     folder: str | os.PathLike = "",
 ) -> Perceptual:
-    """Reads the weights of a distance.
+    """Creates a distance and reads its weights.
 
     Args:
-      name: lpips (VGG16), lpips_alex, lpips_squeeze, or efficientnet_lite0: the sum
-        over the maps of its seven stages, without trained heads.
-      size: height and width that smaller images are enlarged to, bilinearly; 224 as
-        in the original code, which leaves 256 as it is. 0 enlarges none.
-      dtype: float32 or bfloat16, of the network's computation.
-      folder: where the files lie; see `weights.path`.
+      name: lpips (VGG16), lpips_alex, lpips_squeeze, or efficientnet_lite0, which sums
+        over the maps of the network's seven stages without trained heads.
+      size: height and width to which smaller images are enlarged bilinearly. The
+        original code uses 224, which leaves images of 256 unchanged; 0 enlarges none.
+      dtype: float32 or bfloat16, the dtype of the network's computation.
+      folder: the folder with the weights; see `weights.path`.
 
     Raises:
-      JcmError: for a file that is missing, or not of this network; for a negative
-        size, or another dtype.
+      JcmError: if a file is missing or belongs to another network, the size is
+        negative, or the dtype is unknown.
     """
     if size < 0:
-        raise JcmError(f"config.loss.metric_size={size} must be at least 0")
+        raise JcmError(f"config.loss.metric_size={size}: use 0 or more")
     if dtype not in ("float32", "bfloat16"):
         raise JcmError(f"config.loss.metric_dtype={dtype!r}: use float32 or bfloat16")
     if name == "efficientnet_lite0":
         params = efficientnet.params(weights_lib.read(name, folder))
         return Perceptual(params, efficientnet.stages, size, dtype)
-    network, heads, taps = _NETWORKS[name]
+    network, heads, feature_maps = _NETWORKS[name]
     params = classifiers.params(weights_lib.read(network, folder))
     for key, head in weights_lib.read(heads, folder).items():
         index = key.removeprefix("lin").partition(".")[0]
         params[f"head{index}"] = jnp.asarray(head.reshape(-1), jnp.float32)
-    return Perceptual(params, on_imagenet_pixels(taps), size, dtype)
+    return Perceptual(params, on_imagenet_pixels(feature_maps), size, dtype)
 
 
-def on_imagenet_pixels(taps: classifiers.Taps) -> classifiers.Taps:
-    """The same maps of images in [-1, 1], normalised as torchvision's networks ask."""
+def on_imagenet_pixels(
+    feature_maps: classifiers.FeatureMaps,
+) -> classifiers.FeatureMaps:
+    """Wraps a network of torchvision so that it takes images in [-1, 1]."""
 
     def maps(params: Params, x: Images) -> list[Images]:
-        mean, deviation = (jnp.array(v, x.dtype) for v in (_MEAN, _DEVIATION))
-        return taps(params, (x / 2 + 0.5 - mean) / deviation)
+        mean, deviation = (
+            jnp.array(v, x.dtype)
+            for v in (layers.IMAGENET_MEAN, layers.IMAGENET_DEVIATION)
+        )
+        return feature_maps(params, (x / 2 + 0.5 - mean) / deviation)
 
     return maps

@@ -1,8 +1,8 @@
-"""Precision, recall, density and coverage: samples against balls around features.
+"""Precision, recall, density and coverage.
 
-A ball around each feature reaches to its k-th nearest neighbour of the same set.
-Kynkäänniemi et al. 2019 (precision and recall, k = 3); Naeem et al. 2020 (density and
-coverage, k = 5).
+They count which features lie in balls around the features of the other set. Each ball
+reaches to the k-th nearest neighbour in its own set. Precision and recall are from
+Kynkäänniemi et al. 2019 (k = 3), density and coverage from Naeem et al. 2020 (k = 5).
 """
 
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ from jaxtyping import Array, Float
 
 from jcm.runtime.errors import JcmError
 
-# Distances of so many to so many are held at a time: 64 MiB of float32.
+# Features in a block. The distances between two blocks take 64 MiB of float32.
 _BLOCK = 4096
 
-# Neighbours that make the balls of each pair of scores.
+# The neighbour that the balls of each pair of scores reach to.
 PRECISION_K, DENSITY_K = 3, 5
 
 Features = Float[np.ndarray, "_n d"]
 
 
 class _Block(NamedTuple):
-    """Some features on the device; equally many in all blocks of a set.
+    """A block of features on the device; all blocks of a set have the same size.
 
     Attributes:
-      features: zeros where there are no more.
-      squares: their squared lengths, infinite where there are no more: such a point
-        is far from everything.
+      features: the features, padded with zeros.
+      squares: their squared lengths, padded with infinity, so that padding is far from
+        everything.
     """
 
     features: Float[Array, "b d"]
@@ -38,12 +38,12 @@ class _Block(NamedTuple):
 
 
 class _Balls(NamedTuple):
-    """Counts of balls around features, and of features in balls.
+    """Counts for two sets of features, called rows and columns.
 
     Attributes:
-      around_rows: balls around columns that each of the rows lies in.
-      around_columns: balls around rows that each of the columns lies in.
-      inside_columns: rows that lie in the ball around each of the columns.
+      around_rows: for each row, the number of column balls that it lies in.
+      around_columns: for each column, the number of row balls that it lies in.
+      inside_columns: for each column, the number of rows that lie in its ball.
     """
 
     around_rows: Float[np.ndarray | Array, " _n"]
@@ -54,10 +54,18 @@ class _Balls(NamedTuple):
 def precision_recall(
     samples: Features, real: Features, k: int = PRECISION_K
 ) -> dict[str, float]:
-    """Share of samples inside of a real ball, and of real ones inside of a sample's.
+    """Computes precision and recall.
+
+    Precision is the share of samples that lie in a ball around a real image; recall is
+    the share of real images that lie in a ball around a sample.
+
+    Args:
+      samples: features of the samples.
+      real: features of the real images.
+      k: the neighbour that a ball reaches to.
 
     Raises:
-      JcmError: for k features or fewer on either side.
+      JcmError: if one side has k features or fewer.
     """
     a, b = _sets(samples, real, k)
     balls = _count_balls(a, b, _radii(a, k), _radii(b, k))
@@ -70,10 +78,18 @@ def precision_recall(
 def density_coverage(
     samples: Features, real: Features, k: int = DENSITY_K
 ) -> dict[str, float]:
-    """Mean number of real balls around a sample over k; real balls with a sample.
+    """Computes density and coverage.
+
+    Density is the mean number of real balls that a sample lies in, divided by k;
+    coverage is the share of real balls that contain a sample.
+
+    Args:
+      samples: features of the samples.
+      real: features of the real images.
+      k: the neighbour that a ball reaches to.
 
     Raises:
-      JcmError: for k features or fewer on either side.
+      JcmError: if one side has k features or fewer.
     """
     a, b = _sets(samples, real, k)
     no_radii = [np.zeros(len(block.squares), np.float32) for block in a]
@@ -87,11 +103,11 @@ def density_coverage(
 def _sets(
     samples: Features, real: Features, k: int
 ) -> tuple[list[_Block], list[_Block]]:
-    """Both around the same origin: distances lose fewer digits there."""
+    """Centres both sets on the real mean, so that distances lose fewer digits."""
     if min(len(samples), len(real)) <= k:
         raise JcmError(
-            f"{len(samples)} samples and {len(real)} real images are too few for"
-            f" neighbour {k} of each: raise config.eval.num_images"
+            f"{len(samples)} samples and {len(real)} real images are too few: more than"
+            f" {k} on each side are needed, raise config.eval.num_images"
         )
     center = np.mean(real, axis=0)
     return _blocks(samples, center), _blocks(real, center)
@@ -99,7 +115,7 @@ def _sets(
 
 def _blocks(features: Features, center: Float[np.ndarray, " d"]) -> list[_Block]:
     blocks: list[_Block] = []
-    # Equal ones, so that little is added to fill the last.
+    # Blocks of equal size, so that the last one needs little padding.
     size = -(-len(features) // -(-len(features) // _BLOCK))
     for start in range(0, len(features), size):
         part = np.asarray(features[start : start + size] - center, np.float32)
@@ -113,15 +129,15 @@ def _blocks(features: Features, center: Float[np.ndarray, " d"]) -> list[_Block]
 
 
 def _radii(blocks: Sequence[_Block], k: int) -> list[Float[Array, " b"]]:
-    """Squared distance of each feature to the k-th nearest other one, by block."""
-    # The nearest of all is the feature itself.
+    """Returns the squared distance of each feature to its k-th neighbour, by block."""
+    # One more than k, since the nearest of all is the feature itself.
     best = [jnp.full((len(block.squares), k + 1), jnp.inf) for block in blocks]
     for i, rows in enumerate(blocks):
         best[i] = _nearest_within(best[i], rows)
-        # Each pair of blocks once: their distances count for both.
+        # Each pair of blocks is visited once, since its distances count for both.
         for j in range(i + 1, len(blocks)):
             best[i], best[j] = _nearest_between(best[i], best[j], rows, blocks[j])
-    # Nothing lies in the balls of padding: no square is as small as -1.
+    # No square is as small as -1, so nothing lies in the balls of padding.
     return [
         jnp.where(jnp.isinf(block.squares), -1, nearest[:, -1])
         for block, nearest in zip(blocks, best, strict=True)
@@ -134,7 +150,10 @@ def _count_balls(
     row_radii: Sequence[Float[np.ndarray | Array, " _b"]],
     column_radii: Sequence[Float[np.ndarray | Array, " _c"]],
 ) -> _Balls:
-    """Balls around two sets of features; radii are squared, edges belong to balls."""
+    """Counts balls around two sets of features.
+
+    Radii are squared, and a feature on the edge of a ball lies in it.
+    """
     around_rows, around_columns, inside_columns = (
         [np.zeros(len(block.squares)) for block in of]
         for of in (rows, columns, columns)
@@ -164,7 +183,7 @@ def _nearest_between(
 
 
 def _merge(best: Array, found: Array) -> Array:
-    """The least of both, for each row, in order."""
+    """Returns the smallest distances of each row from both arrays, in order."""
     count = best.shape[1]
     least = -jax.lax.top_k(-found, count)[0]
     return -jax.lax.top_k(-jnp.concatenate([best, least], axis=1), count)[0]
@@ -184,6 +203,6 @@ def _count_in_block(
 
 
 def _distances(rows: _Block, columns: _Block) -> Array:
-    """Squared distances; float32 throughout, also where matrices have less."""
+    """Returns squared distances, in full float32 on every device."""
     product = jnp.matmul(rows.features, columns.features.T, precision="highest")
     return jnp.maximum(rows.squares[:, None] + columns.squares - 2 * product, 0)

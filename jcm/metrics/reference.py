@@ -1,9 +1,9 @@
-"""Statistics of the real images: of a data set, or from a published file."""
+"""The reference: statistics of the real images, from a data set or a published file."""
 
 import os
 import pathlib
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from absl import logging
@@ -13,66 +13,82 @@ from jcm.metrics import frechet, statistics
 from jcm.metrics.networks import FeatureNetwork
 from jcm.metrics.statistics import Statistics
 from jcm.runtime import distributed, download, files
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
-# Scores that look at images one by one do so at no more of the real ones.
+# The most real images whose rows are kept; scores of rows would take too long on more.
 _MOST_ROWS = 50_000
+# What numpy raises for a file that is not an .npz of plain arrays.
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 
 def of_dataset(
     network: FeatureNetwork, dataset: Dataset, wanted: set[str], rows: set[str]
 ) -> dict[str, Statistics]:
-    """Statistics of a whole data set, computed once and kept below `$JCM_CACHE`.
+    """Computes the statistics of a data set, or reads them from `$JCM_CACHE/reference`.
+
+    Every process must call it.
 
     Args:
-      network: what looks at the images.
-      dataset: its fingerprint is part of the files' names, one for each feature.
+      network: the network that computes the features.
+      dataset: the real images. Its fingerprint is part of the names of the cached
+        files, of which there is one for each feature.
       wanted: names of the features.
-      rows: those of them that are kept one by one, of 50,000 images at most.
+      rows: names of the features whose rows are kept, for at most 50,000 images.
+
+    Raises:
+      JcmError: if a cached file is damaged.
     """
     prefix = f"{dataset.fingerprint}-{network.version}"
+    folder = download.cache("reference")
 
     def path(name: str, with_rows: bool) -> pathlib.Path:
-        file = f"{prefix}-{name}{'-rows' if with_rows else ''}.npz"
-        return download.cache("reference") / file
+        return folder / f"{prefix}-{name}{'-rows' if with_rows else ''}.npz"
 
     known: dict[str, Statistics] = {}
     for name in sorted(wanted):
-        # One with rows serves either way.
+        # A file with rows also serves where no rows are needed.
         for candidate in (path(name, name in rows), path(name, True)):
-            # Together or not at all: machines have caches of their own.
+            # Machines have their own caches, so all processes must agree to read.
             if distributed.gather(np.bool_(candidate.exists())).all():
                 known[name] = _read(candidate, name in rows)
                 break
     wanted, rows = wanted - set(known), rows - set(known)
     if not wanted:
         return known
+    found = _compute(network, dataset, wanted, rows)
+    for name, each in found.items():
+        _write(path(name, name in rows), each)
+    logging.info("saved statistics of %s in %s", dataset.name, folder)
+    return known | found
+
+
+def _compute(
+    network: FeatureNetwork, dataset: Dataset, wanted: set[str], rows: set[str]
+) -> dict[str, Statistics]:
     few = len(dataset) <= _MOST_ROWS
+    title = f"{network.name} of {dataset.name}"
     found = statistics.collect(
         network,
         lambda indices: dataset.take(indices)["image"],
         len(dataset),
         wanted=wanted,
         rows=rows if few else (),
-        title=f"{network.name} of {dataset.name}",
+        title=title,
     )
     if rows and not few:
         chosen = np.random.default_rng(0).permutation(len(dataset))[:_MOST_ROWS]
-        seen = statistics.collect(
+        of_chosen = statistics.collect(
             network,
             lambda indices: dataset.take(chosen[indices])["image"],
             len(chosen),
             wanted=rows,
             rows=rows,
-            title=f"{network.name} of {dataset.name}, one by one",
+            title=f"{title}, {len(chosen)} images",
         )
         found |= {
-            name: Statistics(found[name].moments, seen[name].rows) for name in rows
+            name: Statistics(found[name].moments, of_chosen[name].rows) for name in rows
         }
-    for name, each in found.items():
-        _write(path(name, name in rows), each)
-    logging.info("kept statistics of %s below %s", dataset.name, path("", False).parent)
-    return known | found
+    return found
 
 
 def published(
@@ -82,51 +98,42 @@ def published(
     rows: set[str],
     size: int,
 ) -> dict[str, Statistics]:
-    """Statistics from a published file of the Inception network.
+    """Reads statistics of Inception's features from a published file.
 
     Args:
-      path: an .npz with `mu` and `sigma` (EDM, clean-fid), and where there are with
-        `mu_s`, `sigma_s` and images `arr_0` (the reference batches of
-        guided-diffusion).
-      network: the Inception network.
+      path: an .npz with `mu` and `sigma` (EDM, clean-fid), or a reference batch of
+        guided-diffusion, which also has `mu_s`, `sigma_s` and images `arr_0`.
+      network: the Inception network, for features of the images.
       wanted: names of the features.
-      rows: those that some score needs one by one; only a batch has them.
+      rows: names of the features whose rows are needed, which only a batch can give.
       size: height and width of the samples.
 
+    Returns:
+      The statistics of those features that the file has.
+
     Raises:
-      JcmError: the file is none of these, or its images are of another size.
+      JcmError: if the file is none of these, or its images have another size.
     """
     try:
         arrays = _arrays(pathlib.Path(path).expanduser())
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise JcmError(
-            f"config.eval.reference={path} cannot be read ({error}): name an .npz"
+            f"config.eval.reference={path} cannot be read ({one_line(error)}): name an"
+            " .npz with mu and sigma"
         ) from error
-    found = {}
-    for name, suffix in (("pool", ""), ("spatial", "_s")):
-        if f"mu{suffix}" in arrays and f"sigma{suffix}" in arrays:
-            mean = np.asarray(arrays[f"mu{suffix}"], np.float64)
-            cov = np.asarray(arrays[f"sigma{suffix}"], np.float64)
-            if mean.ndim != 1 or cov.shape != 2 * mean.shape:
-                raise JcmError(
-                    f"config.eval.reference={path}: mu of shape {mean.shape} and sigma"
-                    f" of shape {cov.shape} do not go together"
-                )
-            if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
-                raise JcmError(f"config.eval.reference={path} has numbers not finite")
-            found[name] = Statistics(frechet.Moments(mean, cov, 0), None)
+    found = _published_moments(path, arrays)
     if "arr_0" in arrays:
         images = arrays["arr_0"]
         if images.shape[1:3] != (size, size):
             raise JcmError(
                 f"config.eval.reference={path} has images of shape {images.shape[1:]},"
-                f" the samples are {size}x{size}: name a reference of their size"
+                f" but the samples are {size}x{size}: name a reference of their size"
             )
-        # What the file tells is not computed again.
+        # Moments that the file states are not computed from its images.
         missing = (wanted - set(found)) | rows
-        seen = {}
+        of_images = {}
         if missing:
-            seen = statistics.collect(
+            of_images = statistics.collect(
                 network,
                 lambda indices: images[indices],
                 len(images),
@@ -134,8 +141,10 @@ def published(
                 rows=rows,
                 title=f"{network.name} of {pathlib.Path(path).name}",
             )
-        found = seen | {
-            name: Statistics(each.moments, seen[name].rows if name in seen else None)
+        found = of_images | {
+            name: Statistics(
+                each.moments, of_images[name].rows if name in of_images else None
+            )
             for name, each in found.items()
         }
     if not found:
@@ -143,6 +152,30 @@ def published(
             f"config.eval.reference={path} has {', '.join(arrays) or 'nothing'}: name"
             " an .npz with mu and sigma"
         )
+    return found
+
+
+def _published_moments(
+    path: str | os.PathLike, arrays: Mapping[str, np.ndarray]
+) -> dict[str, Statistics]:
+    """Returns the moments that the file states, as float64 and without rows."""
+    found = {}
+    for name, suffix in (("pool", ""), ("spatial", "_s")):
+        if f"mu{suffix}" not in arrays or f"sigma{suffix}" not in arrays:
+            continue
+        mean = np.asarray(arrays[f"mu{suffix}"], np.float64)
+        cov = np.asarray(arrays[f"sigma{suffix}"], np.float64)
+        if mean.ndim != 1 or cov.shape != 2 * mean.shape:
+            raise JcmError(
+                f"config.eval.reference={path}: mu of shape {mean.shape} and sigma"
+                f" of shape {cov.shape} do not match: name another file"
+            )
+        if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+            raise JcmError(
+                f"config.eval.reference={path}: mu or sigma is not finite: name another"
+                " file"
+            )
+        found[name] = Statistics(frechet.Moments(mean, cov, 0), None)
     return found
 
 
@@ -161,16 +194,13 @@ def _read(path: pathlib.Path, with_rows: bool) -> Statistics:
             arrays["mean"], arrays["cov"], count=int(arrays["count"])
         )
         return Statistics(moments, arrays.get("rows"))
-    except (
-        *(OSError, ValueError, KeyError, TypeError, EOFError),
-        zipfile.BadZipFile,
-    ) as error:
-        raise JcmError(f"{path} is damaged ({error}): delete it") from error
+    except _UNREADABLE as error:
+        raise JcmError(f"{path} is damaged ({one_line(error)}): delete it") from error
 
 
 def _arrays(
-    path: str | os.PathLike, but: Collection[str] = ()
+    path: str | os.PathLike, skipped: Collection[str] = ()
 ) -> dict[str, np.ndarray]:
-    # Opened here, since numpy leaves a file open that it cannot read.
+    # The file is opened here, since numpy leaves a file open that it cannot read.
     with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files if name not in but}
+        return {name: file[name] for name in file.files if name not in skipped}

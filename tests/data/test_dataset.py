@@ -54,7 +54,7 @@ def test_parts_of_a_split_have_fingerprints_of_their_own(data_config):
 @pytest.mark.parametrize(
     ("change", "split", "remedy"),
     [
-        ({"name": "mnist"}, "train", "use digits, cifar10, image_folder"),
+        ({"name": "mnist"}, "train", "use one of digits, cifar10, image_folder"),
         ({"image_size": 32}, "train", "--config.data.image_size=8"),
         ({"channels": 3}, "train", "--config.data.channels=1"),
         ({}, "test", "train"),

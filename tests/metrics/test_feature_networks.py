@@ -109,12 +109,12 @@ def test_efficientnet_has_seven_stages():
 def test_weights_of_another_network_are_refused(monkeypatch):
     monkeypatch.setattr(weights, "read", lambda *_: torch_weights.random("dinov2", 21))
     for name in ("inception", "efficientnet_lite0"):
-        with pytest.raises(JcmError, match="they are of another network"):
+        with pytest.raises(JcmError, match="use the file of the right network"):
             networks.load(name, "/nowhere")
 
 
 def test_images_of_two_channels_are_refused(lite0):
-    with pytest.raises(JcmError, match="2 channels"):
+    with pytest.raises(JcmError, match="images have 2 channels: use 1 or 3"):
         lite0(jnp.zeros((1, 8, 8, 2)))
 
 

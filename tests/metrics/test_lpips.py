@@ -135,7 +135,7 @@ def test_images_are_enlarged_and_never_reduced():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"metric_size": -1}, "metric_size=-1 must be at least 0"),
+        ({"metric_size": -1}, "metric_size=-1: use 0 or more"),
         ({"metric_dtype": "int8"}, "metric_dtype='int8': use float32 or bfloat16"),
         ({"metric_size": 0}, "images of 8x8 are too small for the network"),
     ],

@@ -235,7 +235,9 @@ def test_fewer_images_than_numbers_get_no_distance(config, digits):
     with config.unlocked():
         config.eval.scores = ("fid",)
     (score,) = _ready(config, digits)
-    with pytest.raises(JcmError, match="fid needs 17 images .* samples are 16: raise"):
+    with pytest.raises(
+        JcmError, match="fid needs at least 17 images, but there are 16 samples: raise"
+    ):
         score(digits.arrays()["image"][:16])
     assert score(digits.arrays()["image"][:17])["fid"] > 0
 
@@ -246,9 +248,9 @@ def test_fewer_images_than_numbers_get_no_distance(config, digits):
         (
             16,
             1797,
-            "fid needs 17 images at least, and config.eval.num_images is 16: ra",
+            "fid needs at least 17 images, but config.eval.num_images is 16: ra",
         ),
-        (400, 16, "fid needs 17 images at least, and .*digits has 16: name o"),
+        (400, 16, "fid needs at least 17 images, but .*digits has 16: choose o"),
     ],
 )
 def test_too_few_images_are_noticed_before_any_are_made(
@@ -303,7 +305,7 @@ def test_references_of_others_are_read(config, digits, tmp_path):
     assert by_moments(real[:1200]) == pytest.approx(by_batch(real[:1200]), abs=1e-6)
     with config.unlocked():
         config.eval.scores = ("classifier",)
-    with pytest.raises(JcmError, match="edm.npz is of Inception, and no score of"):
+    with pytest.raises(JcmError, match="edm.npz is for Inception, which no score of"):
         _ready(config, digits)
 
 
@@ -311,10 +313,13 @@ def test_references_of_others_are_read(config, digits, tmp_path):
     ("content", "message"),
     [
         ({"arr_0": np.zeros((9, 32, 32, 1), np.uint8)}, "the samples are 8x8"),
-        ({"mu": np.zeros(3), "sigma": np.zeros((4, 4))}, "do not go together"),
-        ({"mu": np.zeros(3), "sigma": np.full((3, 3), np.nan)}, "not finite"),
-        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "of 3 numbers, not 16: it is of an"),
-        ({"arr_0": np.zeros((9, 8, 8, 1), np.uint8)}, "has 9 images, and fid needs 17"),
+        ({"mu": np.zeros(3), "sigma": np.zeros((4, 4))}, "do not match"),
+        ({"mu": np.zeros(3), "sigma": np.full((3, 3), np.nan)}, "sigma is not finite"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "of 3 numbers instead of 16: name a"),
+        (
+            {"arr_0": np.zeros((9, 8, 8, 1), np.uint8)},
+            "fid needs at least 17 images, but .* has 9",
+        ),
         ({"other": np.zeros(3)}, "has other: name an .npz with mu"),
         ({"mu": np.array([None])}, "cannot be read"),
         (None, "cannot be read"),

@@ -1,4 +1,4 @@
-"""Published networks that turn images into features, by name."""
+"""Published networks that compute features of images, by name."""
 
 import dataclasses
 import functools
@@ -24,11 +24,11 @@ NETWORKS = {
 
 @dataclasses.dataclass(frozen=True)
 class FeatureNetwork:
-    """A network ready for use.
+    """A network with its parameters.
 
     Attributes:
       name: a key of `NETWORKS`.
-      params: its parameters.
+      params: the parameters.
       apply: from parameters and images in [-1, 1] to features by name, each (b, d).
     """
 
@@ -38,15 +38,15 @@ class FeatureNetwork:
 
     @functools.cached_property
     def version(self) -> str:
-        """Tells its features from those of other weights, or of older code."""
+        """A name that changes with the weights and with the code of the network."""
         digest = networks.fingerprint(self.params)
         return f"{self.name}{NETWORKS[self.name].VERSION}-{digest}"
 
     def sizes(self, image_shape: tuple[int, ...]) -> dict[str, int]:
-        """How many numbers each feature has, of images of a shape (h, w, c)."""
+        """Returns the length d of each feature, for images of shape (h, w, c)."""
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        found = jax.eval_shape(self.apply, self.params, image)
-        return {name: feature.shape[1] for name, feature in found.items()}
+        features = jax.eval_shape(self.apply, self.params, image)
+        return {name: feature.shape[1] for name, feature in features.items()}
 
 
 def load(name: str, folder: str | os.PathLike = "") -> FeatureNetwork:
@@ -54,10 +54,10 @@ def load(name: str, folder: str | os.PathLike = "") -> FeatureNetwork:
 
     Args:
       name: inception, dinov2 or efficientnet_lite0.
-      folder: where the file lies; see `weights.path`.
+      folder: the folder with the weights; see `weights.path`.
 
     Raises:
-      JcmError: the file is missing, or not of this network.
+      JcmError: if the file is missing or belongs to another network.
     """
     module = NETWORKS[name]
     try:

@@ -1,7 +1,7 @@
 """DINOv2 ViT-L/14 (Oquab et al. 2023), the network of FD-DINOv2.
 
-Stein et al. 2023 found its features closer to people's judgement than Inception's, and
-no classifier of ImageNet has a part in them.
+Stein et al. 2023 found that its features agree better with human judgement than
+Inception's. It was trained without ImageNet's labels.
 """
 
 import math
@@ -14,20 +14,20 @@ from jaxtyping import Array, Float
 from jcm.metrics.networks import layers
 from jcm.metrics.networks.layers import Images, Params, Weights
 
-# To be raised when the same image gives other features: old statistics are then void.
+# Raise this number if the features of an image change, so that cached statistics are
+# computed again.
 VERSION = 1
 IMAGE_SIZE = 224
 _PATCH = 14
 _HEADS = 16
 _EPSILON = 1e-6
-_MEAN = (0.485, 0.456, 0.406)
-_DEVIATION = (0.229, 0.224, 0.225)
 
 
 def params(weights: Weights) -> Params:
-    """Parameters from the published state dict of the backbone.
+    """Converts the published state dict of the backbone.
 
-    Position embeddings, published for 518x518, are resized for 224x224 here.
+    The position embeddings are published for images of 518x518; they are resized for
+    224x224 here.
     """
     found = layers.conv_params(weights, "patch_embed.proj")
     found["cls_token"] = jnp.asarray(layers.take(weights, "cls_token"))
@@ -52,7 +52,7 @@ def _norm_params(weights: Weights, name: str) -> Params:
 
 
 def _resize_positions(positions: np.ndarray) -> np.ndarray:
-    """Bicubic as DINOv2 does it, which adds 0.1 to the wanted size for the scale."""
+    """Resizes bicubically as DINOv2 does, which adds 0.1 to the size for the scale."""
     cls, grid = positions[:, :1], positions[:, 1:]
     old, new = math.isqrt(grid.shape[1]), IMAGE_SIZE // _PATCH
     if old == new:
@@ -65,7 +65,13 @@ def _resize_positions(positions: np.ndarray) -> np.ndarray:
 
 
 def _cubic_matrix(old: int, new: int, step: float) -> np.ndarray:
-    """PyTorch's cubic interpolation (a = -0.75) along one axis, edges repeated."""
+    """Returns PyTorch's cubic interpolation (a = -0.75) along one axis as a matrix.
+
+    Args:
+      old: length of the input.
+      new: length of the output.
+      step: distance of output elements in the input.
+    """
     a, matrix = -0.75, np.zeros((new, old))
     for i in range(new):
         place = (i + 0.5) * step - 0.5
@@ -81,28 +87,29 @@ def _cubic_matrix(old: int, new: int, step: float) -> np.ndarray:
 
 
 def apply(p: Params, images: Images) -> dict[str, Float[Array, "b _d"]]:
-    """Features of images.
+    """Computes features of images.
 
     Args:
-      p: from `params`.
-      images: in [-1, 1], of any size, grey or colour; resized to 224x224 by cubic
-        interpolation, smoothed where it makes them smaller.
+      p: parameters from `params`.
+      images: images in [-1, 1] of any size, grey or colour. They are resized to 224x224
+        by cubic interpolation, with smoothing if they become smaller.
 
     Returns:
-      cls: the normalised class token, 1,024 numbers.
+      A dictionary of one feature.
+      cls: the normalised class token, (b, 1024).
     """
     return {"cls": features(p, prepare(images))}
 
 
 def prepare(images: Images) -> Images:
-    """Images in [-1, 1] as the network is given them."""
+    """Converts images in [-1, 1] to the input of the network."""
     x = layers.to_rgb(images) / 2 + 0.5
-    x = (x - jnp.array(_MEAN)) / jnp.array(_DEVIATION)
+    x = (x - jnp.array(layers.IMAGENET_MEAN)) / jnp.array(layers.IMAGENET_DEVIATION)
     return jax.image.resize(x, (len(x), IMAGE_SIZE, IMAGE_SIZE, 3), "cubic")
 
 
 def features(p: Params, x: Images) -> Float[Array, "b d"]:
-    """The class token of images of 224x224 as the network is given them."""
+    """Returns the class token of images that `prepare` has converted."""
     x = layers.conv(p, "patch_embed.proj", x, stride=_PATCH, padding="VALID")
     batch, *_, width = x.shape
     cls = jnp.broadcast_to(p["cls_token"], (batch, 1, width))

