@@ -1,1 +1,1 @@
-"""The mathematics: noise levels, preconditioning, solvers, sampling, edits."""
+"""The mathematics: noise levels, preconditioning, solvers, sampling and editing."""

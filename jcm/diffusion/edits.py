@@ -1,8 +1,9 @@
-"""Zero-shot editing: what a consistency model does to given images, untrained for it.
+"""Zero-shot editing with a consistency model: what is known of the result.
 
-One routine (Song et al. 2023, Algorithm 4) samples as usual, and after each step puts
-back what is known of the result, in coordinates where that is some of the numbers: the
-pixels themselves, luma beside chroma, means of patches beside the rest.
+Song et al. 2023, Algorithm 4, samples as usual and puts back the known part of the
+result after each step. The known part is some of the coordinates of the images in a
+suitable basis: pixels (inpainting), luma (colorization) or means of patches
+(super-resolution).
 """
 
 import dataclasses
@@ -18,24 +19,24 @@ from jaxtyping import Array, Float
 from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
-# ITU-R 601, as the paper has it.
+# Weights of red, green and blue: ITU-R 601, as in the paper.
 LUMA = (0.2989, 0.5870, 0.1140)
 
 
 @runtime_checkable
 class Coordinates(Protocol):
-    """An invertible linear map A of images; both ways keep the shape."""
+    """An invertible linear map A of images; it keeps their shape."""
 
     def forward(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """A x."""
+        """Returns A x."""
 
     def inverse(self, u: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """A^-1 u."""
+        """Returns A^-1 u."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """The identity."""
+    """The identity: the coordinates are the pixels."""
 
     def forward(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """The same."""
@@ -48,36 +49,43 @@ class Pixels:
 
 @dataclasses.dataclass(frozen=True)
 class Colours:
-    """An orthogonal basis of the three colours; the first number is luma, scaled."""
+    """An orthogonal basis of the colours, whose first coordinate is scaled luma."""
 
     def forward(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Luma first."""
+        """Returns the coordinates, with luma in the first channel."""
         return jnp.einsum("bhwc,cd->bhwd", x, _basis(LUMA), precision="highest")
 
     def inverse(self, u: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Colours again."""
+        """Returns the colours."""
         return jnp.einsum("bhwd,cd->bhwc", u, _basis(LUMA), precision="highest")
 
 
 @dataclasses.dataclass(frozen=True)
 class Patches:
-    """An orthogonal basis of each square patch of each channel; its mean is the first.
+    """An orthogonal basis of square patches; the first coordinate is the scaled mean.
+
+    Channels are separate.
 
     Attributes:
-      factor: height and width of a patch.
+      factor: height and width of a patch, in pixels.
     """
 
     factor: int
 
     def forward(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """The mean, times `factor`, at the upper left pixel of each patch."""
+        """Returns coordinates; the upper left of a patch is its mean times `factor`."""
         return self._change("bipjqc,pqrs->birjsc", x)
 
     def inverse(self, u: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """Pixels again."""
+        """Returns the pixels."""
         return self._change("birjsc,pqrs->bipjqc", u)
 
     def _change(self, how: str, x: Array) -> Array:
+        """Multiplies each patch by the basis, as the einsum `how` says.
+
+        Raises:
+          JcmError: if patches do not divide the images.
+        """
         batch, height, width, channels = x.shape
         p = self.factor
         if height % p or width % p:
@@ -89,9 +97,9 @@ class Patches:
 
 @functools.cache
 def _basis(first: tuple[float, ...]) -> Float[np.ndarray, "n n"]:
-    """Orthonormal columns, of which the first points along `first`.
+    """Returns orthonormal columns, the first of which points along `first`.
 
-    The others do not matter: what is free is free in any basis of it.
+    The others are arbitrary, since an edit keeps or frees all of them together.
     """
     size = len(first)
     columns = np.eye(size)
@@ -107,17 +115,17 @@ def _basis(first: tuple[float, ...]) -> Float[np.ndarray, "n n"]:
 )
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """What is known of images, in some coordinates.
+    """The known part of images, in some coordinates.
 
     Attributes:
       coordinates: A.
-      values: Float[Array, "b h w c"], A y, of images y in [-1, 1]; counts where `free`
+      values: Float[Array, "b h w c"], A y for images y in [-1, 1]; used where `free`
         is below 1.
-      free: Float[Array, "b h w c"], Omega: 1 where anything may be, 0 where `values`
-        stays, or in between.
+      free: Float[Array, "b h w c"], Omega: 1 where anything is allowed, 0 where
+        `values` is kept, or between.
 
-    The types are those of arrays; the same tree also holds parts of them, so they are
-    not declared.
+    The fields have no array types because samplers map over this pytree, and then they
+    hold other objects.
     """
 
     coordinates: Coordinates
@@ -125,25 +133,26 @@ class Known:
     free: Any
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """A^-1 [(A y)(1 - Omega) + (A x) Omega]."""
+        """Puts the known part into x: A^-1 [(A y)(1 - Omega) + (A x) Omega]."""
         coordinates = self.coordinates.forward(x)
         mixed = self.values * (1 - self.free) + coordinates * self.free
         return self.coordinates.inverse(mixed)
 
     def origin(self) -> Float[Array, "b h w c"]:
-        """The known part with zeros for the rest, where Algorithm 4 begins."""
+        """Returns the known part with zeros for the rest: the start of Algorithm 4."""
         return self.coordinates.inverse(self.values * (1 - self.free))
 
 
 def known(
     coordinates: Coordinates, y: Float[AnyArray, "b h w c"], free: AnyArray
 ) -> Known:
-    """What of images is known, by a mask over their coordinates.
+    """Returns the known part of images, given a mask over their coordinates.
 
     Args:
-      coordinates: where the mask tells known from free.
+      coordinates: A.
       y: images in [-1, 1].
-      free: 1 for what is to be made, 0 for what stays; any shape that broadcasts.
+      free: mask over A y: 1 for what is replaced, 0 for what is kept; of any shape that
+        broadcasts to that of y.
     """
     y = jnp.asarray(y, jnp.float32)
     free = jnp.broadcast_to(jnp.asarray(free, jnp.float32), y.shape)
@@ -153,23 +162,25 @@ def known(
 def slerp(
     a: Float[AnyArray, "*d"], b: Float[AnyArray, "*d"], share: float
 ) -> Float[Array, "*d"]:
-    """Spherical interpolation between two arrays of noise (Song et al. 2023, App. D).
+    """Interpolates between two arrays of noise on a sphere (Song et al. 2023, App. D).
 
-    Where both point the same way, which leaves no angle to divide by, it is linear.
+    Arrays of the same direction, between which the angle is 0, are interpolated
+    linearly.
 
     Args:
-      a: at share 0.
-      b: at share 1.
-      share: 0 to 1.
+      a: noise at share 0.
+      b: noise at share 1.
+      share: in [0, 1].
 
     Raises:
-      JcmError: for arrays that point opposite ways, between which no way is shortest.
+      JcmError: if the arrays have opposite directions, between which no path is the
+        shortest.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     cosine = np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))
     angle = math.acos(min(max(cosine, -1.0), 1.0))
     if angle > math.pi - 1e-6:
-        raise JcmError("two noises point opposite ways: choose another pair")
+        raise JcmError("the noises have opposite directions: choose another pair")
     if angle < 1e-6:
         mixed = (1 - share) * a + share * b
     else:
@@ -179,11 +190,12 @@ def slerp(
 
 
 def noise_level(images: Float[AnyArray, "n h w c"]) -> Float[np.ndarray, " n"]:
-    """The standard deviation of white noise in images, by the median of fine details.
+    """Estimates the standard deviation of white noise in each image.
 
-    Donoho and Johnstone 1994: the diagonal differences of 2x2 pixels hold all of the
-    noise and little of a picture, if that is large; of one that is itself made of
-    pixels they hold enough to find too much noise.
+    Donoho and Johnstone 1994: the estimate is the median absolute diagonal difference
+    of 2x2 pixels, divided by 0.6745. These differences contain all of the noise and
+    little of a large picture. In small pictures they also contain edges, so that the
+    estimate is too high.
     """
     x = np.asarray(images, np.float64)
     details = (x[:, :-1, :-1] - x[:, :-1, 1:] - x[:, 1:, :-1] + x[:, 1:, 1:]) / 2

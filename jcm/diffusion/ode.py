@@ -10,7 +10,12 @@ SOLVERS = ("heun", "euler")
 
 
 def check_solver(solver: str, where: str) -> None:
-    """Raises JcmError unless `solver` is known; `where` names the config field."""
+    """Raises JcmError if a solver is unknown.
+
+    Args:
+      solver: its name.
+      where: the config field or argument that names it.
+    """
     if solver not in SOLVERS:
         raise JcmError(
             f"{where}={solver!r} is unknown: use one of {', '.join(SOLVERS)}"
@@ -25,14 +30,20 @@ def step(
     *,
     solver: str,
 ) -> Float[Array, "b h w c"]:
-    """One step from noise level sigma down to sigma_next (EDM, Algorithm 1).
+    """Takes one step from noise level sigma to sigma_next.
+
+    Karras et al. 2022, Algorithm 1, without its noise.
 
     Args:
       denoise: D(x, sigma).
       x: points at noise level sigma.
-      sigma: start of the step, > 0.
-      sigma_next: end of the step; may be 0 for Euler, which then returns D(x, sigma).
+      sigma: noise level at the start of the step, above 0.
+      sigma_next: noise level at its end. It may be 0 for Euler's method, which then
+        returns D(x, sigma).
       solver: "euler", or "heun" for the trapezoidal rule (two evaluations).
+
+    Returns:
+      Points at noise level sigma_next.
     """
 
     def slope(point: Array, level: Array) -> Array:

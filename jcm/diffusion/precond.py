@@ -1,7 +1,7 @@
-"""Preconditioning: from a raw network F to a denoiser D or consistency function f.
+"""Preconditioning: makes a denoiser D or consistency function f of a raw network F.
 
-Both have the form c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x, c_noise(sigma)).
-They know nothing of networks: F is any function of (scaled input, c_noise).
+Both have the form c_skip(sigma) x + c_out(sigma) F(c_in(sigma) x, c_noise(sigma)),
+where F is any function of (scaled input, c_noise).
 """
 
 import dataclasses
@@ -15,11 +15,12 @@ RawNetwork = Callable[[Array, Array], Array]
 
 @dataclasses.dataclass(frozen=True)
 class EDM:
-    """Denoiser D(x, sigma) of Karras et al. 2022, Table 1 ("Ours").
+    """The denoiser D(x, sigma) of Karras et al. 2022, Table 1 ("Ours").
 
     Attributes:
       sigma_data: standard deviation of the data.
-      sigma_min: smallest noise level the sampler visits; not used by the formulas.
+      sigma_min: smallest noise level that a sampler visits; the formulas of D do not
+        use it.
     """
 
     sigma_data: float = 0.5
@@ -28,22 +29,22 @@ class EDM:
     def skip_and_out(
         self, sigma: Float[Array, "*b"]
     ) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
-        """(c_skip, c_out) at each noise level."""
+        """Returns (c_skip, c_out) at each noise level."""
         variance = sigma**2 + self.sigma_data**2
         return self.sigma_data**2 / variance, sigma * self.sigma_data * variance**-0.5
 
     def __call__(
         self, network: RawNetwork, x: Float[Array, " b *d"], sigma: Float[Array, " b"]
     ) -> Float[Array, " b *d"]:
-        """Applies F at every example's own noise level.
+        """Estimates x0 from x = x0 + sigma z.
 
         Args:
           network: F(c_in x, c_noise) -> array like x.
-          x: noisy images, x0 + sigma z.
-          sigma: noise level of each image, > 0.
+          x: noisy images.
+          sigma: noise level of each image, above 0.
 
         Returns:
-          The estimate of x0, in float32.
+          The estimate in float32.
         """
         per_example = (-1,) + (1,) * (x.ndim - 1)
         c_in = (sigma**2 + self.sigma_data**2) ** -0.5
@@ -55,16 +56,16 @@ class EDM:
 
 @dataclasses.dataclass(frozen=True)
 class Consistency(EDM):
-    """Consistency function f(x, sigma) of Song et al. 2023, Appendix C.
+    """The consistency function f(x, sigma) of Song et al. 2023, Appendix C.
 
-    c_skip and the numerator of c_out are shifted by sigma_min, so that
-    f(x, sigma_min) == x to the bit, whatever the network says.
+    sigma is shifted by sigma_min in c_skip and in the numerator of c_out, so that
+    f(x, sigma_min) == x to the bit for every network.
     """
 
     def skip_and_out(
         self, sigma: Float[Array, "*b"]
     ) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
-        """(c_skip, c_out) at each noise level: exactly (1, 0) at sigma_min."""
+        """Returns (c_skip, c_out) at each noise level, exactly (1, 0) at sigma_min."""
         shifted = sigma - self.sigma_min
         c_skip = self.sigma_data**2 / (shifted**2 + self.sigma_data**2)
         c_out = shifted * self.sigma_data * (sigma**2 + self.sigma_data**2) ** -0.5

@@ -1,4 +1,4 @@
-"""The methods, by the name a config gives them."""
+"""Training methods, by their names in a config."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from jcm.runtime.errors import JcmError
 
 __all__ = ["Batch", "Frozen", "Method", "create", "denoiser"]
 
-# For each name, what makes the method and what makes the function it trains, both
-# of (config, network).
+# For each name two functions of (config, network): one returns the method, the other
+# the denoiser that it trains.
 _METHODS = {
     "edm": (edm.from_config, edm.denoiser_from_config),
     "cd": (consistency.distillation_from_config, consistency.denoiser_from_config),
@@ -20,34 +20,39 @@ _METHODS = {
 
 
 def create(config: Any, network: Network) -> Method:
-    """The method that `config.method` names.
+    """Returns the method that `config.method` names.
 
     Args:
       config: the whole config.
       network: F.
 
     Raises:
-      JcmError: for an unknown name or settings that the method refuses.
+      JcmError: if the name is unknown, or if the method cannot use the settings.
     """
     make, _ = _named(config.method)
     return make(config, network)
 
 
 def denoiser(config: Any, network: Network) -> Denoiser:
-    """The function that the method trains: all that sampling needs.
+    """Returns the denoiser that the method trains; sampling needs no more of it.
 
     Args:
       config: the whole config.
       network: F.
 
     Raises:
-      JcmError: for an unknown name.
+      JcmError: if the name is unknown.
     """
     _, make = _named(config.method)
     return make(config, network)
 
 
 def _named(name: str) -> Any:
+    """Returns the entry of a name.
+
+    Raises:
+      JcmError: if the name is unknown.
+    """
     if name not in _METHODS:
         raise JcmError(
             f"config.method={name!r} is unknown: use one of {', '.join(_METHODS)}"

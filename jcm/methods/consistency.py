@@ -1,8 +1,8 @@
 """Consistency distillation and consistency training (Song et al. 2023).
 
-Both pull together the values of f at two neighbouring points of one trajectory. In
-distillation (Algorithm 2) a teacher's ODE step finds the second point; in training
-(Algorithm 3) it is the same clean image with the same noise.
+Both minimise the distance between the values of f at two neighbouring points of one
+trajectory. In distillation (CD, Algorithm 2) an ODE step of a teacher finds the second
+point. In training (CT, Algorithm 3) it is the same clean image with the same noise.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ from jcm.runtime.errors import JcmError
 
 _INDEX, _NOISE, _DROPOUT = range(3)
 
-# By the noisier level t of a pair, with the names of the original code.
+# The weighting lambda(t) of the noisier level t of a pair, by its name in the original
+# code.
 WEIGHTINGS: dict[str, Callable[[Array], Array]] = {
     "uniform": jnp.ones_like,
     "snr": lambda t: t**-2,
@@ -34,18 +35,21 @@ WEIGHTINGS: dict[str, Callable[[Array], Array]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Consistency:
-    """CD where there is a teacher, CT where there is none.
+    """CD with a teacher, or CT without one.
 
     Attributes:
       denoiser: f, with `precond.Consistency`.
-      teacher: D of a pre-trained diffusion model, or None for CT.
+      teacher: D of a diffusion model, or None for CT.
       grid: noise levels.
-      scales: N(k) and mu(k).
+      scales: N(k) and mu(k), the number of noise levels and the target's EMA rate.
       distance: between the two values of f.
-      weighting: lambda(t) of the noisier level; a key of `WEIGHTINGS`.
-      solver: "heun" or "euler", of the teacher's step. CT needs none: with the clean
-        image in place of D both are the same straight line.
-      stop_gradient: whether the second value of f is a constant to the gradient.
+      weighting: lambda(t) of the noisier level t; a key of `WEIGHTINGS`.
+      solver: of the teacher's step, "heun" or "euler". CT does not use it: with the
+        clean image in place of D, both take the same straight step.
+      stop_gradient: whether the gradient treats the second value of f as a constant.
+
+    Raises:
+      JcmError: if the weighting or the solver is unknown.
     """
 
     denoiser: Denoiser
@@ -67,17 +71,20 @@ class Consistency:
 
     @property
     def needs_teacher(self) -> bool:
-        """Distillation does, training does not."""
+        """Whether this is distillation."""
         return self.teacher is not None
 
     @property
     def constants(self) -> Any:
-        """Parameters of a perceptual distance."""
+        """Parameters of a perceptual distance; None for other distances."""
         return self.distance.params
 
     @property
     def keeps_target(self) -> bool:
-        """A rate of 0 makes the target the student itself, and no copy is kept."""
+        """Whether the target has its own parameters.
+
+        With an EMA rate of 0 throughout, the target is the student.
+        """
         return not (
             isinstance(self.scales, FixedScales) and self.scales.target_ema == 0
         )
@@ -85,7 +92,7 @@ class Consistency:
     def loss(
         self, params: Params, frozen: Frozen, batch: Batch, step: Int[Array, ""]
     ) -> Float[Array, " b"]:
-        """Distance of f at neighbouring points of random pairs; see `Method.loss`."""
+        """Returns the distance of f at random pairs of points; see `Method.loss`."""
         num_scales, _ = self.scales(step)
         index = jax.vmap(lambda key: jax.random.randint(key, (), 0, num_scales - 1))(
             batch.fold(_INDEX)
@@ -102,20 +109,20 @@ class Consistency:
         num_scales: int | Int[Array, ""],
         noise: Float[Array, "b h w c"],
     ) -> Float[Array, " b"]:
-        """The same with every random draw given.
+        """Returns the loss of each example for given noise levels and noise.
 
         Args:
           params: the student's.
-          frozen: the target's and the teacher's.
-          batch: images, labels, keys.
+          frozen: the target's, the teacher's and the distance's.
+          batch: images, labels and keys.
           index: grid index of the noisier point, 0 to num_scales - 2.
-          num_scales: N.
+          num_scales: N, number of grid points.
           noise: standard normal.
         """
         t, t_next = (self.grid(index + i, num_scales) for i in (0, 1))
         x = batch.images + t[:, None, None, None] * noise
         x_next = self._next_point(frozen, batch, noise, x, t, t_next)
-        # Student and target share the dropout mask as they share the noise.
+        # Student and target use the same dropout masks, as they use the same noise.
         dropout = batch.fold(_DROPOUT)
         value = self.denoiser(params, x, t, batch.labels, dropout)
         target_params = params if frozen.target is None else frozen.target
@@ -128,7 +135,7 @@ class Consistency:
     def _next_point(
         self, frozen: Frozen, batch: Batch, noise: Array, x: Array, t: Array, t_next
     ) -> Float[Array, "b h w c"]:
-        """The point at t_next on the trajectory through (x, t)."""
+        """Returns the point at t_next on the trajectory through (x, t)."""
         if self.teacher is None:
             return batch.images + t_next[:, None, None, None] * noise
 
@@ -139,30 +146,35 @@ class Consistency:
         return jax.lax.stop_gradient(point)
 
     def curriculum(self, step: Int[Array, ""]) -> dict[str, Array]:
-        """N(k) and mu(k)."""
+        """Returns N(k) and mu(k)."""
         num_scales, target_ema = self.scales(step)
         return {"num_scales": num_scales, "target_ema": target_ema}
 
 
 def denoiser_from_config(config: Any, network: Network) -> Denoiser:
-    """The consistency function of a config."""
+    """Returns the consistency function f of a config."""
     noise = config.noise
     return Denoiser(network, precond.Consistency(noise.sigma_data, noise.sigma_min))
 
 
 def distillation_from_config(config: Any, network: Network) -> Consistency:
-    """CD from a teacher of the same architecture, as the student starts as its copy."""
+    """Returns CD of a config; the teacher has the architecture of the student."""
     return _from_config(config, network, edm.denoiser_from_config(config, network))
 
 
 def training_from_config(config: Any, network: Network) -> Consistency:
-    """CT."""
+    """Returns CT of a config."""
     return _from_config(config, network, None)
 
 
 def _from_config(
     config: Any, network: Network, teacher: Denoiser | None
 ) -> Consistency:
+    """Returns CD with a teacher, or CT without one.
+
+    Raises:
+      JcmError: if a setting of `config.loss` is unknown.
+    """
     noise, loss = config.noise, config.loss
     if loss.scales == "fixed":
         scales = FixedScales(loss.num_scales, loss.target_ema)

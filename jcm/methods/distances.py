@@ -1,4 +1,4 @@
-"""Distances between two batches of images, one number per example."""
+"""Distances between images."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,28 +16,33 @@ Images = Float[Array, " b *d"]
 
 @runtime_checkable
 class Distance(Protocol):
-    """A distance, with the parameters that it reads.
+    """A distance between two batches of images, with its parameters.
 
     Attributes:
-      params: of a perceptual distance's network; None where there are none. They are
-        handed in with every call, so that they are no part of a compiled program.
+      params: parameters of a perceptual distance's network, or None. They are passed
+        to every call, so that they do not become constants of a compiled program.
     """
 
     params: Any
 
     def __call__(self, params: Any, a: Images, b: Images) -> Float[Array, " b"]:
-        """One number per example."""
+        """Returns the distance of each pair of images."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OfPixels:
-    """A distance without parameters."""
+    """A distance without parameters.
+
+    Attributes:
+      compare: returns the distance of each pair of images.
+      params: None.
+    """
 
     compare: Callable[[Images, Images], Float[Array, " b"]]
     params: None = None
 
     def __call__(self, params: None, a: Images, b: Images) -> Float[Array, " b"]:
-        """One number per example; `params` is None."""
+        """Returns the distance of each pair of images; `params` is None."""
         return self.compare(a, b)
 
 
@@ -46,39 +51,44 @@ def _flat(a: Images, b: Images) -> Float[Array, "b n"]:
 
 
 def l1(a: Images, b: Images) -> Float[Array, " b"]:
-    """Mean absolute difference over all elements."""
+    """Returns the mean absolute difference over all elements."""
     return jnp.mean(jnp.abs(_flat(a, b)), axis=-1)
 
 
 def l2(a: Images, b: Images) -> Float[Array, " b"]:
-    """Mean squared difference; the paper writes the sum, its code the mean."""
+    """Returns the mean squared difference.
+
+    Song et al. 2023 write the sum; their code has the mean.
+    """
     return jnp.mean(_flat(a, b) ** 2, axis=-1)
 
 
 def linf(a: Images, b: Images) -> Float[Array, " b"]:
-    """Largest absolute difference."""
+    """Returns the largest absolute difference."""
     return jnp.max(jnp.abs(_flat(a, b)), axis=-1)
 
 
 def pseudo_huber(a: Images, b: Images, *, c: float) -> Float[Array, " b"]:
-    """sqrt(|a - b|^2 + c^2) - c on the norm of the whole image (iCT, section 3.3).
+    """Returns sqrt(|a - b|^2 + c^2) - c, with the norm of the whole image.
 
-    Per pixel, as some re-implementations have it, it would be another loss.
+    Song and Dhariwal 2023 (iCT), section 3.3. Some other implementations apply it to
+    each pixel, which is a different loss.
     """
-    # Written without the difference of two near-equal roots.
+    # This form avoids the difference of two nearly equal numbers.
     square = jnp.sum(_flat(a, b) ** 2, axis=-1)
     return square / (jnp.sqrt(square + c**2) + c)
 
 
 def create(config: Any) -> Distance:
-    """The distance that a config names.
+    """Returns the distance that a config names.
 
     Args:
-      config: the whole config; of `config.loss` count `metric`, `huber_c` (iCT uses
-        0.00054 sqrt(elements)), `metric_size` and `metric_dtype`.
+      config: the whole config. `config.loss` has `metric`, `huber_c` (iCT uses 0.00054
+        sqrt(number of elements)), `metric_size` and `metric_dtype`.
 
     Raises:
-      JcmError: for an unknown name, weights that are missing, or images too small.
+      JcmError: if the name is unknown, if weights are missing, or if the images are too
+        small for a perceptual distance.
     """
     loss = config.loss
     simple = {"l1": l1, "l2": l2, "linf": linf}
@@ -97,7 +107,7 @@ def create(config: Any) -> Distance:
         )
         size = config.data.image_size
         image = jax.ShapeDtypeStruct((1, size, size, config.data.channels), jnp.float32)
-        jax.eval_shape(distance, distance.params, image, image)  # refuses small ones
+        jax.eval_shape(distance, distance.params, image, image)  # checks the size
         return distance
     raise JcmError(
         f"config.loss.metric={loss.metric!r} is unknown: use one of"

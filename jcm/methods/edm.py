@@ -1,4 +1,4 @@
-"""Denoising score matching as in EDM: the teacher's training."""
+"""Training of diffusion models: denoising score matching (Karras et al. 2022)."""
 
 import dataclasses
 from typing import Any
@@ -17,10 +17,16 @@ _SIGMA, _NOISE, _DROPOUT = range(3)
 
 @dataclasses.dataclass(frozen=True)
 class EDM:
-    """Loss of Karras et al. 2022, Table 1: ln sigma ~ N(p_mean, p_std^2).
+    """The EDM loss, with ln sigma ~ N(p_mean, p_std^2) (Karras et al. 2022, Table 1).
 
-    The weight (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 makes every noise level
-    count alike; the squares are summed over pixels, as in the authors' code.
+    The weight (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 is 1 / c_out^2, so that
+    the squared error of F has weight 1 at every noise level. Squared errors are summed
+    over pixels and channels, as in the authors' code.
+
+    Attributes:
+      denoiser: D.
+      p_mean: mean of ln sigma.
+      p_std: standard deviation of ln sigma.
     """
 
     denoiser: Denoiser
@@ -34,7 +40,10 @@ class EDM:
     def loss(
         self, params: Params, frozen: Frozen, batch: Batch, step: Int[Array, ""]
     ) -> Float[Array, " b"]:
-        """Weighted squared error of D at random noise levels; see `Method.loss`."""
+        """Returns the weighted squared error of D at random noise levels.
+
+        See `Method.loss`.
+        """
         del frozen, step
         normal = jax.vmap(jax.random.normal)(batch.fold(_SIGMA))
         sigma = jnp.exp(self.p_mean + self.p_std * normal)
@@ -47,7 +56,14 @@ class EDM:
         sigma: Float[Array, " b"],
         noise: Float[Array, "b h w c"],
     ) -> Float[Array, " b"]:
-        """The same with every random draw given."""
+        """Returns the loss of each example for given noise levels and noise.
+
+        Args:
+          params: parameters of D.
+          batch: images, labels and keys.
+          sigma: noise level of each image.
+          noise: standard normal.
+        """
         x = batch.images + sigma[:, None, None, None] * noise
         x0 = self.denoiser(params, x, sigma, batch.labels, batch.fold(_DROPOUT))
         sigma_data = self.denoiser.precond.sigma_data
@@ -55,19 +71,19 @@ class EDM:
         return weight * jnp.sum((x0 - batch.images) ** 2, axis=(1, 2, 3))
 
     def curriculum(self, step: Int[Array, ""]) -> dict[str, Array]:
-        """Nothing changes with the step."""
+        """Returns no scalars, since nothing changes with the step."""
         del step
         return {}
 
 
 def denoiser_from_config(config: Any, network: Network) -> Denoiser:
-    """The diffusion model of a config."""
+    """Returns the denoiser D of a config."""
     noise = config.noise
     return Denoiser(network, precond.EDM(noise.sigma_data, noise.sigma_min))
 
 
 def from_config(config: Any, network: Network) -> EDM:
-    """The method of a config."""
+    """Returns the method of a config."""
     return EDM(
         denoiser=denoiser_from_config(config, network),
         p_mean=config.loss.p_mean,

@@ -1,7 +1,7 @@
-"""What the trainer asks of a method; it knows no method by name.
+"""The interface of a training method; the trainer knows no method by name.
 
-A method is a pure function of parameters, images and keys, and a few facts about
-itself. Each lives in a file of its own in this folder.
+A method is a loss, a pure function of parameters, images and keys, with a few
+properties. Each method has its own file in this folder.
 """
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -14,13 +14,13 @@ from jcm.networks import Params
 
 
 class Batch(NamedTuple):
-    """What a loss is computed on.
+    """The examples that a loss is computed on.
 
     Attributes:
       images: clean images x0 in [-1, 1].
-      labels: class of each image, or None for an unconditional network.
-      keys: one key per example, so that no number depends on how many devices or
-        micro-batches share the batch.
+      labels: class of each image; None if the network is unconditional.
+      keys: one key per example, so that no random number depends on the number of
+        devices or micro-batches.
     """
 
     images: Float[Array, "b h w c"]
@@ -28,21 +28,25 @@ class Batch(NamedTuple):
     keys: Key[Array, " b"]
 
     def fold(self, stream: int) -> Key[Array, " b"]:
-        """The keys for one use; `stream` tells the uses apart."""
+        """Returns one key per example for one use of randomness.
+
+        Args:
+          stream: number of the use; different uses need different numbers.
+        """
         return jax.vmap(lambda key: jax.random.fold_in(key, stream))(self.keys)
 
     def normal(self, stream: int) -> Float[Array, "b h w c"]:
-        """Standard normal noise of the images' shape."""
+        """Draws standard normal noise in the shape of the images; see `fold`."""
         shape = self.images.shape[1:]
         return jax.vmap(lambda key: jax.random.normal(key, shape))(self.fold(stream))
 
 
 class Frozen(NamedTuple):
-    """Parameters that a loss reads but never differentiates.
+    """Parameters that a loss reads but does not differentiate.
 
     Attributes:
-      target: an average of the student's, where the method keeps one.
-      teacher: of a diffusion model, where the method needs one.
+      target: EMA of the student's parameters, if the method keeps one.
+      teacher: parameters of a diffusion model, if the method needs one.
       constants: `Method.constants`.
     """
 
@@ -56,12 +60,13 @@ class Method(Protocol):
     """A training method.
 
     Attributes:
-      denoiser: the function that is trained and later sampled.
-      needs_teacher: whether `Frozen.teacher` must be given; the student then begins
-        with the teacher's weights.
-      constants: arrays that its loss reads beside those of models, or None.
-      keeps_target: whether the trainer keeps an EMA of the parameters for
-        `Frozen.target`; otherwise that is None.
+      denoiser: D or f, the function that is trained and later sampled.
+      needs_teacher: whether the loss needs `Frozen.teacher`. If so, the student starts
+        from the teacher's weights.
+      keeps_target: whether the trainer keeps an EMA of the parameters as
+        `Frozen.target`, which otherwise is None.
+      constants: arrays that the loss reads beside the parameters of the student, the
+        target and the teacher; None without any.
     """
 
     denoiser: Denoiser
@@ -72,10 +77,20 @@ class Method(Protocol):
     def loss(
         self, params: Params, frozen: Frozen, batch: Batch, step: Int[Array, ""]
     ) -> Float[Array, " b"]:
-        """One number per example; the trainer minimises the mean."""
+        """Returns the loss of each example; the trainer minimises the mean.
+
+        Args:
+          params: the student's.
+          frozen: parameters that are not differentiated.
+          batch: images, labels and keys.
+          step: number of completed steps.
+        """
 
     def curriculum(self, step: Int[Array, ""]) -> dict[str, Array]:
-        """Scalars that change with the step, to be logged.
+        """Returns the scalars that change with the step, to be logged.
 
-        A method that keeps a target has its rate here as `target_ema`.
+        A method that keeps a target returns its EMA rate as `target_ema`.
+
+        Args:
+          step: number of completed steps.
         """

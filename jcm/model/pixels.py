@@ -1,10 +1,14 @@
-"""Samples as pixels: made by all processes together, and written to a file."""
+"""Samples as pixels: made by all processes together, and written to files."""
 
+import contextlib
+import math
+import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+import tqdm
 from jax.experimental import multihost_utils
 from jaxtyping import UInt8
 
@@ -12,7 +16,8 @@ from jcm.data import images
 from jcm.diffusion.sampler import Sampler
 from jcm.diffusion.schedule import Schedule
 from jcm.networks import Params
-from jcm.runtime import files
+from jcm.run import storage
+from jcm.runtime import distributed, files
 from jcm.runtime.arrays import as_key
 from jcm.runtime.errors import JcmError
 
@@ -62,6 +67,57 @@ def sample_pixels(
             " finite: take an earlier checkpoint"
         )
     return np.asarray(pixels)[:count]
+
+
+def fill(
+    path: pathlib.Path,
+    shape: tuple[int, ...],
+    make: Callable[[range], UInt8[np.ndarray, "n h w c"]],
+    title: str,
+    *,
+    part: int,
+) -> UInt8[np.ndarray, "n h w c"]:
+    """Writes images to a file, part after part; resumes a file that is not complete.
+
+    Every process must call with the same arguments. Process 0 writes.
+
+    Args:
+      path: the file, which holds the bytes of the images in order and nothing else.
+      shape: (n, h, w, c) of all images.
+      make: makes the images with the given numbers.
+      title: label of the progress bar.
+      part: number of images between two writes.
+
+    Returns:
+      All images, mapped from the file.
+    """
+    each, count = math.prod(shape[1:]), shape[0]
+    done, file = 0, None
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Kept open, since another program that makes the same images may delete
+            # the file when it is complete.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            file = stack.enter_context(os.fdopen(descriptor, "r+b"))
+            done = file.seek(0, os.SEEK_END) // each
+        done = distributed.from_main(done)
+        progress = stack.enter_context(
+            tqdm.tqdm(total=count, initial=done, desc=title, unit="image", delay=2)
+        )
+        for start in range(done, count, part):
+            pixels = make(range(start, min(start + part, count)))
+            if file:
+                file.seek(start * each)
+                file.write(pixels.tobytes())
+                file.flush()
+            progress.update(len(pixels))
+        if file:
+            # A network file system may otherwise keep the data on this machine.
+            os.fsync(file.fileno())
+        storage.sync(path)
+        file = file or stack.enter_context(path.open("rb"))
+        return np.memmap(file, np.uint8, "r", shape=shape)
 
 
 def write_npz(

@@ -1,26 +1,22 @@
-"""Samples of one model, made and scored once: what a kill leaves is gone on from.
+"""Scores of models. Samples and scores are made once and kept in the workdir.
 
 WORKDIR/evaluation/scores.jsonl    a line for each model, way of sampling and seed
-WORKDIR/evaluation/*.uint8         samples of the one under way, image after image
-WORKDIR/evaluation/*.npz           samples that config.eval.keep_samples has kept;
-                                   scores asked for later look at them
+WORKDIR/evaluation/*.uint8         samples that are not complete; a restart resumes them
+WORKDIR/evaluation/*.npz           samples that config.eval.keep_samples keeps; later
+                                   scores are computed from them
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import pathlib
 import re
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from absl import logging
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
@@ -29,25 +25,24 @@ from jcm import networks
 from jcm.data import Dataset
 from jcm.diffusion.schedule import Schedule
 from jcm.metrics import scores as scores_lib
-from jcm.model import build
+from jcm.model.labels import image_labels
 from jcm.model.model import Model
-from jcm.model.pixels import sample_pixels, write_npz
-from jcm.run import storage
+from jcm.model.pixels import fill, sample_pixels, write_npz
 from jcm.run import workdir as workdir_lib
 from jcm.runtime import distributed
 
-# Images between two writes, at least: what a kill can cost.
+# Least number of images between two writes, and so the most that a kill can lose.
 _PART = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """What is scored.
+    """A model to score.
 
     Attributes:
-      name: for people: teacher, diffusion, consistency.
-      model: with its weights.
-      digest: tells these weights from others.
+      name: for tables: "teacher", "diffusion" or "consistency", or its source.
+      model: the model.
+      digest: fingerprint of its weights.
     """
 
     name: str
@@ -56,113 +51,89 @@ class Subject:
 
     @classmethod
     def of(cls, name: str, model: Model) -> "Subject":
-        """Computes the digest."""
+        """Creates the subject and computes the fingerprint."""
         return cls(name, model, networks.fingerprint(model.params))
 
 
 class Scorer:
-    """Scores models as a config asks, and remembers in the workdir what it did."""
+    """Scores models as a config asks, and records the scores in the workdir."""
 
     def __init__(
         self, config: ConfigDict, workdir: str | os.PathLike, dataset: Dataset
     ):
-        """Looks at no image yet.
+        """Creates the scores; no image is used yet.
+
+        Args:
+          config: `eval` and `sample.labels` say what to score.
+          workdir: where samples and scores are kept.
+          dataset: the real images.
 
         Raises:
-          JcmError: where a score cannot be computed.
+          JcmError: if a score cannot be computed.
         """
-        self._config, self._ready = config, False
+        self._config, self._prepared = config, False
         self._folder = pathlib.Path(workdir) / "evaluation"
         self._path = pathlib.Path(workdir) / workdir_lib.SCORES_FILE
         self._scores = scores_lib.create(config, dataset)
-        # By name, all that a score of the same samples depends on.
+        # By name of a score, all that its value depends on except the samples.
         self._by: dict[str, Any] = {}
         for score in self._scores:
             self._by |= score.identity()
-        self._done = workdir_lib.scores(workdir)
+        self._records = workdir_lib.scores(workdir)
 
     def __call__(
         self, subject: Subject, schedule: Schedule, seed: int
     ) -> dict[str, float]:
-        """All scores of `config.eval.num_images` samples; from the file where it can.
+        """Returns all scores of `config.eval.num_images` samples, by column.
 
-        Every process must call.
+        What the workdir has is not computed again. Every process must call.
+
+        Args:
+          subject: the model.
+          schedule: how to sample it.
+          seed: determines the samples.
 
         Raises:
-          JcmError: for samples that are not finite or too few for a score.
+          JcmError: if a sample is not finite, or if there are too few for a score.
         """
-        sampled = self._identity(subject, schedule, seed)
-        count = self._config.eval.num_images
         title = f"{subject.name}, {schedule.title}, seed {seed}"
-        # Not only the title: other noise levels or labels are other samples.
-        digest = hashlib.sha256(json.dumps(sampled).encode()).hexdigest()[:12]
-        slug = re.sub(r"\W+", "_", f"{title}_{digest}".lower())
-        kept = self._folder / f"{slug}.npz"
-        known, made = self._known(sampled), kept.exists()
-        enough = known and (made or not self._config.eval.keep_samples)
-        if distributed.gather(np.bool_(enough)).all():
-            return known
-        if not self._ready:
-            for score in self._scores:
-                score.prepare()
-            self._ready = True
+        identity = self._identity(subject, schedule, seed)
+        stem = self._stem(title, identity)
+        kept, unfinished = stem.with_suffix(".npz"), stem.with_suffix(".uint8")
+        recorded, is_kept = self._recorded(identity), kept.exists()
+        keep = self._config.eval.keep_samples
+        if _in_all_processes(bool(recorded) and (is_kept or not keep)):
+            return recorded
+        self._prepare()
         started = time.monotonic()
-        if distributed.gather(np.bool_(made)).all():
-            with np.load(kept) as file:
-                samples = file["arr_0"]
-        else:
-            path = self._folder / f"{slug}.uint8"
-            samples = self._samples(subject, schedule, seed, path, title)
         labels = self._labels(subject.model)
-        found: dict[str, float] = {}
-        for score in self._scores:
-            found |= score(samples, labels)
-        # To the bit: what is sampled next may depend on it.
-        values = distributed.from_main(np.asarray(list(found.values())))
-        found = dict(zip(found, values.tolist(), strict=True))
-        record = sampled | {"by": self._by, "scores": found}
+        if _in_all_processes(is_kept):
+            with np.load(kept) as file:
+                pixels = file["arr_0"]
+        else:
+            pixels = self._sample(
+                subject.model, schedule, seed, labels, unfinished, title
+            )
+        scores = self._score(pixels, labels)
+        record = identity | {"by": self._by, "scores": scores}
         if jax.process_index() == 0:
-            if self._config.eval.keep_samples and not made:
-                write_npz(kept, samples, labels)
-            if not known:
-                self._record(record)
-            (self._folder / f"{slug}.uint8").unlink(missing_ok=True)
-        self._done.append(record)
+            if keep and not is_kept:
+                write_npz(kept, pixels, labels)
+            if not recorded:
+                self._append(record)
+            unfinished.unlink(missing_ok=True)
+        self._records.append(record)
         logging.info(
             "%s: %d images in %.1f s  %s",
-            *(title, count, time.monotonic() - started),
-            "  ".join(f"{key} {value:.4g}" for key, value in found.items()),
+            *(title, len(pixels), time.monotonic() - started),
+            "  ".join(f"{column} {value:.4g}" for column, value in scores.items()),
         )
-        return found
-
-    def _labels(self, model: Model) -> list[int] | None:
-        count = self._config.eval.num_images
-        return build.sample_labels(
-            self._config, model.denoiser, model.class_names, count
-        )
-
-    def _known(self, sampled: dict[str, Any]) -> dict[str, float]:
-        """All the scores of these samples, from whichever record has them, or none."""
-        records = [
-            record
-            for record in self._done
-            if all(record.get(key) == value for key, value in sampled.items())
-        ]
-        known: dict[str, float] = {}
-        for name, by in self._by.items():
-            found = [each for each in records if each.get("by", {}).get(name) == by]
-            if not found:
-                return {}
-            columns = scores_lib.columns(name)
-            scores = found[-1]["scores"]
-            known |= {key: scores[key] for key in columns if key in scores}
-        return known
+        return scores
 
     def _identity(
         self, subject: Subject, schedule: Schedule, seed: int
     ) -> dict[str, Any]:
-        """All that the samples depend on, as JSON gives it back."""
-        evaluation = self._config.eval
+        """Returns all that the samples depend on, as JSON gives it back."""
         return {
             "model": subject.name,
             "step": subject.model.step,
@@ -172,88 +143,97 @@ class Scorer:
             "solver": schedule.solver,
             "labels": list(self._config.sample.labels),
             "seed": seed,
-            "num_images": evaluation.num_images,
+            "num_images": self._config.eval.num_images,
         }
 
-    def _samples(
+    def _stem(self, title: str, identity: dict[str, Any]) -> pathlib.Path:
+        """Returns the path of the samples' files, without a suffix.
+
+        It has a digest because samples with other noise levels or labels may have the
+        same title.
+        """
+        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+        return self._folder / re.sub(r"\W+", "_", f"{title}_{digest}".lower())
+
+    def _recorded(self, identity: dict[str, Any]) -> dict[str, float]:
+        """Returns the recorded scores of these samples; {} if one is missing."""
+        records = [
+            record
+            for record in self._records
+            if all(record.get(key) == value for key, value in identity.items())
+        ]
+        recorded: dict[str, float] = {}
+        for name, by in self._by.items():
+            found = [each for each in records if each.get("by", {}).get(name) == by]
+            if not found:
+                return {}
+            scores = found[-1]["scores"]
+            columns = scores_lib.columns(name)
+            recorded |= {key: scores[key] for key in columns if key in scores}
+        return recorded
+
+    def _prepare(self) -> None:
+        """Computes once what the scores need of the real images."""
+        if not self._prepared:
+            for score in self._scores:
+                score.prepare()
+            self._prepared = True
+
+    def _labels(self, model: Model) -> list[int] | None:
+        """Returns the label of each sample."""
+        count = self._config.eval.num_images
+        return image_labels(self._config, count, model.denoiser, model.class_names)
+
+    def _sample(
         self,
-        subject: Subject,
+        model: Model,
         schedule: Schedule,
         seed: int,
+        labels: list[int] | None,
         path: pathlib.Path,
         title: str,
     ) -> UInt8[np.ndarray, "n h w c"]:
-        trained, count = subject.model, self._config.eval.num_images
-        arch = trained.denoiser.network.arch
-        shape = (count, arch.image_size, arch.image_size, arch.image_channels)
-        labels = self._labels(trained)
+        """Samples into the file `path`, resuming what is there."""
 
         def make(part: range) -> UInt8[np.ndarray, "n h w c"]:
             return sample_pixels(
-                trained.sampler,
-                trained.params,
+                model.sampler,
+                model.params,
                 seed,
                 part,
                 schedule,
                 None if labels is None else [labels[i] for i in part],
             )
 
-        # Whole batches of all processes, but for the last.
-        at_once = trained.sampler.batch_size * jax.process_count()
-        part = -(-_PART // at_once) * at_once
-        return fill(path, shape, make, title, part)
+        shape = (self._config.eval.num_images, *model.denoiser.image_shape)
+        # Only the last batch of all processes may be smaller than the others.
+        batch = model.sampler.batch_size * jax.process_count()
+        part = -(-_PART // batch) * batch
+        return fill(path, shape, make, title, part=part)
 
-    def _record(self, record: dict[str, Any]) -> None:
+    def _score(
+        self, pixels: UInt8[np.ndarray, "n h w c"], labels: list[int] | None
+    ) -> dict[str, float]:
+        """Computes all scores, with the values of process 0."""
+        scores: dict[str, float] = {}
+        for score in self._scores:
+            scores |= score(pixels, labels)
+        # A search samples at levels that depend on scores, so all processes need the
+        # same values, to the bit.
+        values = distributed.from_main(np.asarray(list(scores.values())))
+        return dict(zip(scores, values.tolist(), strict=True))
+
+    def _append(self, record: dict[str, Any]) -> None:
+        """Appends a line to the file of scores."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._path.open("a+b") as file:
-            # A kill may have left half a line.
+            # If a kill has left an incomplete line, the record begins a new one.
             file.seek(max(file.tell() - 1, 0))
             start = b"" if file.read() in (b"", b"\n") else b"\n"
             line = json.dumps(record, allow_nan=False) + "\n"
             file.write(start + line.encode())
 
 
-def fill(
-    path: pathlib.Path,
-    shape: tuple[int, ...],
-    make: Callable[[range], UInt8[np.ndarray, "n h w c"]],
-    title: str,
-    part: int = _PART,
-) -> UInt8[np.ndarray, "n h w c"]:
-    """A file of images that grows part by part, and goes on where it was stopped.
-
-    Args:
-      path: of the file, which is nothing but the bytes of the images in order.
-      shape: of all images.
-      make: makes some of them; every process must call with the same.
-      title: what the progress bar says.
-      part: images between two writes.
-
-    Returns:
-      All images, mapped from the file.
-    """
-    each, count = math.prod(shape[1:]), shape[0]
-    done, file = 0, None
-    with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Open to the end: another program that makes the same may delete it before.
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            file = stack.enter_context(os.fdopen(descriptor, "r+b"))
-            done = file.seek(0, os.SEEK_END) // each
-        done = distributed.from_main(done)
-        progress = stack.enter_context(
-            tqdm.tqdm(total=count, initial=done, desc=title, unit="image", delay=2)
-        )
-        for start in range(done, count, part):
-            images = make(range(start, min(start + part, count)))
-            if file:
-                file.seek(start * each)
-                file.write(images.tobytes())
-                file.flush()
-            progress.update(len(images))
-        if file:
-            os.fsync(file.fileno())  # or a file system over the network may keep it
-        storage.sync(path)
-        file = file or stack.enter_context(path.open("rb"))
-        return np.memmap(file, np.uint8, "r", shape=shape)
+def _in_all_processes(condition: bool) -> bool:
+    """Returns whether a condition holds in every process; every process must call."""
+    return bool(distributed.gather(np.bool_(condition)).all())

@@ -90,7 +90,7 @@ def test_slerp_keeps_the_length_and_has_its_ends():
     length = jnp.linalg.norm(edits.slerp(a, b, 0.3))
     np.testing.assert_allclose(length, 1.0, rtol=1e-5)
     np.testing.assert_allclose(edits.slerp(a, 2 * a, 0.5), 1.5 * a, rtol=1e-5)
-    with pytest.raises(jcm.JcmError, match="point opposite ways"):
+    with pytest.raises(jcm.JcmError, match="have opposite directions"):
         edits.slerp(a, -a, 0.5)
 
 
