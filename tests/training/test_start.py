@@ -253,7 +253,7 @@ def test_a_teacher_that_is_none_is_refused(tiny, student, teacher, tmp_path):
     network = build.network(tiny("digits_cd"), 10)
     jcm.save(load(student[1]), tmp_path / "student")
     for source, changes, message in (
-        (tmp_path / "student", {}, "student is no diffusion model: name another"),
+        (tmp_path / "student", {}, "student is not a diffusion model: name another"),
         (teacher, {"noise.sigma_max": 40.0}, "with sigma_max=80.0 and not 40.0: set"),
         ("nothing", {}, "config.teacher: there is no nothing: name a workdir"),
         ("openai/gan", {}, "'openai/gan' is no published model"),
