@@ -1,6 +1,7 @@
 """Distances between images."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -79,6 +80,22 @@ def pseudo_huber(a: Images, b: Images, *, c: float) -> Float[Array, " b"]:
     return square / (jnp.sqrt(square + c**2) + c)
 
 
+def _pseudo_huber_of(loss: Any) -> Callable[[Images, Images], Float[Array, " b"]]:
+    if loss.huber_c <= 0:
+        raise JcmError(f"config.loss.huber_c={loss.huber_c} must be positive")
+    return functools.partial(pseudo_huber, c=loss.huber_c)
+
+
+# The distances without parameters that `config.loss.metric` can name, each a function
+# of `config.loss`. Those with a network are in `metrics/lpips.py`.
+OF_PIXELS = {
+    "l1": lambda loss: l1,
+    "l2": lambda loss: l2,
+    "linf": lambda loss: linf,
+    "pseudo_huber": _pseudo_huber_of,
+}
+
+
 def create(config: Any) -> Distance:
     """Returns the distance that a config names.
 
@@ -91,13 +108,8 @@ def create(config: Any) -> Distance:
         small for a perceptual distance.
     """
     loss = config.loss
-    simple = {"l1": l1, "l2": l2, "linf": linf}
-    if loss.metric in simple:
-        return OfPixels(simple[loss.metric])
-    if loss.metric == "pseudo_huber":
-        if loss.huber_c <= 0:
-            raise JcmError(f"config.loss.huber_c={loss.huber_c} must be positive")
-        return OfPixels(lambda a, b: pseudo_huber(a, b, c=loss.huber_c))
+    if loss.metric in OF_PIXELS:
+        return OfPixels(OF_PIXELS[loss.metric](loss))
     if loss.metric in lpips.NAMES:
         distance = lpips.load(
             loss.metric,
@@ -111,5 +123,5 @@ def create(config: Any) -> Distance:
         return distance
     raise JcmError(
         f"config.loss.metric={loss.metric!r} is unknown: use one of"
-        f" {', '.join((*simple, 'pseudo_huber', *lpips.NAMES))}"
+        f" {', '.join((*OF_PIXELS, *lpips.NAMES))}"
     )
