@@ -91,7 +91,7 @@ def network(**changes) -> networks.Network:
 def from_original(flat: dict[str, np.ndarray | jax.Array]) -> networks.Params:
     """Parameters by original path -> our tree."""
     flat = {name: np.asarray(array) for name, array in flat.items()}
-    return openai_jcm.params_from_original(flat, network().arch, network().shapes)
+    return openai_jcm.params(flat, network().arch, network().shapes)
 
 
 def _plus_noise(init: dict, seed: int, dtype=np.float64) -> dict[str, np.ndarray]:

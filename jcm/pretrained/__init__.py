@@ -1,1 +1,1 @@
-"""Checkpoints of other projects, read without running any code in them."""
+"""Checkpoints of other projects, which are read without running any code in them."""

@@ -12,6 +12,8 @@ from jcm.networks import Params, ncsnpp
 from jcm.pretrained import tensors
 from jcm.runtime.errors import JcmError
 
+# The sets of weights that a checkpoint may have.
+WEIGHTS = ("params_ema", "params", "target_params")
 _BLOCK = {
     "norm0": "GroupNorm_0",
     "conv0": "Conv_0",
@@ -112,7 +114,7 @@ def _attended(
     return found
 
 
-def params_from_original(
+def params(
     original: Mapping[str, np.ndarray], arch: ncsnpp.Architecture, template: Params
 ) -> Params:
     """Renames the parameters of one network.

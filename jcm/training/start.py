@@ -17,7 +17,7 @@ from jcm import config as config_lib
 from jcm.model import loading
 from jcm.model.model import Model
 from jcm.networks import Network, Params
-from jcm.pretrained import checkpoint
+from jcm.pretrained import openai_training
 from jcm.run import storage
 from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
@@ -142,7 +142,7 @@ def _state_of(config: ConfigDict, network: Network, template: State) -> State:
             }
             step = checkpoints.latest_step
         return dataclasses.replace(template, step=jnp.int32(step), **parts)
-    found = checkpoint.read_training(source, network)
+    found = openai_training.read(source, network)
     target = None
     if template.target_params is not None:
         # A file without a target was trained with the student as its own target.

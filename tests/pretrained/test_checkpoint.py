@@ -129,11 +129,11 @@ def test_what_cannot_be_is_refused(file, tmp_path, student):
         (file, {"kind": "gan"}, "kind='gan': use one of edm, consistency"),
         (file, {"image_size": 15}, "image_size=15 is not divisible by 2"),
         (file, {"image_size": -16}, "image_size=-16 is not divisible by 2"),
-        (file, {"num_heads": 3}, "num_heads: drop it, such a file tells by itself"),
+        (file, {"num_heads": 3}, "drop num_heads: files of this format do not take"),
         (file, {"size": 3}, "size: jcm.load takes no such argument"),
         ("cd_imagenet.pt", {}, "there is no cd_imagenet.pt: name a workdir, a file"),
-        (file, {"step": 3}, "is one checkpoint: drop step=3"),
-        (student[1], {"kind": "edm"}, "is no checkpoint file, so it takes no kind"),
+        (file, {"step": 3}, "is a single checkpoint: drop step=3"),
+        (student[1], {"kind": "edm"}, "is a workdir: drop kind='edm'"),
     ):
         with pytest.raises(jcm.JcmError, match=message):
             jcm.load(name, **hints)
@@ -185,7 +185,7 @@ def test_a_label_that_does_not_exist_is_refused(tmp_path):
     for label, message in (
         (10, "0 to 9"),
         (-1, "0 to 9"),
-        ("tench", "'tench' is no class: the model knows 0, 1, 2"),
+        ("tench", "'tench' is unknown: the classes are 0, 1, 2"),
     ):
         with pytest.raises(jcm.JcmError, match=message):
             model.sample(0, 1, labels=[label])

@@ -16,7 +16,7 @@ import jcm
 from jcm import config as config_lib
 from jcm import methods
 from jcm.model import build
-from jcm.pretrained import diffusers_folder
+from jcm.pretrained import diffusers_unet
 from jcm.runtime import files
 
 # By residual blocks and by plain layers, with and without classes.
@@ -110,11 +110,11 @@ def test_noise_levels_of_the_scheduler_are_taken(tmp_path):
     [
         (
             {"model.ch_mult": (2, 2)},
-            r"no ADM with ch_mult=\(2, 2\) and time_scale=1000",
+            r"not ch_mult=\(2, 2\) and time_scale=1000.0: use another",
         ),
         (
             {"model.adm.time_scale": 1.0},
-            "time_scale=1.0, but with 1 at first, and 1000",
+            "time_scale=1000.0, not .* and time_scale=1.0: use another",
         ),
         (
             {
@@ -122,11 +122,11 @@ def test_noise_levels_of_the_scheduler_are_taken(tmp_path):
                 "model.adm.num_heads": 2,
                 "model.attn_resolutions": (16,),
             },
-            r"heads of one width, and not num_heads=2 of \[16, 32\] channels",
+            r"heads of one width, not num_heads=2 with heads of \[16, 32\] channels",
         ),
-        ({"model.nf": 48}, "groups of 32 channels: nf=48 does not divide"),
+        ({"model.nf": 48}, "channels divisible by 32, not those of nf=48: use"),
         ({"model.name": "ncsnpp"}, "no NCSN.. with an input pyramid"),
-        ({"method": "edm"}, "a pipeline for consistency models alone"),
+        ({"method": "edm"}, "a pipeline for consistency models only"),
     ],
 )
 def test_what_diffusers_cannot_express_is_refused(tmp_path, changes, message):
@@ -163,17 +163,17 @@ def written(tmp_path_factory):
         (
             "unet/config.json",
             {"act_fn": "gelu"},
-            "act_fn='gelu' is not what an ADM has",
+            "act_fn='gelu' is not supported: an ADM has 'silu'",
         ),
         (
             "unet/config.json",
             {"mid_block_type": None},
-            "mid_block_type=None is not what",
+            "mid_block_type=None is not supp",
         ),
         (
             "unet/config.json",
             {"sample_size": "x"},
-            "sizes are not all whole numbers above 0",
+            "the sizes must be whole numbers above 0",
         ),
         (
             "unet/config.json",
@@ -184,7 +184,7 @@ def written(tmp_path_factory):
         (
             "unet/config.json",
             {"downsample_type": "conv"},
-            "upsample_type=.resnet. is not",
+            "upsample_type=.resnet. is not supp",
         ),
         ("unet/config.json", {"attention_head_dim": 16.0}, "whole numbers above 0"),
         ("unet/config.json", {"num_class_embeds": "3"}, "whole numbers above 0"),
@@ -228,7 +228,7 @@ def test_hints_and_averages_are_for_other_files(written, tmp_path):
     for name, content in written.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(jcm.JcmError, match="image_size: drop it, such a file"):
+    with pytest.raises(jcm.JcmError, match="drop image_size: files of this format do"):
         jcm.load(tmp_path, image_size=32)
     with pytest.raises(jcm.JcmError, match="one set of weights: drop ema='params'"):
         jcm.load(tmp_path, ema="params")
@@ -243,7 +243,9 @@ def test_hints_and_averages_are_for_other_files(written, tmp_path):
     assert jcm.load(tmp_path).kind == "consistency"
     content = tensors.read_bytes()
     tensors.unlink()
-    with pytest.raises(jcm.JcmError, match="keep one, or save them as diffusion_py"):
+    with pytest.raises(
+        jcm.JcmError, match="keep one, or save the one to use as diffusion_py"
+    ):
         jcm.load(tmp_path)
     other.unlink()
     assert jcm.load(tmp_path).kind == "consistency"
@@ -253,16 +255,15 @@ def test_hints_and_averages_are_for_other_files(written, tmp_path):
 
 
 def test_silence_in_a_config_means_what_diffusers_means():
-    about = diffusers_folder._describe(_model().denoiser.network.arch)
+    about = diffusers_unet.config_of(_model().denoiser.network.arch)
     short = {
         name: value
         for name, value in about.items()
-        if name not in diffusers_folder._DEFAULTS
-        or value != diffusers_folder._DEFAULTS[name]
+        if name not in diffusers_unet.DEFAULTS or value != diffusers_unet.DEFAULTS[name]
     }
     assert len(short) < len(about) / 2
-    arch = diffusers_folder._architecture(short)
-    assert diffusers_folder._describe(arch) == about
+    arch = diffusers_unet.architecture(short)
+    assert diffusers_unet.config_of(arch) == about
 
 
 def test_a_missing_part_of_attention_is_named(written, tmp_path):

@@ -115,5 +115,5 @@ def test_labels_of_imagenet_go_by_either_name():
     assert label_number("tabby", names) == label_number("tabby", folders)
     assert label_number("n02123045", names) == 281
     assert label_number(7, names) == 7
-    with pytest.raises(jcm.JcmError, match=r"'cat' is no class: .* \(1000 in all\)"):
+    with pytest.raises(jcm.JcmError, match=r"'cat' is unknown: .* \(1000 in all\)"):
         label_number("cat", names)

@@ -229,11 +229,11 @@ def test_weights_of_others_begin_and_teach(tiny, teacher, tmp_path):
                 "model.name": "adm",
                 "model.nf": 32,
             },
-            "file is of an NCSN.*: set config.model.name=ncsnpp",
+            "file holds an NCSN.*: set config.model.name=ncsnpp",
         ),
         (
             {"init.model": "FOLDER", "init.state": True},
-            "folder has weights but no optimiser: begin anew .* config.init.state=Fal",
+            "folder has weights but no optimiser state: start a new .* config.init.state=Fal",
         ),
     ],
 )
