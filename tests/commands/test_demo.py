@@ -51,7 +51,7 @@ def _photo(size=(40, 30)):
 
 def test_samples_tell_what_they_cost(digits):
     shown = digits.sample(Common(seed=3, count=5), steps=2)
-    assert "2 network evaluations, from noise 80, 0.5" in shown.line
+    assert "2 network evaluations at noise levels 80, 0.5" in shown.line
     assert [picture.shape for picture in shown.pictures] == [(256, 256, 3)] * 5
     again = digits.sample(Common(seed=3, count=5), steps=2)
     assert "compilation" not in again.line
@@ -59,7 +59,7 @@ def test_samples_tell_what_they_cost(digits):
     picture = digits.picture(Common(seed=3))
     np.testing.assert_array_equal(picture, shown.pictures[0])
     one = digits.sample(Common(seed=3, count=1), steps=1)
-    assert "1 network evaluation, from noise 80" in one.line
+    assert "1 network evaluation at noise level 80" in one.line
 
 
 def test_steps_beyond_the_config_s_have_levels_of_the_grid(digits):
@@ -90,7 +90,7 @@ def test_what_is_not_painted_over_stays(digits):
         np.testing.assert_array_equal(each[~hole], np.asarray(given)[~hole])
         assert (each[hole] != np.asarray(given)[hole]).any()
     assert (before[hole] == 127).all() and len(made) == 2
-    with pytest.raises(JcmError, match="paint over what is to be made anew"):
+    with pytest.raises(JcmError, match="paint over the part to replace"):
         digits.inpaint(Common(), given, Image.fromarray(np.zeros_like(paint)))
     with pytest.raises(JcmError, match="there is no picture yet: drop"):
         digits.inpaint(Common(), None, None)
@@ -104,7 +104,7 @@ def test_means_of_patches_stay(digits):
         patches = small.reshape(4, 64, 4, 64, 3).mean(axis=(1, 3))
         # As far as pixels beyond black and white, which are cut, let them.
         assert np.median(np.abs(means - patches)) < 1
-    with pytest.raises(JcmError, match="a factor of 3 does not divide 8"):
+    with pytest.raises(JcmError, match="the factor 3 does not divide 8"):
         digits.super_resolve(Common(), given, 3)
 
 
@@ -147,7 +147,7 @@ def test_the_page_answers_over_http(address, tmp_path):
         assert image.size == (256, 256)
     with pytest.raises(Exception, match="there is no picture yet"):
         client.predict(0, 2, label, None, 2, api_name="/super_resolve")
-    with pytest.raises(Exception, match="To seed: a number is missing"):
+    with pytest.raises(Exception, match="To seed: enter a number"):
         client.predict(0, 2, label, None, api_name="/interpolate")
 
 
@@ -215,7 +215,7 @@ def _run(*flags):
 
 def test_no_model_is_one_line():
     for flags, message in (
-        ([], "name a model: --load="),
+        ([], "name a model that jcm.load opens, such as --load="),
         (["--load=none"], "there is no none: name a workdir"),
         (["more"], "unknown argument 'more': flags begin"),
     ):

@@ -1,13 +1,13 @@
-"""What editing is worth against the plain way of each task, as JSON.
+"""Compares edits with simple methods for the same task, and prints scores as JSON.
 
 python -m jcm.commands.benchmark.editing --run=WORKDIR [--held_out='train[1597:]']
 
-Needs a model trained on a part of labelled data (`--config.data.split='train[:1597]'`);
-the rest is edited, and the classifier that judges has not seen it either.
+Needs a model that was trained on a part of labelled data, for example with
+--config.data.split='train[:1597]'. The images of the other part are edited. A
+classifier, trained on the same part as the model, says what the results show.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from PIL import Image
 from jcm import config as config_lib
 from jcm import data
 from jcm.commands import cli
+from jcm.commands.benchmark.measuring import print_json
 from jcm.data import images
 from jcm.metrics.classifier import Classifier
 from jcm.model.loading import load
@@ -27,57 +28,60 @@ from jcm.run import workdir as workdir_lib
 from jcm.runtime import distributed
 from jcm.runtime.errors import JcmError
 
-_RUN = flags.DEFINE_string("run", "", "Workdir of a run.")
+_RUN = flags.DEFINE_string("run", "", "Workdir of a training run.")
 _HELD_OUT = flags.DEFINE_string(
-    "held_out", "train[1597:]", "Part of the data that the run has not seen."
+    "held_out", "train[1597:]", "Part of the data that the run was not trained on."
 )
 _VARIANTS = 8
 _SIGMA = 0.5
-# The Gaussian filter may choose its width on the very images it is judged by.
+# Widths of the Gaussian filter. The best one is chosen on the images that are scored,
+# which favours the filter.
 _WIDTHS = np.arange(0.2, 1.6, 0.05)
 
 Images = Float[np.ndarray, "n h w c"]
+# Returns the share of edited images that the classifier recognises correctly.
+Right = Callable[[Images], float]
 
 
 def measure(
-    trained: Model,
+    model: Model,
     classifier: Classifier,
     x: Images,
     labels: Int[np.ndarray, " n"],
 ) -> dict[str, Any]:
-    """Inpainting, super-resolution and denoising of images that nobody has seen.
+    """Scores inpainting, super-resolution and denoising of images.
 
     Args:
-      trained: a consistency model without classes.
-      classifier: ready.
-      x: images in [-1, 1].
-      labels: what they show.
+      model: an unconditional consistency model.
+      classifier: a classifier that is prepared.
+      x: images in [-1, 1], on which neither the model nor the classifier was trained.
+      labels: class of each image.
 
     Returns:
-      By task and way: `rmse` in [0, 1] units, `right` the share that the classifier
-      takes for what it was, `psnr` in dB.
+      Scores by task and method: `rmse` for pixels in [0, 1], `psnr` in dB, and `right`,
+      the share of results that the classifier puts into the class of the original.
     """
 
     def right(made: Images) -> float:
-        seen = classifier.recognise(images.to_uint8(made))
-        return float(np.mean(seen == np.repeat(labels, len(made) // len(labels))))
+        recognised = classifier.recognise(images.to_uint8(made))
+        return float(np.mean(recognised == np.repeat(labels, len(made) // len(labels))))
 
     found = {"count": len(x), "real": {"right": right(x)}}
-    found["inpaint"] = _inpaint(trained, x, right)
-    found["super_resolve"] = _super_resolve(trained, x, right)
-    found["denoise"] = _denoise(trained, x, right)
+    found["inpaint"] = _inpaint(model, x, right)
+    found["super_resolve"] = _super_resolve(model, x, right)
+    found["denoise"] = _denoise(model, x, right)
     return found
 
 
-def _inpaint(trained: Model, x: Images, right: Any) -> dict[str, Any]:
-    """The middle half of height and width is missing."""
+def _inpaint(model: Model, x: Images, right: Right) -> dict[str, Any]:
+    """Scores the inpainting of the central half of height and width."""
     size = x.shape[1]
     hole = np.zeros((size, size), bool)
     hole[size // 4 : 3 * size // 4, size // 4 : 3 * size // 4] = True
     _, nearest = scipy.ndimage.distance_transform_edt(hole, return_indices=True)
     mean = x.copy()
     mean[:, hole] = x[:, ~hole].mean(axis=1, keepdims=True)
-    made = trained.edit.inpaint(x, hole, variants=_VARIANTS).images
+    made = model.edit.inpaint(x, hole, variants=_VARIANTS).images
 
     def rmse(filled: Images) -> Float[np.ndarray, " n"]:
         error = (filled - np.repeat(x, len(filled) // len(x), axis=0))[:, hole] / 2
@@ -94,8 +98,8 @@ def _inpaint(trained: Model, x: Images, right: Any) -> dict[str, Any]:
     }
 
 
-def _super_resolve(trained: Model, x: Images, right: Any) -> dict[str, Any]:
-    """From half the height and width."""
+def _super_resolve(model: Model, x: Images, right: Right) -> dict[str, Any]:
+    """Scores super-resolution from half the height and width."""
     count, size, _, channels = x.shape
     half = size // 2
     small = x.reshape(count, half, 2, half, 2, channels).mean(axis=(2, 4))
@@ -110,7 +114,7 @@ def _super_resolve(trained: Model, x: Images, right: Any) -> dict[str, Any]:
             for image in small
         ]
     )
-    made = trained.edit.super_resolve(small, variants=_VARIANTS).images
+    made = model.edit.super_resolve(small, variants=_VARIANTS).images
     means = made.reshape(-1, half, 2, half, 2, channels).mean(axis=(2, 4))
     error = np.abs(means - np.repeat(small, _VARIANTS, axis=0)).max()
     averages = made.reshape(count, _VARIANTS, *x.shape[1:]).mean(axis=1)
@@ -121,8 +125,8 @@ def _super_resolve(trained: Model, x: Images, right: Any) -> dict[str, Any]:
     }
 
 
-def _denoise(trained: Model, x: Images, right: Any) -> dict[str, Any]:
-    """White noise, in one evaluation."""
+def _denoise(model: Model, x: Images, right: Right) -> dict[str, Any]:
+    """Scores the removal of white noise in one network evaluation."""
     noisy = x + _SIGMA * np.random.default_rng(0).standard_normal(x.shape)
     noisy = noisy.astype(np.float32)
 
@@ -135,8 +139,8 @@ def _denoise(trained: Model, x: Images, right: Any) -> dict[str, Any]:
     ways = {
         "noisy": noisy,
         "gaussian filter": max(filtered, key=psnr),
-        "ours": trained.edit.denoise(noisy, sigma=_SIGMA).images,
-        "ours, level estimated": trained.edit.denoise(noisy).images,
+        "ours": model.edit.denoise(noisy, sigma=_SIGMA).images,
+        "ours, level estimated": model.edit.denoise(noisy).images,
     }
     return {
         way: {"psnr": psnr(made), "right": right(made)} for way, made in ways.items()
@@ -144,10 +148,10 @@ def _denoise(trained: Model, x: Images, right: Any) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints the numbers.
+    """Prints the scores of a run's model.
 
     Raises:
-      JcmError: for a run that has seen all of its data.
+      JcmError: if the run was trained on all of its data.
     """
     cli.check_arguments(argv)
     distributed.initialize(config_lib.base())
@@ -157,14 +161,13 @@ def main(argv: Sequence[str]) -> None:
             f"{_RUN.value} was trained on all of its data: train on a part, such as"
             " --config.data.split='train[:1597]'"
         )
-    seen = data.load(config.data, config.data.split)
+    trained_on = data.load(config.data, config.data.split)
     held_out = data.load(config.data, _HELD_OUT.value).arrays()
-    classifier = Classifier(seen, len(seen))
+    classifier = Classifier(trained_on, len(trained_on))
     classifier.prepare()
     x = images.to_float(held_out["image"])
-    trained = load(_RUN.value)
-    found = measure(trained, classifier, x, held_out["label"])
-    print(json.dumps(found, indent=2))
+    model = load(_RUN.value)
+    print_json(measure(model, classifier, x, held_out["label"]))
 
 
 if __name__ == "__main__":

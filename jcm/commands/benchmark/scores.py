@@ -1,10 +1,8 @@
-"""Speed of the networks and the arithmetic of scores on this machine, as JSON.
+"""Measures the speed of the score networks and of the scores, and prints it as JSON.
 
 python -m jcm.commands.benchmark.scores [--count=50000] [--weights=FOLDER]
 """
 
-import json
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,74 +11,101 @@ from absl import flags, logging
 
 from jcm import config
 from jcm.commands import cli
+from jcm.commands.benchmark.measuring import print_json, timed
 from jcm.metrics import features, frechet, manifold, networks, weights
 from jcm.metrics.feature_scores import FEATURE_SCORES
 from jcm.runtime import distributed, memory
 from jcm.runtime.errors import JcmError
 
 _COUNT = flags.DEFINE_integer(
-    "count", 50_000, "Images whose features are compared.", lower_bound=10
+    "count", 50_000, "Number of images whose features are compared.", lower_bound=10
 )
 _WEIGHTS = flags.DEFINE_string(
-    "weights", "", "Folder with the files of the networks; a missing one is left out."
+    "weights", "", "Folder with the weights of the networks; others are skipped."
 )
 _FEATURES = 2048
+_BATCH = 512
 
 
 def measure(count: int, folder: str, images: int = 256) -> dict[str, Any]:
-    """Times each network that is at hand, FID and precision and recall.
+    """Times each available network, FID, and precision and recall.
 
     Args:
-      count: rows of random features on each side of the scores.
-      folder: where the weights lie; see `weights.path`.
-      images: how many 32x32 images a network looks at.
+      count: number of random features on each side of the scores.
+      folder: folder with the weights; see `weights.path`.
+      images: number of 32x32 images for each network.
 
     Returns:
-      Numbers by name. The peak of memory is that of the process so far, in GiB.
+      Numbers by name. Peak memory is that of the process so far, in GiB.
     """
-    found: dict[str, Any] = {"count": count, "features": _FEATURES}
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (images, 32, 32, 3), np.uint8)
+    return {
+        "count": count,
+        "features": _FEATURES,
+        **_measure_networks(pictures, folder),
+        **_measure_fid(rng, count),
+        **_measure_precision_recall(rng, count),
+    }
+
+
+def _measure_networks(pictures: np.ndarray, folder: str) -> dict[str, float]:
+    """Times the networks whose weights are available."""
+    found = {}
     for name in networks.NETWORKS:
-        # Without a folder a missing file would be fetched.
+        # Without a folder, missing weights would be downloaded.
         if name in weights.FILES and not folder:
             continue
         try:
             network = networks.load(name, folder)
         except JcmError as error:
-            logging.info("%s is left out: %s", name, error)
+            logging.info("skipping %s: %s", name, error)
             continue
         wanted = {s.feature for s in FEATURE_SCORES.values() if s.network == name}
-        list(features.extract(network, [pictures], wanted))  # compiles
-        started = time.perf_counter()
-        list(features.extract(network, [pictures], wanted))
-        seconds = time.perf_counter() - started
-        found[f"{name}_images_per_second"] = images / seconds
 
-    total = frechet.MomentSum(_FEATURES)
-    started = time.perf_counter()
-    for start in range(0, count, 512):
-        size = min(512, count - start)
-        total.add(rng.standard_normal((size, _FEATURES), np.float32))
-    found["moments_seconds"] = time.perf_counter() - started
-    started = time.perf_counter()
-    frechet.distance(total.moments(), total.moments())
-    found["frechet_seconds"] = time.perf_counter() - started
-    found["fid_peak_memory_gib"] = memory.peak_gib()
+        def extract(network=network, wanted=wanted) -> list[Any]:
+            return list(features.extract(network, [pictures], wanted))
 
-    a, b = (rng.standard_normal((count, _FEATURES), np.float32) for _ in range(2))
-    started = time.perf_counter()
-    manifold.precision_recall(a, b)
-    found["precision_recall_seconds"] = time.perf_counter() - started
-    found["precision_recall_peak_memory_gib"] = memory.peak_gib()
+        extract()  # compiles
+        _, seconds = timed(extract)
+        found[f"{name}_images_per_second"] = len(pictures) / seconds
     return found
 
 
+def _measure_fid(rng: np.random.Generator, count: int) -> dict[str, float]:
+    """Times the moments of random features, and the distance between moments."""
+
+    def add_up() -> frechet.MomentSum:
+        total = frechet.MomentSum(_FEATURES)
+        for start in range(0, count, _BATCH):
+            size = min(_BATCH, count - start)
+            total.add(rng.standard_normal((size, _FEATURES), np.float32))
+        return total
+
+    total, moments_seconds = timed(add_up)
+    _, seconds = timed(lambda: frechet.distance(total.moments(), total.moments()))
+    return {
+        "moments_seconds": moments_seconds,
+        "frechet_seconds": seconds,
+        "fid_peak_memory_gib": memory.peak_gib(),
+    }
+
+
+def _measure_precision_recall(rng: np.random.Generator, count: int) -> dict[str, float]:
+    """Times precision and recall of random features."""
+    a, b = (rng.standard_normal((count, _FEATURES), np.float32) for _ in range(2))
+    _, seconds = timed(lambda: manifold.precision_recall(a, b))
+    return {
+        "precision_recall_seconds": seconds,
+        "precision_recall_peak_memory_gib": memory.peak_gib(),
+    }
+
+
 def main(argv: Sequence[str]) -> None:
-    """Prints the numbers."""
+    """Prints the speed of networks and scores."""
     cli.check_arguments(argv)
     distributed.initialize(config.base())
-    print(json.dumps(measure(_COUNT.value, _WEIGHTS.value), indent=2))
+    print_json(measure(_COUNT.value, _WEIGHTS.value))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
-"""Speed and cost of one config, as JSON: here, or on TPUs that are not here.
+"""Measures the speed and cost of a config, and prints them as JSON.
 
-python -m jcm.commands.benchmark.speed --config=configs/digits_cd.py
-    [--config.FIELD=VALUE ...]
-python -m jcm.commands.benchmark.speed --config=configs/imagenet64_cd.py
-    --topology=v5e:4x4
+Time the training step and the sampler on the devices of this machine:
+
+    python -m jcm.commands.benchmark.speed --config=configs/digits_cd.py
+        [--config.FIELD=VALUE ...]
+
+Or only compile the training step for TPUs, which this machine need not have, to see
+whether it fits and what it costs:
+
+    python -m jcm.commands.benchmark.speed --config=configs/imagenet64_cd.py
+        --topology=v5e:4x4
 """
 
-import json
 import os
 import pathlib
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,6 +25,7 @@ from ml_collections import ConfigDict
 
 from jcm import networks
 from jcm.commands import cli
+from jcm.commands.benchmark.measuring import median_seconds, print_json, timed
 from jcm.diffusion.sampler import Sampler
 from jcm.diffusion.schedule import Schedule
 from jcm.methods import Frozen
@@ -34,7 +38,7 @@ from jcm.training.program import Program
 from jcm.training.step import compile_step
 
 _REPEATS = flags.DEFINE_integer(
-    "repeats", 5, "Timed calls of each; the median counts.", lower_bound=1
+    "repeats", 5, "Number of timed calls; their median counts.", lower_bound=1
 )
 _BATCH = flags.DEFINE_integer(
     "sample_batch", 64, "Images per call of the sampler.", lower_bound=1
@@ -42,14 +46,12 @@ _BATCH = flags.DEFINE_integer(
 _TOPOLOGY = flags.DEFINE_string(
     "topology",
     "",
-    "Only compile the training step, for a slice of TPUs such as v5e:4x4, which need"
-    " not be here: says what fits, and what it costs. Needs libtpu (pip install"
-    " libtpu).",
+    "Only compile the training step, for a TPU slice such as v5e:4x4 that this machine"
+    " need not have. Needs libtpu (pip install libtpu).",
 )
 _SLICES = flags.DEFINE_integer(
-    "slices", 1, "With --topology, how many such slices.", lower_bound=1
+    "slices", 1, "Number of TPU slices; needs --topology.", lower_bound=1
 )
-
 _PROFILE = flags.DEFINE_string(
     "profile",
     "",
@@ -57,7 +59,7 @@ _PROFILE = flags.DEFINE_string(
     " the compiled step as text.",
 )
 
-# Dense bfloat16 matrix products, in FLOP/s, by a part of the device's name.
+# Peak rate of dense bfloat16 matrix products in FLOP/s, by a part of the device's name.
 _PEAK = {
     "H200": 989e12,
     "H100": 989e12,
@@ -67,21 +69,189 @@ _PEAK = {
     "TPU v5": 459e12,
     "TPU v6 lite": 918e12,
 }
+# The number of classes of a class-conditional network, as in ImageNet.
 _CLASSES = 1000
+_TRACED_STEPS = 3
+_SIGMAS = (80.0, 0.821)
+
+
+def measure(
+    config: ConfigDict, *, repeats: int, sample_batch: int, profile: str = ""
+) -> dict[str, Any]:
+    """Times the training step and the sampler of a config on random images.
+
+    Args:
+      config: the whole config.
+      repeats: number of timed calls, after one that is not timed.
+      sample_batch: images per call of the sampler.
+      profile: folder for a trace of three more steps, written by process 0; "" for
+        none.
+
+    Returns:
+      Numbers by name; times are medians. FLOPs are counted by `flops.count`; those that
+      `remat` computes again do not count for the share of the peak.
+    """
+    if profile and jax.process_index() == 0:
+        pathlib.Path(profile).mkdir(parents=True, exist_ok=True)
+    devices = jax.devices()
+    program = program_lib.create(config, _CLASSES, devices)
+    about = _about(config, devices, program)
+    compiled, compile_seconds = timed(lambda: compile_step(program.traced))
+    plan = _plan(program, compiled)
+    logging.info("%s", plan)
+    training = _Training(program, compiled)
+    train_seconds = median_seconds(training.step, repeats)
+    train_memory = _peak_memory_gib()
+    logging.info("a training step takes %.3g s", train_seconds)
+    if profile:
+        _write_profile(profile, training)
+    one_step, two_steps = (
+        _sample_seconds(program, training.params, sigmas, sample_batch, repeats)
+        for sigmas in (_SIGMAS[:1], _SIGMAS)
+    )
+    batch_size = config.train.batch_size
+    speed = about["train_flops_per_image"] * batch_size / train_seconds / len(devices)
+    peak = _peak(devices[0])
+    return about | {
+        "compile_seconds": compile_seconds,
+        "train_step_seconds": train_seconds,
+        "train_images_per_second": batch_size / train_seconds,
+        "train_planned_memory_gib": plan.total / 2**30,
+        "train_peak_memory_gib": train_memory,
+        "train_flops_per_second_and_device": speed,
+        "share_of_bf16_peak": peak and speed / peak,
+        "one_step_images_per_second": sample_batch / one_step,
+        "two_step_images_per_second": sample_batch / two_steps,
+        "peak_memory_gib": _peak_memory_gib(),
+    }
+
+
+def fit(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
+    """Compiles the training step of a config for TPUs that need not be here.
+
+    Set "jax_platforms" to "cpu" before, since a network chooses its attention by JAX's
+    default devices.
+
+    Args:
+      config: the whole config.
+      topology: generation and shape of a slice, such as v5e:4x4.
+      slices: number of slices.
+
+    Returns:
+      Numbers by name, with the memory that each device needs. The least time of a step
+      is that of its matrix products at the peak rate of the chip.
+
+    Raises:
+      JcmError: if the topology is unknown, libtpu is missing, or the step does not fit.
+    """
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would look for a TPU
+    several = {"num_slices": slices} if slices > 1 else {}
+    try:
+        described = topologies.get_topology_desc(topology, "tpu", **several)
+    except Exception as error:  # libtpu raises many types
+        reason = one_line(error, 120)
+        raise JcmError(
+            f"cannot compile for --topology={topology} ({reason}): pip install libtpu,"
+            " and use a topology such as v5e:4x4, v5p:2x2x4 or v6e:4x4"
+        ) from error
+    devices = described.devices
+    program = program_lib.create(config, _CLASSES, devices)
+    about = _about(config, devices, program)
+    with memory_plan.explain_exhaustion(config, devices):
+        compiled, seconds = timed(lambda: compile_step(program.traced))
+    plan = _plan(program, compiled)
+    peak = _peak(devices[0])
+    step = about["train_flops_per_image"] * config.train.batch_size / len(devices)
+    return about | {
+        "compile_seconds": seconds,
+        "train_planned_memory_gib": plan.total / 2**30,
+        "train_planned_parts_mib": {
+            name: round(size / 2**20) for name, size in plan.parts.items()
+        },
+        "least_train_step_seconds": peak and step / peak,
+    }
+
+
+class _Training:
+    """A training step with random weights and images on the devices."""
+
+    def __init__(self, program: Program, compiled: jax.stages.Compiled):
+        method = program.method
+        self.params = jax.jit(program.network.init)(jax.random.key(0))
+        # A copy of the parameters, since the step overwrites those of the state.
+        new_state = jax.jit(program.new_state, out_shardings=_placement(program.state))
+        self._state = new_state(self.params)
+        memory.release()
+        frozen = Frozen(
+            teacher=self.params if method.needs_teacher else None,
+            constants=method.constants,
+        )
+        self._frozen = jax.device_put(frozen, _placement(program.frozen))
+        self._batch = _random_batch(program)
+        self.compiled = compiled
+
+    def step(self) -> Any:
+        """Takes a training step, and returns its metrics."""
+        self._state, metrics = self.compiled(self._state, self._frozen, self._batch)
+        return metrics
+
+
+def _random_batch(program: Program) -> dict[str, jax.Array]:
+    """Returns random images with random labels on the devices."""
+    rng = np.random.default_rng(0)
+    shape = {name: array.shape for name, array in program.batch.items()}
+    batch = {
+        "image": rng.integers(0, 256, shape["image"], np.uint8),
+        "label": rng.integers(0, 10, shape["label"], np.int32),
+        "stop": np.zeros(shape["stop"], np.int32),
+    }
+    return jax.device_put(batch, _placement(program.batch))
+
+
+def _placement(tree: Any) -> Any:
+    """Returns the sharding of each array in a tree."""
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
+def _sample_seconds(
+    program: Program,
+    params: networks.Params,
+    sigmas: tuple[float, ...],
+    count: int,
+    repeats: int,
+) -> float:
+    """Returns the time of sampling a batch with these noise levels."""
+    sampler = Sampler(program.method.denoiser, batch_size=count)
+    labels = [1] * count if program.network.arch.num_classes else None
+    key, schedule = jax.random.key(2), Schedule(sigmas)
+    return median_seconds(
+        lambda: sampler(params, key, range(count), schedule, labels), repeats
+    )
+
+
+def _write_profile(folder: str, training: _Training) -> None:
+    """Traces a few training steps; process 0 writes the trace and the program."""
+    writes = jax.process_index() == 0
+    if writes:
+        files.write_text(pathlib.Path(folder, "step.hlo"), training.compiled.as_text())
+        jax.profiler.start_trace(folder)
+    for _ in range(_TRACED_STEPS):
+        jax.block_until_ready(training.step())
+    if writes:
+        jax.profiler.stop_trace()
 
 
 def _about(
     config: ConfigDict, devices: Sequence[jax.Device], program: Program
 ) -> dict[str, Any]:
-    """What is known without running anything."""
-    without = config.copy_and_resolve_references()
-    without.model.remat = ()
-    needed = (
-        program
-        if not config.model.remat
-        else program_lib.create(without, _CLASSES, devices)
-    )
-    needed, done = (flops_lib.count(each.traced.jaxpr) for each in (needed, program))
+    """Returns the numbers that are known before anything is compiled."""
+    without_remat = program
+    if config.model.remat:
+        changed = config.copy_and_resolve_references()
+        changed.model.remat = ()
+        without_remat = program_lib.create(changed, _CLASSES, devices)
+    needed = flops_lib.count(without_remat.traced.jaxpr)
+    done = flops_lib.count(program.traced.jaxpr)
     return {
         "device": devices[0].device_kind,
         "devices": len(devices),
@@ -94,185 +264,42 @@ def _about(
     }
 
 
+def _plan(program: Program, compiled: jax.stages.Compiled) -> memory_plan.Plan:
+    """Returns the memory that the training step needs."""
+    return memory_plan.make(
+        program.state, program.frozen, program.batch, compiled, limit=None
+    )
+
+
 def _peak(device: jax.Device) -> float | None:
-    """Of bfloat16 matrix products, in FLOP/s."""
+    """Returns the peak rate of bfloat16 matrix products in FLOP/s, or None."""
     kind = device.device_kind
     return next((value for name, value in _PEAK.items() if name in kind), None)
 
 
-def measure(
-    config: ConfigDict, *, repeats: int, sample_batch: int, profile: str = ""
-) -> dict[str, Any]:
-    """Times the training step and the sampler of a config on random images.
-
-    Args:
-      config: the whole config.
-      repeats: timed calls of each, after one that is not.
-      sample_batch: images per call of the sampler.
-      profile: folder for a trace of three more steps, by process 0; "" makes none.
-
-    Returns:
-      Numbers by name; times are medians. FLOPs are those of `flops.count`; the share of
-      the peak does not count what remat computes again.
-    """
-    writes = profile and jax.process_index() == 0
-    if writes:
-        pathlib.Path(profile).mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    devices = jax.devices()
-    program = program_lib.create(config, _CLASSES, devices)
-    about = _about(config, devices, program)
-    started = time.perf_counter()
-    compiled = compile_step(program.traced)
-    compile_seconds = time.perf_counter() - started
-    planned = memory_plan.make(
-        program.state, program.frozen, program.batch, compiled, limit=None
-    )
-    logging.info("%s", planned)
-
-    def placement(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.sharding, tree)
-
-    params = jax.jit(program.network.init)(jax.random.key(0))
-    # Buffers of its own, since the step takes over the state's.
-    new_state = jax.jit(program.new_state, out_shardings=placement(program.state))
-    box = [new_state(params)]
-    memory.release()
-    method, classes = program.method, program.network.arch.num_classes
-    frozen = Frozen(
-        teacher=params if method.needs_teacher else None, constants=method.constants
-    )
-    frozen = jax.device_put(frozen, placement(program.frozen))
-    images, labels, stop = (
-        program.batch[name].shape for name in ("image", "label", "stop")
-    )
-    batch = {
-        "image": rng.integers(0, 256, images, np.uint8),
-        "label": rng.integers(0, 10, labels, np.int32),
-        "stop": np.zeros(stop, np.int32),
-    }
-    batch = jax.device_put(batch, placement(program.batch))
-
-    def train() -> Any:
-        box[0], metrics = compiled(box[0], frozen, batch)
-        return metrics
-
-    train_seconds = _median_seconds(train, repeats)
-    train_memory = _peak_memory_gib()
-    logging.info("a training step takes %.3g s", train_seconds)
-    if writes:
-        files.write_text(pathlib.Path(profile, "step.hlo"), compiled.as_text())
-        jax.profiler.start_trace(profile)
-    for _ in range(3 if profile else 0):
-        jax.block_until_ready(train())
-    if writes:
-        jax.profiler.stop_trace()
-
-    sampler = Sampler(method.denoiser, batch_size=sample_batch)
-    labels = [1] * sample_batch if classes else None
-    sigmas = (80.0, 0.821)
-
-    def sample(schedule: Schedule) -> Callable[[], Any]:
-        key = jax.random.key(2)
-        return lambda: sampler(params, key, range(sample_batch), schedule, labels)
-
-    one, two = (_median_seconds(sample(Schedule(sigmas[:n])), repeats) for n in (1, 2))
-    batch_size = config.train.batch_size
-    speed = about["train_flops_per_image"] * batch_size / train_seconds / len(devices)
-    peak = _peak(devices[0])
-    return about | {
-        "compile_seconds": compile_seconds,
-        "train_step_seconds": train_seconds,
-        "train_images_per_second": batch_size / train_seconds,
-        "train_planned_memory_gib": planned.total / 2**30,
-        "train_peak_memory_gib": train_memory,
-        "train_flops_per_second_and_device": speed,
-        "share_of_bf16_peak": peak and speed / peak,
-        "one_step_images_per_second": sample_batch / one,
-        "two_step_images_per_second": sample_batch / two,
-        "peak_memory_gib": _peak_memory_gib(),
-    }
-
-
-def fit(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
-    """Compiles the training step of a config for TPUs that need not be here.
-
-    With "jax_platforms" at cpu: a network chooses its attention by the devices of JAX.
-
-    Args:
-      config: the whole config.
-      topology: generation and shape of a slice, as v5e:4x4.
-      slices: how many.
-
-    Returns:
-      Numbers by name, and what each device would hold. The least time of a step is that
-      of its matrix products at the chip's peak.
-
-    Raises:
-      JcmError: for an unknown topology, a missing libtpu, or a step that does not fit.
-    """
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # it would look for a TPU
-    several = {"num_slices": slices} if slices > 1 else {}
-    try:
-        described = topologies.get_topology_desc(topology, "tpu", **several)
-    except Exception as error:  # of many kinds, by libtpu
-        reason = one_line(error, 120)
-        raise JcmError(
-            f"--topology={topology} cannot be compiled for ({reason}): pip install"
-            " libtpu, and name one such as v5e:4x4, v5p:2x2x4 or v6e:4x4"
-        ) from error
-    devices = described.devices
-    program = program_lib.create(config, _CLASSES, devices)
-    about = _about(config, devices, program)
-    started = time.perf_counter()
-    with memory_plan.explain_exhaustion(config, devices):
-        compiled = compile_step(program.traced)
-    seconds = time.perf_counter() - started
-    planned = memory_plan.make(
-        program.state, program.frozen, program.batch, compiled, limit=None
-    )
-    peak = _peak(devices[0])
-    step = about["train_flops_per_image"] * config.train.batch_size / len(devices)
-    return about | {
-        "compile_seconds": seconds,
-        "train_planned_memory_gib": planned.total / 2**30,
-        "train_planned_parts_mib": {
-            name: round(size / 2**20) for name, size in planned.parts.items()
-        },
-        "least_train_step_seconds": peak and step / peak,
-    }
-
-
-def _median_seconds(function: Callable[[], Any], repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        jax.block_until_ready(function())
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:])  # the first one compiles
-
-
 def _peak_memory_gib() -> float:
-    """Of the device where it tells, else of this process, compilation included."""
+    """Returns the peak memory of the device, or else of this process, in GiB.
+
+    The peak of the process includes compilation.
+    """
     stats = jax.local_devices()[0].memory_stats() or {}
     peak = stats.get("peak_bytes_in_use")
     return peak / 2**30 if peak else memory.peak_gib()
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints the numbers of the config that the flags name."""
+    """Prints the speed and cost of the config that the flags select.
+
+    Raises:
+      JcmError: for any error that the user can fix.
+    """
     cli.check_arguments(argv)
     config = cli.config()
     if config is None:
         raise JcmError("name a config, such as --config=configs/digits_cd.py")
-    # What it costs the first time.
+    # Measure the compilation, instead of reading its result from the cache.
     jax.config.update("jax_enable_compilation_cache", False)
-    if _TOPOLOGY.value:
-        if _PROFILE.value:
-            raise JcmError("--profile needs a step that runs: leave out --topology")
-        jax.config.update("jax_platforms", "cpu")  # nothing is for a GPU that is here
-        found = fit(config, _TOPOLOGY.value, _SLICES.value)
-    else:
+    if not _TOPOLOGY.value:
         distributed.initialize(config)
         found = measure(
             config,
@@ -280,7 +307,12 @@ def main(argv: Sequence[str]) -> None:
             sample_batch=_BATCH.value,
             profile=_PROFILE.value,
         )
-    print(json.dumps(found, indent=2))
+    elif _PROFILE.value:
+        raise JcmError("--profile needs a step that runs: drop --topology")
+    else:
+        jax.config.update("jax_platforms", "cpu")  # ignore a GPU of this machine
+        found = fit(config, _TOPOLOGY.value, _SLICES.value)
+    print_json(found)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""A page to play with a model: `python -m jcm.commands.demo --load=runs/digits_cd`."""
+"""A page in the browser to try a model."""

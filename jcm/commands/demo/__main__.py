@@ -1,4 +1,4 @@
-"""A page to play with a model, in a browser.
+"""Serves a page to try a model in a browser.
 
 python -m jcm.commands.demo --load=runs/digits_cd [--host=127.0.0.1] [--port=7860]
 """
@@ -15,12 +15,14 @@ from jcm.model.loading import load
 from jcm.runtime import distributed
 from jcm.runtime.errors import JcmError
 
-_LOAD = flags.DEFINE_string("load", "", "A model: whatever jcm.load opens.")
+_LOAD = flags.DEFINE_string("load", "", "A model: anything that jcm.load opens.")
 _HOST = flags.DEFINE_string(
-    "host", "127.0.0.1", "Where to listen; 0.0.0.0 lets other machines in."
+    "host", "127.0.0.1", "Address to listen on; 0.0.0.0 allows other machines."
 )
-_PORT = flags.DEFINE_integer("port", 0, "Of the page; 0: the first free from 7860 on.")
-# Images at a time: what a few results need.
+_PORT = flags.DEFINE_integer(
+    "port", 0, "Port of the page; 0 for the first free one from 7860."
+)
+# Images per call of the sampler; the page shows few at a time.
 _BATCH = 8
 
 
@@ -28,16 +30,18 @@ def main(argv: Sequence[str]) -> None:
     """Serves the page until it is interrupted.
 
     Raises:
-      JcmError: for a model that cannot be opened, or where gradio is missing.
+      JcmError: if the model cannot be opened, or if gradio is missing.
     """
     cli.check_arguments(argv)
     if not _LOAD.value:
-        raise JcmError("name a model: --load=runs/digits_cd, or what jcm.load opens")
+        raise JcmError(
+            "name a model that jcm.load opens, such as --load=runs/digits_cd"
+        )
     if importlib.util.find_spec("gradio") is None:
         raise JcmError("the page needs gradio: pip install -e '.[demo]' in the clone")
     distributed.initialize(config_lib.base())
     actions = Actions(load(_LOAD.value, batch_size=_BATCH))
-    from jcm.commands.demo import page  # needs gradio
+    from jcm.commands.demo import page  # imports gradio
 
     made = page.build(actions)
     try:
@@ -54,13 +58,13 @@ def main(argv: Sequence[str]) -> None:
     except OSError as error:
         raise JcmError(
             f"cannot listen on {_HOST.value}, port {_PORT.value or 'any'}: use another"
-            " --port, or none"
+            " --host or --port"
         ) from error
-    logging.info("open %s in a browser; Ctrl-C ends it", address)
+    logging.info("open %s in a browser; Ctrl-C ends the program", address)
     try:
         made.block_thread()
     finally:
-        made.close()  # SIGTERM would wait for the server's thread for ever
+        made.close()  # otherwise SIGTERM would wait for the server's thread forever
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the buttons of the page do: pictures and numbers in, pictures and a line out."""
+"""What the buttons of the page do: they turn pictures and numbers into results."""
 
 import dataclasses
 import functools
@@ -19,30 +19,44 @@ from jcm.run import grids
 from jcm.runtime.errors import JcmError
 
 ANY = "any class"
-# Smaller pictures are enlarged to this at least, without smoothing: to see them, and
-# to draw on them.
+# Smaller pictures are enlarged to at least this size, without smoothing, so that users
+# can see them and draw on them.
 _VISIBLE = 256
+# The image size for which Song et al. 2023 chose the noise level of strokes.
 _PAPER_SIZE = 256
-# The share of a pixel of the model that must be painted over.
+# A pixel of the model is inpainted if at least this part of it is painted over.
 _PAINTED = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """What the page shows: enlarged pictures, and what they cost."""
+    """What the page shows as a result.
+
+    Attributes:
+      pictures: enlarged pictures.
+      line: the time and number of network evaluations that they took.
+    """
 
     pictures: list[UInt8[np.ndarray, "h w 3"]]
     line: str
 
 
 @dataclasses.dataclass(frozen=True)
+class _Time:
+    """The seconds that a call took, and whether it compiled a program."""
+
+    seconds: float
+    compiled: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Common:
-    """What all actions ask for.
+    """The settings that all actions share.
 
     Attributes:
-      seed: of the noise.
-      count: results.
-      label: a class of the model by name; `ANY` for every class in turn.
+      seed: seed of the noise.
+      count: number of results.
+      label: name of a class of the model; `ANY` for every class in turn.
     """
 
     seed: int = 0
@@ -53,7 +67,7 @@ class Common:
 class Actions:
     """The actions of one model.
 
-    All raise JcmError for pictures or numbers that do not fit.
+    All of them raise JcmError for pictures or numbers that do not fit.
     """
 
     def __init__(self, model: Model):
@@ -63,11 +77,16 @@ class Actions:
         self.size, self.channels = arch.image_size, arch.image_channels
 
     def factors(self) -> list[int]:
-        """How many times super-resolution can enlarge."""
+        """Returns the factors by which super-resolution can enlarge a picture."""
         return [n for n in range(2, self.size // 2 + 1) if self.size % n == 0]
 
     def sample(self, common: Common, steps: int) -> Shown:
-        """Images of noise; `steps` is the number of points of a diffusion model."""
+        """Samples images.
+
+        Args:
+          common: the settings that all actions share.
+          steps: number of steps; for a diffusion model, of points of the noise grid.
+        """
         schedule = build.schedule_with_steps(
             self.model.config, self.model.denoiser, steps
         )
@@ -75,35 +94,39 @@ class Actions:
             how: dict[str, Any] = {"sigmas": schedule.sigmas}
         else:
             how = {"steps": steps}
-        made, seconds = _timed(
+        made, time_taken = _timed(
             lambda: self.model.sample(
                 common.seed, common.count, labels=self._label(common), **how
             )
         )
         levels = ", ".join(f"{sigma:.3g}" for sigma in how.get("sigmas", ()))
-        start = f", from noise {levels}" if levels else ""
-        return self._shown(images.to_uint8(made), seconds, schedule.nfe, start)
+        plural = "s" * (schedule.nfe > 1)
+        noise = f" at noise level{plural} {levels}" if levels else ""
+        return self._shown(images.to_uint8(made), time_taken, schedule.nfe, noise)
 
     def picture(self, common: Common) -> UInt8[np.ndarray, "h w 3"]:
-        """One image of the model, enlarged, to be changed."""
+        """Samples one image to edit, and enlarges it."""
         made = self.model.sample(common.seed, 1, labels=self._label(common))
         return _enlarged(images.to_uint8(made))[0]
 
     def seen(self, given: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-        """A picture of any size as the model will see it, enlarged."""
+        """Returns a picture of any size as the model sees it, enlarged."""
         return _enlarged(self._given(given))[0]
 
     def paper(self) -> UInt8[np.ndarray, "h w 3"]:
-        """Black or white to draw on, whichever is nearer to corners of samples."""
+        """Returns a canvas to draw on, in black or white.
+
+        It has the colour that is closer to the corners of samples.
+        """
         made = self.model.sample(0, 8)[:, [0, 0, -1, -1], [0, -1, 0, -1]]
         colour = 255 if np.mean(made) > 0 else 0
         return np.full((_VISIBLE, _VISIBLE, 3), colour, np.uint8)
 
     def stroke_sigma(self) -> float:
-        """Noise to begin with for strokes.
+        """Returns the default noise level of strokes.
 
-        The paper's level is for 256x256. Of smaller images the same noise hides more,
-        since fewer pixels are averaged by the eye.
+        The level of the paper is for 256x256. The same noise hides more of a smaller
+        image, since the eye averages fewer pixels.
         """
         first, _ = self.model.edit.sigmas("stroke_to_image")
         return first * min(1.0, self.size / _PAPER_SIZE) ** 0.5
@@ -111,26 +134,26 @@ class Actions:
     def inpaint(
         self, common: Common, given: Image.Image | None, painted: Image.Image | None
     ) -> Shown:
-        """Makes anew what is painted over.
+        """Replaces the part of a picture that is painted over.
 
         Args:
-          common: what all actions ask for.
+          common: the settings that all actions share.
           given: a picture of any size.
-          painted: of the same size; opaque where it is painted over.
+          painted: a picture of the same size, opaque where `given` is replaced.
         """
         x = self._given(given)
         if painted is None:
-            raise JcmError("paint over what is to be made anew")
+            raise JcmError("paint over the part to replace")
         alpha = np.asarray(painted.convert("RGBA"))[..., 3]
         share = pictures.to_square(Image.fromarray(alpha), self.size, 1)[..., 0] / 255
         mask = (share > _PAINTED).astype(np.float32)
         if not mask.any():
-            raise JcmError("paint over what is to be made anew")
+            raise JcmError("paint over the part to replace")
         before = np.where(mask[..., None] > 0, np.uint8(127), x[0])[None]
         return self._edit("inpaint", common, x, before=before, mask=mask)
 
     def colorize(self, common: Common, given: Image.Image | None) -> Shown:
-        """Other colours, of which a grey picture has none."""
+        """Gives new colours to a picture, of which only the luma is used."""
         x = self._given(given)
         grey = pictures.to_square(Image.fromarray(x[0]), self.size, 1)
         before = np.repeat(grey, 3, axis=2)[None]
@@ -139,32 +162,32 @@ class Actions:
     def super_resolve(
         self, common: Common, given: Image.Image | None, factor: int
     ) -> Shown:
-        """Makes a picture small, and large again."""
+        """Shrinks a picture, and enlarges the small one."""
         if factor not in self.factors():
-            raise JcmError(f"a factor of {factor} does not divide {self.size}")
+            raise JcmError(f"the factor {factor} does not divide {self.size}")
         x = self._given(given, self.size // factor)
         return self._edit("super_resolve", common, x, before=x)
 
     def stroke_to_image(
         self, common: Common, given: Image.Image | None, sigma: float
     ) -> Shown:
-        """A picture of rough strokes; `sigma` hides what is to be made anew."""
+        """Makes a picture from rough strokes, which noise of level `sigma` hides."""
         x = self._given(given)
         first, second = self.model.edit.sigmas("stroke_to_image")
         levels = (sigma, sigma * second / first)
         return self._edit("stroke_to_image", common, x, before=x, sigmas=levels)
 
     def interpolate(self, common: Common, other: int) -> Shown:
-        """A strip from the image of one seed to that of another."""
+        """Returns a strip of images from that of one seed to that of another."""
         chosen = self._label(common)
         options = {} if chosen is None else {"labels": chosen}
         seeds, count = (common.seed, other), max(common.count, 2)
-        made, seconds = _timed(
+        edited, time_taken = _timed(
             lambda: self.model.edit.interpolate(seeds, count, **options)
         )
-        shown = self._shown(made.pixels, seconds, made.nfe)
+        shown = self._shown(edited.pixels, time_taken, edited.nfe)
         scale = -(-_VISIBLE // (2 * self.size))
-        strip = grids.grid(made.pixels, columns=len(made.pixels), scale=scale)
+        strip = grids.grid(edited.pixels, columns=len(edited.pixels), scale=scale)
         return dataclasses.replace(shown, pictures=[strip])
 
     def _edit(
@@ -176,9 +199,9 @@ class Actions:
         before: UInt8[np.ndarray, "1 h2 w2 c2"],
         **options: Any,
     ) -> Shown:
-        """Results after what they were made of."""
+        """Runs an edit; shows the results after the picture they were made from."""
         routine: Callable[..., Edited] = getattr(self.model.edit, task)
-        made, seconds = _timed(
+        edited, time_taken = _timed(
             lambda: routine(
                 given,
                 seed=common.seed,
@@ -187,53 +210,58 @@ class Actions:
                 **options,
             )
         )
-        shown = self._shown(made.pixels, seconds, made.nfe)
+        shown = self._shown(edited.pixels, time_taken, edited.nfe)
         return dataclasses.replace(shown, pictures=_enlarged(before) + shown.pictures)
 
     def _given(
         self, image: Image.Image | None, size: int = 0
     ) -> UInt8[np.ndarray, "1 h w c"]:
+        """Returns a picture of any size as the model takes it."""
         if image is None:
-            raise JcmError("there is no picture yet: drop one, draw, or take a sample")
+            raise JcmError(
+                "there is no picture yet: drop one, draw one, or take a sample"
+            )
         return pictures.to_square(image, size or self.size, self.channels)[None]
 
     def _label(self, common: Common) -> str | None:
+        """Returns the class to pass to the model; None for every class in turn."""
         return None if common.label == ANY else common.label
 
     def _shown(
         self,
         pixels: UInt8[np.ndarray, "n h w c"],
-        seconds: tuple[float, bool],
+        time_taken: _Time,
         evaluations: int,
-        more: str = "",
+        noise: str = "",
     ) -> Shown:
-        total, compiled = seconds
-        each = total / len(pixels)
+        """Enlarges results, and describes what they took."""
+        each = time_taken.seconds / len(pixels)
         took = f"{each:.1f} s" if each >= 1 else f"{1000 * each:.0f} ms"
         plural = "s" * (evaluations > 1)
-        line = f"{took} per picture, {evaluations} network evaluation{plural}{more}"
-        if compiled:
-            line += " (the first time, with compilation: press again)"
+        line = f"{took} per picture, {evaluations} network evaluation{plural}{noise}"
+        if time_taken.compiled:
+            line += " (with compilation, which happens only once)"
         return Shown(_enlarged(pixels), line)
 
 
 def _enlarged(pixels: UInt8[np.ndarray, "n h w c"]) -> list[np.ndarray]:
+    """Returns pictures in colour and large enough to see."""
     scale = -(-_VISIBLE // max(pixels.shape[1:3]))
     large = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
     return list(np.broadcast_to(large, (*large.shape[:3], 3)).copy())
 
 
-def _timed(make: Callable[[], Any]) -> tuple[Any, tuple[float, bool]]:
-    """What it makes, the seconds it took, and whether it compiled something."""
+def _timed(function: Callable[[], Any]) -> tuple[Any, _Time]:
+    """Calls a function; returns its result and the time it took."""
     before, started = _compilations().copy(), time.monotonic()
-    made = make()
+    result = function()
     seconds = time.monotonic() - started
-    return made, (seconds, _compilations() != before)
+    return result, _Time(seconds, compiled=_compilations() != before)
 
 
 @functools.cache
 def _compilations() -> list[str]:
-    """Grows with each compilation of this process, from the first call on."""
+    """Returns a list that grows with each compilation after the first call."""
     found: list[str] = []
 
     def listen(event: str, seconds: float, **rest: Any) -> None:

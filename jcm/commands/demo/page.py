@@ -1,4 +1,4 @@
-"""The page: what is where, and which button does what."""
+"""The layout of the page, and the action of each button."""
 
 import functools
 from collections.abc import Callable
@@ -11,23 +11,23 @@ from PIL import Image
 from jcm.commands.demo.actions import ANY, Actions, Common, Shown
 from jcm.runtime.errors import JcmError
 
-# At most; the sliders end there.
+# The largest values of the controls.
 _STEPS, _POINTS, _COUNT, _SEED = 8, 40, 16, 2**31 - 1
-# What a tab is made of: the text of its button, what that does, and with what.
+# A tab: the text of its button, the action, and the controls that only it has.
 _Tab = tuple[str, Callable[..., Shown], list[Any]]
 
 
 def build(actions: Actions) -> gr.Blocks:
-    """The page of a model; a diffusion model can only be sampled."""
+    """Builds the page of a model; a diffusion model has only the tab to sample."""
     model = actions.model
-    # Other people's pictures are gone after an hour.
+    # Pictures that users upload are deleted after an hour.
     options = {"analytics_enabled": False, "delete_cache": (3600, 3600)}
     with gr.Blocks(title="jcm", **options) as page:
         gr.Markdown(f"# jcm\n{_about(actions)}")
         with gr.Row():
             common = [
                 gr.Number(0, label="Seed", precision=0, minimum=0, maximum=_SEED),
-                gr.Slider(1, _COUNT, 4, step=1, label="How many"),
+                gr.Slider(1, _COUNT, 4, step=1, label="Number of images"),
                 gr.Dropdown(
                     [ANY, *model.class_names],
                     value=ANY,
@@ -48,11 +48,12 @@ def build(actions: Actions) -> gr.Blocks:
 
 
 def theme() -> gr.Theme:
-    """Of fonts that are there without a network."""
+    """Returns a theme with fonts that need no download."""
     return gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
 
 
 def _about(actions: Actions) -> str:
+    """Returns a line that describes the model."""
     model = actions.model
     kind = "Consistency" if model.kind == "consistency" else "Diffusion"
     size = f"{actions.size}×{actions.size}"
@@ -68,7 +69,7 @@ def _tab(
     common: list[Any],
     columns: int = 3,
 ) -> None:
-    """What goes in on the left, what comes out on the right."""
+    """Adds a tab with its controls on the left and the results on the right."""
     with gr.Tab(name), gr.Row():
         with gr.Column():
             text, action, own = make(actions, common)
@@ -91,18 +92,20 @@ def _tab(
 
 
 def _sample(actions: Actions, common: list[Any]) -> _Tab:
+    """Adds the controls of the tab that samples."""
     del common
     if actions.model.kind == "consistency":
         steps = gr.Slider(1, _STEPS, 1, step=1, label="Steps")
     else:
         points = min(actions.model.config.sample.steps, _POINTS)
-        steps = gr.Slider(2, _POINTS, points, step=1, label="Points of the ODE")
+        steps = gr.Slider(2, _POINTS, points, step=1, label="Points of the noise grid")
     return "Sample", actions.sample, [steps]
 
 
 def _inpaint(actions: Actions, common: list[Any]) -> _Tab:
+    """Adds the controls of the tab that inpaints."""
     brush = gr.Brush(default_size=24, colors=["#ff3355"], color_mode="fixed")
-    editor = _editor(actions, "Paint over what is to be made anew", brush=brush)
+    editor = _editor(actions, "Paint over the part to replace", brush=brush)
     _take(actions, common, editor)
 
     def inpaint(options: Common, drawing: dict[str, Any] | None) -> Shown:
@@ -114,20 +117,23 @@ def _inpaint(actions: Actions, common: list[Any]) -> _Tab:
 
 
 def _colorize(actions: Actions, common: list[Any]) -> _Tab:
+    """Adds the controls of the tab that colourises."""
     image = _image()
     _take(actions, common, image)
     return "Colourise", actions.colorize, [image]
 
 
 def _super_resolve(actions: Actions, common: list[Any]) -> _Tab:
+    """Adds the controls of the tab for super-resolution."""
     image = _image()
     _take(actions, common, image)
     factors = actions.factors()
-    factor = gr.Dropdown(factors, value=factors[0], label="Times larger")
+    factor = gr.Dropdown(factors, value=factors[0], label="Factor")
     return "Super-resolve", actions.super_resolve, [image, factor]
 
 
 def _strokes(actions: Actions, common: list[Any]) -> _Tab:
+    """Adds the controls of the tab for strokes."""
     del common
     paper = actions.paper()
     colours = ["#000000", "#ffffff", "#808080"]
@@ -138,13 +144,13 @@ def _strokes(actions: Actions, common: list[Any]) -> _Tab:
         colors=colours,
         default_color="#000000" if paper.mean() > 127 else "#ffffff",
     )
-    editor = _editor(actions, "Draw roughly", paper, brush=brush)
+    editor = _editor(actions, "Draw a rough picture", paper, brush=brush)
     noise = actions.model.config.noise
     sigma = gr.Slider(
         max(0.1, noise.sigma_min),
         min(20.0, noise.sigma_max),
         round(actions.stroke_sigma(), 1),
-        label="Noise (less stays closer to the strokes)",
+        label="Noise level (lower stays closer to the strokes)",
     )
 
     def draw(options: Common, drawing: dict[str, Any] | None, sigma: float) -> Shown:
@@ -155,12 +161,14 @@ def _strokes(actions: Actions, common: list[Any]) -> _Tab:
 
 
 def _interpolate(actions: Actions, common: list[Any]) -> _Tab:
+    """Adds the controls of the tab that interpolates."""
     del common
     other = gr.Number(1, label="To seed", precision=0, minimum=0, maximum=_SEED)
     return "Interpolate", actions.interpolate, [other]
 
 
 def _image() -> gr.Image:
+    """Adds a place for a picture."""
     return gr.Image(
         label="Picture",
         type="pil",
@@ -174,9 +182,9 @@ def _image() -> gr.Image:
 def _editor(
     actions: Actions, label: str, value: np.ndarray | None = None, **options: Any
 ) -> gr.ImageEditor:
-    """A place to draw on; what is dropped there is shown as the model will see it.
+    """Adds an editor to draw on; it shows a dropped picture as the model sees it.
 
-    A brush has the same size then, whatever the size of the picture.
+    The brush then has the same size for pictures of any size.
     """
     editor = gr.ImageEditor(
         value,
@@ -199,7 +207,7 @@ def _editor(
 
 
 def _over(layers: list[Image.Image]) -> Image.Image | None:
-    """One layer of all."""
+    """Returns all layers in one."""
     if not layers:
         return None
     layers = [layer.convert("RGBA") for layer in layers]
@@ -207,7 +215,7 @@ def _over(layers: list[Image.Image]) -> Image.Image | None:
 
 
 def _take(actions: Actions, common: list[Any], place: Any) -> None:
-    """A button that puts an image of the model into a place for pictures."""
+    """Adds a button that puts a sample into `place`, which shows a picture."""
     button = gr.Button("Take a sample", size="sm")
     _on(button, actions.picture, common, [], place, "picture")
 
@@ -220,13 +228,13 @@ def _on(
     outputs: Any,
     name: str,
 ) -> None:
-    """Binds an action; one runs at a time, and what it refuses is shown."""
+    """Makes a button run an action; one runs at a time, and the page shows errors."""
 
     def run(seed: int | None, count: int, label: str | None, *values: Any) -> Any:
         try:
             for place, value in zip([common[0], *own], [seed, *values], strict=True):
                 if value is None and isinstance(place, gr.Number | gr.Slider):
-                    raise JcmError(f"{place.label}: a number is missing")
+                    raise JcmError(f"{place.label}: enter a number")
             return action(Common(int(seed), int(count), label or ANY), *values)
         except JcmError as error:
             raise gr.Error(str(error), print_exception=False) from error
