@@ -11,7 +11,7 @@ from jcm import config as config_lib
 def get_config(mode: str = "") -> config_lib.ConfigDict:
     """Returns the config; `mode` is "" or "smoke"."""
     config = config_lib.base()
-    config_lib.digits(config)
+    config_lib.presets().digits(config)
     config.method = "edm"
     config.optim.name = "adam"
     config.optim.learning_rate = 2e-3

@@ -12,7 +12,7 @@ from jcm import config as config_lib
 def get_config(mode: str = "") -> config_lib.ConfigDict:
     """Returns the config; `mode` is "" or "smoke"."""
     config = config_lib.base()
-    config_lib.folder(config)
+    config_lib.presets().folder(config)
 
     config.method = "cd"
     config.teacher = "configs/folder_edm.py"

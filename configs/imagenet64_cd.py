@@ -16,7 +16,7 @@ from jcm import config as config_lib
 def get_config(mode: str = "") -> config_lib.ConfigDict:
     """Returns the config; `mode` is "" or "smoke"."""
     config = config_lib.base()
-    config_lib.imagenet64(config)
+    config_lib.presets().imagenet64(config)
     config.method = "cd"
     config.teacher = "configs/imagenet64_edm.py"
     config.loss.num_scales = 40

@@ -15,7 +15,7 @@ from jcm import config as config_lib
 def get_config(mode: str = "") -> config_lib.ConfigDict:
     """Returns the config; `mode` is "" or "smoke"."""
     config = config_lib.base()
-    config_lib.imagenet64(config)
+    config_lib.presets().imagenet64(config)
     config.method = "ct"
     config.loss.scales = "adaptive"
     config.loss.start_ema = 0.95

@@ -18,7 +18,7 @@ from jcm import config as config_lib
 def get_config(mode: str = "") -> config_lib.ConfigDict:
     """Returns the config; `mode` is "" or "smoke"."""
     config = config_lib.base()
-    config_lib.lsun256(config)
+    config_lib.presets().lsun256(config)
     config.method = "cd"
     config.teacher = "configs/lsun256_edm.py"
     config.loss.num_scales = 40

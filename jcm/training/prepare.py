@@ -194,6 +194,7 @@ class _Setup:
 
 def _check(config: ConfigDict, workdir: pathlib.Path) -> _Setup:
     """Checks the settings and the data; writes nothing and compiles nothing."""
+    config_lib.check(config)
     # Settings that no data can make valid are reported before the data is prepared.
     methods.create(config, build.network(config, num_classes=2))
     with distributed.fail_together():  # one machine may lack the data
