@@ -1,4 +1,4 @@
-"""Consistency models in JAX: train, sample and evaluate one-step image generators."""
+"""Consistency models in JAX: train, sample, edit with and evaluate them."""
 
 from jcm.data.images import to_float as to_float
 from jcm.data.images import to_uint8 as to_uint8

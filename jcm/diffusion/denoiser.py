@@ -96,7 +96,7 @@ class Denoiser:
         labels = labels.astype(np.int32)
         if labels.shape != (count,):
             raise JcmError(
-                f"labels of shape {labels.shape} for {count} images: give one each"
+                f"labels of shape {labels.shape} for {count} images: pass one for each"
             )
         unknown = labels[(labels < 0) | (labels >= classes)]
         if unknown.size:

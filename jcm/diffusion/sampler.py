@@ -131,7 +131,7 @@ class Sampler:
         key: Key[Array, ""],
         indices: Sequence[int] | Int[np.ndarray, " n"],
         schedule: Schedule,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[int] | Int[AnyArray, " n"] | None = None,
         *,
         origin: Float[AnyArray, "n h w c"] | None = None,
         known: Any = None,

@@ -1,1 +1,1 @@
-"""What a Python user holds: a trained model that samples, denoises and edits."""
+"""Trained models: load, sample, denoise, edit, score and save them."""

@@ -1,4 +1,4 @@
-"""The text beside a shared model: what it is, what it scored, whose it is."""
+"""The model card of a saved model: what it is, its scores and its licence."""
 
 import dataclasses
 import json
@@ -20,14 +20,14 @@ images = ConsistencyModelPipeline.from_pretrained("FOLDER")(batch_size=16).image
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What there is to know of weights, beside the numbers.
+    """Facts about the weights of a model.
 
     Attributes:
-      trained: the config tells how they were trained; else it only tells the network
-        and how to sample, and they come from elsewhere.
-      scores: what was scored of them, as in evaluation/scores.jsonl.
-      licence: its name, such as apache-2.0; empty where nobody says.
-      notes: what else there is to say, in Markdown.
+      trained: whether the config describes how they were trained. If not, they come
+        from elsewhere, and it only describes the network and how to sample.
+      scores: records of their scores, as in evaluation/scores.jsonl.
+      licence: name of the licence, such as apache-2.0; empty if it is not stated.
+      notes: further text in Markdown.
     """
 
     trained: bool = True
@@ -37,17 +37,17 @@ class About:
 
 
 def markdown(sentence: str, form: str, config: ConfigDict, about: About) -> str:
-    """A model card.
+    """Returns a model card in Markdown.
 
     Args:
-      sentence: on the network.
-      form: of the folder: "jcm" or "diffusers".
+      sentence: describes the model.
+      form: of the saved folder: "jcm" or "diffusers".
       config: of the model.
-      about: the rest.
+      about: facts about its weights.
     """
     parts = ["---", f"library_name: {form}"]
     if about.licence:
-        parts.append(f"license: {json.dumps(about.licence)}")  # JSON is YAML, too
+        parts.append(f"license: {json.dumps(about.licence)}")  # JSON is YAML
     parts += ["---", "", "# Model card", "", sentence]
     parts += ["", "```python", _USE[form], "```"]
     if about.trained:
@@ -61,6 +61,7 @@ def markdown(sentence: str, form: str, config: ConfigDict, about: About) -> str:
 
 
 def _training(config: ConfigDict) -> str:
+    """Returns a line on method, data and optimiser."""
     teacher = f", teacher `{config.teacher}`" if config.method == "cd" else ""
     loss = "" if config.method == "edm" else f", metric `{config.loss.metric}`"
     return (
@@ -72,7 +73,7 @@ def _training(config: ConfigDict) -> str:
 
 
 def _scores(records: Sequence[dict[str, Any]]) -> str:
-    """A table: mean over the seeds of each way of sampling."""
+    """Returns a table of the mean over all seeds, for each way of sampling."""
     values: dict[tuple[str, int], dict[str, list[float]]] = {}
     for record in records:
         row = values.setdefault((record["samples"], record["num_images"]), {})

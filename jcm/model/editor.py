@@ -155,7 +155,7 @@ class Editor:
           **options: see the class.
         """
         if self._channels != 3:
-            raise JcmError("the model makes grey images: colours need one of colour")
+            raise JcmError("the model makes grey images: use a model of colour images")
         x = self._images(given)
         free = np.asarray([0.0, 1.0, 1.0], np.float32)
         return self._edit(edits.known(Colours(), x, free), **options)
@@ -259,7 +259,7 @@ class Editor:
           `Edited` with (len(seeds) - 1) (count - 1) + 1 images.
         """
         if len(seeds) < 2 or count < 2:
-            raise JcmError("interpolation needs two seeds and two images at least")
+            raise JcmError("interpolation needs at least two seeds and two images")
         noises = [jax.random.normal(as_key(seed), self._shape) for seed in seeds]
         between = [
             edits.slerp(a, b, i / (count - 1))
@@ -360,7 +360,9 @@ class Editor:
         """Returns the number of the class of each of `count` images, or None."""
         several = labels is not None and not isinstance(labels, int | str)
         if several and len(labels) != count:
-            raise JcmError(f"{len(labels)} labels for {count} images: give one each")
+            raise JcmError(
+                f"{len(labels)} labels for {count} images: pass one for each"
+            )
         denoiser = self._sampler.denoiser
         return image_labels(self._config, count, denoiser, self._class_names, labels)
 
@@ -373,7 +375,9 @@ class Editor:
         noise = self._config.noise
         levels = edits.noise_level(x) if sigma is None else np.asarray(sigma)
         if levels.shape not in ((), (1,), (len(x),)):
-            raise JcmError(f"{levels.size} noise levels for {len(x)} images")
+            raise JcmError(
+                f"{levels.size} noise levels for {len(x)} images: pass one for each"
+            )
         levels = np.broadcast_to(levels, len(x)).astype(np.float32)
         if sigma is None:
             levels = np.clip(levels, noise.sigma_min, noise.sigma_max)

@@ -1,7 +1,8 @@
-"""A model as a folder that can be shared: params.safetensors, config.json, README.md.
+"""The folder of a saved model: params.safetensors, config.json and README.md.
 
-The tensors are named by their path in our tree, such as down/res16_block0/conv0/kernel;
-config.json has the resolved config and what else makes a model of them.
+A tensor is named by its path in the tree of parameters, such as
+down/res16_block0/conv0/kernel. config.json has the config, class names, training step
+and facts for the model card.
 """
 
 import dataclasses
@@ -23,14 +24,14 @@ _FORMAT = "jcm"
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """What a folder holds.
+    """The content of a folder.
 
     Attributes:
-      params: of the network: float32 arrays by their path.
-      config: as plain data; of the fields that count.
-      class_names: what the labels 0, 1, ... mean.
-      step: how many training steps made them; None where nothing tells.
-      about: what else is known of them.
+      params: float32 arrays by their path.
+      config: fields of the config as plain data.
+      class_names: names of the classes 0, 1, ...
+      step: number of training steps that made the weights; None if unknown.
+      about: facts for the model card.
     """
 
     params: Mapping[str, np.ndarray]
@@ -41,20 +42,20 @@ class Exported:
 
 
 def is_exported(path: str | os.PathLike) -> bool:
-    """Whether a folder looks like one."""
+    """Returns whether `jcm.save` wrote a folder, by the name of its file."""
     return (pathlib.Path(path) / _PARAMS).is_file()
 
 
 def write(path: str | os.PathLike, model: Exported, text: str) -> None:
-    """Writes a model, the parameters bit for bit.
+    """Writes a model; the parameters keep their values to the bit.
 
     Args:
-      path: of the folder; made where it is missing.
+      path: the folder, which is created if it is missing.
       model: what is written.
-      text: the model card, in Markdown.
+      text: the model card in Markdown.
 
     Raises:
-      JcmError: where the folder has files already, or cannot be written.
+      JcmError: if the folder has files, or if it cannot be written.
     """
     path = files.new_folder(path)
     about = {
@@ -66,7 +67,7 @@ def write(path: str | os.PathLike, model: Exported, text: str) -> None:
     }
     files.write_text(path / _CARD, text)
     files.write_json(path / _CONFIG, about)
-    # The last, by which the folder is known.
+    # Written last, since `is_exported` looks for it.
     files.write_tensors(path / _PARAMS, model.params, {"format": _FORMAT})
 
 
@@ -74,7 +75,7 @@ def read(path: str | os.PathLike) -> Exported:
     """Reads what `write` wrote.
 
     Raises:
-      JcmError: for a file that is missing, cut short or of something else.
+      JcmError: if a file is missing, incomplete or of another format.
     """
     path = pathlib.Path(path)
     try:
@@ -92,9 +93,9 @@ def read(path: str | os.PathLike) -> Exported:
             step=step,
             about=card.About(**known | {"scores": tuple(known["scores"])}),
         )
-    except Exception as error:  # what anybody wrote can be wrong in any way
+    except Exception as error:  # the files may hold anything
         reason = one_line(error)
         raise JcmError(
-            f"{path} is not a whole model written by jcm.save ({reason}): copy"
+            f"{path} is not a complete model of jcm.save ({reason}): copy"
             f" {_CONFIG} and {_PARAMS} again"
         ) from error

@@ -40,7 +40,8 @@ def load(
         - the name of a published model, such as openai/cd-cifar10-lpips.
       ema: which weights of a run: a rate of `config.train.ema_rates` such as "0.9999",
         "params" for the trained weights, or "target_params" for those of the target;
-        by default what `config.sample.ema` of the run says.
+        by default what `config.sample.ema` of the run says. A checkpoint of the
+        original JAX code has "params_ema", "params" and "target_params".
       step: of the checkpoint of a run; 0 for the newest.
       batch_size: largest number of images at a time on this process's devices; by
         default that of the run's config.
@@ -59,19 +60,13 @@ def load(
             " published one, such as openai/cd-cifar10-lpips"
         )
     if folder.is_exported(path):
-        if step or ema or hints:
-            raise JcmError(f"{path} is one whole model: it takes no other arguments")
+        _check_unused(path, "a saved model", ema=ema, step=step, **hints)
         return _from_folder(path, batch_size)
     if checkpoint.is_checkpoint(path):
-        if step:
-            raise JcmError(f"{path} is one checkpoint: drop step={step}")
+        _check_unused(path, "a single checkpoint", step=step)
         found = checkpoint.read(path, checkpoint.Hints(**hints), ema)
         return _from_checkpoint(found, batch_size)
-    if hints:
-        raise JcmError(
-            f"{path} is no checkpoint file, so it takes no {', '.join(hints)}: a"
-            " workdir records them"
-        )
+    _check_unused(path, "a workdir", **hints)
     return _from_workdir(path, ema, step, batch_size)
 
 
@@ -226,6 +221,13 @@ def _check_hints(hints: Mapping[str, Any]) -> None:
     unknown = hints.keys() - {f.name for f in dataclasses.fields(checkpoint.Hints)}
     if unknown:
         raise JcmError(f"{', '.join(sorted(unknown))}: jcm.load takes no such argument")
+
+
+def _check_unused(path: str | os.PathLike, kind: str, **arguments: Any) -> None:
+    """Raises JcmError if an argument was given that `path`, a `kind`, does not take."""
+    given = [f"{name}={value!r}" for name, value in arguments.items() if value]
+    if given:
+        raise JcmError(f"{path} is {kind}: drop {', '.join(given)}")
 
 
 def _check_same_images(

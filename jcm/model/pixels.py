@@ -64,7 +64,7 @@ def sample_pixels(
     if len(broken):
         raise JcmError(
             f"image {indices[broken[0]]} of seed {seed}, {schedule.title}, is not"
-            " finite: take an earlier checkpoint"
+            " finite: use an earlier checkpoint"
         )
     return np.asarray(pixels)[:count]
 

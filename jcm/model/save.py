@@ -1,4 +1,4 @@
-"""Models as folders to share: `jcm.save`."""
+"""Saving of models as folders to share: `jcm.save`."""
 
 import dataclasses
 import os
@@ -15,8 +15,8 @@ from jcm.runtime.errors import JcmError
 
 FORMS = ("jcm", "diffusers")
 
-# What a config tells of a model that was trained elsewhere.
-_TOLD = ("method", "noise", "model", "sample")
+# Sections of the config that describe a model that was trained elsewhere.
+_SECTIONS = ("method", "noise", "model", "sample")
 
 
 def save(
@@ -27,25 +27,27 @@ def save(
     licence: str = "",
     notes: str = "",
 ) -> None:
-    """Writes a model as a folder to share, which `jcm.load` opens.
+    """Writes a model as a folder to share, which `jcm.load` loads.
 
     Args:
-      model: any that `jcm.load` gives.
-      path: of the folder, new or empty.
-      to: "jcm": params.safetensors (bit for bit), config.json and a model card,
-        README.md; "diffusers": what its ConsistencyModelPipeline opens, for a
-        consistency model with an ADM.
-      licence: for the card, such as apache-2.0; by default that of the release.
-      notes: for the card, in Markdown; by default where the model comes from.
+      model: the model.
+      path: the folder, new or empty.
+      to: "jcm" writes params.safetensors (bit for bit), config.json and a model card,
+        README.md. "diffusers" writes a folder for its ConsistencyModelPipeline; this
+        needs a consistency model with an ADM.
+      licence: for the model card, such as apache-2.0; by default that of the release.
+      notes: for the model card, in Markdown; by default the origin of the model.
 
     Raises:
-      JcmError: where the folder has files already or cannot be written, or diffusers
-        has no such model.
+      JcmError: if the folder has files or cannot be written, or if diffusers has no
+        such model.
     """
     if to not in FORMS:
         raise JcmError(f"to={to!r}: use one of {', '.join(FORMS)}")
     if to == "diffusers" and model.kind != "consistency":
-        raise JcmError("diffusers has a pipeline for consistency models alone")
+        raise JcmError(
+            "diffusers has a pipeline for consistency models only: use to='jcm'"
+        )
     arch = model.denoiser.network.arch
     about = dataclasses.replace(
         model.about,
@@ -61,7 +63,7 @@ def save(
     config = model.config.to_dict()
     if not about.trained:
         data = {"image_size": arch.image_size, "channels": arch.image_channels}
-        config = {name: config[name] for name in _TOLD} | {"data": data}
+        config = {name: config[name] for name in _SECTIONS} | {"data": data}
     exported = folder.Exported(
         params={
             jax.tree_util.keystr(keys, simple=True, separator="/"): np.asarray(leaf)
@@ -76,7 +78,7 @@ def save(
 
 
 def _scores(model: Model) -> tuple[dict, ...]:
-    """What was scored of exactly these weights."""
+    """Returns the records of the scores of exactly these weights."""
     if model.workdir is None:
         return model.about.scores
     digest = networks.fingerprint(model.params)
@@ -85,6 +87,7 @@ def _scores(model: Model) -> tuple[dict, ...]:
 
 
 def _sentence(model: Model) -> str:
+    """Returns a sentence that describes the model, for its card."""
     arch = model.denoiser.network.arch
     made = "" if model.step is None else f", of step {model.step:,} of its training"
     classes = f" of {arch.num_classes} classes" if arch.num_classes else ""

@@ -432,7 +432,7 @@ def test_a_model_from_elsewhere_is_scored_and_sampled(run, tmp_path):
             3,
             "image_size=8 and channels=1, and not",
         ),
-        (sample_lib.sample, "sample.step", 4, "is one whole model: it takes no other"),
+        (sample_lib.sample, "sample.step", 4, "is a saved model: drop step=4"),
         (sample_lib.sample, "noise.sigma_max", 90.0, "with sigma_max=80.0 and not 90"),
         (sample_lib.sample, "sample.model", "x", "config.sample.model: there is no x"),
         (evaluate.evaluate, "eval.watch", True, "config.eval.watch is for a workdir"),

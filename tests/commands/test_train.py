@@ -137,7 +137,7 @@ def test_teacher_and_student_with_classes(tiny, tmp_path):
     np.testing.assert_array_equal(by_name, by_number)
     with pytest.raises(JcmError, match="0 to 9"):
         trained.sample(0, 3, labels=[10])
-    with pytest.raises(JcmError, match="label 'cat' is no class: the model knows 0, 1"):
+    with pytest.raises(JcmError, match="label 'cat' is unknown: the classes are 0, 1"):
         trained.sample(0, 3, labels=["cat"])
     given = np.zeros((2, 8, 8, 1), np.float32), np.ones(2), np.array([3, 4])
     inside = jax.jit(trained.denoise)(*given)

@@ -280,7 +280,7 @@ def test_labels_go_with_their_images(classes):
         alike = classes.edit.variations(images, labels=label, **options).images
         np.testing.assert_allclose(made[mine], alike[mine], atol=1e-5)
         assert np.abs(made - alike)[2 - mine.start : 4 - mine.start].max() > 1e-3
-    with pytest.raises(jcm.JcmError, match="3 labels for 2 images: give one each"):
+    with pytest.raises(jcm.JcmError, match="3 labels for 2 images: pass one for each"):
         classes.edit.variations(images, labels=[1, 2, 3])
 
 
@@ -371,7 +371,7 @@ def test_any_kind_of_image_is_taken(digits, colours, caplog):
             "patches of 3x3 do not divide 8x8",
         ),
         (lambda e, x: e.inpaint(x, np.ones((8, 8)), labels=3), "has no classes: drop"),
-        (lambda e, x: e.interpolate((1,)), "needs two seeds"),
+        (lambda e, x: e.interpolate((1,)), "needs at least two seeds"),
         (lambda e, x: e.inpaint(x * np.nan, np.ones((8, 8))), "not finite: remove"),
     ],
 )

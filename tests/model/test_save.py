@@ -95,7 +95,7 @@ def test_a_damaged_folder_is_refused(file, tmp_path):
     params = tmp_path / "model" / "params.safetensors"
     whole, about = params.read_bytes(), tmp_path / "model" / "config.json"
     params.write_bytes(whole[:-5])
-    with pytest.raises(jcm.JcmError, match="is not a whole model written by jcm.save"):
+    with pytest.raises(jcm.JcmError, match="is not a complete model of jcm.save"):
         jcm.load(tmp_path / "model")
     params.write_bytes(whole)
     text = about.read_text()
@@ -110,8 +110,8 @@ def test_a_damaged_folder_is_refused(file, tmp_path):
         jcm.load(tmp_path / "model")
     for content in (text.replace('"step": 20000', '"step": "x"'), "[" * 100_000):
         about.write_text(content)
-        with pytest.raises(jcm.JcmError, match="is not a whole model written by jcm."):
+        with pytest.raises(jcm.JcmError, match="is not a complete model of jcm.save"):
             jcm.load(tmp_path / "model")
     about.write_text(text[:100])
-    with pytest.raises(jcm.JcmError, match="is not a whole model written by jcm.save"):
+    with pytest.raises(jcm.JcmError, match="is not a complete model of jcm.save"):
         jcm.load(tmp_path / "model")

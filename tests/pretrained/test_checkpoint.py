@@ -40,7 +40,7 @@ def test_the_original_s_own_files_open(with_target, tmp_path):
 
 
 def test_weights_are_chosen_by_name(file, tmp_path):
-    with pytest.raises(jcm.JcmError, match="it has no target_params"):
+    with pytest.raises(jcm.JcmError, match="the file has no target_params"):
         jcm.load(file, image_size=16, ema="target_params")
     with pytest.raises(jcm.JcmError, match="ema='ema' is unknown: use one of params_e"):
         jcm.load(file, image_size=16, ema="ema")
@@ -56,19 +56,19 @@ def _packed(shape, dtype, content):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not a whole checkpoint of flax"),
-        (b"\x81 no map", "not a whole checkpoint of flax"),
+        (b"", "not a complete checkpoint of flax"),
+        (b"\x81 no map", "not a complete checkpoint of flax"),
         (msgpack.packb({"params_ema": {"a": 3}}), "entry 'a' is a int, not an array"),
-        (msgpack.packb({"other": 3}), "it has no params_ema"),
+        (msgpack.packb({"other": 3}), "the file has no params_ema"),
         (msgpack.packb({"params_ema": 3}), "entry 'params_ema' is a int, not a tree"),
-        (msgpack.packb({"params_ema": {3: 4}}), "not a whole checkpoint of flax"),
+        (msgpack.packb({"params_ema": {3: 4}}), "not a complete checkpoint of flax"),
         (
             msgpack.packb({"params_ema": {"a": _packed((1,), "object", b"8" * 8)}}),
             "an array of object",
         ),
         (
             msgpack.packb({"params_ema": {"a": _packed((9,), "float32", b"8" * 8)}}),
-            "not a whole checkpoint",
+            "not a complete checkpoint",
         ),
         (
             msgpack.packb({"params_ema": {"a": msgpack.ExtType(9, b"8")}}),
@@ -76,7 +76,7 @@ def _packed(shape, dtype, content):
         ),
         (
             msgpack.packb({"params_ema": {"a": _packed((2,), "float32", b"8" * 8)}}),
-            "no 'GaussianFourierProjection_0/W' in the file",
+            "the file has no tensor 'GaussianFourierProjection_0/W'",
         ),
     ],
 )
@@ -91,7 +91,7 @@ def test_a_file_cut_short_or_too_long_is_refused(file):
     whole = file.read_bytes()
     for content in (whole[:-1], whole[: len(whole) // 2], whole + b"\x00"):
         file.write_bytes(content)
-        with pytest.raises(jcm.JcmError, match="not a whole checkpoint of flax"):
+        with pytest.raises(jcm.JcmError, match="not a complete checkpoint of flax"):
             jcm.load(file)
 
 
@@ -168,7 +168,9 @@ def test_code_in_a_file_is_never_run(tmp_path, monkeypatch, content):
         archive.writestr("archive/data.pkl", pickle.dumps(content, 2))
     pathlib.Path("bare.pt").write_bytes(pickle.dumps(content, 2))
     for name in ("zip.pt", "bare.pt"):
-        with pytest.raises(jcm.JcmError, match=f"{name} is not a whole PyTorch file"):
+        with pytest.raises(
+            jcm.JcmError, match=f"{name} is not a complete PyTorch file"
+        ):
             jcm.load(name)
     assert not pathlib.Path("BROKEN").exists()
 
@@ -201,7 +203,9 @@ def test_a_half_downloaded_file_is_called_what_it_is(tmp_path, share, suffix):
     content = whole.read_bytes()
     path = tmp_path / f"half{suffix}"
     path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(jcm.JcmError, match="half.* is not a whole PyTorch file of wei"):
+    with pytest.raises(
+        jcm.JcmError, match="half.* is not a complete PyTorch file of wei"
+    ):
         jcm.load(path)
 
 
@@ -244,6 +248,6 @@ def test_whatever_tensor_is_damaged_it_is_one_line(tmp_path, form):
                 path.write_bytes(content)
             else:
                 torch_weights.save(path, found)
-            with pytest.raises(jcm.JcmError, match="tensor|entry|whole") as caught:
+            with pytest.raises(jcm.JcmError, match="tensor|entry|complete") as caught:
                 jcm.load(path, **hints)
             assert "\n" not in str(caught.value), what

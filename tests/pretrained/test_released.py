@@ -43,7 +43,7 @@ def test_a_published_name_is_fetched_once(file, tmp_path, monkeypatch):
     with pytest.raises(jcm.JcmError, match="elsewhere and put it at .*edm_cifar10_ema"):
         jcm.load("openai/edm-cifar10")
     with pytest.raises(
-        jcm.JcmError, match="'openai/gan' is no published model: use op"
+        jcm.JcmError, match="'openai/gan' is no published model: use one of op"
     ):
         jcm.load("openai/gan")
 
