@@ -74,11 +74,11 @@ class Scorer:
         self._config, self._prepared = config, False
         self._folder = pathlib.Path(workdir) / "evaluation"
         self._path = pathlib.Path(workdir) / workdir_lib.SCORES_FILE
-        self._scores = scores_lib.create(config, dataset)
+        self._groups = scores_lib.create(config, dataset)
         # By name of a score, all that its value depends on except the samples.
         self._by: dict[str, Any] = {}
-        for score in self._scores:
-            self._by |= score.identity()
+        for group in self._groups:
+            self._by |= group.identity()
         self._records = workdir_lib.scores(workdir)
 
     def __call__(
@@ -175,8 +175,8 @@ class Scorer:
     def _prepare(self) -> None:
         """Computes once what the scores need of the real images."""
         if not self._prepared:
-            for score in self._scores:
-                score.prepare()
+            for group in self._groups:
+                group.prepare()
             self._prepared = True
 
     def _labels(self, model: Model) -> list[int] | None:
@@ -216,8 +216,8 @@ class Scorer:
     ) -> dict[str, float]:
         """Computes all scores, with the values of process 0."""
         scores: dict[str, float] = {}
-        for score in self._scores:
-            scores |= score(pixels, labels)
+        for group in self._groups:
+            scores |= group(pixels, labels)
         # A search samples at levels that depend on scores, so all processes need the
         # same values, to the bit.
         values = distributed.from_main(np.asarray(list(scores.values())))
