@@ -30,7 +30,7 @@ class Plan:
     def __str__(self) -> str:
         parts = ", ".join(f"{key} {_mib(value)}" for key, value in self.parts.items())
         limit = f" of {_mib(self.limit)}" if self.limit else ""
-        return f"memory of each device: {_mib(self.total)}{limit} MiB: {parts}"
+        return f"memory per device: {_mib(self.total)}{limit} MiB ({parts})"
 
     @property
     def total(self) -> int:

@@ -257,13 +257,13 @@ def _lacks_scores(workdir: pathlib.Path, step: int, every: int) -> bool:
 def _load_frozen(setup: _Setup, workdir: pathlib.Path, train: _Train) -> Frozen:
     """Puts the teacher and the constants of the loss on the devices."""
     network, method = setup.program.network, setup.program.method
-    logging.info("\n%s", get_parameter_overview(network.shapes, include_stats=False))
     teacher = None
     if method.needs_teacher:
         teacher = start.teacher_weights(setup.config, workdir, network, train)
         teacher_hash = networks.fingerprint(teacher)
         distributed.check_equal({"the teacher's weights": teacher_hash})
         workdir_lib.claim_teacher(workdir, teacher_hash)
+    logging.info("\n%s", get_parameter_overview(network.shapes, include_stats=False))
     place = jax.tree.map(lambda leaf: leaf.sharding, setup.program.frozen)
     return jax.device_put(Frozen(teacher=teacher, constants=method.constants), place)
 

@@ -51,7 +51,7 @@ def test_parts_are_what_one_device_holds():
 
 def test_a_plan_that_fits_is_printed_and_not_refused():
     made = Plan({"parameters": 3 << 20, "step": 2 << 20}, limit=6 << 20)
-    assert str(made) == "memory of each device: 5 of 6 MiB: parameters 3, step 2"
+    assert str(made) == "memory per device: 5 of 6 MiB (parameters 3, step 2)"
     memory_plan.check(made, config_lib.base())
     memory_plan.check(Plan({"step": 1 << 60}, limit=None), config_lib.base())
 
