@@ -223,7 +223,7 @@ def _check_hints(hints: Mapping[str, Any]) -> None:
         raise JcmError(f"{', '.join(sorted(unknown))}: jcm.load takes no such argument")
 
 
-def _check_unused(path: str | os.PathLike, kind: str, **arguments: Any) -> None:
+def _check_unused(path: str | os.PathLike, kind: str, /, **arguments: Any) -> None:
     """Raises JcmError if an argument was given that `path`, a `kind`, does not take."""
     given = [f"{name}={value!r}" for name, value in arguments.items() if value]
     if given:

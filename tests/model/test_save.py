@@ -62,7 +62,7 @@ def test_a_published_model_knows_where_it_comes_from(file, tmp_path, monkeypatch
 
 def test_the_command_converts(file, tmp_path):
     def run(*arguments):
-        command = [sys.executable, "-m", "jcm.pretrained", *map(str, arguments)]
+        command = [sys.executable, "-m", "jcm.commands.convert", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
     done = run(file, tmp_path / "model", "--image_size=16", "--licence=mit")
