@@ -4,6 +4,7 @@ A UNet2DModel is an ADM for certain values of its config. It has no input pyrami
 cannot be an NCSN++.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -218,10 +219,7 @@ def params(
                 )
             merged[name] = np.concatenate(parts)
 
-    def name_of(path: tensors.Path) -> str:
-        *module, leaf = path
-        return f"{names['/'.join(module)]}.{tensors.TORCH_LEAVES[leaf]}"
-
+    name_of = functools.partial(tensors.torch_name, names)
     return tensors.fill(template, merged, name_of, tensors.channels_last)
 
 
@@ -229,9 +227,9 @@ def tensors_of(arch: adm.Architecture, params: Params) -> dict[str, np.ndarray]:
     """Converts parameters to the tensors of a UNet2DModel; the inverse of `params`."""
     names, flat = _module_names(arch), {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
-        *module, last = place = tuple(key.key for key in keys)
-        array = tensors.channels_first(place, np.asarray(leaf))
-        name = f"{names['/'.join(module)]}.{tensors.TORCH_LEAVES[last]}"
+        path = tuple(key.key for key in keys)
+        array = tensors.channels_first(path, np.asarray(leaf))
+        name = tensors.torch_name(names, path)
         if _QKV in name:
             thirds = np.split(array, 3)
             for letter, part in zip("qkv", thirds, strict=True):

@@ -1,7 +1,7 @@
-"""Flax's checkpoint files (msgpack), part by part and without running anything.
+"""Checkpoint files of flax (msgpack), read in parts and without running anything.
 
-Such a file is one map: step, parameters, averages, state of the optimizer. Parts that
-are not asked for are passed over, so that a file of 1 GB costs no more memory than the
+A file is a map of step, parameters, averages and state of the optimiser. Parts that are
+not wanted are skipped, so that reading a file of 1 GB takes no more memory than the
 parameters taken from it.
 """
 
@@ -16,26 +16,26 @@ import numpy as np
 
 from jcm.runtime.errors import JcmError, one_line
 
-# Types that flax adds to msgpack.
+# The extension types of msgpack that flax uses.
 _ARRAY, _SCALAR = 1, 3
 
 
 class _Refused(Exception):
-    """The content is not what flax writes; says why."""
+    """The content is not what flax writes; the message states why."""
 
 
 def load(path: str | os.PathLike, wanted: Collection[str]) -> dict[str, Any]:
     """Reads some parts of a checkpoint.
 
     Args:
-      path: a file that `flax.serialization.to_bytes` made of a state.
-      wanted: names at the top of the map, such as params_ema.
+      path: a file that `flax.serialization.to_bytes` made from a state.
+      wanted: names of entries of the map, such as params_ema.
 
     Returns:
-      What the file has of them: nested dictionaries of arrays.
+      Those of the wanted entries that the file has, as nested dictionaries of arrays.
 
     Raises:
-      JcmError: the file is missing, cut short, or no such file.
+      JcmError: if the file is missing, incomplete, or has another format.
     """
     path = pathlib.Path(path)
     found: dict[str, Any] = {}
@@ -52,68 +52,77 @@ def load(path: str | os.PathLike, wanted: Collection[str]) -> dict[str, Any]:
                 else:
                     unpacker.skip()
             if unpacker.tell() != size:
-                raise _Refused(f"{size - unpacker.tell()} bytes too many")
+                raise _Refused(f"it has {size - unpacker.tell()} bytes too many")
         return found
     except OSError as error:
-        raise JcmError(f"cannot read {path}: {error.strerror or error}") from error
-    # Foreign bytes can fail in any way, with one remedy.
+        raise JcmError(
+            f"cannot read {path}: {error.strerror or error}: name another file"
+        ) from error
+    # A broken file can raise anything, and the remedy is the same.
     except Exception as error:
         reason = one_line(error)
         raise JcmError(
-            f"{path} is not a whole checkpoint of flax ({reason}): fetch it again"
+            f"{path} is not a complete checkpoint of flax ({reason}): download it again"
         ) from error
 
 
 def part(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """One branch of a checkpoint.
+    """Returns one subtree of a checkpoint.
 
     Raises:
-      JcmError: where it is missing or no branch.
+      JcmError: if it is missing or not a tree.
     """
     found = tree.get(name)
     if not isinstance(found, dict):
-        raise JcmError(f"entry {name!r} is a {type(found).__name__}, not a tree")
+        raise JcmError(
+            f"entry {name!r} is a {type(found).__name__}, not a tree: name another file"
+        )
     return found
 
 
 def count(tree: Mapping[str, Any], name: str) -> int:
-    """One whole number of a checkpoint.
+    """Returns one integer of a checkpoint.
 
     Raises:
-      JcmError: where it is anything else.
+      JcmError: if it is anything else.
     """
     found = np.asarray(tree[name])
     if found.shape or found.dtype.kind not in "iu":
-        raise JcmError(f"entry {name!r} is no whole number")
+        raise JcmError(f"entry {name!r} is not an integer: name another file")
     return int(found)
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
-    """Arrays by slash-separated path.
+    """Returns the arrays of a tree by slash-separated path.
 
     Raises:
-      JcmError: for anything but arrays in dictionaries.
+      JcmError: if the tree holds anything but arrays in dictionaries.
     """
     flat: dict[str, np.ndarray] = {}
     for name, value in tree.items():
         if not isinstance(name, str):
-            raise JcmError(f"entry {name!r} of {prefix!r} has no name")
+            raise JcmError(
+                f"entry {name!r} of {prefix!r} has no name: name another file"
+            )
         path = f"{prefix}{name}"
         if isinstance(value, dict):
             flat |= flatten(value, f"{path}/")
         elif isinstance(value, np.ndarray):
             flat[path] = value
         else:
-            raise JcmError(f"entry {path!r} is a {type(value).__name__}, not an array")
+            raise JcmError(
+                f"entry {path!r} is a {type(value).__name__}, not an array: name"
+                " another file"
+            )
     return flat
 
 
 def _decode(code: int, data: bytes) -> np.ndarray:
     if code not in (_ARRAY, _SCALAR):
-        raise _Refused(f"an entry of type {code}")
+        raise _Refused(f"it has an entry of type {code}")
     shape, name, content = msgpack.unpackb(data, raw=True)
     name = name.decode()
     dtype = np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
     if dtype.hasobject:
-        raise _Refused(f"an array of {name}")
+        raise _Refused(f"it has an array of {name}")
     return np.frombuffer(content, dtype).reshape(shape)

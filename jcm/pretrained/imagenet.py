@@ -6,23 +6,23 @@ import pathlib
 
 @functools.cache
 def _lines() -> list[tuple[str, str]]:
-    """Number and name of every class."""
+    """Returns the WordNet number and the name of every class."""
     text = pathlib.Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")
     return [tuple(line.split(" ", 1)) for line in text.splitlines()]
 
 
 @functools.cache
 def other_names() -> dict[str, str]:
-    """From "tench" to n01440764, and from n01440764 to "tench"."""
+    """Returns a map from "tench" to n01440764 and from n01440764 to "tench"."""
     return {a: b for pair in _lines() for a, b in (pair, pair[::-1])}
 
 
 @functools.cache
 def class_names() -> tuple[str, ...]:
-    """Names such as "tench", each once; label i is class i.
+    """Returns the unique name of each class, such as "tench", in the order of labels.
 
-    The first word of WordNet for each class; where two bear the same, with what it is
-    in brackets: "crane (bird)". Labels are in the order of WordNet's numbers, which are
-    the names of the data set's folders.
+    A name is the first word in WordNet, and in brackets what distinguishes classes with
+    the same word: "crane (bird)". Labels are in the order of the WordNet numbers, which
+    are the names of the folders of the data set.
     """
     return tuple(name for _, name in _lines())

@@ -1,14 +1,15 @@
 """Parameters of NVIDIA's networks (NVlabs/edm, Karras et al. 2022), as state dicts.
 
-DDPM++ and NCSN++ are one class there (`SongUNet`), ADM another (`DhariwalUNet`). Blocks
-bear the image size at which they end (`enc.16x16_block0.conv0.weight`), and have their
-attention inside.
+In the original, `SongUNet` is the class of DDPM++ and NCSN++, and `DhariwalUNet` that
+of ADM. The name of a block states the image size of its output
+(`enc.16x16_block0.conv0.weight`), and attention is part of a block.
 """
 
 import dataclasses
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ _PARTS = {
 }
 NOTES = (
     "The network is one of NVlabs/edm (Karras et al. 2022). The weights that NVIDIA"
-    " published are under CC BY-NC-SA 4.0: not for commercial use."
+    " published are under CC BY-NC-SA 4.0, which forbids commercial use."
 )
 _QKV = ("query", "key", "value")
 
@@ -43,12 +44,13 @@ State = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a state dict holds.
+    """The content of a state dict.
 
     Attributes:
       arch: sizes of the network.
-      tensors: by their names there, but with queries, keys and values in our order.
-      prefix: "model." where their preconditioning was saved around the network.
+      tensors: tensors by their original names, with queries, keys and values in our
+        order.
+      prefix: "model." if the preconditioning was saved around the network, else "".
     """
 
     arch: UNetSizes
@@ -56,114 +58,146 @@ class Found:
     prefix: str
 
 
+@dataclasses.dataclass(frozen=True)
+class _Names:
+    """Lookup of tensors by their names without the prefix."""
+
+    state: State
+    prefix: str
+
+    def __contains__(self, name: str) -> bool:
+        return f"{self.prefix}{name}" in self.state
+
+    def shape(self, name: str, axes: int) -> tuple[int, ...]:
+        return tensors.shape(self.state, f"{self.prefix}{name}", axes)
+
+
 def is_edm(state: State) -> bool:
-    """Whether a state dict looks like one of theirs, with or without its wrapper."""
+    """Returns whether a state dict looks like one of NVlabs/edm."""
     return any(name.endswith("map_layer0.weight") for name in state)
 
 
 def read(state: State) -> Found:
-    """The network of a state dict.
+    """Derives the sizes of a network from the names and shapes of its tensors.
 
     Args:
-      state: the state dict, of the network or of its preconditioning around it.
+      state: the state dict of the network, or of the preconditioning around it.
 
     Raises:
-      JcmError: where the file is not of such a network, or not whole.
+      JcmError: if the file holds another network or is incomplete.
     """
     firsts = [found for name in state if (found := _FIRST.fullmatch(name))]
     if len(firsts) != 1:
-        raise JcmError("no 'enc...._conv.weight' in the file: it is of another network")
-    prefix, image_size = firsts[0][1] or "", int(firsts[0][2])
-
-    def shape(name: str, axes: int) -> tuple[int, ...]:
-        return tensors.shape(state, f"{prefix}{name}", axes)
-
-    def has(name: str) -> bool:
-        return f"{prefix}{name}" in state
-
-    sizes = [image_size]
-    while has(f"enc.{sizes[-1] // 2}x{sizes[-1] // 2}_down.conv0.weight"):
+        raise JcmError(
+            "the file has no tensor 'enc...._conv.weight': name a file of a known"
+            " network"
+        )
+    names = _Names(state, firsts[0][1] or "")
+    sizes = [int(firsts[0][2])]
+    while f"enc.{sizes[-1] // 2}x{sizes[-1] // 2}_down.conv0.weight" in names:
         sizes.append(sizes[-1] // 2)
-    nf = shape("map_layer0.weight", 2)[0] // 4
-    widths = [shape(f"enc.{size}x{size}_block0.conv0.bias", 1)[0] for size in sizes]
+    make = _adm if "out_conv.weight" in names else _ncsnpp
+    arch = make(names, sizes)
+    arch.check()
+    return Found(arch, _prepared(state, arch, names.prefix), names.prefix)
+
+
+def _common(names: _Names, sizes: list[int]) -> dict[str, Any]:
+    """Returns the fields of `UNetSizes`."""
+    first = f"enc.{sizes[0]}x{sizes[0]}"
+    nf = names.shape("map_layer0.weight", 2)[0] // 4
+    widths = _widths(names, sizes)
     if not nf or any(width % nf for width in widths):
-        raise JcmError(f"levels of {widths} channels are none of a known network")
-    block = re.compile(
-        re.escape(f"{prefix}enc.{image_size}x{image_size}_block") + r"\d+"
-    )
-    common = {
-        "image_size": image_size,
-        "image_channels": shape(f"enc.{image_size}x{image_size}_conv.weight", 4)[1],
-        "num_classes": shape("map_label.weight", 2)[1]
-        if has("map_label.weight")
-        else 0,
+        raise JcmError(
+            f"levels of {widths} channels belong to no known network: name another file"
+        )
+    block = re.compile(re.escape(f"{names.prefix}{first}_block") + r"\d+")
+    labels = "map_label.weight"
+    return {
+        "image_size": sizes[0],
+        "image_channels": names.shape(f"{first}_conv.weight", 4)[1],
+        "num_classes": names.shape(labels, 2)[1] if labels in names else 0,
         "nf": nf,
         "ch_mult": tuple(width // nf for width in widths),
         "num_res_blocks": len(
-            {found[0] for name in state if (found := block.match(name))}
+            {found[0] for name in names.state if (found := block.match(name))}
         ),
         "attn_resolutions": tuple(
-            size for size in sizes if has(f"enc.{size}x{size}_block0.qkv.weight")
+            size for size in sizes if f"enc.{size}x{size}_block0.qkv.weight" in names
         ),
         "dropout": 0.0,
         "dtype": "float32",
         "remat": (),
     }
-    if has("out_conv.weight"):
-        if any(width < 128 or width % 32 for width in widths):
-            # Theirs have fewer groups then.
-            raise JcmError(f"an ADM of {widths} channels is none that was published")
-        arch: UNetSizes = adm.Architecture(
-            **common,
-            num_heads=0,
-            head_channels=64,
-            time_scale=1.0,
-            scale_shift_norm=True,
-            resblock_updown=True,
+
+
+def _widths(names: _Names, sizes: list[int]) -> list[int]:
+    """Returns the channels of each level."""
+    return [names.shape(f"enc.{size}x{size}_block0.conv0.bias", 1)[0] for size in sizes]
+
+
+def _adm(names: _Names, sizes: list[int]) -> adm.Architecture:
+    common, widths = _common(names, sizes), _widths(names, sizes)
+    # Narrower layers have fewer groups in the original than here.
+    if any(width < 128 or width % 32 for width in widths):
+        raise JcmError(
+            f"an ADM of {widths} channels was never published: name another file"
         )
-    else:
-        fourier = has("map_noise.freqs")
-        taps = 2
-        if len(sizes) > 1:
-            taps = shape(f"enc.{sizes[1]}x{sizes[1]}_down.conv0.resample_filter", 4)[-1]
-        residual = any("_aux_residual." in name for name in state)
-        arch = ncsnpp.Architecture(
-            **common,
-            embedding_type="fourier" if fourier else "positional",
-            fourier_scale=16.0,
-            progressive_input="residual" if residual else "none",
-            fir_kernel=(1.0, 3.0, 3.0, 1.0) if taps == 4 else (1.0, 1.0),
-        )
-    arch.check()
-    return Found(arch, _prepared(state, arch, prefix), prefix)
+    return adm.Architecture(
+        **common,
+        num_heads=0,
+        head_channels=64,
+        time_scale=1.0,
+        scale_shift_norm=True,
+        resblock_updown=True,
+    )
+
+
+def _ncsnpp(names: _Names, sizes: list[int]) -> ncsnpp.Architecture:
+    common, taps = _common(names, sizes), 2
+    if len(sizes) > 1:
+        down = f"enc.{sizes[1]}x{sizes[1]}_down"
+        taps = names.shape(f"{down}.conv0.resample_filter", 4)[-1]
+    residual = any("_aux_residual." in name for name in names.state)
+    return ncsnpp.Architecture(
+        **common,
+        embedding_type="fourier" if "map_noise.freqs" in names else "positional",
+        fourier_scale=16.0,
+        progressive_input="residual" if residual else "none",
+        fir_kernel=(1.0, 3.0, 3.0, 1.0) if taps == 4 else (1.0, 1.0),
+    )
 
 
 def params(found: Found, template: Params) -> Params:
-    """Renames and transposes the parameters of one network.
+    """Renames and transposes the tensors of a network.
 
     Args:
-      found: what `read` gives.
+      found: the result of `read`.
       template: parameters or shapes of our network.
 
     Raises:
-      JcmError: for a missing, left-over or wrongly shaped tensor, by its name.
+      JcmError: names a tensor that is missing, left over or has the wrong shape.
     """
     modules = _module_names(found.arch)
 
     def name_of(path: tensors.Path) -> str:
-        *module, leaf = path
-        name = f"{found.prefix}{modules['/'.join(module)]}"
-        return name if leaf == "frequencies" else f"{name}.{tensors.TORCH_LEAVES[leaf]}"
+        if path[-1] == "frequencies":
+            return f"{found.prefix}{modules['/'.join(path[:-1])]}"
+        return f"{found.prefix}{tensors.torch_name(modules, path)}"
 
     return tensors.fill(template, found.tensors, name_of, tensors.channels_last)
 
 
 def _prepared(state: State, arch: UNetSizes, prefix: str) -> dict[str, np.ndarray]:
-    """What is stored otherwise there, as it is stored here."""
+    """Converts the tensors that the original stores in another way.
+
+    These are the label embedding and the queries, keys and values. Tensors without a
+    counterpart here are removed.
+    """
     made = {
         name: array
         for name, array in state.items()
-        # Augmented training told the network what it did; filters are constants.
+        # The augmentation input is used only in training, and filters are constants.
         if name != f"{prefix}map_augment.weight"
         and not name.endswith(".resample_filter")
     }
@@ -171,26 +205,32 @@ def _prepared(state: State, arch: UNetSizes, prefix: str) -> dict[str, np.ndarra
     if arch.num_classes:
         table = made[f"{prefix}map_label.weight"].T
         if song:
-            # They add the label in front of the first dense layer, which is linear.
+            # The original adds the label before the first dense layer. The layer is
+            # linear, so the label can be added after it.
             bias = tensors.take(made, f"{prefix}map_label.bias")
             first = made[f"{prefix}map_layer0.weight"]
             if not first.shape[1] == table.shape[1] == bias.size:
                 raise JcmError(
                     f"tensor '{prefix}map_label.weight' of shape {table.T.shape} has no"
-                    " place in this network"
+                    " place in this network: name a file of the right network"
                 )
             table = (math.sqrt(len(table)) * table + bias) @ first.T
         made[f"{prefix}map_label.weight"] = table
     names = _module_names(arch)
     blocks = [
-        f"{prefix}{names[s.path + '/out']}" for s in arch.layers if s.kind == "attn"
+        f"{prefix}{names[spec.path + '/out']}"
+        for spec in arch.layers
+        if spec.kind == "attn"
     ]
     for name in [block.replace(".proj", ".qkv") for block in blocks]:
         for leaf in ("weight", "bias"):
-            # Of each channel of each head the query, the key and the value.
+            # The query, key and value of each channel of each head are adjacent.
             array = tensors.take(made, f"{name}.{leaf}")
             if len(array) % 3:
-                raise JcmError(f"tensor '{name}.{leaf}' is no query, key and value")
+                raise JcmError(
+                    f"tensor '{name}.{leaf}' of shape {array.shape} is no query, key"
+                    " and value: name a file of the right network"
+                )
             parts = np.moveaxis(array.reshape(-1, 3, *array.shape[1:]), 1, 0)
             if song:
                 for part, values in zip(_QKV, parts, strict=True):
@@ -201,7 +241,7 @@ def _prepared(state: State, arch: UNetSizes, prefix: str) -> dict[str, np.ndarra
 
 
 def _module_names(arch: UNetSizes) -> dict[str, str]:
-    """Our module path -> theirs."""
+    """Returns the original's names of modules by their paths in our tree."""
     song = isinstance(arch, ncsnpp.Architecture)
     size = arch.image_size
     names = {

@@ -1,9 +1,10 @@
 """Parameters of the original PyTorch code (openai/consistency_models, 2023).
 
-There blocks are numbered in order (`input_blocks.5.0.in_layers.2.weight`); here names
-tell the place.
+The original numbers the blocks in order (`input_blocks.5.0.in_layers.2.weight`), while
+our names state their places.
 """
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,7 +13,9 @@ from jcm.networks import Params, adm
 from jcm.pretrained import tensors
 from jcm.runtime.errors import JcmError
 
-# Published networks by their channel multipliers.
+State = Mapping[str, np.ndarray]
+
+# Image sizes of the published networks by their channel multipliers.
 _IMAGE_SIZES = {(1, 2, 3, 4): 64, (1, 1, 2, 3, 4): 128, (1, 1, 2, 2, 4, 4): 256}
 _HEAD_CHANNELS = 64
 
@@ -33,46 +36,45 @@ _PARTS = {
 }
 
 
-def is_adm(state: Mapping[str, np.ndarray]) -> bool:
-    """Whether a state dict looks like that of an ADM."""
+def is_adm(state: State) -> bool:
+    """Returns whether a state dict looks like that of an ADM."""
     return "time_embed.0.weight" in state and "input_blocks.0.0.weight" in state
 
 
 def architecture(
-    state: Mapping[str, np.ndarray],
+    state: State,
     *,
     image_size: int | None = None,
     num_heads: int | None = None,
     head_channels: int | None = None,
 ) -> adm.Architecture:
-    """What names and shapes tell of a network, and what they cannot.
+    """Derives the sizes of a network from the names and shapes of its tensors.
 
     Args:
       state: the state dict.
       image_size: height and width; by default that of the published network with the
-        same multipliers of channels.
-      num_heads: attention heads of each layer, where `head_channels` is not given.
-      head_channels: channels of each head; 64 as published, without either.
+        same channel multipliers.
+      num_heads: attention heads of each layer, if `head_channels` is not given.
+      head_channels: channels of each head; by default 64 as in the published networks.
 
     Raises:
-      JcmError: where the file is not of such a network, or its image size is unknown.
+      JcmError: if the file holds another network, or its image size is unknown.
     """
     if not is_adm(state):
-        raise JcmError("no 'time_embed.0.weight' in the file: it is of another network")
-    blocks = _numbers(state, "input_blocks")
-    ups = [
-        name
-        for name in state
-        if name.startswith("output_blocks.")
-        and name.split(".")[2:3] != ["0"]
-        and name.endswith((".in_layers.0.weight", ".conv.weight"))
-    ]
+        raise JcmError(
+            "the file has no tensor 'time_embed.0.weight': name a file of a known"
+            " network"
+        )
+    ups = _upsampling(state)
     levels = len(ups) + 1
+    blocks = _count(state, "input_blocks")
     if blocks % levels:
         raise JcmError(
-            f"{blocks} input blocks do not make {levels} levels: tensors are missing"
+            f"{blocks} input blocks do not make {levels} levels: tensors are missing,"
+            " download the file again"
         )
-    each = blocks // levels  # residual blocks and one that leads to the level
+    # Each level has its residual blocks and one layer that leads to it.
+    each = blocks // levels
     nf = tensors.shape(state, "time_embed.0.weight", 2)[1]
     firsts = [1 + level * each for level in range(levels)]
     widths = [
@@ -81,12 +83,7 @@ def architecture(
     ]
     ch_mult = tuple(width // nf for width in widths)
     if image_size is None:
-        image_size = _IMAGE_SIZES.get(ch_mult)
-    if image_size is None:
-        raise JcmError(
-            f"the file does not tell the image size of a network of {nf} channels times"
-            f" {ch_mult}: say image_size=..."
-        )
+        image_size = _published_size(nf, ch_mult)
     if head_channels is None:
         head_channels = 0 if num_heads else _HEAD_CHANNELS
     classes = 0
@@ -116,30 +113,49 @@ def architecture(
     )
 
 
-def params(
-    state: Mapping[str, np.ndarray], arch: adm.Architecture, template: Params
-) -> Params:
-    """Renames and transposes the parameters of one network.
+def _upsampling(state: State) -> list[str]:
+    """Returns the names of tensors of the layers that double the resolution."""
+    return [
+        name
+        for name in state
+        if name.startswith("output_blocks.")
+        and name.split(".")[2:3] != ["0"]
+        and name.endswith((".in_layers.0.weight", ".conv.weight"))
+    ]
+
+
+def _count(state: State, part: str) -> int:
+    """Returns the number of blocks in a part of the network."""
+    return len({name.split(".")[1] for name in state if name.startswith(f"{part}.")})
+
+
+def _published_size(nf: int, ch_mult: tuple[int, ...]) -> int:
+    """Returns the image size of the published network with these multipliers."""
+    if ch_mult not in _IMAGE_SIZES:
+        raise JcmError(
+            "the file does not state the image size of a network of"
+            f" {nf} channels times {ch_mult}: pass image_size=..."
+        )
+    return _IMAGE_SIZES[ch_mult]
+
+
+def params(state: State, arch: adm.Architecture, template: Params) -> Params:
+    """Renames and transposes the tensors of a network.
 
     Args:
       state: the state dict.
-      arch: the architecture they belong to.
+      arch: the sizes of the network.
       template: parameters or shapes of our network.
 
     Raises:
-      JcmError: for a missing, left-over or wrongly shaped tensor, by its name.
+      JcmError: names a tensor that is missing, left over or has the wrong shape.
     """
-    modules = module_names(arch)
-
-    def name_of(path: tensors.Path) -> str:
-        *module, leaf = path
-        return f"{modules['/'.join(module)]}.{tensors.TORCH_LEAVES[leaf]}"
-
+    name_of = functools.partial(tensors.torch_name, module_names(arch))
     return tensors.fill(template, state, name_of, tensors.channels_last)
 
 
 def module_names(arch: adm.Architecture) -> dict[str, str]:
-    """Our module path -> the original's."""
+    """Returns the original's names of modules by their paths in our tree."""
     names = {
         "embed/dense0": "time_embed.0",
         "embed/dense1": "time_embed.2",
@@ -152,7 +168,7 @@ def module_names(arch: adm.Architecture) -> dict[str, str]:
     places = {"down": (0, 0), "middle": (0, -1), "up": (-1, 0)}
     for spec in arch.layers:
         number, place = places[spec.part]
-        # A block, or what halves, begins a number; the rest follows under the same.
+        # A block or a downsampling layer has a new number; other layers share it.
         begins = spec.kind in ("block", "down") and spec.part != "middle"
         place = places[spec.part] = (number + 1, 0) if begins else (number, place + 1)
         theirs = _PARTS[spec.part].format(*place)
@@ -163,9 +179,3 @@ def module_names(arch: adm.Architecture) -> dict[str, str]:
         else:
             names[spec.path] = f"{theirs}.{_PLAIN[spec.kind]}"
     return names
-
-
-def _numbers(state: Mapping[str, np.ndarray], part: str) -> int:
-    """How many numbered blocks a part has."""
-    found = {name.split(".")[1] for name in state if name.startswith(f"{part}.")}
-    return len(found)

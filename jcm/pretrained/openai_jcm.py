@@ -1,7 +1,7 @@
 """Parameters of the original JAX code (openai/consistency_models_cifar10, 2023).
 
-There each kind of layer is numbered in the order in which the forward pass meets it
-(`ResnetBlockBigGANpp_7/Conv_0/kernel`); here names tell the place.
+The original numbers each kind of layer in the order of the forward pass
+(`ResnetBlockBigGANpp_7/Conv_0/kernel`), while our names state their places.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ _ATTENTION = {
     "value": "NIN_2",
     "out": "NIN_3",
 }
-# Leaves are called differently by the original's own layers.
+# Some layers of the original have other names for their leaves.
 _LEAVES = {"NIN": {"kernel": "W", "bias": "b"}, "Conv2d": {"kernel": "weight"}}
 
 
@@ -39,20 +39,22 @@ def architecture(
     image_size: int | None = None,
     attn_resolutions: tuple[int, ...] | None = None,
 ) -> ncsnpp.Architecture:
-    """What names and shapes tell of a network, and what they cannot.
+    """Derives the sizes of a network from the names and shapes of its tensors.
 
     Args:
       original: arrays by slash-separated path, as in the original's checkpoints.
-      image_size: height and width; 32, as published, by default.
-      attn_resolutions: image sizes with attention; by default the second level, as
-        published, where the widths of the levels do not tell.
+      image_size: height and width; by default 32 as in the published networks.
+      attn_resolutions: image sizes with attention. By default they are derived from the
+        channels of the levels; if these are equal, the second level is taken, as in the
+        published networks.
 
     Raises:
-      JcmError: where the tensors are not of such a network.
+      JcmError: if the tensors belong to another network.
     """
     if "GaussianFourierProjection_0/W" not in original:
         raise JcmError(
-            "no 'GaussianFourierProjection_0/W' in the file: it is of another network"
+            "the file has no tensor 'GaussianFourierProjection_0/W': name a file of a"
+            " known network"
         )
     blocks, attentions, downs = (
         len({name.split("/")[0] for name in original if name.startswith(f"{kind}_")})
@@ -62,7 +64,8 @@ def architecture(
     res_blocks, rest = divmod(blocks - 3 * levels, 2 * levels)
     if rest or res_blocks < 1:
         raise JcmError(
-            f"{blocks} residual blocks do not make {levels} levels: tensors are missing"
+            f"{blocks} residual blocks do not make {levels} levels: tensors are"
+            " missing, download the file again"
         )
 
     (nf,) = tensors.shape(original, "GaussianFourierProjection_0/W", 1)
@@ -98,7 +101,18 @@ def architecture(
 def _attended(
     original: Mapping[str, np.ndarray], widths: list[int], count: int, each: int
 ) -> list[int]:
-    """Levels with attention; as published not the first, where another is as wide."""
+    """Returns the levels with attention.
+
+    The channels of an attention layer determine its level. Where several levels have
+    the same channels, the first level of the network is avoided, as in the published
+    networks.
+
+    Args:
+      original: arrays by slash-separated path.
+      widths: channels of each level.
+      count: number of levels with attention.
+      each: attention layers of a level.
+    """
     found: list[int] = []
     for index in range(count):
         name = f"AttnBlockpp_{index * each}/NIN_0/b"
@@ -107,7 +121,7 @@ def _attended(
         fit = [i for i in range(first, len(widths)) if widths[i] == width]
         if not fit:
             raise JcmError(
-                "the file does not tell where its attention is: say"
+                "the file does not state where its attention is: pass"
                 " attn_resolutions=(...)"
             )
         found.append(next((i for i in fit if i), fit[0]))
@@ -117,18 +131,18 @@ def _attended(
 def params(
     original: Mapping[str, np.ndarray], arch: ncsnpp.Architecture, template: Params
 ) -> Params:
-    """Renames the parameters of one network.
+    """Renames the arrays of a network.
 
     Args:
       original: arrays by slash-separated path, as in the original's checkpoints.
-      arch: the architecture they belong to (without classes).
+      arch: the sizes of the network, which has no classes.
       template: parameters or shapes of our network.
 
     Returns:
       Parameters shaped like `template`.
 
     Raises:
-      JcmError: for a missing, left-over or wrongly shaped array, by its name.
+      JcmError: names an array that is missing, left over or has the wrong shape.
     """
     modules = _module_names(arch)
 
@@ -143,7 +157,7 @@ def params(
 
 
 def _module_names(arch: ncsnpp.Architecture) -> dict[str, str]:
-    """Our module path -> the original's."""
+    """Returns the original's names of modules by their paths in our tree."""
     counts = {"ResnetBlockBigGANpp": 0, "AttnBlockpp": 0}
     names = {
         "embed": "GaussianFourierProjection_0/W",

@@ -1,6 +1,6 @@
-"""The checkpoints that OpenAI published with the paper, by the names to load them by.
+"""The checkpoints that OpenAI published with Song et al. 2023, by name.
 
-Song et al. 2023; addresses and two-step noise levels from the READMEs and scripts of
+Addresses and two-step noise levels are from the READMEs and scripts of
 openai/consistency_models and openai/consistency_models_cifar10. No hashes were
 published.
 """
@@ -22,14 +22,14 @@ class Released:
 
     Attributes:
       file: its address below the publisher's folder.
-      data: which images it makes.
-      image_size: their height and width.
-      method: how it was trained.
+      data: name of the data set.
+      image_size: height and width of the images.
+      method: name of the training method.
       kind: "edm" or "consistency".
-      fid: as published, by the number of network evaluations.
-      sigmas: noise levels that sample well in two steps; empty for "edm", and where
-        none were published.
-      licence: of the release.
+      fid: published FID by the number of network evaluations.
+      sigmas: published noise levels for two-step sampling; empty if there are none, as
+        for "edm".
+      licence: licence of the release.
     """
 
     file: str
@@ -42,12 +42,12 @@ class Released:
     licence: str
 
     @property
-    def layers(self) -> int | None:
-        """Points of the noise grid of an "edm": Heun's takes two evaluations each."""
+    def steps(self) -> int | None:
+        """Points of the noise grid of an "edm"; Heun's method evaluates each twice."""
         return (max(self.fid) + 1) // 2 if self.kind == "edm" else None
 
 
-# Data sets by the word for them in a name.
+# Data sets by the word for them in the name of a checkpoint.
 _DATA = {
     "cifar10": ("CIFAR-10", 32),
     "imagenet64": ("ImageNet 64x64, by class", 64),
@@ -61,7 +61,7 @@ _METHODS = {
     "ccd": "continuous-time consistency distillation",
     "cct": "continuous-time consistency training",
 }
-# Song et al. 2023, tables 1 and 2: one and two steps; EDM's 35 or 79 evaluations.
+# From tables 1 and 2 of Song et al. 2023, by the number of network evaluations.
 _FID = {
     "edm-cifar10": {35: 2.04},
     "cd-cifar10-lpips": {1: 3.55, 2: 2.93},
@@ -76,7 +76,7 @@ _FID = {
     "cd-cat256-lpips": {1: 11.0, 2: 8.84},
     "ct-cat256": {1: 20.7, 2: 11.7},
 }
-# The second of two noise levels, as their scripts sample.
+# The second of the two noise levels in the original scripts.
 _SECOND = {
     "cd-cifar10-lpips": 0.5853,
     "cd-imagenet64-l2": 1.3824,
@@ -128,7 +128,7 @@ def _released(name: str) -> Released:
         kind="edm" if method == "edm" else "consistency",
         fid=_FID.get(name, {}),
         sigmas=(80.0, _SECOND[name]) if name in _SECOND else (),
-        # Of the JAX and of the PyTorch release.
+        # The JAX release (CIFAR-10) and the PyTorch release have different licences.
         licence="apache-2.0" if data == "cifar10" else "mit",
     )
 
@@ -137,15 +137,15 @@ RELEASED = {f"{_PUBLISHER}{name}": _released(name) for name in _FILES}
 
 
 def is_name(source: str | os.PathLike) -> bool:
-    """Whether something is meant as a name of a published checkpoint.
+    """Returns whether this is meant as the name of a published checkpoint.
 
-    What lies under such a path comes first.
+    An existing path takes precedence over a name.
     """
     return str(source).startswith(_PUBLISHER) and not os.path.exists(source)
 
 
 def is_here(name: str) -> bool:
-    """Whether a published checkpoint has been fetched already."""
+    """Returns whether a published checkpoint has been downloaded."""
     return name in RELEASED and _place(name).exists()
 
 
@@ -155,16 +155,18 @@ def _place(name: str) -> pathlib.Path:
 
 
 def fetch(name: str) -> pathlib.Path:
-    """The file of a published checkpoint, downloaded at first use.
+    """Returns the file of a published checkpoint, which is downloaded at first use.
 
-    It is kept below `$JCM_CACHE/pretrained`, or ~/.cache/jcm/pretrained.
+    Files are kept in `$JCM_CACHE/pretrained`, by default ~/.cache/jcm/pretrained.
 
     Raises:
-      JcmError: for an unknown name, or where it cannot be fetched; says what to put
-        where.
+      JcmError: if the name is unknown or the file cannot be downloaded. The message
+        states which file to put where.
     """
     if name not in RELEASED:
-        raise JcmError(f"{name!r} is no published model: use {', '.join(RELEASED)}")
+        raise JcmError(
+            f"{name!r} is no published model: use one of {', '.join(RELEASED)}"
+        )
     url = _BASE + RELEASED[name].file
     target = _place(name)
     return download.fetch(
@@ -173,7 +175,7 @@ def fetch(name: str) -> pathlib.Path:
 
 
 def notes(name: str) -> str:
-    """What is known of a published checkpoint, in Markdown."""
+    """Describes a published checkpoint in Markdown, for a model card."""
     found = RELEASED[name]
     evaluations = "; ".join(
         f"{fid} in {count} network evaluation{'s' if count > 1 else ''}"

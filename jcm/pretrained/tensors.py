@@ -1,4 +1,4 @@
-"""Tensors of others into trees of ours: every one has a place, every place gets one."""
+"""Conversion of tensors of other projects to our trees; none may be left over."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from jcm.runtime.errors import JcmError
 
 Path = tuple[str, ...]
 
-# What PyTorch calls our leaves.
+# PyTorch's names for the leaves of our trees.
 TORCH_LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -19,23 +19,34 @@ TORCH_LEAVES = {
 }
 
 
+def torch_name(modules: Mapping[str, str], path: Path) -> str:
+    """Returns PyTorch's name for the tensor at a path in our tree.
+
+    Args:
+      modules: names of PyTorch's modules by the paths of ours.
+      path: path of the tensor.
+    """
+    *module, leaf = path
+    return f"{modules['/'.join(module)]}.{TORCH_LEAVES[leaf]}"
+
+
 def fill(
     template: Params,
     tensors: Mapping[str, np.ndarray],
     name_of: Callable[[Path], str],
     convert: Callable[[Path, int, np.ndarray], np.ndarray] = lambda *a: a[-1],
 ) -> Params:
-    """Parameters shaped like a template.
+    """Returns parameters shaped like a template, as float32.
 
     Args:
       template: parameters or shapes of our network.
-      tensors: arrays by the names that others give them.
-      name_of: from a path in our tree to their name.
-      convert: from a path in our tree, the number of axes there, and their array to
-        ours.
+      tensors: arrays by their names in the other project.
+      name_of: from a path in our tree to the name in the other project.
+      convert: from a path in our tree, the number of axes there, and the array of the
+        other project, to our array.
 
     Raises:
-      JcmError: for a missing, left-over or wrongly shaped tensor, by its name.
+      JcmError: names a tensor that is missing, left over or has the wrong shape.
     """
     left = dict(tensors)
 
@@ -44,48 +55,57 @@ def fill(
             return {name: place(value, (*path, name)) for name, value in tree.items()}
         name = name_of(path)
         theirs = take(left, name)
-        if theirs.dtype.kind not in "fV":  # V: bfloat16
-            raise JcmError(f"tensor {name!r} is of {theirs.dtype}, not of fractions")
+        if theirs.dtype.kind not in "fV":  # The kind V is that of bfloat16.
+            raise JcmError(
+                f"tensor {name!r} is {theirs.dtype}: only floats can be parameters,"
+                " name another file"
+            )
         array = np.asarray(convert(path, len(tree.shape), theirs), np.float32)
         if array.shape != tree.shape:
             raise JcmError(
-                f"tensor {name!r} of shape {theirs.shape} has no place in this network,"
-                " which has another size"
+                f"tensor {name!r} of shape {theirs.shape} has no place in this network:"
+                f" shape {tree.shape} is needed, name a file of the right size"
             )
         return array
 
     params = place(template, ())
     if left:
         raise JcmError(
-            f"tensor {min(left)!r} has no place in this network: the file is of another"
+            f"tensor {min(left)!r} has no place in this network: name a file of the"
+            " right network"
         )
     return params
 
 
 def take(tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
-    """Removes a tensor and gives it.
+    """Removes a tensor and returns it.
 
     Raises:
-      JcmError: where there is none of this name.
+      JcmError: if there is no tensor of this name.
     """
     if name not in tensors:
-        raise JcmError(f"tensor {name!r} is missing: the file is of another network")
+        raise JcmError(f"tensor {name!r} is missing: name a file of the right network")
     return tensors.pop(name)
 
 
 def shape(tensors: Mapping[str, np.ndarray], name: str, axes: int) -> tuple[int, ...]:
-    """The shape of one tensor, which must be there and have so many axes.
+    """Returns the shape of one tensor.
+
+    Args:
+      tensors: arrays by name.
+      name: name of the tensor.
+      axes: the number of axes that it must have.
 
     Raises:
-      JcmError: names the tensor.
+      JcmError: if the tensor is missing, empty, or has another number of axes.
     """
     if name not in tensors:
-        raise JcmError(f"tensor {name!r} is missing: the file is not whole")
+        raise JcmError(f"tensor {name!r} is missing: name a complete file")
     found = tensors[name].shape
     if len(found) != axes or 0 in found:
         raise JcmError(
-            f"tensor {name!r} of shape {found} has no place in this network: the file"
-            " is of another"
+            f"tensor {name!r} of shape {found} has no place in this network: name a"
+            " file of the right network"
         )
     return found
 
@@ -93,20 +113,27 @@ def shape(tensors: Mapping[str, np.ndarray], name: str, axes: int) -> tuple[int,
 def named(
     path: str, theirs: str, parts: Mapping[str, str], separator: str = "."
 ) -> dict[str, str]:
-    """Our module path -> theirs, for the layers of one block."""
+    """Returns the names of the layers of one block by their paths in our tree.
+
+    Args:
+      path: path of the block in our tree.
+      theirs: name of the block in the other project.
+      parts: names of the layers within the block by those in our tree.
+      separator: what joins the names of a block and its layers.
+    """
     return {
         f"{path}/{ours}": f"{theirs}{separator}{name}" for ours, name in parts.items()
     }
 
 
 def channels_last(path: Path, axes: int, array: np.ndarray) -> np.ndarray:
-    """Turns a tensor of PyTorch into ours, where output channels come last.
+    """Converts a tensor of PyTorch to our layout, in which output channels come last.
 
     Args:
-      path: in our tree.
-      axes: 4 for a convolution; 2 for a dense layer, which may be a convolution of one
-        pixel there.
-      array: theirs.
+      path: path of the tensor in our tree.
+      axes: axes of the tensor in our tree: 4 for a convolution, 2 for a dense layer. In
+        PyTorch a dense layer may be stored as a convolution of one pixel.
+      array: the tensor of PyTorch.
     """
     if path[-1] != "kernel" or array.ndim < 2:
         return array
@@ -117,7 +144,10 @@ def channels_last(path: Path, axes: int, array: np.ndarray) -> np.ndarray:
 
 
 def channels_first(path: Path, array: np.ndarray) -> np.ndarray:
-    """The way back, of dense layers with two axes; contiguous."""
+    """Converts our array to PyTorch's layout; the result is contiguous.
+
+    Dense layers keep two axes.
+    """
     if path[-1] == "kernel":
         array = np.moveaxis(array, (-1, -2), (0, 1))
     return np.ascontiguousarray(array)

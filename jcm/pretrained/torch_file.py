@@ -1,9 +1,9 @@
 """PyTorch weight files, read without PyTorch and without running what they name.
 
-A `.pt` or `.pth` file is a pickle that describes tensors, and their bytes beside it:
-in a zip archive (PyTorch 1.6 and later), or one after the other (before). A pickle may
-call anything it names; this reader knows dictionaries, lists, numbers and tensors, and
-refuses the rest.
+A `.pt` or `.pth` file holds a pickle that describes tensors, and their bytes. PyTorch
+1.6 and later puts them into a zip archive, while earlier versions write one after the
+other. In general a pickle can call anything that it names; this reader accepts
+dictionaries, lists, numbers and tensors, and raises for anything else.
 """
 
 import collections
@@ -23,7 +23,7 @@ import numpy as np
 
 from jcm.runtime.errors import JcmError, one_line
 
-# First number of a file of the older kind, then its version.
+# The first number of a file in the older format, and the version that follows it.
 _MAGIC = 0x1950A86A20F9469CFC6C
 _VERSION = 1001
 _DTYPES = {
@@ -38,27 +38,28 @@ _DTYPES = {
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
 }
-# What PyTorch's pickles are made of, and those of protocol 4.
+# The operations in PyTorch's pickles, and their counterparts in protocol 4.
 _OPERATIONS = frozenset(
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT"
     " BINUNICODE SHORT_BINUNICODE EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2"
     " TUPLE3 SETITEM SETITEMS APPEND APPENDS GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID"
     " BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET".split()
 )
-# Views may share a storage, but each is a copy here: so much at the most.
+# Views may share a storage, but each is copied here. All copies together may be this
+# many times as large as the storages.
 _LARGEST_SHARE = 4
-# A pickle describes tensors in about a hundred bytes each; the largest released
-# network has under two thousand.
+# A pickle describes a tensor in about a hundred bytes; the largest released network has
+# fewer than two thousand tensors.
 _LARGEST_PICKLE = 64 * 2**20
 
 
 class _Refused(Exception):
-    """The content is not what a file of weights holds; says why."""
+    """The content is not what a file of weights holds; the message states why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Storage:
-    """Numbers elsewhere in the file."""
+    """A reference to numbers that are stored elsewhere in the file."""
 
     key: str
     dtype: np.dtype
@@ -66,7 +67,7 @@ class _Storage:
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
-    """A view of a storage; offset and strides count elements."""
+    """A view of a storage; offset and strides are in elements."""
 
     storage: _Storage
     offset: int
@@ -81,11 +82,11 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
       path: a file that `torch.save` wrote of a dictionary of tensors.
 
     Returns:
-      Each tensor as an array of its own, by its name.
+      A separate array for each tensor, by name.
 
     Raises:
-      JcmError: the file is missing, cut short, compressed, or holds anything but
-        tensors by name; nothing that it names is ever run.
+      JcmError: if the file is missing, incomplete or compressed, or holds anything but
+        tensors by name. Nothing that it names is ever run.
     """
     path = pathlib.Path(path)
     try:
@@ -97,33 +98,35 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
                 tree, storages = _read_stream(file)
         return _resolve(tree, storages)
     except OSError as error:
-        raise JcmError(f"cannot read {path}: {error.strerror or error}") from error
-    # Foreign bytes under an unpickler can fail in any way, with one remedy.
+        raise JcmError(
+            f"cannot read {path}: {error.strerror or error}: name another file"
+        ) from error
+    # Unpickling a broken file can raise anything, and the remedy is the same.
     except Exception as error:
         reason = one_line(error)
         raise JcmError(
-            f"{path} is not a whole PyTorch file of weights ({reason}): fetch it again,"
-            " or save the state dict alone with torch.save"
+            f"{path} is not a complete PyTorch file of weights ({reason}): download it"
+            " again, or save only the state dict with torch.save"
         ) from error
 
 
 def _read_zip(file: io.BufferedIOBase) -> tuple[Any, dict[str, bytes]]:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
-        # PyTorch never compresses: what does would be larger than it looks.
+        # PyTorch never compresses, and a compressed archive could fill the memory.
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise _Refused("its members are compressed")
         names = [member.filename for member in members]
         found = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
         if len(found) != 1:
-            raise _Refused("no data.pkl in the archive")
+            raise _Refused("the archive has no data.pkl")
         folder = found[0].removesuffix("data.pkl")
         if f"{folder}constants.pkl" in names:
-            raise _Refused("a TorchScript program, not weights")
+            raise _Refused("it is a TorchScript program")
         if folder + "byteorder" in names:
             order = archive.read(folder + "byteorder")
             if order != b"little":
-                raise _Refused(f"byte order {order!r}")
+                raise _Refused(f"its byte order is {order!r}")
         tree = _unpickle(io.BytesIO(archive.read(found[0])))
         prefix = folder + "data/"
         return tree, {
@@ -136,15 +139,15 @@ def _read_zip(file: io.BufferedIOBase) -> tuple[Any, dict[str, bytes]]:
 def _read_stream(file: io.BufferedIOBase) -> tuple[Any, dict[str, bytes]]:
     magic, version = _unpickle(file), _unpickle(file)
     if magic != _MAGIC or version != _VERSION:
-        raise _Refused("neither a zip archive nor PyTorch's older format")
+        raise _Refused("it is neither a zip archive nor in PyTorch's older format")
     system, tree, keys = _unpickle(file), _unpickle(file), _unpickle(file)
     if type(system) is not dict or system.get("little_endian") is not True:
-        raise _Refused("written in big-endian order")
+        raise _Refused("its byte order is not little-endian")
     dtypes = {leaf.storage.key: leaf.storage.dtype for leaf in _tensors(tree).values()}
     storages = {}
     for key in keys:
         (count,) = struct.unpack("<q", _exactly(file, 8))
-        # A storage that no tensor uses has no known width to skip.
+        # The dtype, and so the size, of a storage is known only from its tensors.
         if type(key) is not str or key not in dtypes:
             raise _Refused("a storage belongs to no tensor")
         storages[key] = _exactly(file, count * dtypes[key].itemsize)
@@ -154,22 +157,25 @@ def _read_stream(file: io.BufferedIOBase) -> tuple[Any, dict[str, bytes]]:
 def _exactly(file: io.BufferedIOBase, size: int) -> bytes:
     left = os.fstat(file.fileno()).st_size - file.tell()
     if not 0 <= size <= left:
-        raise _Refused(f"{size} bytes announced, {left} there")
+        raise _Refused(f"{size} bytes are announced, but there are {left}")
     return file.read(size)
 
 
 def _unpickle(file: io.BufferedIOBase) -> Any:
-    """One pickle; looked through first, since reading alone can exhaust memory."""
+    """Reads one pickle, after a check of its operations.
+
+    Without the check, loading a crafted pickle could exhaust the memory.
+    """
     started = file.tell()
     operations = 0
     for operation, argument, _ in pickletools.genops(file):
         operations += 1
         if operation.name not in _OPERATIONS:
             raise _Refused(f"it uses {operation.name}, which is refused")
-        # A memo slot is used for each object put there, in order.
+        # Pickles fill the slots of the memo in order, so no slot exceeds this count.
         if operation.name in ("PUT", "BINPUT", "LONG_BINPUT"):
             if int(argument) > operations:
-                raise _Refused(f"memo slot {argument}")
+                raise _Refused(f"it uses memo slot {argument}")
         if file.tell() - started > _LARGEST_PICKLE:
             raise _Refused("the description of the tensors does not end")
     file.seek(started)
@@ -177,10 +183,10 @@ def _unpickle(file: io.BufferedIOBase) -> Any:
 
 
 class _Unpickler(pickle._Unpickler):
-    """Containers, numbers and descriptions of tensors; nothing can be called.
+    """Reads containers, numbers and descriptions of tensors, and calls nothing.
 
-    It is the one written in Python, which lets us look at what is put into
-    dictionaries: a tuple of tuples of the same tuple takes for ever to hash.
+    Its base is the unpickler written in Python, so that the keys of dictionaries can be
+    checked: a tuple of tuples of the same tuple would take forever to hash.
     """
 
     dispatch = dict(pickle._Unpickler.dispatch)
@@ -194,12 +200,12 @@ class _Unpickler(pickle._Unpickler):
             target[key] = value
 
     def load_setitem(self) -> None:
-        """One item of a dictionary."""
+        """Sets one item of a dictionary."""
         value, key = self.stack.pop(), self.stack.pop()
         self._set_items(self.stack[-1], [key, value])
 
     def load_setitems(self) -> None:
-        """All items of a dictionary."""
+        """Sets several items of a dictionary."""
         items = self.pop_mark()
         self._set_items(self.stack[-1], items)
 
@@ -207,7 +213,7 @@ class _Unpickler(pickle._Unpickler):
     dispatch[pickle.SETITEMS[0]] = load_setitems
 
     def find_class(self, module: str, name: str) -> Any:
-        """Resolves the few names allowed, to what a file cannot change for others."""
+        """Resolves the few names that are allowed, to new objects for each file."""
         if module in ("torch", "torch.storage") and name in _DTYPES:
             return name
         known = {
@@ -221,9 +227,9 @@ class _Unpickler(pickle._Unpickler):
         return known[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """The storage that a tensor names."""
+        """Returns the storage that a tensor refers to."""
         kind, dtype, key, _, _, *view = pid
-        # Types first: a foreign object can be larger in print than in the file.
+        # Types are checked first, since printing a crafted object can take forever.
         if {type(kind), type(dtype), type(key)} != {str} or any(view):
             raise _Refused("a storage is not described as PyTorch does it")
         if kind != "storage":
@@ -251,7 +257,7 @@ def _resolve(tree: Any, storages: dict[str, bytes]) -> dict[str, np.ndarray]:
 
 
 def _array(tensor: _Tensor, storages: dict[str, bytes], most: int) -> np.ndarray:
-    """A copy of the view, which must lie within its storage, and `most` bytes."""
+    """Copies a view, which must lie within its storage and within `most` bytes."""
     storage = tensor.storage
     numbers = np.frombuffer(storages[storage.key], storage.dtype)
     shape, strides, offset = tensor.shape, tensor.strides, tensor.offset

@@ -270,7 +270,7 @@ def test_the_configs_describe_the_published_networks(name):
             lambda s: s.update({"out.2.bias": np.zeros(6)}),
             r"tensor 'out.2.bias' of shape \(6,\) has no place",
         ),
-        (lambda s: s.pop("input_blocks.0.0.weight"), "of another network"),
+        (lambda s: s.pop("input_blocks.0.0.weight"), "a file of a known network"),
         (lambda s: s.pop("input_blocks.1.0.out_layers.3.bias"), "is missing"),
     ],
 )
@@ -284,7 +284,7 @@ def test_a_file_that_does_not_fit_is_refused_by_name(change, message):
 
 
 def test_an_unknown_image_size_is_asked_for():
-    with pytest.raises(JcmError, match="say image_size="):
+    with pytest.raises(JcmError, match="pass image_size="):
         openai_adm.architecture(_state("cc_ssn"))
 
 

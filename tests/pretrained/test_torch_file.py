@@ -39,7 +39,7 @@ def test_every_kind_of_tensor_is_read(name):
 def test_a_file_cut_short_is_refused(tmp_path, name, share):
     content = (DATA / name).read_bytes()
     (tmp_path / "cut.pt").write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(JcmError, match="cut.pt is not a whole PyTorch file"):
+    with pytest.raises(JcmError, match="cut.pt is not a complete PyTorch file"):
         torch_file.load(tmp_path / "cut.pt")
 
 
@@ -99,7 +99,7 @@ def test_a_pickle_cannot_change_what_the_reader_uses(tmp_path):
     # Sets the state of a name that is allowed.
     for name in (b"torch\nFloatStorage", b"torch._utils\n_rebuild_tensor_v2"):
         content = b"\x80\x02c" + name + b"\n}X\x01\x00\x00\x00aK\x01sb."
-        with pytest.raises(JcmError, match="not a whole PyTorch file"):
+        with pytest.raises(JcmError, match="not a complete PyTorch file"):
             torch_file.load(_zip(tmp_path / "state.pt", content))
     assert len(torch_file.load(DATA / _FILES[0])) == 12
 
@@ -111,7 +111,7 @@ def test_memory_is_not_promised_to_a_small_file(tmp_path):
         b"\x80\x02X\xff\xff\xff\x7fabc.",
         b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"abc.",
     ):
-        with pytest.raises(JcmError, match="not a whole PyTorch file"):
+        with pytest.raises(JcmError, match="not a complete PyTorch file"):
             torch_file.load(_zip(tmp_path / "memo.pt", content))
 
 
@@ -171,7 +171,7 @@ def test_a_tensor_lies_within_its_numbers(tmp_path, monkeypatch, view):
     good = _zip(tmp_path / "good.pt", _tensor(monkeypatch, 1, (1,), (1,)), **{"0": two})
     np.testing.assert_array_equal(torch_file.load(good)["w0"], [1])
     bad = _zip(tmp_path / "bad.pt", _tensor(monkeypatch, *view), **{"0": two})
-    with pytest.raises(JcmError, match="bad.pt is not a whole PyTorch file"):
+    with pytest.raises(JcmError, match="bad.pt is not a complete PyTorch file"):
         torch_file.load(bad)
 
 
@@ -184,7 +184,7 @@ def test_other_contents_are_named(tmp_path):
         with pytest.raises(JcmError, match=message):
             torch_file.load(_zip(tmp_path / "other.pt", pickle.dumps(thing, 2)))
     (tmp_path / "text.pt").write_text("not weights at all")
-    with pytest.raises(JcmError, match="not a whole PyTorch file"):
+    with pytest.raises(JcmError, match="not a complete PyTorch file"):
         torch_file.load(tmp_path / "text.pt")
 
 
