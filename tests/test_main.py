@@ -77,7 +77,7 @@ def test_a_shipped_config_is_found_from_any_folder(run):
         ((_DIGITS, "--config.sample.model=x"), "use config.init.model to start"),
         (
             (_DIGITS, "--mode=sample", "--config.sample.model=openai/gan"),
-            "'openai/gan' is no published model: use openai/edm-cifar10",
+            "'openai/gan' is no published model: use one of openai/edm-cifar10",
         ),
     ],
 )
