@@ -222,7 +222,8 @@ def _write_summary(
     """Writes before_after.png, and logs how many results there are."""
     if jax.process_index() == 0:
         grids.save_png(output / f"{_SUMMARY}.png", grids.captioned(panels))
-        logging.info("wrote %d pictures to %s", count, output)
+        plural = "s" * (count > 1)
+        logging.info("wrote %d picture%s to %s", count, plural, output)
 
 
 # --- the pictures of a request

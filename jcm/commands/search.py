@@ -70,8 +70,8 @@ def search(config: ConfigDict, workdir: str | os.PathLike) -> None:
         }
         files.write_json(workdir / "search.json", content)
     logging.info(
-        "%s is %.4g (mean of %d other seeds) with --config.sample.sigmas='%s'",
-        *(column, np.mean(list(reported.values())), len(reported), sigmas),
+        "%s is %.4g with --config.sample.sigmas='%s', as the mean over eval.seeds=%s",
+        *(column, np.mean(list(reported.values())), sigmas, tuple(reported)),
     )
 
 

@@ -38,6 +38,9 @@ def one_line(error: BaseException, longest: int | None = None) -> str:
       error: any exception. Without a message, the result is the name of its type.
       longest: the number of characters to keep; None keeps all.
     """
-    # A KeyError shows the repr of its message, with line breaks as two characters.
-    text = str(error).replace("\\n", " ")
-    return " ".join(text.split())[:longest] or type(error).__name__
+    # str() of a KeyError is the repr of its message, and ml_collections makes an
+    # AttributeError from a KeyError.
+    message = error
+    while isinstance(message, KeyError | AttributeError) and message.args:
+        message = message.args[0]
+    return " ".join(str(message).split())[:longest] or type(error).__name__

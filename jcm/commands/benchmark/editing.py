@@ -4,7 +4,7 @@ python -m jcm.commands.benchmark.editing --run=WORKDIR [--held_out='train[1597:]
 
 Needs a model that was trained on a part of labelled data, for example with
 --config.data.split='train[:1597]'. The images of the other part are edited. A
-classifier, trained on the same part as the model, says what the results show.
+classifier, which is trained on the same part as the model, recognises the results.
 """
 
 from collections.abc import Callable, Sequence

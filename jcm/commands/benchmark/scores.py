@@ -1,4 +1,4 @@
-"""Measures the speed of the score networks and of the scores, and prints it as JSON.
+"""Measures the speed of score networks and scores, and prints it as JSON.
 
 python -m jcm.commands.benchmark.scores [--count=50000] [--weights=FOLDER]
 """
