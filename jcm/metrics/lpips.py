@@ -27,7 +27,7 @@ _NETWORKS = {
 NAMES = (*_NETWORKS, "efficientnet_lite0")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity
+@dataclasses.dataclass(frozen=True, eq=False)  # Distances are hashed by identity.
 class Perceptual:
     """A distance between two images, computed from the feature maps of a network.
 

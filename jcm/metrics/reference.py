@@ -131,22 +131,8 @@ def published(
             )
         # Moments that the file states are not computed from its images.
         missing = (wanted - set(found)) | rows
-        of_images = {}
-        if missing:
-            of_images = statistics.collect(
-                network,
-                lambda indices: images[indices],
-                len(images),
-                wanted=missing,
-                rows=rows,
-                title=f"{network.name} of {pathlib.Path(path).name}",
-            )
-        found = of_images | {
-            name: Statistics(
-                each.moments, of_images[name].rows if name in of_images else None
-            )
-            for name, each in found.items()
-        }
+        title = f"{network.name} of {pathlib.Path(path).name}"
+        found = _with_images(found, network, images, missing, rows, title)
     if not found:
         raise JcmError(
             f"config.eval.reference={path} has {', '.join(arrays) or 'nothing'}: name"
@@ -177,6 +163,31 @@ def _published_moments(
             )
         found[name] = Statistics(frechet.Moments(mean, cov, 0), None)
     return found
+
+
+def _with_images(
+    stated: dict[str, Statistics],
+    network: FeatureNetwork,
+    images: np.ndarray,
+    wanted: set[str],
+    rows: set[str],
+    title: str,
+) -> dict[str, Statistics]:
+    """Adds the statistics of images to the moments that a file states."""
+    computed = {}
+    if wanted:
+        computed = statistics.collect(
+            network,
+            lambda indices: images[indices],
+            len(images),
+            wanted=wanted,
+            rows=rows,
+            title=title,
+        )
+    for name, each in stated.items():
+        rows_of = computed[name].rows if name in computed else None
+        computed[name] = Statistics(each.moments, rows_of)
+    return computed
 
 
 def _write(path: pathlib.Path, found: Statistics) -> None:

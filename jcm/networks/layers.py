@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 from jcm.runtime.errors import JcmError
 
 DropoutKeys = Key[Array, " b"] | None
-# The longest period of a positional embedding of the time, in units of c_noise.
+# Angular frequencies of a positional time embedding go from 1 down to 1 over this.
 LONGEST_PERIOD = 10_000.0
 
 

@@ -67,14 +67,7 @@ def architecture(
         )
     ups = _upsampling(state)
     levels = len(ups) + 1
-    blocks = _count(state, "input_blocks")
-    if blocks % levels:
-        raise JcmError(
-            f"{blocks} input blocks do not make {levels} levels: tensors are missing,"
-            " download the file again"
-        )
-    # Each level has its residual blocks and one layer that leads to it.
-    each = blocks // levels
+    each = _blocks_per_level(state, levels)
     nf = tensors.shape(state, "time_embed.0.weight", 2)[1]
     firsts = [1 + level * each for level in range(levels)]
     widths = [
@@ -86,14 +79,11 @@ def architecture(
         image_size = _published_size(nf, ch_mult)
     if head_channels is None:
         head_channels = 0 if num_heads else _HEAD_CHANNELS
-    classes = 0
-    if "label_emb.weight" in state:
-        classes = tensors.shape(state, "label_emb.weight", 2)[0]
-    time = tensors.shape(state, "input_blocks.1.0.emb_layers.1.bias", 1)[0]
+    label, time = "label_emb.weight", "input_blocks.1.0.emb_layers.1.bias"
     return adm.Architecture(
         image_size=image_size,
         image_channels=tensors.shape(state, "input_blocks.0.0.weight", 4)[1],
-        num_classes=classes,
+        num_classes=tensors.shape(state, label, 2)[0] if label in state else 0,
         nf=nf,
         ch_mult=ch_mult,
         num_res_blocks=each - 1,
@@ -108,7 +98,7 @@ def architecture(
         num_heads=num_heads or 0,
         head_channels=head_channels,
         time_scale=1000.0,
-        scale_shift_norm=time == 2 * widths[0],
+        scale_shift_norm=tensors.shape(state, time, 1)[0] == 2 * widths[0],
         resblock_updown=not any(name.endswith(".conv.weight") for name in ups),
     )
 
@@ -124,9 +114,15 @@ def _upsampling(state: State) -> list[str]:
     ]
 
 
-def _count(state: State, part: str) -> int:
-    """Returns the number of blocks in a part of the network."""
-    return len({name.split(".")[1] for name in state if name.startswith(f"{part}.")})
+def _blocks_per_level(state: State, levels: int) -> int:
+    """Returns the input blocks of a level: residual blocks and one that leads to it."""
+    names = {name.split(".")[1] for name in state if name.startswith("input_blocks.")}
+    if len(names) % levels:
+        raise JcmError(
+            f"{len(names)} input blocks do not make {levels} levels: tensors are"
+            " missing, download the file again"
+        )
+    return len(names) // levels
 
 
 def _published_size(nf: int, ch_mult: tuple[int, ...]) -> int:

@@ -56,18 +56,8 @@ def architecture(
             "the file has no tensor 'GaussianFourierProjection_0/W': name a file of a"
             " known network"
         )
-    blocks, attentions, downs = (
-        len({name.split("/")[0] for name in original if name.startswith(f"{kind}_")})
-        for kind in ("ResnetBlockBigGANpp", "AttnBlockpp", "Downsample")
-    )
-    levels = downs + 1
-    res_blocks, rest = divmod(blocks - 3 * levels, 2 * levels)
-    if rest or res_blocks < 1:
-        raise JcmError(
-            f"{blocks} residual blocks do not make {levels} levels: tensors are"
-            " missing, download the file again"
-        )
-
+    levels = _count(original, "Downsample") + 1
+    res_blocks = _blocks_per_level(original, levels)
     (nf,) = tensors.shape(original, "GaussianFourierProjection_0/W", 1)
     firsts = [level * (res_blocks + 1) for level in range(levels)]
     widths = [
@@ -77,7 +67,9 @@ def architecture(
     if image_size is None:
         image_size = 32
     if attn_resolutions is None:
-        count = (attentions - 1) // (res_blocks + 1)
+        # A level with attention has one layer for each block on the way down and one on
+        # the way up; the middle has one more.
+        count = (_count(original, "AttnBlockpp") - 1) // (res_blocks + 1)
         attended = _attended(original, widths, count, res_blocks)
         attn_resolutions = tuple(image_size // 2**level for level in attended)
     return ncsnpp.Architecture(
@@ -98,6 +90,24 @@ def architecture(
     )
 
 
+def _count(original: Mapping[str, np.ndarray], kind: str) -> int:
+    """Returns the number of layers of one kind."""
+    names = {name.split("/")[0] for name in original}
+    return sum(name.startswith(f"{kind}_") for name in names)
+
+
+def _blocks_per_level(original: Mapping[str, np.ndarray], levels: int) -> int:
+    """Returns the number of residual blocks in each level, on the way down."""
+    blocks = _count(original, "ResnetBlockBigGANpp")
+    res_blocks, rest = divmod(blocks - 3 * levels, 2 * levels)
+    if rest or res_blocks < 1:
+        raise JcmError(
+            f"{blocks} residual blocks do not make {levels} levels: tensors are"
+            " missing, download the file again"
+        )
+    return res_blocks
+
+
 def _attended(
     original: Mapping[str, np.ndarray], widths: list[int], count: int, each: int
 ) -> list[int]:
@@ -111,7 +121,7 @@ def _attended(
       original: arrays by slash-separated path.
       widths: channels of each level.
       count: number of levels with attention.
-      each: attention layers of a level.
+      each: attention layers of such a level on the way down.
     """
     found: list[int] = []
     for index in range(count):
