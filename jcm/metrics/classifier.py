@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from sklearn.neural_network import MLPClassifier
 
 from jcm.data import Dataset
 from jcm.data import images as images_lib
@@ -52,6 +51,9 @@ class Classifier:
 
     def prepare(self) -> None:
         """Fits the classifier to the real images, which takes seconds."""
+        # This import takes half of the start of a program, which only this score needs.
+        from sklearn.neural_network import MLPClassifier
+
         real = self._dataset.arrays()
         self._classes = len(self._dataset.class_names)
         self._net = MLPClassifier(_HIDDEN, max_iter=500, random_state=0)
