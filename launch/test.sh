@@ -12,7 +12,7 @@ with its test tools in it where needed. The arguments are pytest's, their paths
 relative to the repository; without any, the whole suite runs in several processes.
 
   launch/test.sh
-  launch/test.sh tests/test_grids.py -k png
+  launch/test.sh tests/run/test_grids.py -k png
 
 PYTHON=/path/to/python   the interpreter to make .venv with (3.11 or newer)
 JAX_PLATFORMS=cuda       run on a GPU instead of 8 simulated CPU devices
