@@ -47,7 +47,7 @@ class Edited:
     """The result of an edit.
 
     Attributes:
-      images: in [-1, 1]; slightly outside where the known part of an image asks for it.
+      images: in [-1, 1]; slightly outside if the known part of an image requires it.
       nfe: number of network evaluations for each image.
       trajectory: clean images after each step; empty unless asked for.
     """

@@ -132,7 +132,7 @@ class Model:
         """Samples images.
 
         Args:
-          key: a JAX key or an integer seed; it determines image i, whatever `count` is.
+          key: a JAX key or an integer seed; it determines image i for any `count`.
           count: number of images.
           sigmas: consistency models: descending noise levels, one for each step;
             (80.0,) is one step. None for those of the config.

@@ -74,7 +74,6 @@ def fill(
     shape: tuple[int, ...],
     make: Callable[[range], UInt8[np.ndarray, "n h w c"]],
     title: str,
-    *,
     part: int,
 ) -> UInt8[np.ndarray, "n h w c"]:
     """Writes images to a file, part after part; resumes a file that is not complete.

@@ -209,7 +209,7 @@ class Scorer:
         # Only the last batch of all processes may be smaller than the others.
         batch = model.sampler.batch_size * jax.process_count()
         part = -(-_PART // batch) * batch
-        return fill(path, shape, make, title, part=part)
+        return fill(path, shape, make, title, part)
 
     def _score(
         self, pixels: UInt8[np.ndarray, "n h w c"], labels: list[int] | None
