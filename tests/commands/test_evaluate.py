@@ -76,7 +76,7 @@ def test_every_way_of_sampling_is_scored_once(run, monkeypatch):
     assert f"{spread} ({min(values):.3f})" in row
     assert list((workdir / "evaluation").glob("events*"))
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise AssertionError("sampled again")
 
     monkeypatch.setattr(scoring, "fill", refuse)
@@ -247,7 +247,7 @@ def test_an_error_is_not_taken_for_a_deleted_checkpoint(run, monkeypatch):
     with config.unlocked():
         config.eval.watch = True
 
-    def fail(*_):
+    def fail(*_, **__):
         shutil.rmtree(workdir / "checkpoints" / "4", ignore_errors=True)
         raise JcmError("no room")
 
