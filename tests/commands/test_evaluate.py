@@ -32,7 +32,7 @@ def classifier(student):
 
 @pytest.fixture
 def run(student, classifier, tmp_path, monkeypatch):
-    """A workdir of its own, and a config that scores 80 samples with two seeds."""
+    """A copy of the workdir, and a config that scores 80 samples with two seeds."""
     monkeypatch.setattr(classifier, "prepare", lambda: None)
     monkeypatch.setattr(scores, "Classifier", lambda *_: classifier)
     config, workdir = student
