@@ -92,19 +92,8 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         # The curriculum is that of the step being taken, before the count increases.
         curriculum = method.curriculum(state.step)
-        target_params = state.target_params
-        if method.keeps_target:
-            target_params = ema(target_params, params, curriculum["target_ema"])
-        new_state = State(
-            step=state.step + 1,
-            params=params,
-            target_params=target_params,
-            ema_params={
-                rate: ema(average, params, float(rate))
-                for rate, average in state.ema_params.items()
-            },
-            opt_state=opt_state,
-        )
+        target_ema = curriculum["target_ema"] if method.keeps_target else None
+        new_state = _advance(state, params, opt_state, target_ema)
         metrics = {
             "loss": loss,
             "grad_norm": grad_norm,
@@ -116,6 +105,25 @@ def make_train_step(
         return new_state, metrics
 
     return train_step
+
+
+def _advance(
+    state: State, params: Params, opt_state: Any, target_ema: Array | None
+) -> State:
+    """Returns the state after a step: the target and the averages follow `params`."""
+    target_params = state.target_params
+    if target_ema is not None:
+        target_params = ema(target_params, params, target_ema)
+    return State(
+        step=state.step + 1,
+        params=params,
+        target_params=target_params,
+        ema_params={
+            rate: ema(average, params, float(rate))
+            for rate, average in state.ema_params.items()
+        },
+        opt_state=opt_state,
+    )
 
 
 def _accumulated(gradient: _Gradient, count: int, *, unroll: bool) -> _Gradient:
