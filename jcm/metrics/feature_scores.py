@@ -15,9 +15,9 @@ from jcm.data import Dataset
 from jcm.metrics import (
     frechet,
     inception_score,
-    kernel,
-    manifold,
+    kid,
     networks,
+    precision_recall,
     reference,
     statistics,
 )
@@ -73,8 +73,8 @@ FEATURE_SCORES = {
     "fid": _frechet("inception", "pool", "fid"),
     "sfid": _frechet("inception", "spatial", "sfid"),
     "kid": _FeatureScore(
-        *("inception", "pool", lambda _: kernel.MIN_IMAGES),
-        from_rows=lambda samples, real: {"kid": kernel.distance(samples, real)},
+        *("inception", "pool", lambda _: kid.MIN_IMAGES),
+        from_rows=lambda samples, real: {"kid": kid.distance(samples, real)},
         columns=("kid",),
     ),
     "inception_score": _FeatureScore(
@@ -87,14 +87,14 @@ FEATURE_SCORES = {
         higher_is_better=True,
     ),
     "precision_recall": _FeatureScore(
-        *("inception", "pool", lambda _: manifold.PRECISION_K + 1),
-        from_rows=manifold.precision_recall,
+        *("inception", "pool", lambda _: precision_recall.PRECISION_K + 1),
+        from_rows=precision_recall.precision_recall,
         columns=("precision", "recall"),
         higher_is_better=True,
     ),
     "density_coverage": _FeatureScore(
-        *("inception", "pool", lambda _: manifold.DENSITY_K + 1),
-        from_rows=manifold.density_coverage,
+        *("inception", "pool", lambda _: precision_recall.DENSITY_K + 1),
+        from_rows=precision_recall.density_coverage,
         columns=("density", "coverage"),
         higher_is_better=True,
     ),

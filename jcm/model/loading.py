@@ -13,7 +13,7 @@ from jcm import config as config_lib
 from jcm import methods, networks
 from jcm.model import build, card, folder
 from jcm.model.model import Model
-from jcm.pretrained import checkpoint, released, tensors
+from jcm.pretrained import foreign, released, tensors
 from jcm.run import storage
 from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
@@ -36,7 +36,7 @@ def load(
         - the workdir of a run with at least one checkpoint,
         - a folder that `jcm.save` wrote,
         - a file of the original JAX or PyTorch code or of NVlabs/edm, or a folder of
-          diffusers; see `pretrained.checkpoint.read`,
+          diffusers; see `pretrained.foreign.read`,
         - the name of a published model, such as openai/cd-cifar10-lpips.
       ema: which weights of a run: a rate of `config.train.ema_rates` such as "0.9999",
         "params" for the trained weights, or "target_params" for those of the target;
@@ -46,7 +46,7 @@ def load(
       batch_size: largest number of images at a time on this process's devices; by
         default that of the run's config.
       **hints: what a checkpoint of others does not record: fields of
-        `pretrained.checkpoint.Hints`, such as kind and image_size.
+        `pretrained.foreign.Hints`, such as kind and image_size.
 
     Raises:
       JcmError: if there is nothing to load, if it is damaged, or if an argument does
@@ -62,9 +62,9 @@ def load(
     if folder.is_exported(path):
         _check_unused(path, "a saved model", ema=ema, step=step, **hints)
         return _from_folder(path, batch_size)
-    if checkpoint.is_checkpoint(path):
+    if foreign.is_checkpoint(path):
         _check_unused(path, "a single checkpoint", step=step)
-        found = checkpoint.read(path, checkpoint.Hints(**hints), ema)
+        found = foreign.read(path, foreign.Hints(**hints), ema)
         return _from_checkpoint(found, batch_size)
     _check_unused(path, "a workdir", **hints)
     return _from_workdir(path, ema, step, batch_size)
@@ -192,7 +192,7 @@ def _from_folder(path: str | os.PathLike, batch_size: int | None) -> Model:
     )
 
 
-def _from_checkpoint(found: checkpoint.Checkpoint, batch_size: int | None) -> Model:
+def _from_checkpoint(found: foreign.Checkpoint, batch_size: int | None) -> Model:
     """Makes a model and its config of another project's checkpoint."""
     arch = found.network.arch
     config = config_lib.base()
@@ -217,8 +217,8 @@ def _from_checkpoint(found: checkpoint.Checkpoint, batch_size: int | None) -> Mo
 
 
 def _check_hints(hints: Mapping[str, Any]) -> None:
-    """Raises JcmError if a hint is no field of `checkpoint.Hints`."""
-    unknown = hints.keys() - {f.name for f in dataclasses.fields(checkpoint.Hints)}
+    """Raises JcmError if a hint is no field of `foreign.Hints`."""
+    unknown = hints.keys() - {f.name for f in dataclasses.fields(foreign.Hints)}
     if unknown:
         raise JcmError(f"{', '.join(sorted(unknown))}: jcm.load takes no such argument")
 

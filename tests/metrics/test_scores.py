@@ -13,9 +13,9 @@ from jcm.commands.benchmark import scores as benchmark
 from jcm.metrics import (
     frechet,
     inception_score,
-    kernel,
-    manifold,
+    kid,
     networks,
+    precision_recall,
     reference,
     scores,
     statistics,
@@ -117,37 +117,42 @@ def two_sets():
 def test_scores_of_rows_equal_torch_fidelity_s(two_sets):
     a, b = two_sets
     theirs = torch_weights.theirs("scores")
-    assert kernel.distance(a, b) == pytest.approx(float(theirs["kid"]), abs=1e-6)
+    assert kid.distance(a, b) == pytest.approx(float(theirs["kid"]), abs=1e-6)
     assert inception_score.score(3 * a) == pytest.approx(float(theirs["is"]), rel=1e-9)
-    ours = manifold.precision_recall(a, b)
+    ours = precision_recall.precision_recall(a, b)
     for name, value in ours.items():
         assert value == pytest.approx(float(theirs[name]), abs=1e-5)
 
 
 def test_density_and_coverage_by_brute_force(two_sets, monkeypatch):
     a, b = two_sets
-    monkeypatch.setattr(manifold, "_BLOCK", 256)
-    ours = manifold.density_coverage(a, b)
+    monkeypatch.setattr(precision_recall, "_BLOCK", 256)
+    ours = precision_recall.density_coverage(a, b)
     between = np.linalg.norm(a[:, None] - b, axis=2)
     radii = np.sort(np.linalg.norm(b[:, None] - b, axis=2), axis=1)[:, 5]
     assert ours["density"] == pytest.approx((between <= radii).sum(axis=1).mean() / 5)
     assert ours["coverage"] == pytest.approx(np.mean(between.min(axis=0) < radii))
-    assert manifold.precision_recall(a, b) == {
+    assert precision_recall.precision_recall(a, b) == {
         "precision": pytest.approx(float(torch_weights.theirs("scores")["precision"])),
         "recall": pytest.approx(float(torch_weights.theirs("scores")["recall"])),
     }
 
 
 def test_rows_of_one_distribution_score_as_such(monkeypatch):
-    monkeypatch.setattr(kernel, "_SUBSETS", 10)
+    monkeypatch.setattr(kid, "_SUBSETS", 10)
     rng = np.random.default_rng(5)
     a, b = rng.standard_normal((2, 1500, 8)).astype("f4")
-    assert abs(kernel.distance(a, b)) < 0.01 < kernel.distance(a, b + 1)
-    same, far = manifold.precision_recall(a, b), manifold.precision_recall(a + 9, b)
+    assert abs(kid.distance(a, b)) < 0.01 < kid.distance(a, b + 1)
+    same, far = (
+        precision_recall.precision_recall(a, b),
+        precision_recall.precision_recall(a + 9, b),
+    )
     assert min(same.values()) > 0.8
     assert far == {"precision": 0, "recall": 0}
-    assert manifold.density_coverage(a, b)["density"] == pytest.approx(1, abs=0.1)
-    assert manifold.density_coverage(a, b)["coverage"] > 0.9
+    assert precision_recall.density_coverage(a, b)["density"] == pytest.approx(
+        1, abs=0.1
+    )
+    assert precision_recall.density_coverage(a, b)["coverage"] > 0.9
 
 
 def test_inception_score_of_clear_and_of_unclear_images():
@@ -159,10 +164,10 @@ def test_inception_score_of_clear_and_of_unclear_images():
 @pytest.mark.parametrize(
     "score",
     [
-        lambda few: kernel.distance(few, np.zeros((2000, 2))),
+        lambda few: kid.distance(few, np.zeros((2000, 2))),
         inception_score.score,
-        lambda few: manifold.precision_recall(few, np.zeros((100, 2))),
-        lambda few: manifold.density_coverage(np.zeros((100, 2)), few),
+        lambda few: precision_recall.precision_recall(few, np.zeros((100, 2))),
+        lambda few: precision_recall.density_coverage(np.zeros((100, 2)), few),
     ],
 )
 def test_too_few_rows_get_no_score(score):
@@ -191,7 +196,7 @@ def digits(tiny):
 @pytest.fixture
 def config(tiny, tmp_path, monkeypatch):
     """Scores by a stand-in for Inception; nothing is cached elsewhere."""
-    monkeypatch.setattr(kernel, "_SUBSETS", 5)
+    monkeypatch.setattr(kid, "_SUBSETS", 5)
     monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(weights, "path", lambda name, folder: tmp_path)
     monkeypatch.setattr(

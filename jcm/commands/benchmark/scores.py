@@ -12,7 +12,7 @@ from absl import flags, logging
 from jcm import config
 from jcm.commands import cli
 from jcm.commands.benchmark.measuring import print_json, timed
-from jcm.metrics import features, frechet, manifold, networks, weights
+from jcm.metrics import features, frechet, networks, precision_recall, weights
 from jcm.metrics.feature_scores import FEATURE_SCORES
 from jcm.runtime import distributed, memory
 from jcm.runtime.errors import JcmError
@@ -94,7 +94,7 @@ def _measure_fid(rng: np.random.Generator, count: int) -> dict[str, float]:
 def _measure_precision_recall(rng: np.random.Generator, count: int) -> dict[str, float]:
     """Times precision and recall of random features."""
     a, b = (rng.standard_normal((count, _FEATURES), np.float32) for _ in range(2))
-    _, seconds = timed(lambda: manifold.precision_recall(a, b))
+    _, seconds = timed(lambda: precision_recall.precision_recall(a, b))
     return {
         "precision_recall_seconds": seconds,
         "precision_recall_peak_memory_gib": memory.peak_gib(),
