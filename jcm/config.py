@@ -22,6 +22,8 @@ def base() -> ConfigDict:
     """Returns every field that exists, with the settings of CD on CIFAR-10.
 
     The comment on the line of a field, or on the lines above it, describes the field.
+    `check` has the bounds of the fields. `_FREE` in `run/workdir.py` names those that
+    may change when a run resumes.
     """
     config = ConfigDict()
     config.method = "cd"  # training method: edm, cd or ct

@@ -1,4 +1,7 @@
-"""Checksums that detect corrupted arrays, computed on the devices of the arrays."""
+"""Checksums that detect corrupted arrays, computed on the devices of the arrays.
+
+`checkpoints.py` writes them beside the arrays and compares them when it restores.
+"""
 
 import functools
 from typing import Any

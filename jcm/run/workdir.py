@@ -41,10 +41,10 @@ _FREE = (
     "train.sample_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.skip_nonfinite",
     "teacher",  # the hash of its weights is compared instead
     "mesh",
     "profile",
-    "train.skip_nonfinite",
     "sample",
     "eval",
     "search",

@@ -143,16 +143,13 @@ def test_rows_of_one_distribution_score_as_such(monkeypatch):
     rng = np.random.default_rng(5)
     a, b = rng.standard_normal((2, 1500, 8)).astype("f4")
     assert abs(kid.distance(a, b)) < 0.01 < kid.distance(a, b + 1)
-    same, far = (
-        precision_recall.precision_recall(a, b),
-        precision_recall.precision_recall(a + 9, b),
-    )
+    same = precision_recall.precision_recall(a, b)
+    far = precision_recall.precision_recall(a + 9, b)
     assert min(same.values()) > 0.8
     assert far == {"precision": 0, "recall": 0}
-    assert precision_recall.density_coverage(a, b)["density"] == pytest.approx(
-        1, abs=0.1
-    )
-    assert precision_recall.density_coverage(a, b)["coverage"] > 0.9
+    covered = precision_recall.density_coverage(a, b)
+    assert covered["density"] == pytest.approx(1, abs=0.1)
+    assert covered["coverage"] > 0.9
 
 
 def test_inception_score_of_clear_and_of_unclear_images():

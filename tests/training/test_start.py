@@ -233,7 +233,7 @@ def test_weights_of_others_begin_and_teach(tiny, teacher, tmp_path):
         ),
         (
             {"init.model": "FOLDER", "init.state": True},
-            "folder has weights but no optimiser state: start a new .* config.init.state=Fal",
+            "folder has weights but no optimiser state: start a new .*init.state=Fal",
         ),
     ],
 )
