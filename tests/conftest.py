@@ -1,4 +1,8 @@
-"""Sets JAX up before any test imports it: 8 simulated devices, checked shapes."""
+"""Settings of JAX for all tests, and the trained models that they share.
+
+The settings must be made before anything imports JAX: eight simulated devices, and
+checks of the types and shapes in signatures.
+"""
 
 import importlib.metadata
 import os
@@ -9,42 +13,76 @@ import beartype
 import jaxtyping
 import ml_collections
 import pytest
+import threadpoolctl
 
-# Not forced, so that the tests can be run on an accelerator as well.
+# The default may be overridden, so that the tests can run on an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
-# Compiling takes most of the time of tests this small; numbers stay the same up to
-# rounding. A test that trains for long can switch it off.
+# Networks this small spend most of their time in the compiler. Without optimisations it
+# is faster, and numbers change by rounding only.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# The same: half of the time of compiling where there is a choice.
+# Versions of JAX that still have the choice compile twice as fast without these.
 if tuple(map(int, importlib.metadata.version("jax").split(".")[:2])) < (0, 11):
     _flags = os.environ.get("XLA_FLAGS", "")
-    if "fusion_emitters" not in _flags:  # there: a worker of xdist
+    if "fusion_emitters" not in _flags:  # A worker of xdist inherits it.
         os.environ["XLA_FLAGS"] = f"{_flags} --xla_cpu_use_fusion_emitters=false"
 
-# Whole runs compile the same programs again and again.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # set: a worker of xdist
+# All processes of a test run share what they compile.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # A worker of xdist inherits it.
     _cache = tempfile.TemporaryDirectory(prefix="jcm_xla_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+# Several threads make products of small matrices 30 times slower, because they wait
+# for each other. NumPy may be loaded already, and then it ignores the variables.
+os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
+threadpoolctl.threadpool_limits(1)
+
 check_types = beartype.beartype(
     conf=beartype.BeartypeConf(
-        # An int will do where a float is asked for.
+        # An int is accepted as a float.
         is_pep484_tower=True,
-        # jaxtyping decorates methods one by one, where beartype cannot know Self.
+        # jaxtyping decorates each method separately, where beartype does not know Self.
         hint_overrides=beartype.FrozenDict({typing.Self: typing.Any}),
     )
 )
-# From here on each annotated shape and type in jcm is checked when it is used.
+# Every type and shape in a signature of jcm is checked when the function is called.
 jaxtyping.install_import_hook("jcm", "conftest.check_types")
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    """Where the tests prepare their data sets, once."""
-    return tmp_path_factory.mktemp("data")
+def once(tmp_path_factory):
+    """A function that makes a folder once for all processes of the test run.
+
+    It takes a name and a function that fills the folder, and returns the folder. The
+    other processes wait until the folder is complete.
+    """
+    from jcm.runtime import files
+
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def get(name, make):
+        folder, complete = base / name, base / f"{name}.complete"
+        with (base / f"{name}.lock").open("a") as file:
+            files.lock(file, wait=True)
+            if not complete.exists():
+                folder.mkdir()
+                make(folder)
+                complete.touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def data_dir(once):
+    """A folder with the prepared digits; tests prepare other data sets in it too."""
+    from jcm import data
+
+    return once("data", lambda folder: data.load(_digits_in(folder)))
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +95,7 @@ def tiny(data_dir):
         with config.unlocked():
             config.data.dir = str(data_dir)
             config.eval.scores = ()
+            config.model.ch_mult = (1,)
             config.model.attn_resolutions = ()
             config.sample.steps = 3
             config.update_from_flattened_dict(changes)
@@ -66,24 +105,20 @@ def tiny(data_dir):
 
 
 @pytest.fixture(scope="session")
-def teacher(tiny, tmp_path_factory):
-    """The workdir of a trained diffusion model on the digits."""
+def teacher(tiny, once):
+    """The workdir of a diffusion model of the digits, which tests must not change."""
     from jcm.commands.train import train
 
-    workdir = tmp_path_factory.mktemp("teacher") / "run"
-    train(tiny("digits_edm"), workdir)
-    return workdir
+    return once("teacher", lambda folder: train(tiny("digits_edm"), folder))
 
 
 @pytest.fixture(scope="session")
-def student(tiny, teacher, tmp_path_factory):
-    """The workdir of a model distilled from `teacher`, and its config."""
+def student(tiny, teacher, once):
+    """A model distilled from `teacher`: its config, and the workdir, not to be changed."""
     from jcm.commands.train import train
 
-    workdir = tmp_path_factory.mktemp("student") / "run"
     config = tiny("digits_cd", teacher=str(teacher))
-    train(config, workdir)
-    return config, workdir
+    return config, once("student", lambda folder: train(config, folder))
 
 
 def _digits_in(folder):
@@ -102,13 +137,13 @@ def _digits_in(folder):
 
 @pytest.fixture
 def data_config(tmp_path_factory):
-    """Settings of the digits, prepared in a folder of their own."""
+    """The settings of the digits, to be prepared in an empty folder."""
     return _digits_in(tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture(scope="module")
-def digit_set(tmp_path_factory):
-    """The digits, prepared once for a file of tests."""
+def digit_set(data_dir):
+    """The digits."""
     from jcm import data
 
-    return data.load(_digits_in(tmp_path_factory.mktemp("digits")))
+    return data.load(_digits_in(data_dir))

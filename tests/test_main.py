@@ -96,7 +96,8 @@ def test_a_workdir_stands_in_for_its_config(run, student):
     assert code == 0
     assert f"teacher: {config.teacher}" in output
     assert "num_images: 3" in output
-    code, output = run(here, "--mode=sample", _DIGITS, "--config.model.nf=16")
+    changes = ("--config.model.ch_mult=(1,)", "--config.model.nf=16")
+    code, output = run(here, "--mode=sample", _DIGITS, *changes)
     assert code == 1
     assert "holds a run with config.model.nf=8, and not 16" in output
 

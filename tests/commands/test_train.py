@@ -197,7 +197,7 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(tiny, student, tmp_path):
     # The arrays, and not what is known of them.
     for file in (newest / "params").rglob("d/*"):
         file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(JcmError, match="checkpoints/8.*take an earlier step"):
+    with pytest.raises(JcmError, match="checkpoints/8.*use an earlier step"):
         load(tmp_path / "run", ema="params")
     assert newest.exists()
     # Though it is the last, and the run was done.
