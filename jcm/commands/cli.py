@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from jcm import config as config_lib
 from jcm.run import storage
-from jcm.runtime import distributed, download, memory, preemption
+from jcm.runtime import distributed, download, preemption
 from jcm.runtime.errors import JcmError, Preempted, one_line
 
 _names = {"config": ""}  # set when the flags are read
@@ -36,7 +36,6 @@ def run(
         used if --workdir is given and --config is not.
     """
     logging.set_verbosity(logging.INFO)
-    memory.use_few_heaps()
     preemption.exit_on_sigterm()
     # Training, evaluation and every restart compile the same sampler.
     if jax.config.jax_compilation_cache_dir is None:
