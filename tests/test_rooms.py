@@ -39,6 +39,7 @@ def _imports(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
@@ -52,6 +53,13 @@ def test_a_file_imports_only_what_its_room_may(path):
         assert room == _ONE_USER.get(top, room), f"{path} imports {name}"
         if top == "jcm":
             assert f"{name}.".startswith(tuple(allowed)), f"{path} imports {name}"
+
+
+def test_rooms_name_only_rooms_below_them():
+    above = list(_MAY_IMPORT)
+    for room, line in _MAY_IMPORT.items():
+        for name in line.split():
+            assert above.index(name.split(".")[0]) < above.index(room), (room, name)
 
 
 def test_only_the_entry_points_lie_flat():

@@ -110,6 +110,8 @@ def _check(request: Request) -> None:
         )
     if not request.output:
         raise JcmError("name a folder for the results: --edit.output=out")
+    if request.variants < 1:
+        raise JcmError(f"--edit.variants={request.variants} must be at least 1")
     if task in ("denoise", "interpolate") and request.variants != 1:
         raise JcmError(f"--edit.task={task} does not use --edit.variants: drop it")
     if task == "denoise" and len(request.sigmas) > 1:

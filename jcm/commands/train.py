@@ -70,7 +70,7 @@ def _loop(run: Run) -> None:
         if due(step, run.score_every) and (run.score_first or not resumed):
             log.settle()
             with run.progress.pause():
-                run.preview.score(state, run.scores)
+                run.preview.score(state, run.score_groups)
         if last:
             break
         # The devices compute the step before while this batch is made and sent.

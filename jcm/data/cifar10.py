@@ -68,7 +68,7 @@ def _examples(
             images, labels = _batch(path, name)
         # Unpickling a broken file can raise anything, and the remedy is the same.
         except Exception as error:
-            reason = one_line(error)
+            reason = f"{type(error).__name__}: {one_line(error)}"
             raise JcmError(
                 f"{path} is not a complete CIFAR-10 Python archive "
                 f"({name}: {reason}): {REMEDY}"

@@ -1,4 +1,4 @@
-"""Data sets, which are prepared on disk once and opened by name."""
+"""Opens data sets by name, after preparing them on disk once."""
 
 import dataclasses
 import functools
@@ -73,7 +73,7 @@ class Dataset:
         return arrays
 
     def _decode_all(self) -> Batch:
-        # Half of the time is spent in Python, so that more threads would be slower.
+        # Half of the time is spent in Python, so more threads would be slower.
         return self._decode(tqdm.tqdm(range(len(self)), "Decoding", delay=2))
 
     def _decode(self, indices: Collection[int]) -> Batch:
@@ -130,7 +130,7 @@ def load(config_data, split: str = "train") -> Dataset:
 
 
 def _prepared(config_data) -> builder_lib.ImageBuilder:
-    """Returns the builder of a data set, after it is prepared on disk."""
+    """Returns the builder of a data set that is prepared on disk."""
     cls = BUILDERS[config_data.name]
     config = cls.source(config_data)
     folder = pathlib.Path(config_data.dir or download.cache("data")).expanduser()
@@ -141,26 +141,26 @@ def _prepared(config_data) -> builder_lib.ImageBuilder:
             f"{config_data.name} has {size}x{size} images of {channels} channels: pass "
             f"--config.data.image_size={size} --config.data.channels={channels}"
         )
-    # The folder appears by renaming when it is complete. Unlike this test,
-    # is_prepared() of tfds logs a warning if there is none.
+    # A complete folder appears by renaming. If there is none, is_prepared() of tfds
+    # would log a warning; this test does not.
     if builder.data_path.exists():
         return builder
     try:
         # Many processes may start at once; the first one prepares the data for all.
-        with files.locked(folder):
+        with files.exclusive(folder):
             builder = cls(data_dir=folder, config=config)
             builder.download_and_prepare(
                 file_format="array_record",
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False),
             )
     except (OSError, RuntimeError) as error:
-        # array_record raises RuntimeError if the disk is full.
-        # Without file locks, renaming the finished folder fails if another process was
-        # faster, whose result can be used instead.
+        # array_record raises RuntimeError if the disk is full. Without file locks,
+        # renaming the finished folder fails if another process was faster; the result
+        # of that process is then used instead.
         builder = cls(data_dir=folder, config=config)
         if not builder.data_path.exists():
             raise JcmError(
                 f"cannot prepare {config_data.name} in {folder} ({one_line(error)}): "
-                "pass a folder with free space, --config.data.dir=<folder>"
+                "set --config.data.dir to a folder with free space"
             ) from error
     return builder

@@ -1,4 +1,4 @@
-"""Samplers: consistency models in any number of steps, diffusion models by their ODE.
+"""Samples consistency models in any number of steps, and diffusion models by their ODE.
 
 A step is one compiled function of traced noise levels, called in a loop on the host, so
 every list of noise levels, of any length, runs the same program. Each image has its own
@@ -36,11 +36,11 @@ def consistency_step(
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
     """Takes one step of multistep sampling or editing.
 
-    Song et al. 2023, Algorithms 1 and 4: jumps to clean images, clips them to [-1, 1],
-    puts back what is known of them, and adds noise of the next level.
+    As in algorithms 1 and 4 of Song et al. 2023, the step jumps to clean images, clips
+    them to [-1, 1], restores what is known of them, and adds noise of the next level.
 
     Args:
-      denoiser: f.
+      denoiser: the consistency function f.
       params: parameters of f.
       x: images at noise level sigma.
       sigma: noise level of x.
@@ -48,7 +48,7 @@ def consistency_step(
         noise is added.
       noise: standard normal.
       labels: class of each image, or None.
-      known: puts back what is known, such as an `edits.Known`; None if nothing is.
+      known: restores what is known, such as an `edits.Known`; None if nothing is known.
 
     Returns:
       Images at noise level sigma_next, and the clean images.
@@ -87,9 +87,9 @@ class Sampler:
     """The compiled sampler of one denoiser on this process's devices.
 
     By default `jax.pmap` puts a full copy of the parameters on every local device, and
-    processes do not communicate. With a `sharding` the same functions run under
-    `jax.jit` on a global batch, for parameters that are themselves sharded. Then all
-    processes must call together, with equally many images.
+    processes do not communicate. With a `sharding`, the same functions run under
+    `jax.jit` on a global batch, for parameters that are themselves sharded. All
+    processes must then call the sampler together, with the same number of images.
 
     Attributes:
       denoiser: D or f.
@@ -103,7 +103,7 @@ class Sampler:
         batch_size: int = 64,
         sharding: NamedSharding | None = None,
     ):
-        """Creates the sampler; compiles when it is first called.
+        """Creates the sampler, which compiles when it is first called.
 
         Args:
           denoiser: D or f.
@@ -147,8 +147,8 @@ class Sampler:
           schedule: noise levels and solver.
           labels: class of each image; None if the denoiser is unconditional.
           origin: images that the first noise is added to; None for zeros.
-          known: what is put back after each step of a consistency model: a pytree of
-            arrays with one entry per image, which is callable on images.
+          known: restores what is known after each step of a consistency model: a pytree
+            of arrays with one entry per image, which is callable on images.
           noisy: whether to add the first noise; if not, sampling starts at `origin`.
           visit: called after each step of each batch with its clean images, or, for a
             diffusion model, with its points on the trajectory.
@@ -163,8 +163,8 @@ class Sampler:
         count, size = len(indices), self._batch_size(len(indices))
         labels = self.denoiser.as_labels(labels, count)
         if self._sharding is None:
-            # Placed once, or every step would copy them to every device.
-            params = jax.device_put(arrays.local_copy(params), self._everywhere)
+            # Place them once; otherwise every step would copy them to every device.
+            params = jax.device_put(arrays.process_local(params), self._everywhere)
         finished, x = [], None
         for start in range(0, count, size):
             numbers, *given = jax.tree.map(
@@ -177,7 +177,7 @@ class Sampler:
                 x, clean = step
                 if visit is not None:
                     visit(self._join(clean)[: count - start])
-            # Fetched only now, so that the devices already work on the next batch.
+            # Fetch the images only now, while the devices work on the next batch.
             if previous is not None:
                 finished.append(self._join(previous))
         return np.concatenate([*finished, self._join(x)])[:count]
@@ -185,7 +185,8 @@ class Sampler:
     def _batch_size(self, count: int) -> int:
         """Returns the batch size for `count` images.
 
-        A few images need no full batch. Powers of two keep the number of programs low.
+        A few images do not need a full batch. Rounding up to powers of two keeps the
+        number of compiled programs low.
         """
         few = 1 << max(count - 1, 0).bit_length()
         return min(self.batch_size, -(-few // self._devices) * self._devices)
@@ -266,6 +267,6 @@ class Sampler:
 
 
 def _part(array: AnyArray, *, start: int, size: int) -> np.ndarray:
-    """Returns `size` entries from `start` on; zeros stand for those after the end."""
+    """Returns `size` entries from `start` on, padded with zeros after the end."""
     part = np.asarray(array[start : start + size])
     return np.pad(part, [(0, size - len(part)), *[(0, 0)] * (part.ndim - 1)])

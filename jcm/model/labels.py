@@ -86,6 +86,6 @@ def label_number(label: int | str, class_names: Sequence[str]) -> int:
     for name in (label, imagenet.other_names().get(label)):
         if name in class_names:
             return class_names.index(name)
-    known = ", ".join(class_names[:10])
+    known = ", ".join(class_names[:10]) or "known by number alone"
     more = f", ... ({len(class_names)} in all)" if len(class_names) > 10 else ""
     raise JcmError(f"label {label!r} is unknown: the classes are {known}{more}")

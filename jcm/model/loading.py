@@ -225,7 +225,12 @@ def _check_hints(hints: Mapping[str, Any]) -> None:
 
 def _check_unused(path: str | os.PathLike, kind: str, /, **arguments: Any) -> None:
     """Raises JcmError if an argument was given that `path`, a `kind`, does not take."""
-    given = [f"{name}={value!r}" for name, value in arguments.items() if value]
+    hints = {field.name for field in dataclasses.fields(foreign.Hints)}
+    given = [
+        f"{name}={value!r}"
+        for name, value in arguments.items()
+        if value or name in hints  # a hint has no default that means "not given"
+    ]
     if given:
         raise JcmError(f"{path} is {kind}: drop {', '.join(given)}")
 

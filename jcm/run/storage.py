@@ -69,6 +69,8 @@ class _Mirror:
         """Copies remote files that are new or have changed over the local ones."""
         with self._busy, self._explain_errors("read"):
             for name, info in self._store.find(self._root, detail=True).items():
+                if name.endswith("/"):  # a placeholder that makes a folder visible
+                    continue
                 relative = pathlib.PurePosixPath(name).relative_to(self._root)
                 path, version = self.local / relative, info["generation"]
                 if (
@@ -144,8 +146,8 @@ class _Mirror:
             yield
         except ImportError as error:
             raise JcmError(
-                f"cannot {what} {self.remote} ({error}): pip install 'jcm[gcs]', or use"
-                " a --workdir on a file system"
+                f"cannot {what} {self.remote} ({one_line(error)}): pip install"
+                " 'jcm[gcs]', or use a --workdir on a file system"
             ) from error
         except Exception as error:  # the store's libraries raise many types
             reason = one_line(error, 200)

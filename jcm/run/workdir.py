@@ -24,13 +24,13 @@ from ml_collections import ConfigDict
 from jcm import config as config_lib
 from jcm.run import storage
 from jcm.runtime import files
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
-# It has a line for each scored model, way of sampling and seed.
+# This file has one line for each scored model, way of sampling and seed.
 SCORES_FILE = os.path.join("evaluation", "scores.jsonl")
 
-# The fields that may differ between two starts of a run: they change what is shown, or
-# where the data lies, and not the numbers of the training.
+# The fields that may differ between two starts of a run. They change what is shown or
+# where the data is, but not the numbers of the training.
 _FREE = (
     "data.path",
     "data.dir",
@@ -88,20 +88,21 @@ def read(workdir: str | os.PathLike) -> Record:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise JcmError(
-            f"{path} cannot be read ({error}): restore it, or use another workdir"
+            f"{path} cannot be read ({type(error).__name__}: {one_line(error)}):"
+            " restore it, or use another workdir"
         ) from error
     return Record(config, names, *fingerprints)
 
 
 def claim(workdir: str | os.PathLike, record: Record) -> None:
-    """Writes the record of a new run, or checks that a run is the same one.
+    """Writes the record of a new run, or checks that it equals that of an old run.
 
     Every process must call this. A run without a checkpoint has nothing to lose, so it
     may start again with other settings.
 
     Raises:
-      JcmError: if the folder holds a run with other settings or other data; names the
-        first difference. Nothing is changed then.
+      JcmError: if the folder holds a run with other settings or other data; the message
+        names the first difference. The folder is then left unchanged.
     """
     workdir = pathlib.Path(workdir)
     storage.check_same_folder(workdir)
@@ -113,7 +114,7 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
         if old.data_fingerprint != record.data_fingerprint:
             raise JcmError(
                 f"{workdir} holds a run on other data (fingerprint"
-                f" {old.data_fingerprint}, now {record.data_fingerprint}): use another"
+                f" {old.data_fingerprint}, not {record.data_fingerprint}): use another"
                 " --workdir"
             )
         record = dataclasses.replace(record, teacher_hash=old.teacher_hash)
@@ -136,7 +137,7 @@ def claim_teacher(workdir: str | os.PathLike, teacher_hash: str) -> None:
     if _begun(workdir) and old.teacher_hash != teacher_hash:
         raise JcmError(
             f"{workdir} holds a run with another teacher: the weights in"
-            f" {teacher_path(old.config, workdir)} have changed since it started;"
+            f" {teacher_path(old.config, workdir)} have changed since the run started;"
             " restore them, or use another --workdir"
         )
     _write(workdir, dataclasses.replace(old, teacher_hash=teacher_hash))
@@ -152,10 +153,11 @@ def teacher_path(config: ConfigDict, workdir: str | os.PathLike) -> str | None:
 def check_same_settings(workdir: str | os.PathLike, config: ConfigDict) -> None:
     """Checks that a config describes the run in a workdir.
 
-    Fields that only change what is shown, or where the data lies, may differ.
+    Fields that only change what is shown or where the data is may differ.
 
     Raises:
-      JcmError: if there is no run, or it has other settings; names the first.
+      JcmError: if there is no run, or it has other settings; the message names the
+        first one that differs.
     """
     for name, before, now in config_lib.differences(
         read(workdir).config, config, ignore=_FREE
@@ -164,14 +166,14 @@ def check_same_settings(workdir: str | os.PathLike, config: ConfigDict) -> None:
         if name == "train.num_steps" and config.loss.scales != "adaptive":
             continue
         raise JcmError(
-            f"{workdir} holds a run with config.{name}={before!r}, and not {now!r}:"
-            " use another --workdir, or the same setting; to sample or evaluate,"
-            " --workdir without --config is enough"
+            f"{workdir} holds a run with config.{name}={before!r}, not {now!r}: use"
+            " another --workdir, or the same setting; to sample or evaluate, --workdir"
+            " without --config is enough"
         )
 
 
 def scores(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """Returns the scores of a workdir in order, without lines that a kill has cut."""
+    """Returns the scores of a workdir in order, without lines cut short by a kill."""
     path = pathlib.Path(workdir) / SCORES_FILE
     if not path.exists():
         return []

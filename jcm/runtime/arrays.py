@@ -25,7 +25,7 @@ def as_key(seed: Key[Array, ""] | int) -> Key[Array, ""]:
     return jax.random.key(seed)
 
 
-def local_copy(params: Any) -> Any:
+def process_local(params: Any) -> Any:
     """Returns parameters as arrays of this process alone.
 
     Args:

@@ -91,11 +91,12 @@ def initialize(config: ConfigDict) -> None:
     if found.expected not in (None, count):
         raise JcmError(
             f"expected {found.expected} processes ({found.where}), but JAX has joined"
-            f" {count}: start as many, or correct --processes"
+            f" {count}: start {found.expected}, or correct --processes"
         )
     logging.info(
-        "process %d of %d with %d of %d devices; if a process is lost, all end within"
-        " %d s (JAX reports that another task died), and the same commands resume",
+        "process %d of %d with %d of %d devices; if a process is lost, all others end"
+        " within %d s (JAX reports that another task died), and the same commands"
+        " resume the run",
         *(jax.process_index(), count),
         *(jax.local_device_count(), jax.device_count()),
         _HEARTBEAT_TIMEOUT.value,
@@ -117,7 +118,7 @@ def _join(found: cluster_lib.Cluster) -> None:
     seconds = _JOIN_TIMEOUT.value
     failure = (
         f"cannot join the processes ({address}): start all of them, check that process"
-        " 0 runs and that all can reach its port, or raise --join_timeout"
+        " 0 is running and that all can reach its port, or raise --join_timeout"
     )
     # After its own timeout JAX would abort this process with a stack trace.
     late = JcmError(f"{failure} (timeout of {seconds} s)")
@@ -251,7 +252,7 @@ def gather(array: np.ndarray | np.generic) -> np.ndarray:
     Every process must call this.
 
     Args:
-      array: of the same shape and type in every process.
+      array: an array of the same shape and type in every process.
 
     Returns:
       An array of shape (processes, *array.shape).
@@ -279,7 +280,7 @@ def from_main(value: Any) -> Any:
 
 
 def barrier(name: str) -> None:
-    """Waits until every process has called this; errors show the name."""
+    """Waits until every process has called this; error messages show the name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
@@ -291,8 +292,8 @@ def fail_together() -> Iterator[None]:
     Every process must enter the block, and must not wait for another process in it.
 
     Raises:
-      JcmError: in the processes where the block has not failed; quotes the error of
-        the first process where it has.
+      JcmError: in the processes where the block has not failed; the message quotes the
+        error of the first process where it has failed.
     """
     failed = None
     try:
@@ -314,7 +315,7 @@ def check_equal(settings: Mapping[str, Any]) -> None:
       settings: plain data by name.
 
     Raises:
-      JcmError: in every process; names the first setting that differs.
+      JcmError: in every process; the message names the first setting that differs.
     """
     if jax.process_count() == 1:
         return

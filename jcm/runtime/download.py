@@ -1,4 +1,4 @@
-"""Downloads files that are either complete or absent."""
+"""Downloads files, so that each is either complete or absent."""
 
 import errno
 import functools
@@ -11,7 +11,7 @@ import urllib.request
 
 import tqdm
 
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
 
 def cache(kind: str) -> pathlib.Path:
@@ -30,7 +30,7 @@ def fetch(url: str, target: pathlib.Path, expected: str, remedy: str) -> pathlib
       url: the address of the file.
       target: the path to write; missing folders are created.
       expected: the published digest, as `check_digest` takes it.
-      remedy: what to do without a network, for the error.
+      remedy: what to do without a network, for the error message.
 
     Raises:
       JcmError: if the file cannot be downloaded or written, or has another digest.
@@ -62,17 +62,18 @@ def fetch(url: str, target: pathlib.Path, expected: str, remedy: str) -> pathlib
         wanted = response.headers.get("Content-Length")
         if wanted and int(wanted) != partial.stat().st_size:
             raise JcmError(
-                f"{url} ended after {partial.stat().st_size} of {wanted} bytes:"
-                f" try again, or {remedy}"
+                f"the download of {url} ended after {partial.stat().st_size} of"
+                f" {wanted} bytes: try again, or {remedy}"
             )
         check_digest(partial, expected, f"{url} arrived", remedy)
         os.replace(partial, target)
     except (OSError, http.client.HTTPException) as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise JcmError(
-                f"cannot write {target} ({error}): free some space there"
+                f"cannot write {target} ({one_line(error)}): free some space there"
             ) from error
-        raise JcmError(f"cannot download {url} ({error}): {remedy}") from error
+        reason = one_line(error)
+        raise JcmError(f"cannot download {url} ({reason}): {remedy}") from error
     finally:
         partial.unlink(missing_ok=True)
     return target
@@ -82,11 +83,11 @@ def check_digest(path: pathlib.Path, expected: str, subject: str, remedy: str) -
     """Checks that a file has the published digest.
 
     Args:
-      path: of the file.
+      path: the path of the file.
       expected: the algorithm, a colon, and all or the first digits of the digest, such
         as "sha256:397923af"; "" if none was published.
-      subject: the beginning of the error, such as "FILE exists, but".
-      remedy: the end of the error.
+      subject: the beginning of the error message, such as "FILE exists, but".
+      remedy: the end of the error message.
 
     Raises:
       JcmError: if the digest differs.

@@ -15,7 +15,7 @@ from absl import logging
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -58,7 +58,9 @@ def write_tensors(
         try:
             safetensors.save_file(dict(tensors), temporary, metadata=dict(about))
         except SafetensorError as error:
-            raise JcmError(f"cannot write {path} ({error}): free some space") from error
+            raise JcmError(
+                f"cannot write {path} ({one_line(error)}): free some space"
+            ) from error
         temporary.chmod(mode)
 
 
@@ -71,7 +73,8 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.load_file(path)
     except (OSError, SafetensorError) as error:
-        raise JcmError(f"cannot read {path} ({error}): copy it again") from error
+        reason = one_line(error)
+        raise JcmError(f"cannot read {path} ({reason}): copy it again") from error
 
 
 def new_folder(path: str | os.PathLike) -> pathlib.Path:
@@ -113,7 +116,7 @@ def lock(file: IO[Any], *, wait: bool) -> bool:
 
 
 @contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[None]:
+def exclusive(folder: pathlib.Path) -> Iterator[None]:
     """Creates a folder and excludes other processes from this block for it.
 
     On a file system without locks it excludes no process.

@@ -1,4 +1,4 @@
-"""From a config and a workdir to everything that the training loop needs."""
+"""Prepares everything that the training loop needs, from a config and a workdir."""
 
 import contextlib
 import dataclasses
@@ -36,7 +36,7 @@ from jcm.training.profiling import Profile
 from jcm.training.program import Program
 from jcm.training.step import compile_step
 
-# Trains a config in a workdir.
+# A function that trains a config in a workdir.
 _Train = Callable[[ConfigDict, str | os.PathLike], Any]
 
 
@@ -47,10 +47,10 @@ class Run:
     Attributes:
       config: the whole config.
       workdir: the run's folder on this machine.
-      state: the state to continue from.
-      saved_step: the step of the newest checkpoint; 0 if there is none.
+      state: the state to continue from; the first step donates its buffers.
+      saved_step: the newest step that is on disk and can be read; 0 if there is none.
       score_every: steps between two scorings; 0 for none.
-      score_first: whether the first state should have been scored and was not.
+      score_first: whether `state` should have been scored already and was not.
       train_step: the compiled step (state, frozen, batch) -> (state, metrics).
       frozen: what does not change during the run: teacher and constants.
       batches: this process's part of every batch, from the next step on.
@@ -61,7 +61,7 @@ class Run:
       progress: reports the speed.
       profile: traces the steps that the config names.
       preview: writes samples and scores.
-      scores: the scores to compute while training.
+      score_groups: the scores to compute while training.
     """
 
     config: ConfigDict
@@ -80,7 +80,7 @@ class Run:
     progress: Progress
     profile: Profile
     preview: Preview
-    scores: list[scores_lib.ScoreGroup]
+    score_groups: list[scores_lib.ScoreGroup]
 
     def next_batch(self) -> tuple[dict[str, jax.Array], float]:
         """Returns the next global batch and the seconds spent waiting for it."""
@@ -94,7 +94,10 @@ class Run:
 
 
 def due(step: int, every: int) -> bool:
-    """Whether an action that happens every `every` steps is due; 0 means never."""
+    """Returns whether an action is due at a step that is a multiple of `every`.
+
+    If `every` is 0, the action is never due.
+    """
     return step > 0 and every > 0 and step % every == 0
 
 
@@ -111,7 +114,7 @@ def prepare(
     Args:
       config: the whole config.
       workdir: the run's folder, from `storage.local_folder`.
-      train: trains the teacher, where the config asks for one to be trained first.
+      train: trains the teacher, if the config asks for one to be trained first.
 
     Yields:
       The run; None if it is complete.
@@ -124,7 +127,7 @@ def prepare(
     with contextlib.ExitStack() as stack:
         stack.enter_context(lease.hold(workdir))
         workdir_lib.claim(workdir, workdir_lib.Record(config, names, fingerprint))
-        # SIGTERM is only noted until the last checkpoint is complete.
+        # From here on, SIGTERM is only noted until the last checkpoint is complete.
         watch = stack.enter_context(preemption.Watch())
         checkpoints = stack.enter_context(
             Checkpoints(workdir, keep=config.train.keep_checkpoints)
@@ -140,19 +143,21 @@ def prepare(
         train_step = _compile(setup)
         state = _load_state(setup, checkpoints, frozen)
         first_step = int(state.step)
-        # The writer below drops what was logged after this step.
+        # Check this before the writer below drops what was logged after this step.
         score_first = saved_step is not None and _lacks_scores(
             workdir, first_step, setup.score_every
         )
         batches = _batches(setup, first_step)
+        # Before the clock of the progress starts, since it can take minutes.
+        for group in setup.score_groups:
+            group.prepare()
         writer, progress, log = _open_log(setup, workdir, first_step, stack)
-        for score in setup.scores:
-            score.prepare()
         yield Run(
             config=config,
             workdir=workdir,
             state=state,
-            saved_step=saved_step or 0,
+            # An older checkpoint was restored if the newest is damaged.
+            saved_step=first_step if saved_step is not None else 0,
             score_every=setup.score_every,
             score_first=score_first,
             train_step=train_step,
@@ -165,7 +170,7 @@ def prepare(
             progress=progress,
             profile=stack.enter_context(contextlib.closing(setup.profile)),
             preview=Preview(config, workdir, setup.program, names, writer),
-            scores=setup.scores,
+            score_groups=setup.score_groups,
         )
 
 
@@ -177,7 +182,7 @@ class _Setup:
       config: the whole config.
       dataset: what is trained on.
       program: the training step, not compiled yet.
-      scores: the scores to compute while training.
+      score_groups: the scores to compute while training.
       score_every: steps between two scorings; 0 for none.
       profile: traces the steps that the config names.
       memory_limit: bytes that one device has free before the run begins.
@@ -186,14 +191,14 @@ class _Setup:
     config: ConfigDict
     dataset: data.Dataset
     program: Program
-    scores: list[scores_lib.ScoreGroup]
+    score_groups: list[scores_lib.ScoreGroup]
     score_every: int
     profile: Profile
     memory_limit: int | None
 
 
 def _check(config: ConfigDict, workdir: pathlib.Path) -> _Setup:
-    """Checks the settings and the data; writes nothing and compiles nothing."""
+    """Checks the settings and the data; leaves the workdir alone, compiles nothing."""
     config_lib.check(config)
     # Settings that no data can make valid are reported before the data is prepared.
     methods.create(config, build.network(config, num_classes=2))
@@ -206,7 +211,7 @@ def _check(config: ConfigDict, workdir: pathlib.Path) -> _Setup:
         try:
             program.check_batch_size(start.teacher_config(config), made.mesh.size)
         except JcmError as error:
-            raise JcmError(f"the teacher, {config.teacher}: {error}") from error
+            raise JcmError(f"the teacher {config.teacher}: {error}") from error
     memory_limit = memory_plan.limit()
     profile = Profile(config.profile.steps, workdir / "profile")
     build.default_schedules(config, method.denoiser)
@@ -216,15 +221,16 @@ def _check(config: ConfigDict, workdir: pathlib.Path) -> _Setup:
             "config.sample.ema='target_params', but this method keeps no target: use"
             " params, or a rate of config.train.ema_rates"
         )
-    scores = scores_lib.create(config, dataset)
+    groups = scores_lib.create(config, dataset)
     score_every = math.ceil(1000 * config.eval.every_kimg / config.train.batch_size)
     distributed.check_equal({"the data's fingerprint": dataset.fingerprint})
     return _Setup(
         config=config,
         dataset=dataset,
         program=made,
-        # What they hold in memory is not needed before the evaluation.
-        scores=scores if score_every else [],
+        # Without scoring during training, drop the scores: what they hold in memory is
+        # not needed before the evaluation.
+        score_groups=groups if score_every else [],
         score_every=score_every,
         profile=profile,
         memory_limit=memory_limit,
@@ -232,7 +238,10 @@ def _check(config: ConfigDict, workdir: pathlib.Path) -> _Setup:
 
 
 def _saved_step(setup: _Setup, checkpoints: Checkpoints) -> int | None:
-    """The step of the newest checkpoint; of the last step only if it can be read."""
+    """Returns the step of the newest checkpoint, or None.
+
+    If it is the last step, checkpoints that cannot be read are passed over.
+    """
     latest = checkpoints.latest_step
     if (latest or 0) >= setup.config.train.num_steps:
         return int(checkpoints.restore(setup.program.state).step)
@@ -240,7 +249,7 @@ def _saved_step(setup: _Setup, checkpoints: Checkpoints) -> int | None:
 
 
 def _is_complete(setup: _Setup, saved_step: int | None, workdir: pathlib.Path) -> bool:
-    """Whether all steps are done, and the last one is scored where that is due."""
+    """Returns whether all steps are done, and the last one is scored if that is due."""
     total = setup.config.train.num_steps
     if saved_step == total:
         return not _lacks_scores(workdir, total, setup.score_every)
@@ -248,7 +257,10 @@ def _is_complete(setup: _Setup, saved_step: int | None, workdir: pathlib.Path) -
 
 
 def _lacks_scores(workdir: pathlib.Path, step: int, every: int) -> bool:
-    """Whether a step should have been scored and was not; every process must call."""
+    """Returns whether scores that were due at a step are missing.
+
+    Every process must call this.
+    """
     if not due(step, every):
         return False
     return not distributed.from_main(writers.has_scalars(workdir, step, SCORE_PREFIX))
@@ -288,7 +300,7 @@ def _compile(setup: _Setup) -> jax.stages.Compiled:
 
 
 def _load_state(setup: _Setup, checkpoints: Checkpoints, frozen: Frozen) -> State:
-    """The state of the newest checkpoint, or that before the first step."""
+    """Returns the state of the newest checkpoint, or that before the first step."""
     made = setup.program
     state = checkpoints.restore(made.state)
     if state is not None:
@@ -304,7 +316,7 @@ def _load_state(setup: _Setup, checkpoints: Checkpoints, frozen: Frozen) -> Stat
 
 
 def _batches(setup: _Setup, first_step: int) -> Iterator[Batch]:
-    """This process's part of every batch from `first_step` on."""
+    """Returns this process's part of every batch from `first_step` on."""
     config, sharding_of_batch = setup.config, setup.program.batch_sharding
     return data.batches(
         setup.dataset,
@@ -323,7 +335,7 @@ def _open_log(
     first_step: int,
     stack: contextlib.ExitStack,
 ) -> tuple[writers.MetricWriter, Progress, TrainLog]:
-    """Opens what reports the run; `stack` closes it."""
+    """Opens the objects that report on the run; `stack` closes them."""
     settings, is_main = setup.config.train, jax.process_index() == 0
     writer = writers.create(workdir, resume_step=first_step, enabled=is_main)
     stack.enter_context(contextlib.closing(writer))

@@ -62,16 +62,16 @@ class Preview:
             grids.save_png(self._folder / f"step_{step:08d}.png", grids.grid(pixels))
             self._writer.write_images(step, {"samples": pixels})
 
-    def score(self, state: State, scores: Sequence[ScoreGroup]) -> None:
+    def score(self, state: State, groups: Sequence[ScoreGroup]) -> None:
         """Writes scores of `config.eval.num_images` samples of each schedule."""
         found: dict[str, float] = {}
         for schedule in self._schedules:
             count = self._config.eval.num_images
             pixels, labels = self._sample(state, count, schedule)
-            for score in scores:
+            for group in groups:
                 found |= {
                     f"{SCORE_PREFIX}{name}/{schedule.title}": value
-                    for name, value in score(pixels, labels).items()
+                    for name, value in group(pixels, labels).items()
                 }
         self._writer.write_scalars(int(state.step), found)
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in found.items())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,6 +117,27 @@ def test_what_was_not_saved_is_not_said_to_be(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpoints, "finish", fails)
     with pytest.raises(JcmError, match="cannot finish saving: the disk is full"):
         train_lib.train(config, tmp_path)
+
+
+def test_sigterm_saves_a_step_before_a_damaged_checkpoint(
+    tiny, teacher, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    shutil.copytree(teacher, run)
+    for path in (run / "checkpoints" / "8").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+
+    def signalled(self, step, *rest):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(TrainLog, "add", _then(signalled, TrainLog.add))
+    with pytest.raises(Preempted, match="after step 7, which is saved"):
+        train_lib.train(tiny("digits_edm", **{"train.num_steps": 12}), run)
+    # The newest checkpoint, of step 8, was damaged: the run resumed from step 4.
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["4", "7"]
+    assert [p.name for p in (run / "damaged").iterdir() if p.is_dir()] == ["8"]
 
 
 def _then(first, second):

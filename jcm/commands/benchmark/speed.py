@@ -105,8 +105,10 @@ def measure(
     logging.info("a training step takes %.3g s", train_seconds)
     if profile:
         _write_profile(profile, training)
+    # One sampler, since both schedules run the same compiled step.
+    sampler = Sampler(program.method.denoiser, batch_size=sample_batch)
     one_step, two_steps = (
-        _sample_seconds(program, training.params, sigmas, sample_batch, repeats)
+        _sample_seconds(sampler, training.params, sigmas, sample_batch, repeats)
         for sigmas in (_SIGMAS[:1], _SIGMAS)
     )
     batch_size = config.train.batch_size
@@ -214,15 +216,14 @@ def _placement(tree: Any) -> Any:
 
 
 def _sample_seconds(
-    program: Program,
+    sampler: Sampler,
     params: networks.Params,
     sigmas: tuple[float, ...],
     count: int,
     repeats: int,
 ) -> float:
     """Returns the time of sampling a batch with these noise levels."""
-    sampler = Sampler(program.method.denoiser, batch_size=count)
-    labels = [1] * count if program.network.arch.num_classes else None
+    labels = [1] * count if sampler.denoiser.num_classes else None
     key, schedule = jax.random.key(2), Schedule(sigmas)
     return median_seconds(
         lambda: sampler(params, key, range(count), schedule, labels), repeats
