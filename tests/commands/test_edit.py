@@ -120,6 +120,7 @@ def test_interpolation_needs_no_picture(student, tmp_path):
     [
         ({"task": "paint"}, "--edit.task='paint' is unknown: use one of inpaint"),
         ({"output": ""}, "name a folder for the results: --edit.output"),
+        ({"variants": 0}, "--edit.variants=0 must be at least 1"),
         ({"input": ""}, "name a picture or a folder of pictures: --edit.input"),
         ({"input": "none.png"}, "cannot read none.png .*: use another picture"),
         ({"input": "EMPTY"}, "no pictures in .*: name another folder"),

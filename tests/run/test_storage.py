@@ -1,5 +1,6 @@
 """A workdir on an object store, kept by a server that speaks Google's protocol."""
 
+import copy
 import json
 import os
 import pathlib
@@ -98,8 +99,14 @@ def test_a_run_in_a_bucket_is_that_of_a_folder(here, tiny, teacher):
 def test_what_changes_here_is_pushed_and_what_is_there_is_pulled(here):
     epath.Path("gs://bucket/one/evaluation/scores.jsonl").write_text("a\n")
     epath.Path("gs://bucket/one/checkpoints/4/much").write_text("b")
+    # The console of a store makes empty objects so that folders are visible.
+    for name in ("one/", "one/teacher/"):
+        here[0].objects["bucket", name] = copy.copy(
+            here[0].objects["bucket", "one/evaluation/scores.jsonl"]
+        )
     folder = storage.local_folder("gs://bucket/one")
     assert storage.local_folder("gs://bucket/one") == folder
+    del here[0].objects["bucket", "one/"], here[0].objects["bucket", "one/teacher/"]
     assert not (folder / "checkpoints").exists()
     with (folder / "evaluation" / "scores.jsonl").open("a") as file:
         file.write("b\n")
