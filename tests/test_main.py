@@ -99,7 +99,7 @@ def test_a_workdir_stands_in_for_its_config(run, student):
     changes = ("--config.model.ch_mult=(1,)", "--config.model.nf=16")
     code, output = run(here, "--mode=sample", _DIGITS, *changes)
     assert code == 1
-    assert "holds a run with config.model.nf=8, and not 16" in output
+    assert "holds a run with config.model.nf=8, not 16: use" in output
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
     Writes `comparison.png` (teacher, one step, two steps, real images), `scores.json`
     and `scores.md` into the workdir, and logs the table. The model is that of
     `config.sample.model`, of the checkpoint `config.sample.step`, or of the newest
-    checkpoint. With `config.eval.watch` every checkpoint is evaluated, old ones first
-    and new ones as they appear, until that of the run's last step. The table has the
+    checkpoint. With `config.eval.watch`, every checkpoint is evaluated, old ones first
+    and new ones as they appear, up to that of the run's last step. The table has the
     scores of this call; `evaluation/scores.jsonl` has all scores of the workdir.
 
     Args:
@@ -67,7 +67,10 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
     """
     workdir = storage.local_folder(workdir)
     if config.eval.watch and config.sample.model:
-        raise JcmError("config.eval.watch is for a workdir: drop config.sample.model")
+        raise JcmError(
+            "config.eval.watch evaluates the checkpoints of a workdir: drop"
+            " config.sample.model"
+        )
     dataset = data.load(config.data, config.data.split)
     scorer = Scorer(config, workdir, dataset) if config.eval.scores else None
     if config.eval.watch:
@@ -103,7 +106,9 @@ def _subjects(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Subject]:
             at_once = config.sample.batch_size
             yield Subject.of("teacher", loading.load(teacher, batch_size=at_once))
         else:
-            logging.info("the teacher %s is not available: evaluating without", teacher)
+            logging.info(
+                "the teacher %s is not available: evaluating without it", teacher
+            )
     yield subject
 
 
@@ -127,11 +132,11 @@ def _each_checkpoint(
 
 
 def _next_step(workdir: pathlib.Path, step: int) -> int | None:
-    """Returns the step of the oldest checkpoint after `step`; None without one."""
+    """Returns the step of the oldest checkpoint after `step`; None if there is none."""
     try:
         with Checkpoints(workdir) as checkpoints:
             later = [found for found in checkpoints.steps if found > step]
-    except FileNotFoundError:  # a checkpoint was deleted while they were listed
+    except FileNotFoundError:  # a checkpoint was deleted during the listing
         later = []
     # The processes may have listed the checkpoints at different moments.
     found = distributed.from_main(later[0] if later else -1)
@@ -141,7 +146,7 @@ def _next_step(workdir: pathlib.Path, step: int) -> int | None:
 def _subjects_of_step(
     config: ConfigDict, workdir: pathlib.Path, step: int
 ) -> list[Subject]:
-    """Returns the subjects of a checkpoint; [] if training has deleted it meanwhile."""
+    """Returns the subjects of a checkpoint; [] if training has since deleted it."""
     config = config.copy_and_resolve_references()
     config.sample.step = step
     subjects, error = [], None
@@ -239,7 +244,7 @@ def _markdown(config: ConfigDict, table: list[Row]) -> str:
 
 
 def _cell(values: Sequence[float]) -> str:
-    """Returns the text of a cell, from one value for each seed."""
+    """Returns the text of a cell, given one value for each seed."""
     if len(values) == 1:
         return f"{values[0]:.3f}"
     spread = f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"

@@ -1,7 +1,7 @@
 """The interface of a training method; the trainer knows no method by name.
 
-A method is a loss, a pure function of parameters, images and keys, with a few
-properties. Each method has its own file in this folder.
+A method consists of a loss, which is a pure function of parameters, images and keys,
+and a few properties. Each method has its own file in this folder.
 """
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
         """Returns one key per example for one use of randomness.
 
         Args:
-          stream: number of the use; different uses need different numbers.
+          stream: a number for the use; different uses need different numbers.
         """
         return jax.vmap(lambda key: jax.random.fold_in(key, stream))(self.keys)
 
@@ -64,9 +64,9 @@ class Method(Protocol):
       needs_teacher: whether the loss needs `Frozen.teacher`. If so, the student starts
         from the teacher's weights.
       keeps_target: whether the trainer keeps an EMA of the parameters as
-        `Frozen.target`, which otherwise is None.
-      constants: arrays that the loss reads beside the parameters of the student, the
-        target and the teacher; None without any.
+        `Frozen.target`, which is None otherwise.
+      constants: arrays that the loss reads in addition to the parameters of the
+        student, the target and the teacher; None if there are none.
     """
 
     denoiser: Denoiser
@@ -80,7 +80,7 @@ class Method(Protocol):
         """Returns the loss of each example; the trainer minimises the mean.
 
         Args:
-          params: the student's.
+          params: parameters of the student.
           frozen: parameters that are not differentiated.
           batch: images, labels and keys.
           step: number of completed steps.

@@ -12,8 +12,8 @@ from jcm.metrics.networks import FeatureNetwork
 from jcm.runtime import sharding
 from jcm.runtime.errors import JcmError
 
-# Images on each device at a time. A small number on a CPU keeps the activations in its
-# cache, which makes Inception 1.6 times as fast.
+# The number of images on each device at a time. On a CPU, a small number keeps the
+# activations in the cache, which makes Inception 1.6 times as fast.
 _BATCH_PER_DEVICE = {"cpu": 8}
 
 
@@ -25,8 +25,8 @@ def check_uint8(images: np.ndarray) -> None:
     """
     if images.dtype != np.uint8 or images.ndim != 4:
         raise JcmError(
-            f"images of {images.dtype} and shape {images.shape}: scores take uint8"
-            " images (n, height, width, channels), as jcm.to_uint8 makes them"
+            f"cannot score images of type {images.dtype} and shape {images.shape}: pass"
+            " uint8 images (n, height, width, channels), as jcm.to_uint8 makes them"
         )
 
 
@@ -37,12 +37,12 @@ def extract(
 ) -> Iterator[dict[str, Float[np.ndarray, "_n d"]]]:
     """Computes features of images, in order.
 
-    The devices work on the next batch while the caller uses the features of the last.
+    The devices work on the next batch while the caller uses the features of a batch.
 
     Args:
       network: the network that computes the features.
       batches: uint8 images (n, h, w, c), in batches of any size.
-      wanted: names of the features to compute; the computation of others is removed.
+      wanted: names of the features to compute; other features are not computed.
 
     Yields:
       The features of each batch by name, each (n, d) float32.
@@ -83,8 +83,8 @@ def _compiled(
     function: Callable[..., dict[str, Array]], wanted: tuple[str, ...]
 ) -> Callable[..., dict[str, Array]]:
     def apply(params, x):
-        # By default some devices multiply matrices with fewer digits, which would give
-        # other scores.
+        # By default, some devices multiply matrices at a lower precision, which would
+        # change the scores.
         with jax.default_matmul_precision("float32"):
             found = function(params, images_lib.to_float(x))
         return {name: found[name] for name in wanted}

@@ -79,7 +79,7 @@ class Architecture(UNetSizes):
                 raise JcmError(
                     f"config.model.nf={self.nf}, ch_mult={self.ch_mult}: {width}"
                     " channels cannot be normalised in groups: use an nf that is a"
-                    " multiple of 4, and of 32 from 128 on"
+                    " multiple of 4, or of 32 if there are 128 or more channels"
                 )
 
 
@@ -107,7 +107,7 @@ def _norm(channels: int, arch: Architecture, rngs: nnx.Rngs) -> GroupNorm:
 
 
 class TimeEmbedding(nnx.Module):
-    """Embeds c_noise by sines and cosines and two dense layers, with the label."""
+    """Embeds c_noise and the label by sines and cosines and two dense layers."""
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs):
         width = 4 * arch.nf
@@ -129,8 +129,8 @@ class TimeEmbedding(nnx.Module):
     def __call__(
         self, c_noise: Float[Array, " b"], labels: Int[Array, " b"] | None
     ) -> Float[Array, "b e"]:
-        # Always in float32, since bfloat16 is too coarse for the angles: frequencies
-        # reach +-50 and c_noise reaches +-1.6.
+        # This part is always in float32, since bfloat16 is too coarse for the angles:
+        # frequencies reach +-50 and c_noise reaches +-1.6.
         if hasattr(self, "frequencies"):
             frequencies = jax.lax.stop_gradient(self.frequencies[...])
             angles = c_noise[:, None] * frequencies * 2 * jnp.pi

@@ -1,4 +1,4 @@
-"""Checkpoints of other projects: from a file or folder to a network with parameters."""
+"""Reads checkpoints of other projects as networks with parameters."""
 
 import dataclasses
 import os
@@ -55,7 +55,7 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Hints:
-    """What a file may not state; None stands for the value of the published models.
+    """Settings that a file may leave open; None means those of the published models.
 
     Attributes:
       kind: "edm" or "consistency"; by default edm if the name of the file begins with
@@ -74,7 +74,7 @@ class Hints:
 
 
 def is_checkpoint(source: str | os.PathLike) -> bool:
-    """Returns whether this is a file, a published name or a folder of diffusers."""
+    """Returns whether `source` is a file, a published name or a diffusers folder."""
     return (
         released.is_name(source)
         or pathlib.Path(source).is_file()
@@ -83,13 +83,13 @@ def is_checkpoint(source: str | os.PathLike) -> bool:
 
 
 def read(source: str | os.PathLike, hints: Hints, ema: str = "") -> Checkpoint:
-    """Reads a checkpoint of another project; nothing that it names is ever run.
+    """Reads a checkpoint of another project, without running any code in it.
 
     Args:
       source: a published name such as openai/cd-cifar10-lpips; a checkpoint of the
         original JAX code (msgpack); a PyTorch state dict (.pt) of the original ADM or
         of a network of NVlabs/edm; a folder of diffusers' ConsistencyModelPipeline.
-      hints: what the file may not state.
+      hints: settings that the file may leave open.
       ema: params_ema (the default), params or target_params, if the file has several
         sets of weights.
 
@@ -133,7 +133,7 @@ def _read(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
             found = reader(path, hints, ema)
     except JcmError:
         raise
-    except Exception as error:  # A file of others can be wrong in any way.
+    except Exception as error:  # foreign files can be wrong in any way
         reason = one_line(error, 200)
         raise JcmError(
             f"{path} holds no known network ({type(error).__name__}: {reason}):"
@@ -218,9 +218,9 @@ def _read_diffusers(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
 
 
 def _check_one_set(path: pathlib.Path, ema: str) -> None:
-    """Raises JcmError if `ema` chooses among the weights of a file with one set."""
+    """Raises JcmError if `ema` is given for a file with only one set of weights."""
     if ema:
-        raise JcmError(f"{path} holds one set of weights: drop ema={ema!r}")
+        raise JcmError(f"{path} holds only one set of weights: drop ema={ema!r}")
 
 
 def _check_hints(hints: Hints, *taken: str) -> None:
@@ -228,4 +228,6 @@ def _check_hints(hints: Hints, *taken: str) -> None:
     given = [name for name, value in vars(hints).items() if value is not None]
     unused = [name for name in given if name not in ("kind", *taken)]
     if unused:
-        raise JcmError(f"drop {', '.join(unused)}: files of this format do not take it")
+        raise JcmError(
+            f"drop {', '.join(unused)}, which files of this format do not take"
+        )

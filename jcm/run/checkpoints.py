@@ -93,11 +93,11 @@ class Checkpoints:
         return sorted(self._reader.all_steps())
 
     def save(self, state: State) -> None:
-        """Starts to save the state in the background; every process must call this.
+        """Starts saving the state in the background; every process must call this.
 
         Raises:
           JcmError: if there is too little space, if the step cannot be saved, or if the
-            save before has failed.
+            previous save has failed.
         """
         step = int(state.step)
         with distributed.fail_together():
@@ -112,8 +112,8 @@ class Checkpoints:
             started = self._writer.save(step, args=ocp.args.Composite(**items))
         if not started:
             raise JcmError(
-                f"step {step} was not saved, since {self._folder} has a step that is at"
-                " least as new: move that step away"
+                f"step {step} was not saved, since {self._folder} has a checkpoint of"
+                " this or a later step: move that checkpoint away"
             )
 
     def finish(self) -> None:
@@ -177,12 +177,13 @@ class Checkpoints:
             if step not in (steps := self.steps):
                 known = ", ".join(map(str, steps))
                 raise JcmError(
-                    f"there is no checkpoint of step {step} in {self._folder}; its"
-                    f" steps are {known or 'none'}: set config.sample.step to one"
+                    f"there is no checkpoint of step {step} in {self._folder}"
+                    f" (available: {known or 'none'}): set config.sample.step to an"
+                    " available step"
                 )
             place = self._folder / str(step)
             if not (place / name).exists():
-                raise JcmError(f"{place} has no {name}: name another part")
+                raise JcmError(f"{place} has no {name}: choose another part")
         return self._read(step, {name: template})[name]
 
     def __enter__(self) -> Self:
@@ -229,8 +230,8 @@ class Checkpoints:
         with (
             distributed.fail_together(),
             self._explain_errors(
-                f"cannot read {path}: it is damaged, or belongs to another network: use"
-                " an earlier step (config.sample.step), or restore it"
+                f"cannot read {path}, which is damaged or belongs to another network:"
+                " use an earlier step (config.sample.step), or restore the checkpoint"
             ),
         ):
             found = self._reader.restore(step, args=ocp.args.Composite(**items))
@@ -277,7 +278,7 @@ class Checkpoints:
         free = shutil.disk_usage(self._folder).free
         if free < 1.1 * needed:
             raise JcmError(
-                f"cannot save step {step}: it needs {needed / 2**20:.0f} MiB, and only"
+                f"cannot save step {step}: it needs {needed / 2**20:.0f} MiB, but only"
                 f" {free / 2**20:.0f} MiB are free: {self._remedy()}"
             )
 

@@ -265,7 +265,7 @@ def test_a_checkpoint_is_chosen_by_its_step(run):
     with config.unlocked():
         config.sample.step = 5
     with pytest.raises(
-        JcmError, match=r"no checkpoint of step 5 in .*; its steps are 4, 8"
+        JcmError, match=r"no checkpoint of step 5 in .* \(available: 4, 8\): set"
     ):
         evaluate.evaluate(config, workdir)
 
@@ -435,7 +435,7 @@ def test_a_model_from_elsewhere_is_scored_and_sampled(run, tmp_path):
         (sample_lib.sample, "sample.step", 4, "is a saved model: drop step=4"),
         (sample_lib.sample, "noise.sigma_max", 90.0, "with sigma_max=80.0 and not 90"),
         (sample_lib.sample, "sample.model", "x", "config.sample.model: there is no x"),
-        (evaluate.evaluate, "eval.watch", True, "config.eval.watch is for a workdir"),
+        (evaluate.evaluate, "eval.watch", True, "checkpoints of a workdir: drop"),
     ):
         wrong = config.copy_and_resolve_references()
         wrong.update_from_flattened_dict({field: value})

@@ -281,7 +281,7 @@ def test_a_changed_network_has_other_statistics(config, digits, tmp_path, monkey
     "images", [np.zeros((40, 8, 8, 1), np.float32), np.zeros((40, 8, 8), np.uint8)]
 )
 def test_other_images_than_pixels_are_refused(images):
-    with pytest.raises(JcmError, match="scores take uint8 images"):
+    with pytest.raises(JcmError, match="cannot score .*: pass uint8 images"):
         statistics.collect(_tiny_network(), lambda i: images[i], 40, wanted={"pool"})
 
 

@@ -228,7 +228,9 @@ def test_hints_and_averages_are_for_other_files(written, tmp_path):
     for name, content in written.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(jcm.JcmError, match="drop image_size: files of this format do"):
+    with pytest.raises(
+        jcm.JcmError, match="drop image_size, which files of this format do"
+    ):
         jcm.load(tmp_path, image_size=32)
     with pytest.raises(jcm.JcmError, match="one set of weights: drop ema='params'"):
         jcm.load(tmp_path, ema="params")

@@ -129,7 +129,7 @@ def test_what_cannot_be_is_refused(file, tmp_path, student):
         (file, {"kind": "gan"}, "kind='gan': use one of edm, consistency"),
         (file, {"image_size": 15}, "image_size=15 is not divisible by 2"),
         (file, {"image_size": -16}, "image_size=-16 is not divisible by 2"),
-        (file, {"num_heads": 3}, "drop num_heads: files of this format do not take"),
+        (file, {"num_heads": 3}, "drop num_heads, which files of this format do not"),
         (file, {"size": 3}, "size: jcm.load takes no such argument"),
         ("cd_imagenet.pt", {}, "there is no cd_imagenet.pt: name a workdir, a file"),
         (file, {"step": 3}, "is a single checkpoint: drop step=3"),

@@ -110,7 +110,9 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path, name, change, message):
 
 
 def test_what_it_tells_is_not_asked(tmp_path):
-    with pytest.raises(jcm.JcmError, match="drop image_size: files of this format"):
+    with pytest.raises(
+        jcm.JcmError, match="drop image_size, which files of this format do"
+    ):
         jcm.load(_file(tmp_path, _state("ncsnpp")), image_size=8)
 
 

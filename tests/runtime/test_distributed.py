@@ -190,8 +190,8 @@ def test_jax_is_called_once_and_the_count_is_asserted():
     assert called == f"[{timeouts}]"
     # No process was joined, since JAX was not really called.
     assert error.endswith(
-        "JcmError: expected 16 processes (Slurm), but JAX has joined 1: start as many,"
-        " or correct --processes"
+        "JcmError: expected 16 processes (Slurm), but JAX has joined 1: start 16, or"
+        " correct --processes"
     )
     called, _ = _spy({}, "--coordinator=a:1", "--processes=4", "--process=2")
     assert "('coordinator_address', 'a:1')" in called and "'process_id', 2" in called
