@@ -88,6 +88,26 @@ def network(**changes) -> networks.Network:
     )
 
 
+class Compiled(networks.Network):
+    """A network that is compiled separately from the function that calls it."""
+
+    def __init__(self, network: networks.Network):
+        vars(self).update(vars(network))
+        self._run = jax.jit(network)
+
+    def __call__(self, *args, **kwargs):
+        return self._run(*args, **kwargs)
+
+
+@functools.cache
+def compiled(**changes) -> networks.Network:
+    """The same network, compiled once for all functions that are not compiled.
+
+    Losses and samplers need no compiler for the little that they do around the network.
+    """
+    return Compiled(network(**changes))
+
+
 def from_original(flat: dict[str, np.ndarray | jax.Array]) -> networks.Params:
     """Parameters by original path -> our tree."""
     flat = {name: np.asarray(array) for name, array in flat.items()}
@@ -145,8 +165,8 @@ def unet_state(variant: str) -> dict[str, np.ndarray]:
 def consistency(cls=Consistency, **changes) -> Consistency:
     """Distillation of the small network as the numbers were made."""
     settings = {
-        "denoiser": Denoiser(network(), precond.Consistency()),
-        "teacher": Denoiser(network(), precond.EDM()),
+        "denoiser": Denoiser(compiled(), precond.Consistency()),
+        "teacher": Denoiser(compiled(), precond.EDM()),
         "grid": KarrasGrid(),
         "scales": FixedScales(18, 0.0),
         "distance": distances.OfPixels(distances.l2),

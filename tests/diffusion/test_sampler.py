@@ -21,13 +21,12 @@ from jcm.runtime.errors import JcmError
 _GRID = KarrasGrid().sigmas(18)
 
 
-@functools.cache
 def _step(kind, solver=None):
-    """A compiled step of the small network."""
-    denoiser = Denoiser(golden.network(), kind)
+    """A step of the small network."""
+    denoiser = Denoiser(golden.compiled(), kind)
     if solver is None:
-        return jax.jit(functools.partial(sampler.consistency_step, denoiser))
-    return jax.jit(functools.partial(sampler.ode_step, denoiser, solver=solver))
+        return functools.partial(sampler.consistency_step, denoiser)
+    return functools.partial(sampler.ode_step, denoiser, solver=solver)
 
 
 # --- the original's numbers
@@ -35,7 +34,7 @@ def _step(kind, solver=None):
 
 def test_one_step_equals_the_original():
     case = golden.cases("D_samplers_editing.npz")["onestep"]
-    denoiser = jax.jit(Denoiser(golden.network(), precond.Consistency()))
+    denoiser = Denoiser(golden.compiled(), precond.Consistency())
     ours = denoiser(golden.params("params_ema"), case["x_T"], jnp.full(4, 80.0))
     assert golden.relative(ours, case["sample"]) < 1e-4
 
@@ -46,7 +45,7 @@ def test_multistep_equals_the_original():
     x = case["x_T"]
     sigmas = [_GRID[i] for i in case["ts"]]
     for i, noise in enumerate(case["noise"]):
-        levels = np.float32(sigmas[i]), np.float32(sigmas[i + 1])
+        levels = jnp.float32(sigmas[i]), jnp.float32(sigmas[i + 1])
         x, _ = step(params, x, *levels, noise, None)
     assert golden.relative(x, case["sample"]) < 1e-4
 
@@ -59,7 +58,7 @@ def test_ode_sampler_equals_the_original(solver):
     np.testing.assert_allclose(sigmas, case["timesteps"], rtol=1e-4)
     for sigma, sigma_next in itertools.pairwise(sigmas):
         step = _step(precond.EDM(), "euler" if sigma_next == 0 else solver)
-        x = step(params, x, np.float32(sigma), np.float32(sigma_next), None)
+        x = step(params, x, jnp.float32(sigma), jnp.float32(sigma_next), None)
     assert golden.relative(x, case["sample"]) < 1e-4
 
 

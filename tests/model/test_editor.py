@@ -1,7 +1,5 @@
 """Editing: the original's numbers, what must stay exactly, and what is refused."""
 
-import functools
-
 import golden
 import jax
 import jax.numpy as jnp
@@ -22,12 +20,6 @@ from jcm.model.loading import load
 # --- the original's numbers
 
 
-@functools.cache
-def _step():
-    denoiser = Denoiser(golden.network(), precond.Consistency())
-    return jax.jit(functools.partial(sampler.consistency_step, denoiser))
-
-
 def _known(name, case):
     if name == "inpainting":
         return edits.known(Pixels(), case["known"], 1 - case["mask"])
@@ -40,14 +32,17 @@ def test_editing_equals_the_original(name, start):
     case = golden.cases("D_samplers_editing.npz")[name]
     known = _known(name, case)
     grid = KarrasGrid().sigmas(int(case["train_N"]))
-    sigmas = np.asarray([grid[i] for i in case["ts"]], np.float32)
+    sigmas = jnp.asarray([grid[i] for i in case["ts"]], jnp.float32)
     # The paper begins with noise; the original's notebook takes an index for it.
     noise = 80 * case["z0"] if start == "sample_start80" else 0
     x = known.origin() + noise
     assert golden.relative(known.origin(), case["known"]) < 1e-6
+    denoiser = Denoiser(golden.compiled(), precond.Consistency())
     params = golden.params("params_ema")
     for i, z in enumerate(case["noise"]):
-        x, x0 = _step()(params, x, sigmas[i], sigmas[i + 1], z, None, known)
+        x, x0 = sampler.consistency_step(
+            denoiser, params, x, sigmas[i], sigmas[i + 1], z, None, known
+        )
     assert golden.relative(x, case[start]) < 1e-4
     assert golden.relative(x0, case[start]) < 1e-4
 
@@ -56,9 +51,9 @@ def test_interpolation_equals_the_original():
     case = golden.cases("D_samplers_editing.npz")["interpolation"]
     z = [edits.slerp(case["z1"], case["z2"], float(share)) for share in case["lam"]]
     assert golden.relative(jnp.stack(z), case["z"]) < 1e-6
-    denoiser = Denoiser(golden.network(), precond.Consistency())
+    denoiser = Denoiser(golden.compiled(), precond.Consistency())
     params = golden.params("params_ema")
-    x0 = jax.jit(denoiser)(params, 80 * jnp.stack(z), jnp.full(len(z), 80.0))
+    x0 = denoiser(params, 80 * jnp.stack(z), jnp.full(len(z), 80.0))
     assert golden.relative(x0, case["sample"]) < 1e-4
 
 

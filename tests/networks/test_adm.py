@@ -51,7 +51,7 @@ def _channels_last(array):
 def _loaded(variant):
     state = _state(variant)
     arch = openai_adm.architecture(state, image_size=16, head_channels=16)
-    network = networks.build(arch)
+    network = golden.Compiled(networks.build(arch))
     return network, openai_adm.params(state, arch, network.shapes)
 
 
@@ -60,7 +60,7 @@ def test_outputs_equal_the_original(variant):
     arrays = golden.arrays(f"G_unet_{variant}.npz")
     network, params = _loaded(variant)
     labels = jnp.asarray(arrays["y"], jnp.int32) if variant == "cc_ssn" else None
-    run = functools.partial(jax.jit(network), params, labels=labels)
+    run = functools.partial(network, params, labels=labels)
     net_x, x = (_channels_last(arrays[name]) for name in ("net_x", "x"))
     ours = {
         "raw": run(net_x, jnp.log(arrays["t"]) / 4),
@@ -84,7 +84,7 @@ def _denoiser(kind):
 
 def test_one_and_several_steps_equal_the_original():
     params, labels, denoiser = _denoiser(precond.Consistency())
-    step = jax.jit(functools.partial(sampler.consistency_step, denoiser))
+    step = functools.partial(sampler.consistency_step, denoiser)
     cases = golden.cases("G_samplers_losses.npz")
     for name in ("onestep", "multistep"):
         case = cases[name]
@@ -94,7 +94,7 @@ def test_one_and_several_steps_equal_the_original():
         x, after = sigmas[0] * noise[0], [*sigmas[1:], KarrasGrid().sigma_min]
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, after, strict=True)):
             z = noise[i + 1] if i + 1 < len(noise) else jnp.zeros_like(x)
-            levels = np.float32(sigma), np.float32(sigma_next)
+            levels = jnp.float32(sigma), jnp.float32(sigma_next)
             x, _ = step(params, x, *levels, z, labels)
         ours = jnp.clip(x, -1, 1)
         assert golden.relative(ours, _channels_last(case["sample"])) < 1e-3
@@ -107,16 +107,11 @@ def test_heun_equals_the_original():
     def clipped(x, sigma):  # as the original's sampler does
         return jnp.clip(denoiser(params, x, sigma, labels), -1, 1)
 
-    @functools.partial(jax.jit, static_argnames="solver")
-    def step(x, sigma, sigma_next, solver):
-        levels = (jnp.full(len(x), level) for level in (sigma, sigma_next))
-        return ode.step(clipped, x, *levels, solver=solver)
-
     sigmas = ode_schedule(KarrasGrid(), int(case["steps"]), "heun").sigmas
     x = 80 * _channels_last(case["noise"][0])
     for sigma, sigma_next in itertools.pairwise(sigmas):
-        solver = "heun" if sigma_next else "euler"
-        x = step(x, np.float32(sigma), np.float32(sigma_next), solver)
+        levels = jnp.full(len(x), sigma), jnp.full(len(x), sigma_next)
+        x = ode.step(clipped, x, *levels, solver="heun" if sigma_next else "euler")
     ours = jnp.clip(x, -1, 1)
     assert golden.relative(ours, _channels_last(case["sample"])) < 1e-3
 
@@ -145,38 +140,21 @@ def _batch():
 def test_losses_equal_the_original(kind):
     network, params = _loaded("cc_ssn")
     case = golden.cases("G_samplers_losses.npz")[f"loss_{kind}_l2_N18"]
-    method = _method(kind)
-    batch, noise = _batch()
-    frozen = Frozen(_moved(31), _moved(32))
-    index = jnp.asarray(case["indices"], jnp.int32)
-    each, norm = _loss_and_norm(method)(
-        params, frozen, batch, index, jnp.int32(18), noise
-    )
-    np.testing.assert_allclose(each, case["per_sample"], rtol=1e-4)
-    np.testing.assert_allclose(norm, case["grad_norm"], rtol=1e-3)
-
-
-@functools.cache
-def _method(kind):
-    network, _ = _loaded("cc_ssn")
-    return golden.consistency(
+    method = golden.consistency(
         denoiser=Denoiser(network, precond.Consistency()),
         teacher=Denoiser(network, precond.EDM()) if kind == "cd" else None,
     )
+    batch, noise = _batch()
+    frozen = Frozen(_moved(31), _moved(32))
+    index = jnp.asarray(case["indices"], jnp.int32)
 
-
-@functools.cache
-def _loss_and_norm(method):
-    def loss(params, *args):
-        each = method.loss_at(params, *args)
+    def loss(params):
+        each = method.loss_at(params, frozen, batch, index, jnp.int32(18), noise)
         return jnp.mean(each), each
 
-    def both(*args):
-        gradient, each = jax.grad(loss, has_aux=True)(*args)
-        squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))
-        return each, jnp.sqrt(squares)
-
-    return jax.jit(both)
+    gradient, each = jax.grad(loss, has_aux=True)(params)
+    np.testing.assert_allclose(each, case["per_sample"], rtol=1e-4)
+    np.testing.assert_allclose(golden.norm(gradient), case["grad_norm"], rtol=1e-3)
 
 
 def test_the_teacher_s_loss_equals_the_original():
@@ -185,7 +163,7 @@ def test_the_teacher_s_loss_equals_the_original():
     batch, noise = _batch()
     method = EDM(Denoiser(network, precond.EDM()))
     sigma = golden.arrays("G_unet_cc_ssn.npz")["t"]
-    ours = jax.jit(method.loss_at)(params, batch, sigma, noise)
+    ours = method.loss_at(params, batch, sigma, noise)
     # A mean over the pixels there, a sum here.
     np.testing.assert_allclose(ours / noise[0].size, case["mse"], rtol=1e-4)
 

@@ -13,11 +13,6 @@ from jcm.diffusion import precond
 from jcm.runtime.errors import JcmError
 
 
-@functools.cache
-def _jitted(**changes):
-    return jax.jit(golden.network(**changes))
-
-
 @pytest.fixture(scope="module")
 def forward():
     return golden.arrays("A_cfg1_forward.npz")
@@ -25,7 +20,7 @@ def forward():
 
 def test_raw_output_equals_the_original(forward):
     params = golden.params("params_ema")
-    raw = _jitted()(params, forward["net_x"], forward["net_cond"])
+    raw = golden.compiled()(params, forward["net_x"], forward["net_cond"])
     assert golden.relative(raw, forward["raw"]) < 1e-4
     assert golden.relative(raw, forward["raw_f64"]) < 1e-4
 
@@ -35,7 +30,7 @@ def test_raw_output_equals_the_original(forward):
     [(precond.EDM(), "denoiser"), (precond.Consistency(), "distiller")],
 )
 def test_preconditioned_output_equals_the_original(forward, kind, expected):
-    network = functools.partial(_jitted(), golden.params("params_ema"))
+    network = functools.partial(golden.compiled(), golden.params("params_ema"))
     ours = kind(network, forward["x"], forward["t"])
     for sample in range(len(ours)):  # each noise level has a scale of its own
         assert golden.relative(ours[sample], forward[expected][sample]) < 1e-4
@@ -72,7 +67,8 @@ def test_recomputation_changes_no_gradient(forward):
 
 def test_bfloat16_stays_near_and_returns_float32(forward):
     params = golden.params("params_ema")
-    raw = _jitted(dtype="bfloat16")(params, forward["net_x"], forward["net_cond"])
+    network = golden.compiled(dtype="bfloat16")
+    raw = network(params, forward["net_x"], forward["net_cond"])
     assert raw.dtype == jnp.float32
     error = golden.relative(raw, forward["raw"])
     # With a time embedding of bfloat16 it would be 0.09.
@@ -81,7 +77,7 @@ def test_bfloat16_stays_near_and_returns_float32(forward):
 
 def test_dropout_depends_on_the_image_and_not_on_the_batch(forward):
     params = golden.params("params_ema")
-    network = _jitted(dropout=0.5)
+    network = golden.compiled(dropout=0.5)
     x, c_noise = jnp.asarray(forward["net_x"]), jnp.asarray(forward["net_cond"])
     keys = jax.random.split(jax.random.key(0), len(x))
     whole = network(params, x, c_noise, None, keys)
