@@ -148,7 +148,7 @@ def prepare(
             workdir, first_step, setup.score_every
         )
         batches = _batches(setup, first_step)
-        # Before the clock of the progress starts, since it can take minutes.
+        # Do this before the clock of the progress starts, since it can take minutes.
         for group in setup.score_groups:
             group.prepare()
         writer, progress, log = _open_log(setup, workdir, first_step, stack)
@@ -198,7 +198,7 @@ class _Setup:
 
 
 def _check(config: ConfigDict, workdir: pathlib.Path) -> _Setup:
-    """Checks the settings and the data; leaves the workdir alone, compiles nothing."""
+    """Checks settings and data, without touching the workdir or compiling anything."""
     config_lib.check(config)
     # Settings that no data can make valid are reported before the data is prepared.
     methods.create(config, build.network(config, num_classes=2))
