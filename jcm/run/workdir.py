@@ -29,8 +29,8 @@ from jcm.runtime.errors import JcmError, one_line
 # This file has one line for each scored model, way of sampling and seed.
 SCORES_FILE = os.path.join("evaluation", "scores.jsonl")
 
-# The fields that may differ between two starts of a run. They change what is shown or
-# where the data is, but not the numbers of the training.
+# The fields that may differ between two starts of a run. They change what is shown,
+# where the data is or how the work is divided.
 _FREE = (
     "data.path",
     "data.dir",
