@@ -6,6 +6,7 @@ checks of the types and shapes in signatures.
 
 import importlib.metadata
 import os
+import shutil
 import tempfile
 import typing
 
@@ -69,6 +70,7 @@ def once(tmp_path_factory):
         with (base / f"{name}.lock").open("a") as file:
             files.lock(file, wait=True)
             if not complete.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
                 folder.mkdir()
                 make(folder)
                 complete.touch()
@@ -114,7 +116,7 @@ def teacher(tiny, once):
 
 @pytest.fixture(scope="session")
 def student(tiny, teacher, once):
-    """A model distilled from `teacher`: its config, and the workdir, not to be changed."""
+    """A model distilled from `teacher`: config and workdir, which must not change."""
     from jcm.commands.train import train
 
     config = tiny("digits_cd", teacher=str(teacher))

@@ -125,6 +125,7 @@ def test_teacher_and_student_with_classes(tiny, tmp_path):
         "digits_cd",
         **{
             "model.class_conditional": True,
+            "model.ch_mult": (1, 2),  # layers that change the size, as real networks
             "train.num_steps": 2,
             "train.accumulate": 2,
         },

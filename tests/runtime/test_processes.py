@@ -38,6 +38,7 @@ def _start(config, workdir, port, process, *flags, cwd=None, **changes):
     """`python -m jcm.main` as a user would call it, with two CPU devices."""
     fields = {
         "data.dir": config.data.dir,
+        "model.ch_mult": config.model.ch_mult,
         "sample.steps": config.sample.steps,
         **changes,
     }
