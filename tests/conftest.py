@@ -52,6 +52,17 @@ check_types = beartype.beartype(
 jaxtyping.install_import_hook("jcm", "conftest.check_types")
 
 
+@pytest.fixture
+def optimized():
+    """Compiles with optimisations, for tests that compute more than they compile."""
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
     """A function that makes a folder once for all processes of the test run.
@@ -70,7 +81,7 @@ def once(tmp_path_factory):
         with (base / f"{name}.lock").open("a") as file:
             files.lock(file, wait=True)
             if not complete.exists():
-                shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+                shutil.rmtree(folder, ignore_errors=True)  # A process has failed.
                 folder.mkdir()
                 make(folder)
                 complete.touch()

@@ -89,18 +89,6 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny, student, tmp_path, monkeypatch):
     assert (tmp_path / "metrics.jsonl").stat().st_mtime_ns == before
 
 
-def test_teacher_is_trained_on_the_way(tiny, tmp_path):
-    config = tiny("digits_cd", **{"train.num_steps": 2, "seed": 3})
-    assert config.teacher == "configs/digits_edm.py:smoke"
-    train_lib.train(config, tmp_path)
-    trained = load(tmp_path / "teacher")
-    assert trained.kind == "edm"
-    # The student's network and seed, and the teacher's own optimiser.
-    assert trained.config.model.nf == config.model.nf
-    assert trained.config.seed == 3
-    assert trained.config.optim.warmup_kimg == 5.0
-
-
 def test_student_begins_as_its_teacher(tiny, teacher, tmp_path, monkeypatch):
     begun = []
     create = state_lib.create
@@ -120,17 +108,25 @@ def test_student_begins_as_its_teacher(tiny, teacher, tmp_path, monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
-def test_teacher_and_student_with_classes(tiny, tmp_path):
+def test_a_student_with_classes_and_its_teacher_in_one_run(tiny, tmp_path):
     config = tiny(
         "digits_cd",
         **{
             "model.class_conditional": True,
-            "model.ch_mult": (1, 2),  # layers that change the size, as real networks
+            "model.ch_mult": (1, 2),  # Layers change the size, as in real networks.
             "train.num_steps": 2,
             "train.accumulate": 2,
+            "seed": 3,
         },
     )
+    assert config.teacher == "configs/digits_edm.py:smoke"
     train_lib.train(config, tmp_path)
+    teacher = load(tmp_path / "teacher")
+    assert teacher.kind == "edm"
+    # The network and the seed are the student's, the optimiser is the teacher's own.
+    assert teacher.config.model.nf == config.model.nf
+    assert teacher.config.seed == 3
+    assert teacher.config.optim.warmup_kimg == 5.0
     trained = jcm.load(tmp_path)
     assert trained.class_names == tuple("0123456789")
     assert trained.sample(0, 3, labels=[7]).shape == (3, 8, 8, 1)
@@ -186,9 +182,9 @@ def test_a_run_without_checkpoints_may_begin_anew(tiny, teacher, tmp_path):
         train_lib.train(config, tmp_path)
     with config.unlocked():
         config.teacher = str(teacher)
-        config.loss.huber_c = 0.5
+        config.data.flip = True
     train_lib.train(config, tmp_path)
-    assert load(tmp_path).config.loss.huber_c == 0.5
+    assert load(tmp_path).config.data.flip
 
 
 def test_a_damaged_checkpoint_is_named_and_set_aside(tiny, student, tmp_path):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import skimage.data
+import stand_in
 import torch_weights
 from PIL import Image, ImageFilter
 from scipy import linalg
@@ -21,7 +22,7 @@ from jcm.metrics import (
     statistics,
     weights,
 )
-from jcm.metrics.networks import FeatureNetwork, inception
+from jcm.metrics.networks import inception
 from jcm.runtime.errors import JcmError
 
 
@@ -175,16 +176,6 @@ def test_too_few_rows_get_no_score(score):
 # --- of images
 
 
-def _tiny_network(name="inception"):
-    """Stands in for a network: means, pixels and a few of them as logits."""
-
-    def apply(params, x):
-        flat = x.reshape(len(x), -1) * params["scale"]
-        return {"pool": flat[:, ::4], "spatial": flat[:, ::8], "logits": flat[:, :10]}
-
-    return FeatureNetwork(name, {"scale": np.full(1, 3, np.float32)}, apply)
-
-
 @pytest.fixture(scope="module")
 def digits(tiny):
     return data.load(tiny("digits_edm").data)
@@ -196,9 +187,7 @@ def config(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(kid, "_SUBSETS", 5)
     monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(weights, "path", lambda name, folder: tmp_path)
-    monkeypatch.setattr(
-        "jcm.metrics.networks.load", lambda name, folder: _tiny_network(name)
-    )
+    monkeypatch.setattr("jcm.metrics.networks.load", stand_in.load)
     names = ("fid", "sfid", "kid", "inception_score", "precision_recall")
     names += ("density_coverage",)
     return tiny("digits_edm", **{"eval.scores": names, "eval.num_images": 1000})
@@ -282,13 +271,13 @@ def test_a_changed_network_has_other_statistics(config, digits, tmp_path, monkey
 )
 def test_other_images_than_pixels_are_refused(images):
     with pytest.raises(JcmError, match="cannot score .*: pass uint8 images"):
-        statistics.collect(_tiny_network(), lambda i: images[i], 40, wanted={"pool"})
+        statistics.collect(stand_in.network(), lambda i: images[i], 40, wanted={"pool"})
 
 
 def test_references_of_others_are_read(config, digits, tmp_path):
     real = digits.arrays()["image"]
     found = statistics.collect(
-        _tiny_network(), lambda i: real[i], len(real), wanted={"pool", "spatial"}
+        stand_in.network(), lambda i: real[i], len(real), wanted={"pool", "spatial"}
     )
     pool, spatial = found["pool"].moments, found["spatial"].moments
     edm = {"mu": pool.mean, "sigma": pool.cov}
@@ -343,16 +332,16 @@ def test_a_reference_that_does_not_fit_is_named(
 
 def test_large_sets_are_looked_at_one_by_one_in_part(digits, monkeypatch, tmp_path):
     monkeypatch.setenv("JCM_CACHE", str(tmp_path))
-    whole = reference.of_dataset(_tiny_network(), digits, {"pool"}, {"pool"})
+    whole = reference.of_dataset(stand_in.network(), digits, {"pool"}, {"pool"})
     monkeypatch.setattr(reference, "_MOST_ROWS", 100)
     monkeypatch.setenv("JCM_CACHE", str(tmp_path / "other"))
-    part = reference.of_dataset(_tiny_network(), digits, {"pool"}, {"pool"})
+    part = reference.of_dataset(stand_in.network(), digits, {"pool"}, {"pool"})
     assert len(whole["pool"].rows) == 1797
     assert len(part["pool"].rows) == 100
     np.testing.assert_array_equal(whole["pool"].moments.cov, part["pool"].moments.cov)
 
 
-def test_the_packaged_network_tells_good_from_bad():
+def test_the_packaged_network_tells_good_from_bad(optimized):
     network = networks.load("efficientnet_lite0")
     patches = np.concatenate(
         [

@@ -15,6 +15,7 @@ import time
 import jax
 import numpy as np
 import pytest
+import stand_in
 from paths import ROOT
 from PIL import Image
 
@@ -34,8 +35,17 @@ def _free_port():
         return probe.getsockname()[1]
 
 
-def _start(config, workdir, port, process, *flags, cwd=None, **changes):
-    """`python -m jcm.main` as a user would call it, with two CPU devices."""
+def _start(
+    config,
+    workdir,
+    port,
+    process,
+    *flags,
+    cwd=None,
+    program=("-m", "jcm.main"),
+    **changes,
+):
+    """Starts one of two processes, with two CPU devices, as a user would."""
     fields = {
         "data.dir": config.data.dir,
         "model.ch_mult": config.model.ch_mult,
@@ -45,7 +55,7 @@ def _start(config, workdir, port, process, *flags, cwd=None, **changes):
     kind = "cd" if config.method == "cd" else "edm"
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "jcm.main"),
+            *(sys.executable, *program),
             f"--config={_CONFIGS}/digits_{kind}.py:smoke",
             f"--workdir={workdir}",
             f"--coordinator=localhost:{port}",
@@ -75,6 +85,7 @@ def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
     config, alone = student
     # One of them knows the real images already.
     monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache1"))
+    monkeypatch.setattr("jcm.metrics.networks.load", stand_in.load)
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.eval.scores = ("fd_efficientnet_lite0",)
@@ -84,6 +95,7 @@ def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
     changes = {
         "teacher": config.teacher,
         "eval.scores": "('fd_efficientnet_lite0',)",
+        "program": [stand_in.__file__],
     }
     pair = [
         _start(config, tmp_path / "run", port, process, **changes) for process in (0, 1)
