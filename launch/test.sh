@@ -5,13 +5,16 @@ set -euo pipefail
 case ${1:-} in
 -h | --help)
   cat <<'USAGE'
-usage: launch/test.sh [ARGUMENT ...]
+usage: launch/test.sh [quick] [ARGUMENT ...]
 
 Runs pytest in the repository, after making an environment (.venv) and installing jcm
 with its test tools in it where needed. The arguments are pytest's, their paths
 relative to the repository; without any, the whole suite runs in several processes.
+"quick" runs the part for the inner loop, in less than two minutes: the mathematics,
+the numbers of the original code for the small network, imports, types and documents.
 
   launch/test.sh
+  launch/test.sh quick
   launch/test.sh tests/run/test_grids.py -k png
 
 PYTHON=/path/to/python   the interpreter to make .venv with (3.11 or newer)
@@ -26,9 +29,17 @@ esac
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 prepare test
 
+# loadfile: the tests of a file share what they make, in one process.
+parallel=(-n logical --maxprocesses=4 --dist=loadfile)
+quick=(tests/test_rooms.py tests/test_docs.py tests/data tests/diffusion tests/methods
+  tests/networks/test_fir.py tests/networks/test_layers.py tests/networks/test_ncsnpp.py
+  tests/run/test_grids.py tests/run/test_writers.py tests/training/test_log.py)
+
 run cd "$root"
 if [[ $# == 0 ]]; then
-  # loadfile: what the tests of a file share is made once.
-  set -- -n logical --maxprocesses=4 --dist=loadfile --durations=15
+  set -- "${parallel[@]}" --durations=15
+elif [[ $1 == quick ]]; then
+  shift
+  set -- "${parallel[@]}" "${quick[@]}" "$@"
 fi
 run exec "$python" -m pytest "$@"
