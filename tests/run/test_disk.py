@@ -70,7 +70,7 @@ def test_while_preparing_data(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("limit", [2_000, 40_000])
+@pytest.mark.parametrize("limit", [2_000, 20_000])
 def test_while_training(teacher, data_dir, tmp_path, limit):
     """The smaller limit stops what is logged, the larger one a list of arrays."""
     run = tmp_path / "run"

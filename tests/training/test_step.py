@@ -120,7 +120,7 @@ def test_ten_steps_of_distillation_end_where_the_original_ends():
 
 @functools.cache
 def _problem():
-    network = golden.network(dropout=0.2, ch_mult=(1, 1), attn_resolutions=())
+    network = golden.network(dropout=0.2, ch_mult=(1,), attn_resolutions=())
     method = golden.consistency(
         denoiser=Denoiser(network, precond.Consistency()),
         teacher=None,
