@@ -30,7 +30,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 prepare test
 
 # loadfile: the tests of a file share what they make, in one process.
-parallel=(-n logical --maxprocesses=4 --dist=loadfile)
+parallel=(-n 3 --dist=loadfile --no-loadscope-reorder)
 quick=(tests/test_rooms.py tests/test_docs.py tests/data tests/diffusion tests/methods
   tests/networks/test_fir.py tests/networks/test_layers.py tests/networks/test_ncsnpp.py
   tests/run/test_grids.py tests/run/test_writers.py tests/training/test_log.py)

@@ -52,6 +52,29 @@ check_types = beartype.beartype(
 jaxtyping.install_import_hook("jcm", "conftest.check_types")
 
 
+# Files that take longest begin first, so that no process is left with one at the end.
+_LONG = (
+    "test_processes",
+    "test_notebooks",
+    "test_train",
+    "test_evaluate",
+    "test_step",
+    "test_lpips",
+    "test_storage",
+    "test_start",
+    "test_demo",
+    "test_adm",
+    "test_preemption",
+    "test_disk",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Sorts the files by how long they take."""
+    ranks = {name: rank for rank, name in enumerate(_LONG)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(_LONG)))
+
+
 @pytest.fixture
 def optimized():
     """Compiles with optimisations, for tests that compute more than they compile."""

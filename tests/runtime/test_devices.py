@@ -1,47 +1,61 @@
-"""How many devices a program makes of a CPU."""
+"""The number of devices that a program makes of a CPU."""
 
+import json
 import os
 import subprocess
 import sys
 
-import pytest
-
+# JAX is imported once. Each case is a process of its own, which starts its devices.
 _PROGRAM = """
-import os, sys
+import json, os, sys, traceback, warnings
 from absl import flags
-os.sched_getaffinity = lambda process: range(int(sys.argv[1]))
+import jax
 from jcm import config
 from jcm.runtime import distributed
+warnings.simplefilter("ignore")  # JAX warns of a fork, but has no threads yet.
 flags.FLAGS(["jcm"])
-settings = config.base()
-settings.train.batch_size, settings.train.accumulate = map(int, sys.argv[2:])
-distributed.initialize(settings)
-import jax
-print(jax.device_count())
+for cores, batch_size, accumulate in json.loads(sys.argv[1]):
+    if os.fork():
+        os.wait()
+        continue
+    try:
+        os.sched_getaffinity = lambda process: range(cores)
+        settings = config.base()
+        settings.train.batch_size, settings.train.accumulate = batch_size, accumulate
+        distributed.initialize(settings)
+        print(jax.device_count(), flush=True)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(0)
 """
 
 
-@pytest.mark.parametrize(
-    ("cores", "batch_size", "accumulate", "chosen", "devices"),
-    [
-        (1, 64, 1, "", 1),
-        (5, 64, 1, "", 4),
-        (64, 64, 1, "", 8),
-        (8, 12, 1, "", 4),
-        (8, 12, 2, "", 2),
-        (8, 64, 1, "3", 3),
-    ],
-)
-def test_cores_become_devices(cores, batch_size, accumulate, chosen, devices):
+def _devices(cases, **variables):
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     del environment["JAX_NUM_CPU_DEVICES"]
-    if chosen:
-        environment["JAX_NUM_CPU_DEVICES"] = chosen
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, *map(str, (cores, batch_size, accumulate))],
-        env=environment,
+        [sys.executable, "-c", _PROGRAM, json.dumps(cases)],
+        env=environment | variables,
         capture_output=True,
         text=True,
         timeout=200,
     )
-    assert done.stdout.strip() == str(devices), done.stderr
+    found = [int(line) for line in done.stdout.splitlines()]
+    assert len(found) == len(cases), done.stderr
+    return found
+
+
+def test_cores_become_devices_that_divide_the_batch():
+    expected = {
+        # Cores, batch size and number of micro-batches.
+        (1, 64, 1): 1,
+        (5, 64, 1): 4,
+        (64, 64, 1): 8,
+        (8, 12, 1): 4,
+        (8, 12, 2): 2,
+    }
+    assert _devices(list(expected)) == list(expected.values())
+
+
+def test_a_number_of_devices_that_is_chosen_is_kept():
+    assert _devices([(8, 64, 1)], JAX_NUM_CPU_DEVICES="3") == [3]

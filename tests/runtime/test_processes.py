@@ -88,13 +88,14 @@ def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
     monkeypatch.setattr("jcm.metrics.networks.load", stand_in.load)
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        config.eval.scores = ("fd_efficientnet_lite0",)
+        config.eval.scores, config.eval.num_images = ("fd_efficientnet_lite0",), 64
     (score,) = scores.create(config, data.load(config.data))
     score.prepare()
     port = _free_port()
     changes = {
         "teacher": config.teacher,
         "eval.scores": "('fd_efficientnet_lite0',)",
+        "eval.num_images": 64,
         "program": [stand_in.__file__],
     }
     pair = [
