@@ -2,10 +2,10 @@
 
 python tests/fault_campaign.py --kills=50 --corruptions=10 [--folder=DIR] [--seed=0]
 
-Each trial is a run of its own: killed by SIGKILL once, started again, and compared with
-a run that nobody disturbed, bit for bit: parameters, averages, and every line of
-numbers. A corruption damages a file of the newest checkpoint of a killed run before it
-is started again. The exit code is 0 where all are equal.
+Each trial is a run that is killed once with SIGKILL, started again, and compared with
+an undisturbed run, bit for bit: parameters, averages, and every line of numbers. A
+corruption damages a file of the newest checkpoint of a killed run before the run starts
+again. The exit code is 0 if all are equal.
 """
 
 import argparse
@@ -33,7 +33,7 @@ _CONFIG = {
 }
 MOMENTS = ("start", "compile", "step", "save", "evaluate")
 DAMAGES = ("truncated", "flipped", "missing")
-# What differs between two runs of the same numbers.
+# Fields that differ between two runs with the same numbers.
 _CLOCK = ("data_wait_secs", "steps_per_sec", "images_per_sec", "eta_secs")
 
 
@@ -62,14 +62,14 @@ class Run:
 
     @property
     def said(self):
-        """What it has printed."""
+        """The text that the run has printed."""
         self._log.flush()
         path = self.workdir.parent / f"{self.workdir.name}.log"
         return path.read_text(errors="replace")[self._begins :]
 
     @property
     def step(self):
-        """Of the last line of numbers."""
+        """The step of the last line of numbers."""
         path = self.workdir / "metrics.jsonl"
         lines = path.read_bytes().split(b"\n") if path.exists() else []
         steps = re.findall(rb'{"step": (\d+)', lines[-2]) if len(lines) > 1 else []
@@ -84,7 +84,7 @@ class Run:
             time.sleep(0.002)
 
     def finish(self):
-        """Waits for the end; raises what was printed where it is not a good one."""
+        """Waits for the end, and raises an error with the output if the run failed."""
         self.until(lambda: False)
         if self.process.returncode:
             raise RuntimeError(self.said[-2000:])
@@ -92,7 +92,7 @@ class Run:
 
 
 def kill(run, moment, rng):
-    """Waits for a moment and kills; returns the last step that was logged."""
+    """Waits for a moment, kills the run, and returns the last step in its log."""
     if moment == "start":
         time.sleep(rng.uniform(0, 6))
     elif moment == "compile":
@@ -105,7 +105,7 @@ def kill(run, moment, rng):
     elif moment == "save":
         step = _EVERY * rng.randrange(1, _STEPS // _EVERY)
         folder = run.workdir / "checkpoints"
-        # While it is written, and while it gets its name.
+        # This is while it is written, and while it is renamed.
         run.until(lambda: any(folder.glob(f"{step}*")))
         time.sleep(rng.uniform(0, 0.15))
     elif moment == "evaluate":
@@ -119,7 +119,7 @@ def kill(run, moment, rng):
 
 
 def damage(folder, how, rng):
-    """Damages a file of a checkpoint; returns its name."""
+    """Damages a file of a checkpoint and returns its name."""
     path = rng.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
     content = bytearray(path.read_bytes())
     if how == "missing":
@@ -133,14 +133,14 @@ def damage(folder, how, rng):
 
 
 def newest(workdir):
-    """The newest whole checkpoint, or None."""
+    """Returns the newest complete checkpoint, or None."""
     names = [path.name for path in (workdir / "checkpoints").glob("*")]
     steps = sorted(int(name) for name in names if name.isdigit())
     return workdir / "checkpoints" / str(steps[-1]) if steps else None
 
 
 def result(workdir):
-    """Final weights, to the bit, and all lines of numbers but for times."""
+    """Returns the final weights, and all lines of numbers without times."""
     import jax
     import numpy as np
 
@@ -158,13 +158,13 @@ def result(workdir):
 
 
 def resumed(run):
-    """The step that a run went on from."""
+    """Returns the step from which a run resumed."""
     found = re.findall(r"resuming from step (\d+)", run.said)
     return int(found[0]) if found else 0
 
 
 def trial_of_kill(workdir, data_dir, moment, rng):
-    """One killed and resumed run; returns the columns of its row."""
+    """Kills and resumes a run, and returns the columns of its row."""
     killed = Run(workdir, data_dir, cached=moment != "compile")
     at = kill(killed, moment, rng)
     again = Run(workdir, data_dir).finish()
@@ -174,7 +174,7 @@ def trial_of_kill(workdir, data_dir, moment, rng):
 
 
 def trial_of_corruption(workdir, data_dir, how, rng):
-    """One killed, damaged and resumed run; returns the columns of its row."""
+    """Kills, damages and resumes a run, and returns the columns of its row."""
     killed = Run(workdir, data_dir)
     killed.until(lambda: killed.step >= 4 * _EVERY)
     killed.process.send_signal(signal.SIGKILL)
@@ -209,7 +209,7 @@ def main():
         workdir = options.folder / f"kill_{number}"
         at, begun = trial_of_kill(workdir, data_dir, moment, rng)
         same = result(workdir) == expected
-        # Asynchronous saving: the checkpoint under way may be lost as well.
+        # Saving is asynchronous, so the checkpoint that is being saved may be lost too.
         same = same and at - begun <= 2 * _EVERY
         equal += same
         print(
@@ -228,7 +228,7 @@ def main():
         how = DAMAGES[number % len(DAMAGES)]
         workdir = options.folder / f"corruption_{number}"
         file, begun, aside = trial_of_corruption(workdir, data_dir, how, rng)
-        # Neither begun anew nor anything older than needed.
+        # The run must not start again, or resume from an older step than necessary.
         last = int(file.rpartition(" ")[2])
         right = begun == (last - _EVERY if aside else last)
         same = right and result(workdir) == expected

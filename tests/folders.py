@@ -1,4 +1,4 @@
-"""Folders of pictures, and configs of data sets made of them."""
+"""Helpers that make folders of pictures, and configs of such data sets."""
 
 import numpy as np
 from ml_collections import ConfigDict

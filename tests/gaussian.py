@@ -1,4 +1,4 @@
-"""Gaussian data, where denoiser, trajectories and consistency function are known.
+"""Gaussian data, whose denoiser and consistency function have closed forms.
 
 For x0 ~ N(mean, std^2) the marginal at sigma is N(mean, std^2 + sigma^2), and the ODE
 keeps (x - mean) / sqrt(std^2 + sigma^2) constant.
@@ -16,7 +16,7 @@ from jcm.networks import Network
 
 @dataclasses.dataclass(frozen=True)
 class Denoiser(denoiser.Denoiser):
-    """E[x0 | x] in closed form; the network only tells the size of an image."""
+    """E[x0 | x] in closed form; the network only defines the size of an image."""
 
     network: Network = golden.network()
     precond: EDM = EDM()
@@ -40,7 +40,7 @@ class ConsistencyFunction(Denoiser):
 
 
 def trajectory(data: Denoiser, x, sigma, sigma_end):
-    """Where the trajectory through (x, sigma) is at sigma_end."""
+    """Returns the point at sigma_end of the trajectory through (x, sigma)."""
     sigma = jnp.reshape(sigma, (-1, *(1,) * (x.ndim - 1)))
     ratio = (data.std**2 + sigma_end**2) / (data.std**2 + sigma**2)
     return data.mean + (x - data.mean) * jnp.sqrt(ratio)

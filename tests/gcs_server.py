@@ -1,4 +1,4 @@
-"""A bucket store in memory that speaks what gcsfs and tensorstore use.
+"""An object store in memory with the protocol that gcsfs and tensorstore use.
 
 python gcs_server.py [PORT]; or `with serving() as url:`. Any bucket name exists.
 """
@@ -30,7 +30,7 @@ class _Object:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # otherwise 40 ms a request
+    disable_nagle_algorithm = True  # Otherwise each request takes 40 ms.
 
     def log_message(self, *_):
         pass
@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
         }
 
     def _mismatch(self, o):
-        """Whether the request's conditions on the generation forbid it."""
+        """Returns whether a condition of the request on the generation fails."""
         now = o.generation if o else 0
         q = self.query
         if "ifGenerationMatch" in q and int(q["ifGenerationMatch"]) != now:
@@ -275,7 +275,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def handle_error(self, *_):  # tensorstore drops connections
+    def handle_error(self, *_):  # tensorstore drops connections.
         pass
 
 

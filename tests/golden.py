@@ -61,18 +61,18 @@ def _unpacked() -> tempfile.TemporaryDirectory:
 
 @functools.cache
 def arrays(name: str) -> dict[str, np.ndarray | jax.Array]:
-    """All arrays of one file."""
+    """Returns all arrays of a file."""
     with np.load(path(name)) as file:
         return {key: _to_jax(file[key]) for key in file.files}
 
 
 def _to_jax(array: np.ndarray) -> np.ndarray | jax.Array:
-    """Our functions take JAX arrays, which have no 64 bits here."""
+    """Converts arrays of 32 bits to JAX arrays; JAX has no 64 bits by default."""
     return jnp.asarray(array) if array.dtype.itemsize == 4 else array
 
 
 def cases(name: str) -> dict[str, dict[str, np.ndarray]]:
-    """Arrays grouped by the first part of their names."""
+    """Returns the arrays of a file, grouped by the first part of their names."""
     grouped = {}
     for key, value in arrays(name).items():
         case, _, rest = key.partition("/")
@@ -82,7 +82,7 @@ def cases(name: str) -> dict[str, dict[str, np.ndarray]]:
 
 @functools.cache
 def network(**changes) -> networks.Network:
-    """The small network, with some settings changed."""
+    """Returns the small network, with some settings changed."""
     return networks.create(
         CONFIG | changes, image_size=16, image_channels=3, num_classes=0
     )
@@ -101,15 +101,15 @@ class Compiled(networks.Network):
 
 @functools.cache
 def compiled(**changes) -> networks.Network:
-    """The same network, compiled once for all functions that are not compiled.
+    """Returns the same network, compiled once for all functions that call it.
 
-    Losses and samplers need no compiler for the little that they do around the network.
+    Losses and samplers do little around the network, so they need not be compiled.
     """
     return Compiled(network(**changes))
 
 
 def from_original(flat: dict[str, np.ndarray | jax.Array]) -> networks.Params:
-    """Parameters by original path -> our tree."""
+    """Returns our tree of parameters that are given by original path."""
     flat = {name: np.asarray(array) for name, array in flat.items()}
     return openai_jcm.params(flat, network().arch, network().shapes)
 
@@ -136,22 +136,23 @@ _SEEDS = {"params": 101, "params_ema": 201, "target_params": 301}
 
 @functools.cache
 def original_params(role: str) -> dict[str, np.ndarray]:
-    """`params`, `params_ema` or `target_params` of the small network, by original path.
+    """Returns a set of parameters of the small network, by original path.
 
-    They equal the original's to the bit; `tests/originals.py` checks their hash.
+    The role is `params`, `params_ema` or `target_params`. They equal those of the
+    original to the bit; `tests/originals.py` checks their hash.
     """
     return _plus_noise(arrays("A_cfg1_init.npz"), _SEEDS[role])
 
 
 @functools.cache
 def params(role: str) -> networks.Params:
-    """The same parameters as our tree."""
+    """Returns the same parameters as our tree."""
     return jax.tree.map(jnp.asarray, from_original(original_params(role)))
 
 
 @functools.cache
 def unet_state(variant: str) -> dict[str, np.ndarray]:
-    """The `state_dict` of a small PyTorch U-Net of group G."""
+    """Returns the `state_dict` of a small PyTorch U-Net, such as "cc_ssn"."""
     if variant == "cc_ssn":
         return torch_file.load(path("G_unet_cc_ssn.pt"))
     init = {
@@ -163,7 +164,7 @@ def unet_state(variant: str) -> dict[str, np.ndarray]:
 
 
 def consistency(cls=Consistency, **changes) -> Consistency:
-    """Distillation of the small network as the numbers were made."""
+    """Returns the distillation of the small network that the numbers are of."""
     settings = {
         "denoiser": Denoiser(compiled(), precond.Consistency()),
         "teacher": Denoiser(compiled(), precond.EDM()),
@@ -175,13 +176,13 @@ def consistency(cls=Consistency, **changes) -> Consistency:
 
 
 def norm(tree) -> float:
-    """Euclidean norm of all numbers of a tree, in float64."""
+    """Returns the Euclidean norm of all numbers of a tree, in float64."""
     leaves = (np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(tree))
     return float(np.sqrt(sum(np.sum(leaf**2) for leaf in leaves)))
 
 
 def relative(ours, theirs) -> float:
-    """Largest difference over the largest magnitude."""
+    """Returns the largest difference, relative to the largest magnitude."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     assert ours.shape == theirs.shape
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())

@@ -13,7 +13,7 @@ from jcm.pretrained import released
 
 
 def nested(flat):
-    """Dictionaries of arrays from arrays by slash-separated path."""
+    """Returns nested dictionaries of arrays that are given by path, as in "a/b"."""
     tree = {}
     for name, array in flat.items():
         *folders, leaf = name.split("/")
@@ -25,7 +25,7 @@ def nested(flat):
 
 
 def state(with_target=False):
-    """A checkpoint as the original wrote it; the arrays of others are zero."""
+    """Returns a checkpoint like the original's, with few moments of the optimiser."""
     tree = nested(golden.original_params("params_ema"))
     zeros = {name: {} for name in tree}
     return {
@@ -40,7 +40,7 @@ def state(with_target=False):
 
 
 def write(path: pathlib.Path, with_target: bool = False) -> pathlib.Path:
-    """A file of such a state."""
+    """Writes a file of such a state."""
     path.write_bytes(serialization.to_bytes(state(with_target)))
     return path
 
@@ -77,7 +77,7 @@ def own_file(path: pathlib.Path, with_target: bool) -> pathlib.Path:
 
 
 def check(model) -> None:
-    """The outputs of a model of these weights are those of the original."""
+    """Checks that a model with these weights gives the outputs of the original."""
     forward = golden.arrays("A_cfg1_forward.npz")
     found = model.denoise(forward["x"], forward["t"])
     kind = "distiller" if model.kind == "consistency" else "denoiser"
@@ -86,7 +86,7 @@ def check(model) -> None:
 
 
 def publish(monkeypatch) -> None:
-    """Two published names stand for files as small as these."""
+    """Makes two published names expect files of the small network."""
     for name in ("openai/cd-cifar10-lpips", "openai/edm-cifar10"):
         each = dataclasses.replace(released.RELEASED[name], image_size=16)
         monkeypatch.setitem(released.RELEASED, name, each)

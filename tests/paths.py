@@ -1,4 +1,4 @@
-"""Folders of the repository."""
+"""The folders of the repository that tests use."""
 
 import pathlib
 

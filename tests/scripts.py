@@ -1,4 +1,4 @@
-"""Copies of launch/, stand-ins for the programs it calls, and ways to run it."""
+"""Helpers to run copies of launch/ with fake versions of the programs it calls."""
 
 import os
 import shutil
@@ -9,11 +9,11 @@ import time
 from paths import ROOT
 
 CIFAR10 = "--config=configs/cifar10_cd.py"
-# Arguments that a shell or Kubernetes would like to change.
+# Arguments that a shell or Kubernetes could change.
 ODD = ["", "a  b", "it's", '"', "\\", "$HOME $(HOME) $$", "*", "a\nb\tc", "é", "(0, 1)"]
 
-# Stands in for the interpreter of an environment: says what it is asked to run, and
-# notes what it is asked to install.
+# Takes the place of the Python of an environment. It prints what it would run, and
+# records what it would install.
 FAKE_PYTHON = """#!/bin/sh
 case "$*" in
 *"pip install"*) echo "$@" >>"$(dirname "$0")/installed" ;;
@@ -23,7 +23,7 @@ case "$*" in
 esac
 """
 
-# Until a signal comes, but not for ever: a test that fails leaves nothing behind.
+# Waits for a signal. It ends after a while, so that a failed test leaves no process.
 SLEEP = "for _ in $(seq 400); do sleep 0.05; done"
 
 
@@ -35,7 +35,7 @@ def executable(path, text):
 
 
 def make_clone(folder):
-    """What the scripts need of the repository."""
+    """Copies the part of the repository that the scripts need."""
     shutil.copytree(ROOT / "launch", folder / "launch")
     for name in ("LICENSE", "README.md", "pyproject.toml", "setup.cfg"):
         shutil.copy(ROOT / name, folder)
@@ -46,7 +46,7 @@ def make_clone(folder):
 
 
 def make_environment(folder):
-    """An environment to be active whose Python is the fake one."""
+    """Creates an environment whose Python is the fake one."""
     executable(folder / "bin" / "python", FAKE_PYTHON.format(real=sys.executable))
     return folder
 
@@ -64,7 +64,7 @@ def launch(script, *args, cwd, path=os.environ["PATH"], **variables):
 
 
 def tools(folder):
-    """A PATH with what the scripts call, but no Python."""
+    """Creates a folder for PATH with the tools of the scripts, but without Python."""
     folder.mkdir()
     for name in ("basename", "cat", "dirname"):
         (folder / name).symlink_to(shutil.which(name))
@@ -84,7 +84,7 @@ def lines_of(done):
 
 
 def words(line):
-    """What bash makes of a line: the arguments of the command."""
+    """Returns the arguments that bash reads from a line."""
     program = ["bash", "-c", f"printf '%s\\0' {line}"]
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     return done.stdout.split("\0")[:-1]
@@ -95,7 +95,7 @@ def files(folder):
 
 
 def records(folder, *names, then=""):
-    """Puts programs in a folder that note their arguments, one call a line."""
+    """Creates programs that record their arguments in a file, one call per line."""
     note = '#!/usr/bin/env bash\necho "$(basename "$0") $*" >>"${0%/*}/calls"\n'
     for name in names:
         executable(folder / name, note + then)
@@ -116,7 +116,10 @@ def wait_for(condition):
 
 
 def dry_runs(tmp_path):
-    """A function for the lines of a dry run, which calls nothing and makes nothing."""
+    """Returns a function that makes a dry run and returns the lines it prints.
+
+    It checks that no file is created.
+    """
     names = "gcloud kubectl docker sbatch srun scontrol tar mkdir".split()
     path = records(tools(tmp_path / "tools"), *names)
 

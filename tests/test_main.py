@@ -1,4 +1,4 @@
-"""The command line: one clear line and exit code 1 for every mistake."""
+"""Tests of the command line: each mistake is an error of one line."""
 
 import json
 import sys
@@ -47,7 +47,7 @@ def test_config_mode_prints_the_resolved_settings(run):
     code, output = run(_DIGITS, "--mode=config", "--config.train.num_steps=5")
     assert code == 0
     assert "num_steps: 5" in output
-    assert "nf: 8" in output  # what :smoke sets
+    assert "nf: 8" in output  # The mode :smoke sets it.
 
 
 def test_a_shipped_config_is_found_from_any_folder(run):
@@ -81,7 +81,7 @@ def test_a_shipped_config_is_found_from_any_folder(run):
         ),
     ],
 )
-def test_mistakes_are_one_line(run, arguments, message):
+def test_mistakes_are_errors_of_one_line(run, arguments, message):
     code, output = run(*arguments)
     assert code == 1
     assert message in output
@@ -89,7 +89,7 @@ def test_mistakes_are_one_line(run, arguments, message):
     assert "\n" not in output
 
 
-def test_a_workdir_stands_in_for_its_config(run, student):
+def test_a_workdir_replaces_its_config(run, student):
     config, workdir = student
     here = f"--workdir={workdir}"
     code, output = run(here, "--mode=config", "--config.sample.num_images=3")
@@ -106,7 +106,7 @@ def test_a_workdir_stands_in_for_its_config(run, student):
     "path", sorted(_CONFIGS.glob("[a-z]*.py")), ids=lambda p: p.stem
 )
 @pytest.mark.parametrize("mode", ["", ":smoke"])
-def test_every_config_loads_and_survives_json(path, mode):
+def test_every_config_loads_and_survives_a_round_trip_by_json(path, mode):
     config = config_lib.load(f"{path}{mode}")
     again = config_lib.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again.to_dict() == config.to_dict()
@@ -146,7 +146,7 @@ def test_every_config_loads_and_survives_json(path, mode):
         ("data.workers", -1),
     ],
 )
-def test_values_that_nothing_can_use_are_refused(field, value):
+def test_impossible_values_raise(field, value):
     config = config_lib.base()
     config_lib.check(config)
     config.update_from_flattened_dict({field: value})
@@ -154,7 +154,7 @@ def test_values_that_nothing_can_use_are_refused(field, value):
         config_lib.check(config)
 
 
-def test_fields_that_do_not_exist_are_refused_in_files_too(tmp_path):
+def test_unknown_fields_in_files_raise(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
         "from jcm import config as c\n"

@@ -1,4 +1,4 @@
-"""The notebooks: as they are kept, and run from top to bottom."""
+"""Tests of the notebooks: how they are stored, and a run from top to bottom."""
 
 import configparser
 import re
@@ -17,7 +17,7 @@ def _address():
     return parser["metadata"]["url"].removeprefix("https://github.com/")
 
 
-def test_there_are_some_and_the_readme_names_them():
+def test_the_readme_names_all_notebooks():
     readme = (ROOT / "README.md").read_text()
     assert len(_PATHS) == 3
     for path in _PATHS:
@@ -25,7 +25,7 @@ def test_there_are_some_and_the_readme_names_them():
 
 
 @pytest.mark.parametrize("path", _PATHS, ids=lambda path: path.stem)
-def test_a_notebook_is_kept_clean(path):
+def test_a_notebook_has_no_outputs_and_the_right_addresses(path):
     notebook = nbformat.read(path, 4)
     for cell in notebook.cells:
         assert not cell.get("outputs") and cell.get("execution_count") is None
@@ -40,7 +40,9 @@ def test_a_notebook_is_kept_clean(path):
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("JCM_SMOKE", "1")
     monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("JAX_NUM_CPU_DEVICES")  # devices as users have them
+    monkeypatch.delenv(
+        "JAX_NUM_CPU_DEVICES"
+    )  # Users have the default number of devices.
     notebook = nbformat.read(path, 4)
     place = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=250, resources=place).execute()

@@ -1,4 +1,4 @@
-"""Weights for the networks of others, the same in their code and in ours."""
+"""Weights for networks of others, which their code and ours can use."""
 
 import functools
 import io
@@ -13,7 +13,7 @@ from paths import DATA
 
 @functools.cache
 def random(network: str, seed: int) -> dict[str, np.ndarray]:
-    """A state dict of the published shapes; `networks.npz` was made with the same."""
+    """Returns a random state dict of the published shapes, as for `networks.npz`."""
     shapes = json.loads((DATA / "networks_shapes.json").read_text())[network]
     rng, made = np.random.RandomState(seed), {}
     for name in sorted(shapes):
@@ -31,7 +31,7 @@ def random(network: str, seed: int) -> dict[str, np.ndarray]:
 
 
 def lpips_vgg() -> dict[str, np.ndarray]:
-    """The original's stand-in for LPIPS: VGG16 and heads, by torchvision's names."""
+    """Returns random weights of VGG16 and heads of LPIPS, named as in torchvision."""
     rng, made, width, index = np.random.RandomState(777), {}, 3, 0
     for layers, channels in ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)):
         for _ in range(layers):
@@ -50,7 +50,7 @@ def lpips_vgg() -> dict[str, np.ndarray]:
 
 @functools.cache
 def theirs(prefix: str) -> dict[str, np.ndarray]:
-    """What PyTorch's code gave: the arrays of `networks.npz` below a prefix."""
+    """Returns the results of the PyTorch code: the arrays of `networks.npz`."""
     with np.load(DATA / "networks.npz") as file:
         return {
             name.removeprefix(f"{prefix}/"): file[name]
@@ -72,7 +72,7 @@ def save(path: pathlib.Path, state: dict[str, np.ndarray]) -> pathlib.Path:
 
 
 class _Named:
-    """A name of PyTorch, which is not installed here."""
+    """Takes the place of a name of PyTorch, which is not installed."""
 
     def __init__(self, module: str, name: str):
         self.line = f"{module}\n{name}\n".encode()
@@ -82,11 +82,11 @@ class _Named:
 
 
 class _Storage(bytes):
-    """The numbers of one tensor."""
+    """The storage of one tensor."""
 
 
 class _Pickler(pickle._Pickler):
-    """Writes arrays in the way of tensors."""
+    """Pickles arrays as tensors."""
 
     def __init__(self, *args):
         super().__init__(*args)

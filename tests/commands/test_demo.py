@@ -1,4 +1,4 @@
-"""The page: what its buttons do, over HTTP and in a browser."""
+"""Tests of the page: what its buttons do, over HTTP and in a browser."""
 
 import io
 import re
@@ -22,25 +22,25 @@ _BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), 
 
 @pytest.fixture(scope="module")
 def digits(student):
-    """Actions of a grey model without classes."""
+    """The actions of a model of grey images without classes."""
     return Actions(jcm.load(student[1], batch_size=8))
 
 
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory):
-    """Actions of a colour model."""
+    """The actions of a model of colour images."""
     path = originals.write(tmp_path_factory.mktemp("colours") / "checkpoint")
     return Actions(jcm.load(path, image_size=16, batch_size=8))
 
 
 @pytest.fixture(scope="module")
 def address(student):
-    """Of the page, served by the command."""
+    """The address of the page, which the command serves."""
     command = [sys.executable, "-m", "jcm.commands.demo", f"--load={student[1]}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as served:
         lines = iter(served.stderr.readline, "")
         yield next(found[0] for line in lines if (found := _ADDRESS.findall(line)))
-        served.terminate()  # SIGINT may be ignored, as below a shell in the background
+        served.terminate()  # A shell in the background may ignore SIGINT.
         assert served.wait(timeout=30) == 75
 
 
@@ -49,7 +49,7 @@ def _photo(size=(40, 30)):
     return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8))
 
 
-def test_samples_tell_what_they_cost(digits):
+def test_the_line_below_samples_states_their_cost(digits):
     shown = digits.sample(Common(seed=3, count=5), steps=2)
     assert "2 network evaluations at noise levels 80, 0.5" in shown.line
     assert [picture.shape for picture in shown.pictures] == [(256, 256, 3)] * 5
@@ -62,7 +62,7 @@ def test_samples_tell_what_they_cost(digits):
     assert "1 network evaluation at noise level 80" in one.line
 
 
-def test_steps_beyond_the_config_s_have_levels_of_the_grid(digits):
+def test_more_steps_than_in_the_config_use_the_noise_grid(digits):
     def sigmas(steps):
         model = digits.model
         return build.schedule_with_steps(model.config, model.denoiser, steps).sigmas
@@ -73,13 +73,13 @@ def test_steps_beyond_the_config_s_have_levels_of_the_grid(digits):
     assert len(levels) == 4 and levels[0] == 80 and levels[-1] > 0.002
 
 
-def test_a_diffusion_model_is_sampled_alone(teacher):
+def test_a_diffusion_model_can_only_be_sampled(teacher):
     actions = Actions(jcm.load(teacher, batch_size=8))
     shown = actions.sample(Common(count=2), steps=3)
     assert len(shown.pictures) == 2 and "5 network evaluations" in shown.line
 
 
-def test_what_is_not_painted_over_stays(digits):
+def test_inpainting_keeps_what_is_not_painted_over(digits):
     given = Image.fromarray(digits.picture(Common()))
     paint = np.zeros((256, 256, 4), np.uint8)
     paint[96:160, 96:160] = 255
@@ -96,19 +96,19 @@ def test_what_is_not_painted_over_stays(digits):
         digits.inpaint(Common(), None, None)
 
 
-def test_means_of_patches_stay(digits):
+def test_super_resolution_keeps_the_means_of_patches(digits):
     given = Image.fromarray(digits.picture(Common()))
     small, *made = digits.super_resolve(Common(count=2), given, 2).pictures
     for each in made:
         means = each.reshape(4, 64, 4, 64, 3).mean(axis=(1, 3))
         patches = small.reshape(4, 64, 4, 64, 3).mean(axis=(1, 3))
-        # As far as pixels beyond black and white, which are cut, let them.
+        # Pixels beyond black and white are clipped, which changes some means.
         assert np.median(np.abs(means - patches)) < 1
     with pytest.raises(JcmError, match="the factor 3 does not divide 8"):
         digits.super_resolve(Common(), given, 3)
 
 
-def test_colours_keep_their_luma(colours):
+def test_colorization_keeps_the_luma(colours):
     before, *made = colours.colorize(Common(count=2), _photo()).pictures
     assert before.shape == (256, 256, 3) and len(made) == 2
     assert (before == before[..., :1]).all()
@@ -118,7 +118,7 @@ def test_colours_keep_their_luma(colours):
         assert np.median(np.abs(luma - before[..., 0])) <= 1
 
 
-def test_strokes_and_the_paper_for_them(digits):
+def test_strokes_and_the_blank_paper_for_them(digits):
     paper = digits.paper()
     assert len(np.unique(paper)) == 1
     shown = digits.stroke_to_image(Common(count=3), Image.fromarray(paper), 5.38)
@@ -196,7 +196,7 @@ def test_a_mask_is_drawn_in_a_browser(address):
         grey = (before == 127).all(axis=-1)
         assert (
             0 < grey.mean() < 0.5 and grey[128, 128]
-        )  # the hole is where it was drawn
+        )  # The hole is where it was drawn.
         browser.close()
 
 
@@ -213,7 +213,7 @@ def _run(*flags):
     return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
 
-def test_no_model_is_one_line():
+def test_a_wrong_model_is_an_error_of_one_line():
     for flags, message in (
         ([], "name a model that jcm.load opens, such as --load="),
         (["--load=none"], "there is no none: name a workdir"),

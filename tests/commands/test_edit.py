@@ -1,4 +1,4 @@
-"""Editing of picture files by the command."""
+"""Tests of editing picture files with the command."""
 
 from types import SimpleNamespace
 
@@ -74,7 +74,7 @@ def test_each_task_writes_its_results(student, files, tmp_path, task, options, c
     assert _pixels(place / "before_after.png").shape[2] == 3
 
 
-def test_a_folder_in_parts_is_the_folder_at_once(student, tmp_path):
+def test_results_do_not_depend_on_the_batch_size(student, tmp_path):
     config, workdir = student
     for i in range(5):
         folders.save(tmp_path / "in" / f"{i}.png", i, (8, 8))
@@ -93,7 +93,7 @@ def test_a_folder_in_parts_is_the_folder_at_once(student, tmp_path):
     assert len(results[0]) == 10
 
 
-def test_the_level_of_the_noise_may_be_known(student, files, tmp_path):
+def test_denoising_takes_a_known_noise_level(student, files, tmp_path):
     config, workdir = student
     made = []
     for sigmas in ((), (0.5,), (3.0,)):
@@ -107,7 +107,7 @@ def test_the_level_of_the_noise_may_be_known(student, files, tmp_path):
     assert np.abs(made[1] - made[2]).max() > 10
 
 
-def test_interpolation_needs_no_picture(student, tmp_path):
+def test_interpolation_needs_no_input(student, tmp_path):
     config, workdir = student
     config = config.copy_and_resolve_references()
     config.sample.num_images = 4
@@ -156,7 +156,7 @@ def test_interpolation_needs_no_picture(student, tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_done_is_refused(student, files, tmp_path, changes, message):
+def test_impossible_requests_raise(student, files, tmp_path, changes, message):
     config, workdir = student
     (tmp_path / "empty").mkdir()
     fields = {

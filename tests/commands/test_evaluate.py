@@ -1,4 +1,4 @@
-"""Evaluation: every score once, whatever interrupts it; the search for noise levels."""
+"""Tests of evaluation, also with interruptions, and of the search for noise levels."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ from jcm.training.preview import Preview
 
 @pytest.fixture(scope="module")
 def classifier(student):
-    """Fitted once for all tests."""
+    """The classifier, fitted once for all tests."""
     score = Classifier(data.load(student[0].data), 80)
     score.prepare()
     return score
@@ -51,7 +51,7 @@ def _records(workdir):
     return [json.loads(line) for line in lines]
 
 
-def test_every_way_of_sampling_is_scored_once(run, monkeypatch):
+def test_each_way_of_sampling_is_scored_once(run, monkeypatch):
     config, workdir = run
     evaluate.evaluate(config, workdir)
     records = _records(workdir)
@@ -88,14 +88,14 @@ def test_every_way_of_sampling_is_scored_once(run, monkeypatch):
     with pytest.raises(AssertionError, match="sampled again"):
         evaluate.evaluate(config, workdir)
     monkeypatch.undo()
-    # Who asks for the samples later gets them, and no second record.
+    # A later request for the samples makes them, without a second record.
     with config.unlocked():
         config.eval.seeds, config.eval.keep_samples = (0, 5), True
         config.teacher = "/nowhere"
     evaluate.evaluate(config, workdir)
     assert len(list((workdir / "evaluation").glob("*.npz"))) == 4
     assert _records(workdir) == records
-    # Another score looks at the same samples.
+    # Another score uses the samples that were kept.
     monkeypatch.setattr(scoring, "fill", refuse)
     monkeypatch.setattr(Classifier, "identity", lambda _: {"classifier": "new"})
     evaluate.evaluate(config, workdir)
@@ -104,7 +104,7 @@ def test_every_way_of_sampling_is_scored_once(run, monkeypatch):
 
 
 class _Constant:
-    """A score that is the same for all samples."""
+    """A score that gives all samples the same value."""
 
     def __init__(self, name, version="1"):
         self.name, self.version = name, version
@@ -119,7 +119,7 @@ class _Constant:
         return {self.name: float(len(self.name) + int(self.version))}
 
 
-def test_a_score_is_found_whatever_was_asked_beside_it(run, monkeypatch):
+def test_a_recorded_score_is_found_among_any_others(run, monkeypatch):
     config, workdir = run
     subject = scoring.Subject.of("consistency", load(workdir, batch_size=16))
     dataset = data.load(config.data)
@@ -135,12 +135,12 @@ def test_a_score_is_found_whatever_was_asked_beside_it(run, monkeypatch):
     assert score(_Constant("kid")) == {"kid": 4}
     assert score(_Constant("sfid"), _Constant("fid")) == {"sfid": 5, "fid": 4}
     monkeypatch.setattr(scoring, "fill", fill)
-    # With other weights, say, it is another score.
+    # If its network has other weights, it is another score.
     assert score(_Constant("fid", "7")) == {"fid": 10}
     assert len(_records(workdir)) == 3
 
 
-def test_samples_go_on_after_a_kill(run, monkeypatch):
+def test_sampling_resumes_after_a_kill(run, monkeypatch):
     config, workdir = run
     subject = scoring.Subject.of("consistency", load(workdir, batch_size=16))
     schedule, dataset = Schedule((80.0,)), data.load(config.data)
@@ -185,7 +185,7 @@ def test_a_sample_that_is_not_finite_gets_no_score(run):
     assert not (workdir / "evaluation" / "scores.jsonl").exists()
 
 
-def test_half_a_line_does_not_count(run):
+def test_an_incomplete_line_of_scores_is_ignored(run):
     config, workdir = run
     with config.unlocked():
         config.eval.seeds = (0,)
@@ -226,7 +226,7 @@ def test_each_new_checkpoint_is_evaluated_until_the_last(run, monkeypatch):
     assert rows[1]["scores"] != rows[3]["scores"]
 
 
-def test_a_checkpoint_that_is_deleted_is_passed_over(run, monkeypatch, caplog):
+def test_a_deleted_checkpoint_is_skipped(run, monkeypatch, caplog):
     config, workdir = run
     with config.unlocked():
         config.eval.watch = True
@@ -279,7 +279,7 @@ def test_two_programs_may_fill_one_file(tmp_path):
 
     def make(part):
         parts.append(part)
-        if part.start == 1024:  # the other is done before, and tidies up
+        if part.start == 1024:  # The other one finishes first and deletes the file.
             second.append(np.array(fill(path, whole.shape, take, "", part=1024)))
             path.unlink()
         return take(part)
@@ -299,10 +299,11 @@ def test_scores_while_training_change_nothing_else(
             "teacher": str(teacher),
             "eval.scores": ("classifier",),
             "eval.num_images": 70,
-            "eval.every_kimg": 0.064,  # four steps of 16 images
+            "eval.every_kimg": 0.064,  # Four steps of 16 images.
         },
     )
-    # Each scoring is broken off once, after its step was saved: the next start does it.
+    # Each scoring is interrupted once, after its step was saved, and done by the next
+    # start.
     score, tried = Preview.score, set()
 
     def broken_off(self, state, scores):
@@ -316,7 +317,7 @@ def test_scores_while_training_change_nothing_else(
         with pytest.raises(KeyboardInterrupt):
             train_lib.train(config, tmp_path)
         assert (tmp_path / "checkpoints" / str(step)).is_dir()
-    for _ in range(2):  # the second has nothing left to do
+    for _ in range(2):  # The second has nothing left to do.
         train_lib.train(config, tmp_path)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     scored = [line for line in map(json.loads, lines) if "eval/fd/1 step" in line]
@@ -329,7 +330,7 @@ def test_scores_while_training_change_nothing_else(
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 17, 40])
-def test_ternary_search_finds_the_least(count):
+def test_ternary_search_finds_the_minimum(count):
     for best in range(count):
         asked = []
 
@@ -341,7 +342,7 @@ def test_ternary_search_finds_the_least(count):
         assert len(asked) == len(set(asked)) <= 2 * np.log(count + 1) / np.log(1.5) + 2
 
 
-def test_search_reports_with_other_seeds(run):
+def test_search_reports_the_scores_of_other_seeds(run):
     config, workdir = run
     with config.unlocked():
         config.search.score, config.search.points = "fd", 6
@@ -369,7 +370,7 @@ def test_search_reports_with_other_seeds(run):
         ({"search.points": 2, "search.steps": 4}, "too large for config.search.points"),
     ],
 )
-def test_a_search_that_cannot_be_is_refused(run, changes, message):
+def test_an_impossible_search_raises(run, changes, message):
     config, workdir = run
     with config.unlocked():
         config.search.score = "fd"
@@ -378,7 +379,7 @@ def test_a_search_that_cannot_be_is_refused(run, changes, message):
         search.search(config, workdir)
 
 
-def test_search_takes_the_most_where_more_is_better(run, monkeypatch):
+def test_search_maximises_a_score_that_is_better_when_higher(run, monkeypatch):
     config, workdir = run
     monkeypatch.setitem(scores._CLASSIFIER_COLUMNS, "fd", True)
     with config.unlocked():

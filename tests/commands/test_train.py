@@ -1,4 +1,4 @@
-"""Whole runs on the digits: files, resuming bit for bit, and how runs end."""
+"""Tests of whole runs on the digits: their files, resuming, and how they end."""
 
 import gc
 import json
@@ -21,8 +21,8 @@ from jcm.run import state as state_lib
 from jcm.runtime.errors import JcmError
 from jcm.training.log import TrainLog
 
-# Where a checkpoint cannot be read, orbax leaves the tasks behind that were reading its
-# other parts; they complain whenever they are collected.
+# If a checkpoint cannot be read, orbax abandons the tasks that read its other parts.
+# Python warns about them when it collects them.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )
@@ -62,7 +62,7 @@ def test_a_run_leaves_checkpoints_metrics_and_pictures(student):
     assert list(workdir.glob("events.*"))
 
 
-def test_a_killed_run_goes_on_bit_for_bit(tiny, student, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_bit_for_bit(tiny, student, tmp_path, monkeypatch):
     config, workdir = student
 
     class Kill(BaseException):
@@ -89,7 +89,9 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny, student, tmp_path, monkeypatch):
     assert (tmp_path / "metrics.jsonl").stat().st_mtime_ns == before
 
 
-def test_student_begins_as_its_teacher(tiny, teacher, tmp_path, monkeypatch):
+def test_the_student_starts_with_the_weights_of_its_teacher(
+    tiny, teacher, tmp_path, monkeypatch
+):
     begun = []
     create = state_lib.create
 
@@ -176,7 +178,9 @@ def test_another_teacher_in_the_same_place_is_refused(student, tmp_path):
         train_lib.train(config, tmp_path / "run")
 
 
-def test_a_run_without_checkpoints_may_begin_anew(tiny, teacher, tmp_path):
+def test_a_run_without_checkpoints_may_start_again_with_another_config(
+    tiny, teacher, tmp_path
+):
     config = tiny("digits_cd", **{"teacher": "/nowhere", "train.num_steps": 1})
     with pytest.raises(JcmError, match="there is no /nowhere: name a workdir"):
         train_lib.train(config, tmp_path)
@@ -191,13 +195,13 @@ def test_a_damaged_checkpoint_is_named_and_set_aside(tiny, student, tmp_path):
     config, workdir = student
     shutil.copytree(workdir, tmp_path / "run")
     newest = tmp_path / "run" / "checkpoints" / "8"
-    # The arrays, and not what is known of them.
+    # These files hold the arrays, not the metadata.
     for file in (newest / "params").rglob("d/*"):
         file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(JcmError, match="checkpoints/8.*use an earlier step"):
         load(tmp_path / "run", ema="params")
     assert newest.exists()
-    # Though it is the last, and the run was done.
+    # This holds even for the last checkpoint of a run that was complete.
     train_lib.train(config, tmp_path / "run")
     assert (tmp_path / "run" / "damaged" / "8").exists()
     _assert_same_run(tmp_path / "run", workdir)
@@ -216,7 +220,7 @@ def test_a_checkpoint_of_another_network_is_refused(tiny, student, teacher, tmp_
         train_lib.train(config, tmp_path / "other")
 
 
-def test_foreign_folders_are_refused(tiny, tmp_path):
+def test_folders_of_other_programs_raise(tiny, tmp_path):
     with pytest.raises(JcmError, match=r"no run\.json"):
         load(tmp_path)
     (tmp_path / "run.json").write_text("{")
@@ -260,7 +264,7 @@ def test_impossible_settings_are_refused_before_anything_is_written(
 ):
     with pytest.raises(JcmError, match=message):
         train_lib.train(tiny("digits_cd", **changes), tmp_path / "run")
-    # A teacher is looked for when the workdir is claimed.
+    # The teacher is looked up after the workdir was claimed.
     made = {path.name for path in (tmp_path / "run").glob("**/*")}
     claimed = {"run.json", "checkpoints", ".lock"}
     assert made <= (claimed if "teacher" in changes else set())
@@ -269,7 +273,7 @@ def test_impossible_settings_are_refused_before_anything_is_written(
 # --- loading, sampling, evaluating
 
 
-def test_denoise_checks_what_it_is_given_and_works_inside_jit(student):
+def test_denoise_checks_its_arguments_and_works_inside_jit(student):
     trained = jcm.load(student[1])
     x, sigma = np.zeros((2, 8, 8, 1), np.float32), np.ones(2, np.float32)
     inside = jax.jit(trained.denoise)(x, sigma)
@@ -359,7 +363,9 @@ def test_benchmark_measures(tiny, tmp_path):
     assert found["two_step_images_per_second"] > 0
 
 
-def test_a_batch_of_the_teacher_that_does_not_divide_is_the_teacher_s(tiny, tmp_path):
+def test_a_wrong_batch_size_of_the_teacher_is_an_error_about_the_teacher(
+    tiny, tmp_path
+):
     mine = tmp_path / "odd.py"
     mine.write_text(
         "from jcm import config as c\n"

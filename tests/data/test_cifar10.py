@@ -1,4 +1,4 @@
-"""CIFAR-10 from its archive, and what is refused."""
+"""Tests of CIFAR-10: reading its archive, and archives that raise."""
 
 import io
 import os
@@ -17,7 +17,7 @@ from jcm.runtime.errors import JcmError
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes bytes as the str of Python 2, as the published archive has them."""
+    """Pickles bytes as the str of Python 2, like the published archive."""
 
     dispatch = dict(pickle._Pickler.dispatch)
 
@@ -108,7 +108,7 @@ def label_out_of_range(path, files):
 @pytest.mark.parametrize(
     "spoil", [cut, without_a_batch, not_an_archive, label_out_of_range]
 )
-def test_a_spoilt_cifar10_archive_says_where_to_get_a_whole_one(
+def test_the_error_about_a_damaged_archive_says_where_to_get_a_good_one(
     data_config, tmp_path, spoil
 ):
     path = tmp_path / "cifar.tar.gz"
@@ -118,7 +118,7 @@ def test_a_spoilt_cifar10_archive_says_where_to_get_a_whole_one(
     assert str(path) in str(e.value) and "\n" not in str(e.value)
 
 
-def test_a_missing_cifar10_archive_says_where_to_get_it(data_config):
+def test_the_error_about_a_missing_archive_says_where_to_get_it(data_config):
     with pytest.raises(JcmError, match=r"/nowhere does not exist: .*cs\.toronto\.edu"):
         data.load(of_cifar(data_config, "/nowhere"))
 
@@ -139,7 +139,7 @@ def test_the_unpickler_calls_nothing_but_numpy(data_config, tmp_path):
     assert not os.path.exists(attack.path)
 
 
-def test_numpy_beyond_its_constructors_is_refused():
+def test_the_unpickler_calls_only_constructors_of_numpy():
     opened = io.BytesIO(b"cnumpy\nload\n.")
     with pytest.raises(pickle.UnpicklingError, match=r"numpy\.load"):
         cifar10.DataUnpickler(opened).load()

@@ -1,4 +1,4 @@
-"""Data sets: digits, preparing, the errors of every builder."""
+"""Tests of data sets: the digits, preparation, and the errors of all builders."""
 
 import concurrent.futures
 import errno
@@ -46,7 +46,7 @@ def prepared_root(dataset):
     return os.path.dirname(os.path.dirname(dataset._records.dataset_info.data_dir))
 
 
-def test_parts_of_a_split_have_fingerprints_of_their_own(data_config):
+def test_each_part_of_a_split_has_its_own_fingerprint(data_config):
     whole, part = data.load(data_config), data.load(data_config, "train[:10]")
     assert len(part) == 10 and part.fingerprint != whole.fingerprint
 
@@ -61,7 +61,7 @@ def test_parts_of_a_split_have_fingerprints_of_their_own(data_config):
         ({"name": "image_folder"}, "train", "--config.data.path=<folder>"),
     ],
 )
-def test_config_mistakes_are_one_line_with_the_remedy(
+def test_mistakes_in_the_config_are_errors_of_one_line_with_a_remedy(
     data_config, change, split, remedy
 ):
     data_config.update(change)
@@ -105,7 +105,7 @@ def all_files(folder):
     ]
 
 
-def test_the_loser_of_a_race_uses_what_the_winner_prepared(data_config, monkeypatch):
+def test_a_process_uses_what_another_has_prepared_meanwhile(data_config, monkeypatch):
     generate = digits.Digits._split_generators
     winners = []
 
@@ -116,7 +116,7 @@ def test_the_loser_of_a_race_uses_what_the_winner_prepared(data_config, monkeypa
         return generate(self, dl_manager)
 
     monkeypatch.setattr(digits.Digits, "_split_generators", overtaken)
-    # On a file system that knows no locks.
+    # The file system does not support locks.
     monkeypatch.setattr(files.fcntl, "flock", _fails_with(errno.ENOLCK))
     assert data.load(data_config) == winners[0]
     assert not [path for path in all_files(data_config.dir) if "incomplete" in path]
@@ -129,7 +129,7 @@ def _fails_with(number):
     return fails
 
 
-def test_many_that_begin_at_once_prepare_once(data_config, monkeypatch):
+def test_processes_that_start_together_prepare_once(data_config, monkeypatch):
     generate, prepared = digits.Digits._generate_examples, []
 
     def counted(self, split, pictures):

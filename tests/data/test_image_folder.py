@@ -1,4 +1,4 @@
-"""Folders of pictures as data sets."""
+"""Tests of folders of pictures as data sets."""
 
 import os
 
@@ -64,7 +64,7 @@ def test_broken_pictures_are_counted_and_named(data_config, tmp_path):
 
 
 @pytest.mark.parametrize("skip_broken", [False, True])
-def test_a_folder_of_broken_pictures_only(data_config, tmp_path, skip_broken):
+def test_a_folder_of_broken_pictures_raises(data_config, tmp_path, skip_broken):
     (tmp_path / "broken.png").write_bytes(b"")
     with pytest.raises(JcmError, match="1 of 1 pictures cannot be read"):
         data.load(of_folder(data_config, tmp_path, skip_broken=skip_broken))
@@ -77,7 +77,7 @@ def test_a_folder_of_broken_pictures_only(data_config, tmp_path, skip_broken):
         ("nowhere", "is not a folder: name one that exists"),
     ],
 )
-def test_empty_and_missing_folders(data_config, tmp_path, name, remedy):
+def test_empty_and_missing_folders_raise(data_config, tmp_path, name, remedy):
     with pytest.raises(JcmError, match=remedy):
         data.load(of_folder(data_config, tmp_path / name))
 
@@ -100,7 +100,9 @@ def test_a_changed_folder_is_prepared_again(data_config, tmp_path):
     assert len({dataset.fingerprint for dataset in sets}) == 4
 
 
-def test_the_fingerprint_is_of_the_content_not_of_the_place(data_config, tmp_path):
+def test_the_fingerprint_depends_on_the_content_and_not_on_the_path(
+    data_config, tmp_path
+):
     for place in ("here/faces", "there/faces"):
         save(tmp_path / place / "0.png")
     here = data.load(of_folder(data_config, tmp_path / "here/faces"))

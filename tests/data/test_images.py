@@ -1,4 +1,4 @@
-"""The border between pixels and numbers."""
+"""Tests of the conversion between pixels and floats."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +8,7 @@ from jcm.data.images import to_float, to_uint8
 
 
 @pytest.mark.parametrize("xp", [np, jnp])
-def test_every_pixel_value_comes_back(xp):
+def test_every_pixel_value_survives_a_round_trip(xp):
     pixels = xp.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     numbers = to_float(pixels)
     assert numbers.dtype == np.float32
@@ -18,7 +18,7 @@ def test_every_pixel_value_comes_back(xp):
 
 
 @pytest.mark.parametrize("xp", [np, jnp])
-def test_numbers_are_clipped_and_rounded(xp):
+def test_floats_are_clipped_and_rounded(xp):
     step = 2 / 255
     numbers = [-3, -1, -1 + 0.4 * step, -1 + 0.6 * step, 1 - 0.6 * step, 1.0, 7]
     pixels = to_uint8(xp.asarray(numbers, np.float32).reshape(1, 1, 7, 1))

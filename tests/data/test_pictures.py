@@ -1,4 +1,4 @@
-"""Pictures of any kind become squares of one size."""
+"""Tests of reading pictures of any kind as squares of one size."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from PIL import Image
 from jcm.data import pictures
 
 
-def test_alpha_lies_on_white(tmp_path):
+def test_transparent_pictures_are_put_on_white(tmp_path):
     rgba = np.zeros((4, 4, 4), np.uint8)
     rgba[..., 0] = 200
     rgba[:2, :, 3] = 255
@@ -42,7 +42,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
 
 def test_exif_rotation_is_applied(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees clockwise
+    exif[0x0112] = 6  # The camera was held upright: turn by 90 degrees clockwise.
     upright = picture(size=(4, 4))
     Image.fromarray(upright).save(tmp_path / "r.png", exif=exif)
     read = pictures.read(tmp_path / "r.png", 4, 3)
@@ -50,7 +50,7 @@ def test_exif_rotation_is_applied(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(13, 8), (8, 13)])
-def test_the_central_square_shrinks_by_averages(tmp_path, size):
+def test_the_central_square_is_reduced_by_averaging(tmp_path, size):
     save(tmp_path / "wide.png", size=size)
     pixels = picture(size=size).astype(float)
     square = pixels[:, 2:10] if size[0] > size[1] else pixels[2:10]
@@ -66,14 +66,14 @@ def test_small_pictures_are_enlarged_smoothly(tmp_path):
     assert read.shape == (8, 8, 1) and len(np.unique(read)) > 4
 
 
-def test_grey_and_colour_become_each_other(tmp_path):
+def test_grey_and_colour_pictures_are_converted(tmp_path):
     Image.fromarray(np.full((2, 2), 77, np.uint8)).save(tmp_path / "g.png")
     Image.new("RGB", (2, 2), (255, 0, 0)).save(tmp_path / "c.bmp")
     assert (pictures.read(tmp_path / "g.png", 2, 3) == 77).all()
     assert (pictures.read(tmp_path / "c.bmp", 2, 1) == 76).all()
 
 
-def test_an_animation_gives_its_first_frame(tmp_path):
+def test_the_first_frame_of_an_animation_is_read(tmp_path):
     red, blue = Image.new("RGB", (2, 2), "red"), Image.new("RGB", (2, 2), "blue")
     red.save(tmp_path / "a.webp", save_all=True, append_images=[blue], lossless=True)
     assert pictures.read(tmp_path / "a.webp", 2, 3)[0, 0].tolist() == [255, 0, 0]

@@ -1,4 +1,4 @@
-"""Batches: the order of the stream, and where it begins."""
+"""Tests of the batches: the order of the stream, and where it starts."""
 
 import contextlib
 
@@ -14,7 +14,7 @@ from jcm.data import cifar10, image_folder, pipeline
 
 @pytest.fixture
 def numbered(data_config, tmp_path):
-    """Ten pictures, told apart by their first pixel, which differs from the others."""
+    """Ten pictures, each with a first pixel that identifies it."""
     for i in range(10):
         pixels = np.zeros((4, 4, 3), np.uint8)
         pixels[:, 0] = i + 1
@@ -30,7 +30,7 @@ def draw(count, dataset, batch_size, **options):
 
 
 def assert_joined(shares, whole):
-    """Batches of several processes, laid end to end, are those of one."""
+    """Returns the batches of several processes, joined as one process has them."""
     for batch, *parts in zip(whole, *shares, strict=True):
         for key, value in batch.items():
             joined = np.concatenate([part[key] for part in parts])
@@ -90,7 +90,7 @@ def test_batches_are_contiguous_and_writing_to_them_harms_nothing(digit_set):
         digit_set.arrays()["image"][:] = 0
 
 
-def test_threads_do_not_change_the_stream(digit_set):
+def test_the_stream_does_not_depend_on_the_number_of_threads(digit_set):
     slow = draw(20, digit_set, 64, flip=True, workers=0)
     fast = draw(20, digit_set, 64, flip=True, workers=4)
     for a, b in zip(slow, fast, strict=True):
@@ -99,8 +99,8 @@ def test_threads_do_not_change_the_stream(digit_set):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_stream_that_begins_later_is_the_same(digit_set, workers, processes):
-    # Past the first epoch, so that the epoch is part of what must be found again.
+def test_a_stream_that_starts_later_has_the_same_batches(digit_set, workers, processes):
+    # This is after the first epoch, so the epoch must be restored too.
     expected = draw(40, digit_set, 100, flip=True, seed=1)[20:]
     parts = [
         draw(
@@ -118,13 +118,13 @@ def test_a_stream_that_begins_later_is_the_same(digit_set, workers, processes):
     assert_joined(parts, expected)
 
 
-def test_one_picture_is_enough(data_config, tmp_path):
+def test_a_set_of_one_picture_fills_a_batch(data_config, tmp_path):
     save(tmp_path / "0.png")
     (batch,) = draw(1, data.load(of_folder(data_config, tmp_path)), 32)
     assert (batch["image"] == picture()).all() and len(batch["image"]) == 32
 
 
-def test_positions_far_out_are_reached_at_once(digit_set):
+def test_the_stream_starts_at_a_distant_position_at_once(digit_set):
     (batch,) = draw(1, digit_set, 512, flip=True, first=10**9)
     expected = pipeline._records(10**9 * 512 + np.arange(512), 1797, 0)
     np.testing.assert_array_equal(batch["label"], digit_set.arrays()["label"][expected])

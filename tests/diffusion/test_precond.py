@@ -1,4 +1,4 @@
-"""Preconditioning: exact boundary, closed forms."""
+"""Tests of the preconditioning: the exact boundary, and closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def test_consistency_function_is_the_identity_at_sigma_min(sigma_min, scale):
 
 
 def test_input_and_target_of_the_network_have_unit_variance():
-    """EDM, Appendix B.6: what defines c_in, c_skip and c_out."""
+    """This defines c_in, c_skip and c_out (Karras et al. 2022, Appendix B.6)."""
     sigma = jnp.array([0.002, 0.1, 1.0, 80.0])
     c_skip, c_out = precond.EDM().skip_and_out(sigma)
     data, noise = 0.25, sigma**2
@@ -40,7 +40,7 @@ def test_input_and_target_of_the_network_have_unit_variance():
     np.testing.assert_allclose(target, 1, rtol=1e-4)
 
 
-def test_the_two_differ_by_the_shift_alone():
+def test_without_the_shift_the_consistency_function_is_preconditioned_like_edm():
     sigma = jnp.array([0.3, 5.0, 80.0])
     edm = precond.EDM().skip_and_out(sigma)
     shifted = precond.Consistency(sigma_min=0.0).skip_and_out(sigma)

@@ -1,4 +1,4 @@
-"""Samplers against closed forms and the original's numbers, and their invariances."""
+"""Tests of the samplers against closed forms and golden numbers; invariances."""
 
 import functools
 import itertools
@@ -22,7 +22,7 @@ _GRID = KarrasGrid().sigmas(18)
 
 
 def _step(kind, solver=None):
-    """A step of the small network."""
+    """Returns the function of one step with the small network."""
     denoiser = Denoiser(golden.compiled(), kind)
     if solver is None:
         return functools.partial(sampler.consistency_step, denoiser)
@@ -110,7 +110,7 @@ def denoiser():
 
 @pytest.fixture(scope="module")
 def reference(denoiser):
-    """Ten images, sixteen at a time over the eight devices by pmap."""
+    """Ten images, made in a batch of sixteen on eight devices with pmap."""
     sampler = Sampler(denoiser, batch_size=16)
     return sampler(_params(), jax.random.key(3), range(10), Schedule((80.0, 0.5)))
 
@@ -153,7 +153,7 @@ def test_another_key_gives_other_images(denoiser, reference):
     assert np.abs(made - reference).max() > 0.1
 
 
-# --- what is refused
+# --- errors
 
 
 @pytest.mark.parametrize(
@@ -168,12 +168,12 @@ def test_another_key_gives_other_images(denoiser, reference):
         (Schedule((80.0, 1.0), "rk4"), "unknown"),
     ],
 )
-def test_impossible_schedules_are_refused(schedule, message):
+def test_impossible_schedules_raise(schedule, message):
     with pytest.raises(JcmError, match=message):
         schedule.check(0.002, 80.0)
 
 
-def test_evaluations_are_counted():
+def test_a_schedule_counts_network_evaluations():
     assert Schedule((80.0,)).nfe == 1
     assert Schedule((80.0, 0.8)).nfe == 2
     assert ode_schedule(KarrasGrid(), 18, "heun").nfe == 35
@@ -183,11 +183,11 @@ def test_evaluations_are_counted():
 @pytest.mark.parametrize(
     ("count", "batch_size"), [(1, 8), (8, 8), (9, 16), (33, 64), (64, 64), (1000, 64)]
 )
-def test_few_images_need_no_full_batch(count, batch_size):
+def test_a_few_images_are_made_in_a_small_batch(count, batch_size):
     sampler = Sampler(gaussian.Denoiser(std=0.1), batch_size=64)
     assert sampler._batch_size(count) == batch_size
 
 
-def test_labels_of_an_unconditional_model_are_refused(denoiser):
+def test_labels_for_an_unconditional_model_raise(denoiser):
     with pytest.raises(JcmError, match="no classes"):
         Sampler(denoiser)(_params(), jax.random.key(0), [0], Schedule((80.0,)), [1])

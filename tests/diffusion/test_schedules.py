@@ -1,4 +1,4 @@
-"""Noise levels and curricula against the original's numbers."""
+"""Tests of noise levels and curricula against golden numbers."""
 
 import golden
 import jax
@@ -32,20 +32,20 @@ def test_adaptive_curriculum_equals_the_original_at_every_stored_step():
     num_scales, target_ema = scales(jnp.asarray(data["steps"]))
     np.testing.assert_array_equal(num_scales, data["N_f64"])
     np.testing.assert_allclose(target_ema, data["target_ema_f64"], rtol=1e-5)
-    # Float32 got seven single steps wrong; all others agree with what was trained.
+    # With float32, the original had seven single steps wrong. All others agree.
     assert (np.asarray(num_scales) != data["N"]).sum() <= 7
 
 
-def test_adaptive_curriculum_begins_and_ends_where_it_should():
+def test_the_ends_of_the_adaptive_curriculum():
     scales = AdaptiveScales(2, 150, 0.9, 800_000)
     first, mu = scales(jnp.int32(0))
     assert first == 2
-    np.testing.assert_allclose(mu, 0.81, rtol=1e-6)  # and .90 in the paper
+    np.testing.assert_allclose(mu, 0.81, rtol=1e-6)  # The paper has .90.
     assert scales(jnp.int32(1))[0] == 3
     assert scales(jnp.int32(800_000))[0] == 151
     assert scales(jnp.int32(900_000))[0] == 151
 
 
-def test_fixed_curriculum_stays():
+def test_the_fixed_curriculum_is_constant():
     num_scales, mu = FixedScales(18, 0.95)(jnp.int32(5))
     assert (num_scales, float(mu)) == (18, pytest.approx(0.95))

@@ -60,7 +60,7 @@ def test_on_tpus(dry):
     )
     assert jobset["spec"]["replicatedJobs"][0]["replicas"] == 1
     assert jobset["spec"]["failurePolicy"]["maxRestarts"] == 10
-    # No pod of an attempt meets one of the attempt before.
+    # A pod must never join pods of an earlier attempt.
     assert jobset["spec"]["failurePolicy"]["restartStrategy"] == "BlockingRecreate"
     assert "volumes" not in pod(text)
     job = job_of(text)
@@ -82,7 +82,7 @@ def test_on_tpus(dry):
     }
 
 
-def test_it_starts_again_what_was_interrupted(dry):
+def test_interrupted_runs_start_again(dry):
     text = "\n".join(dry(GKE, "yaml", CIFAR10, BUCKET="b", IMAGE="r/jcm"))
     (rule,) = yaml.safe_load(text)["spec"]["failurePolicy"]["rules"]
     assert rule["action"] == "RestartJobSetAndIgnoreMaxRestarts"
@@ -95,7 +95,7 @@ def test_it_starts_again_what_was_interrupted(dry):
         "values": [75],
     }
     assert taken["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
-    # Without it, Kubernetes refuses a podFailurePolicy.
+    # Kubernetes requires it for a podFailurePolicy.
     assert pod(text)["restartPolicy"] == "Never"
     assert pod(text)["terminationGracePeriodSeconds"] >= 120
 
@@ -144,9 +144,9 @@ def test_runs_without_a_workdir_go_to_the_bucket(dry):
         assert container(text)["args"] == [CIFAR10, "-workdir=w", mine]
 
 
-def test_it_keeps_arguments_as_they_are(dry):
+def test_arguments_are_passed_on_unchanged(dry):
     text = "\n".join(dry(GKE, "yaml", "--workdir=w", *ODD, IMAGE="i"))
-    # Kubernetes makes one dollar of two.
+    # Kubernetes replaces two dollar signs by one.
     arguments = [text.replace("$$", "$") for text in container(text)["args"]]
     assert arguments == ["--workdir=w", *ODD, WAITS]
     assert "$$HOME $$(HOME) $$$$" in container(text)["args"]
@@ -167,7 +167,7 @@ def test_it_creates_the_jobset(dry, tmp_path):
         assert calls(tmp_path / "bin")[-1] == "kubectl create --filename=-"
         (tmp_path / "bin" / "calls").unlink()
         assert (tmp_path / "bin" / "jobset.yaml").read_text() == text
-    # One that has ended is there until it is deleted.
+    # A JobSet that has ended exists until it is deleted.
     done = launch(GKE, *run, path=path, GET=0, **variables)
     assert_one_line(done, "a JobSet jcm exists already", "launch/gke.sh stop")
     assert calls(tmp_path / "bin") == ["kubectl get jobset jcm"]
@@ -193,7 +193,7 @@ def test_sub_commands(dry):
     assert dry(GKE, "stop") == ["kubectl delete jobset jcm --cascade=foreground"]
 
 
-def test_what_is_missing_is_named(tmp_path):
+def test_errors_name_what_is_missing(tmp_path):
     path = tools(tmp_path / "tools")
 
     def run(*arguments, **variables):
@@ -222,7 +222,7 @@ def test_what_is_missing_is_named(tmp_path):
     assert_one_line(done, "neither --config nor --workdir is given")
 
 
-def test_the_image_has_what_jcm_is_built_of():
+def test_the_image_has_all_files_that_jcm_is_installed_from():
     copied = (ROOT / "launch" / "Dockerfile").read_text()
     for name in ("LICENSE", "README.md", "pyproject.toml", "setup.cfg"):
         assert f" {name}" in copied

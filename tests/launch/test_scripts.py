@@ -28,7 +28,7 @@ SCRIPTS = [f"launch/{name}" for name in [*RUN, "common.sh", "setup.sh"]] + [".ci
 
 @pytest.fixture
 def clone(tmp_path):
-    return make_clone(tmp_path / "a clone")  # a path with a blank in it
+    return make_clone(tmp_path / "a clone")  # The path contains a space.
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_help_needs_no_python_and_makes_nothing(script, clone, tmp_path):
     before = files(tmp_path)
     for flags in (["--help"], ["-h"], []):
         if script == "test.sh" and not flags:
-            continue  # runs the tests
+            continue  # It would run the tests.
         done = launch(clone / "launch" / script, *flags, cwd=tmp_path, path=path)
         assert lines_of(done)[0].startswith(f"usage: launch/{script}")
         assert "\nDRY_RUN=1 " in done.stdout
@@ -134,7 +134,7 @@ def test_printed_commands_are_quoted(clone, environment, tmp_path):
     assert words(lines[-1])[4:] == ["--x", *flags]
 
 
-def test_gpu_installs_cuda_and_refuses_to_go_on_without(clone, environment, tmp_path):
+def test_gpu_installs_cuda_and_fails_without_it(clone, environment, tmp_path):
     python = environment / "bin" / "python"
     python.write_text(python.read_text().replace('"$PWD"', '"$JAX_PLATFORMS"'))
     done = launch(
@@ -169,25 +169,25 @@ def test_signals_reach_the_program(script, clone, environment, tmp_path):
 
 def test_without_python_one_line_says_what_to_do(clone, tmp_path):
     path = tools(tmp_path / "tools")
-    # A Python that is too old, or cannot make environments, is no Python.
+    # A Python that is too old or cannot create environments does not count.
     executable(path / "python3", "#!/bin/sh\necho no such module >&2\nexit 1\n")
     done = launch(clone / "launch" / "local.sh", "--workdir=w", cwd=clone, path=path)
     assert_one_line(done, "local.sh: no Python 3.11 or newer", "set PYTHON")
     assert not (clone / ".venv").exists()
 
 
-def test_a_wrong_python_variable_is_named(clone):
+def test_the_error_names_a_wrong_variable_python(clone):
     done = launch(clone / "launch" / "test.sh", cwd=clone, PYTHON="/no/python")
     assert_one_line(done, "PYTHON=/no/python is not")
 
 
-def test_a_broken_active_environment_is_named(clone, tmp_path):
+def test_the_error_names_a_broken_active_environment(clone, tmp_path):
     script = clone / "launch" / "test.sh"
     done = launch(script, cwd=clone, CONDA_PREFIX=tmp_path / "gone")
     assert_one_line(done, "gone", "deactivate")
 
 
-def test_python_is_the_first_that_suits(clone, tmp_path):
+def test_the_first_suitable_python_is_used(clone, tmp_path):
     path = tools(tmp_path / "tools")
     executable(path / "python3", "#!/bin/sh\nexit 1\n")
     executable(path / "python3.13", "#!/bin/sh\nexit 127\n")
@@ -199,7 +199,7 @@ def test_python_is_the_first_that_suits(clone, tmp_path):
     assert done.stdout == f"{sys.executable}\n"
 
 
-def test_it_installs_only_what_is_not_there_yet(clone, environment, tmp_path):
+def test_only_what_is_missing_is_installed(clone, environment, tmp_path):
     log = environment / "bin" / "installed"
 
     def run(script, **variables):
@@ -226,7 +226,7 @@ def test_it_installs_only_what_is_not_there_yet(clone, environment, tmp_path):
         file.write("# changed\n")
     assert run("test.sh") == ".[test]"
     assert run("local.sh") is None
-    # The environment now belongs to another clone: it must be that one's code.
+    # The environment belongs to another clone now, so its code is installed.
     clone.rename(clone.with_name("another clone"))
     clone = clone.with_name("another clone")
     assert run("local.sh") == "."
@@ -244,7 +244,7 @@ def test_a_failed_installation_is_tried_again(clone, environment):
     assert done.returncode == 0 and "installing" in done.stderr
 
 
-def test_main_runs_where_the_caller_is_with_the_callers_arguments(
+def test_main_runs_in_the_folder_of_the_caller_with_its_arguments(
     clone, environment, tmp_path
 ):
     script = clone / "launch" / "local.sh"
@@ -272,7 +272,7 @@ def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
     assert config_lib.find("configs/digits_cd.py").samefile(mine)
 
 
-def test_tests_run_in_the_repository_with_the_callers_arguments(
+def test_tests_run_in_the_repository_with_the_arguments_of_the_caller(
     clone, environment, tmp_path
 ):
     script = clone / "launch" / "test.sh"
@@ -281,7 +281,7 @@ def test_tests_run_in_the_repository_with_the_callers_arguments(
 
 
 def setup_cfg():
-    # Inline comments stay, to be looked at.
+    # Inline comments are kept, because a test reads them.
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
     return parser
@@ -303,14 +303,14 @@ def test_every_dependency_has_a_lower_bound_and_a_reason():
     for extra in ("demo", "gcs", "test"):
         lines += parser["options.extras_require"][extra].splitlines()
     for line in filter(None, lines):
-        if line.startswith("jcm["):  # another list of these
+        if line.startswith("jcm["):  # Another list of dependencies.
             continue
         requirement, _, reason = line.partition("#")
         assert ">=" in requirement and reason.strip(), line
 
 
 def test_nothing_imports_tensorflow_or_torch():
-    # clu's two modules import TensorFlow.
+    # These two modules of clu import TensorFlow.
     banned = {"tensorflow", "torch", "clu.metric_writers", "clu.periodic_actions"}
     sources = [*(ROOT / "jcm").rglob("*.py"), *(ROOT / "configs").rglob("*.py")]
     assert sources

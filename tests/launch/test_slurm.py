@@ -28,7 +28,7 @@ def dry(tmp_path):
     return dry_runs(tmp_path)
 
 
-def test_reads_its_options():
+def test_slurm_reads_the_options():
     text = SLURM.read_text()
     head = text[: text.index("\nset -euo")]
     options = [line.split()[1] for line in head.splitlines() if "#SBATCH" in line]
@@ -47,7 +47,7 @@ def test_reads_its_options():
 
 def test_dry_runs(dry, tmp_path):
     environment = make_environment(tmp_path / "env")
-    for extra in ("base", "cuda"):  # as after an installation
+    for extra in ("base", "cuda"):  # This is the state after an installation.
         launch(
             *(ROOT / "launch" / "gpu.sh", "--workdir=w"),
             **{"cwd": tmp_path, "VIRTUAL_ENV": environment, "JCM_EXTRAS": extra},
@@ -75,7 +75,7 @@ def test_dry_runs(dry, tmp_path):
     assert words(line)[-len(ODD) :] == ODD
 
 
-def test_submits_itself(tmp_path):
+def test_the_script_submits_itself(tmp_path):
     path = records(tools(tmp_path / "bin"), "sbatch", then='echo "$JCM_ROOT"')
     for name in ("env", "bash"):
         (path / name).symlink_to(shutil.which(name))
@@ -92,7 +92,7 @@ def test_submits_itself(tmp_path):
 
 @pytest.fixture
 def job(tmp_path):
-    """Starts the job with a given srun and state, as Slurm does: from a copy."""
+    """Starts the job with a given srun and state from a copy, as Slurm does."""
     spool = tmp_path / "spool" / "slurm_script"
     spool.parent.mkdir()
     shutil.copy(SLURM, spool)
@@ -127,18 +127,18 @@ def job(tmp_path):
     "code, state, requeued",
     [
         (75, "RUNNING", True),
-        (75, "COMPLETING", False),  # it was cancelled
+        (75, "COMPLETING", False),  # The job was cancelled.
         (0, "RUNNING", False),
         (1, "RUNNING", False),
         (143, "RUNNING", False),
     ],
 )
-def test_requeues_what_asks_to_go_on(job, code, state, requeued):
+def test_a_run_that_asks_to_resume_is_requeued(job, code, state, requeued):
     with job(f"exit {code}", state) as program:
         assert program.wait(timeout=60) == code
     srun = job.calls()[0].split()
     assert srun[0] == "srun"
-    # Not by a shell, which would keep signals to itself.
+    # A shell in between would not pass signals on.
     assert srun[srun.index("--cpus-per-task=8") + 1 : -1] == [
         *("env", "JAX_PLATFORMS=cuda,cpu"),
         *(str(job.pid.parents[1] / "env" / "bin" / "python"), "-P", "-m", "jcm.main"),
@@ -148,18 +148,18 @@ def test_requeues_what_asks_to_go_on(job, code, state, requeued):
 
 
 @pytest.mark.parametrize("code", [0, 75, 134])
-def test_passes_the_signal_on(job, code):
+def test_the_signal_reaches_the_tasks(job, code):
     waits = f"trap 'sleep 0.3; exit {code}' TERM; echo $$ >\"${{0%/*}}/pid\""
     with job(f"{waits}; {SLEEP}") as program:
         wait_for(job.pid.exists)
         program.send_signal(signal.SIGTERM)
         assert program.wait(timeout=60) == code
     assert "scancel --signal=TERM 7" in job.calls()
-    # With 134, aborted at the end, the others have saved: the time limit came.
+    # 134 means aborted at the end. The others have saved: the time limit was reached.
     assert ("scontrol requeue 7" in job.calls()) == (code != 0)
 
 
-def test_tasks_that_had_not_started_are_told_again(job):
+def test_the_signal_is_repeated_for_tasks_that_had_not_started(job):
     waits = "trap 'exit 75' TERM; echo $$ >\"${0%/*}/pid\""
     with job(f"{waits}; {SLEEP}", RESEND_SECONDS="0.2") as program:
         wait_for(job.pid.exists)
@@ -173,7 +173,7 @@ def test_tasks_that_had_not_started_are_told_again(job):
     assert "scontrol requeue 7" in job.calls()
 
 
-def test_starts_again_where_a_task_is_lost(job):
+def test_a_job_that_loses_a_task_starts_again(job):
     counts = 'echo >>"${0%/*}/starts"; starts=$(wc -l <"${0%/*}/starts"); '
     for ends, starts in (([137, 134, 0], 3), ([134] * 4, 4), ([137, 1], 2)):
         (job.pid.parent / "starts").unlink(missing_ok=True)
@@ -185,7 +185,7 @@ def test_starts_again_where_a_task_is_lost(job):
     assert not any("requeue" in call for call in job.calls())
 
 
-def test_saves_and_stays_away_when_asked_to(job):
+def test_a_cancelled_job_saves_and_does_not_start_again(job):
     waits = "trap 'sleep 0.3; exit 75' TERM; echo $$ >\"${0%/*}/pid\""
     with job(f"{waits}; {SLEEP}") as program:
         wait_for(job.pid.exists)
@@ -195,7 +195,7 @@ def test_saves_and_stays_away_when_asked_to(job):
     assert not any("requeue" in call for call in job.calls())
 
 
-def test_a_busy_controller_is_asked_again(job):
+def test_a_request_to_a_busy_controller_is_repeated(job):
     waits = "trap 'sleep 0.3; exit 75' TERM; echo $$ >\"${0%/*}/pid\""
     with job(f"{waits}; {SLEEP}") as program:
         wait_for(job.pid.exists)
@@ -210,7 +210,7 @@ def test_a_busy_controller_is_asked_again(job):
     assert "scontrol requeue 7" in job.calls()
 
 
-def test_says_where_to_submit(job, tmp_path):
+def test_without_slurm_the_error_says_where_to_submit(job, tmp_path):
     with job("exit 0", JCM_ROOT=str(tmp_path)) as program:
         assert program.wait(timeout=60) == 1
         message = program.stderr.read()

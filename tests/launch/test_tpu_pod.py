@@ -58,7 +58,7 @@ def dry(tmp_path):
         ),
     ],
 )
-def test_tpus_are_asked_for(dry, variables, commands):
+def test_tpus_are_requested(dry, variables, commands):
     gcloud = [f"gcloud compute tpus {commands} --network=n --project=p --zone=z"]
     assert dry(TPU, "create", "--network=n", **PROJECT, **variables) == gcloud
 
@@ -123,7 +123,7 @@ def test_runs_without_a_workdir_go_to_the_bucket(dry, flags, workdir):
     assert remote.endswith(" ".join(["-m jcm.main", *flags, *added]))
 
 
-def test_what_is_missing_is_named(tmp_path):
+def test_errors_name_what_is_missing(tmp_path):
     path = tools(tmp_path / "tools")
 
     def run(*arguments, script=TPU, **variables):
@@ -146,8 +146,8 @@ def test_what_is_missing_is_named(tmp_path):
     assert_one_line(done, "neither --config nor --workdir is given")
 
 
-# Stands in for the Python of a worker. What it is to train ends with the codes that the
-# file "codes" lists; "wait" stands for a run that is stopped.
+# Takes the place of Python on a worker. Training ends with the exit codes that the file
+# "codes" lists; "wait" stands for a run that is stopped.
 WORKER_PYTHON = """#!/usr/bin/env bash
 cd "$HOME"
 case "$*" in
@@ -170,7 +170,7 @@ esac
 
 @pytest.fixture
 def worker(tmp_path):
-    """A worker of a TPU, which gcloud copies to and runs commands on."""
+    """A worker of a TPU, to which gcloud copies files and where it runs commands."""
     home = tmp_path / "worker"
     home.mkdir()
     path = tmp_path / "bin"
@@ -210,7 +210,7 @@ def ended(worker):
     return worker("status").stdout.splitlines()[-1]
 
 
-def test_workers_get_what_is_here(worker):
+def test_workers_get_the_repository(worker):
     (worker.clone / "jcm" / "gone.py").touch()
     assert worker("install").returncode == 0
     assert (worker.home / "jcm" / "jcm" / "gone.py").exists()
@@ -230,12 +230,12 @@ def test_workers_get_what_is_here(worker):
         ("75 75 0", 3),
         ("0", 1),
         ("1", 1),
-        ("143", 1),  # somebody's SIGTERM
+        ("143", 1),  # A SIGTERM from elsewhere.
         ("137 139 75 134 137 139 0", 7),
         ("134 134 137 134", 4),
     ],
 )
-def test_runs_start_again_while_they_ask_for_it(worker, codes, starts):
+def test_a_run_starts_again_as_long_as_it_asks_to(worker, codes, starts):
     assert worker("install").returncode == 0
     done = worker("run", "--config=configs/a.py", "--workdir=w", *ODD, codes=codes)
     assert done.returncode == 0, done.stderr

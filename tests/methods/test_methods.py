@@ -1,4 +1,4 @@
-"""Losses against closed forms and the original's numbers."""
+"""Tests of the losses against closed forms and golden numbers."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ def _batch(x, keys=None):
     return Batch(images=jnp.asarray(x), labels=None, keys=keys)
 
 
-# --- the original's numbers
+# --- golden numbers
 
 
 def _loss_and_gradient(teacher, target, metric, solver, weighting):
@@ -127,7 +127,7 @@ def _points(n=16):
 @pytest.mark.parametrize("solver", ["heun", "euler"])
 @pytest.mark.parametrize("distance", _DISTANCES)
 def test_exact_function_has_no_loss_where_trajectories_are_straight(solver, distance):
-    """Data in one point: every solver is exact, and so is f."""
+    """If all data is one point, every solver is exact, and so is f."""
     x0, noise = _points()
     x0 = jnp.full_like(x0, 0.3)
     method = golden.consistency(
@@ -142,8 +142,8 @@ def test_exact_function_has_no_loss_where_trajectories_are_straight(solver, dist
 
 
 @pytest.mark.parametrize(("solver", "order"), [("heun", 3), ("euler", 2)])
-def test_exact_function_has_no_loss_but_the_solver_s_error(solver, order):
-    """The root of the l2 loss is the solver's error of one step."""
+def test_the_loss_of_the_exact_function_is_the_error_of_the_solver(solver, order):
+    """The root of the l2 loss is the error of one step of the solver."""
     x0, noise = _points()
     method = golden.consistency(
         denoiser=gaussian.ConsistencyFunction(),
@@ -152,7 +152,7 @@ def test_exact_function_has_no_loss_but_the_solver_s_error(solver, order):
     )
     errors = []
     for num_scales in (41, 81):
-        # The same noise level, about 1.9, in both grids.
+        # In both grids, this is the same noise level of about 1.9.
         index = jnp.full(16, (num_scales - 1) // 2)
         loss = method.loss_at({}, Frozen(), _batch(x0), index, num_scales, noise)
         errors.append(float(jnp.sqrt(jnp.mean(loss))))
@@ -175,8 +175,8 @@ def test_weightings_by_hand():
 
 
 @pytest.mark.parametrize("stop", [True, False])
-def test_target_gives_no_gradient_unless_asked_to(stop):
-    """Of the line f = a x: with the target held still, half of the gradient is left."""
+def test_the_target_has_no_gradient_by_default(stop):
+    """For f = a x, half of the gradient remains if the target is constant."""
 
     @dataclasses.dataclass(frozen=True)
     class Line(gaussian.ConsistencyFunction):
@@ -193,14 +193,14 @@ def test_target_gives_no_gradient_unless_asked_to(stop):
         return jnp.mean(each)
 
     gradient = jax.grad(loss)(1.0, None)
-    alone = jax.grad(loss)(1.0, 1.0)  # the target has parameters of its own
+    alone = jax.grad(loss)(1.0, 1.0)  # The target has its own parameters.
     whole = jax.grad(lambda a: loss(a, a))(1.0)
     np.testing.assert_allclose(gradient, alone if stop else whole, rtol=1e-5)
     if not stop:
         assert abs(whole - alone) > 0.1 * abs(alone)
 
 
-def test_wrong_function_has_a_loss():
+def test_a_wrong_function_has_a_larger_loss():
     x0, noise = _points()
     method = golden.consistency(
         denoiser=gaussian.ConsistencyFunction(mean=0.0), teacher=gaussian.Denoiser()
@@ -213,7 +213,7 @@ def test_wrong_function_has_a_loss():
     assert wrong_loss > 10 * right_loss
 
 
-def test_denoising_loss_is_least_at_the_closed_form():
+def test_the_denoising_loss_has_its_minimum_at_the_closed_form():
     x0, _ = _points(512)
     batch = _batch(x0)
     losses = {
@@ -228,8 +228,8 @@ def test_denoising_loss_is_least_at_the_closed_form():
     }
     assert losses[0.3] < losses[0.0]
     assert losses[0.3] < losses[0.6]
-    # With this weight the best D leaves 1 / sigma_data^2 per pixel in the mean over
-    # every noise level: the variance that remains is (s sigma)^2 / (s^2 + sigma^2).
+    # The best D leaves a variance of (s sigma)^2 / (s^2 + sigma^2). With this weight,
+    # the loss of a pixel is then 1 / sigma_data^2 at every noise level.
     np.testing.assert_allclose(losses[0.3], 16, rtol=0.1)
 
 
@@ -248,7 +248,7 @@ def test_training_uses_one_noise_for_both_points():
     (x, t, dropout), (x_next, t_next, dropout_next) = seen
     for point, level in ((x, t), (x_next, t_next)):
         recovered = (point - x0) / level[:, None, None, None]
-        # float32: near 80 little of x0 is left, near 0.002 little of the noise.
+        # In float32, little of x0 is left near 80, and little of the noise near 0.002.
         tolerance = 1e-4 + 1e-6 / float(level.min())
         np.testing.assert_allclose(recovered, noise, atol=tolerance)
     np.testing.assert_array_equal(
@@ -269,7 +269,7 @@ def test_indices_cover_the_grid_and_examples_differ():
     spy = Spy(**vars(golden.consistency(teacher=None)))
     x0 = jnp.zeros((2000, 2, 2, 1))
     spy.loss({}, Frozen(), _batch(x0), jnp.int32(0))
-    assert counts[17] == 0  # the last point has no next one
+    assert counts[17] == 0  # The last point has no next one.
     np.testing.assert_allclose(counts[:17], 2000 / 17, rtol=0.35)
 
 
@@ -282,7 +282,7 @@ def test_distances_by_hand():
     np.testing.assert_allclose(distances.l1(a, b), [1.5, 0])
     np.testing.assert_allclose(distances.l2(a, b), [4.5, 0])
     np.testing.assert_allclose(distances.linf(a, b), [3, 0])
-    # On the norm of the image (3), not pixel by pixel.
+    # It depends on the norm of the whole image, which is 3.
     np.testing.assert_allclose(
         distances.pseudo_huber(a, b, c=4.0), [1.0, 0.0], rtol=1e-6
     )
@@ -304,7 +304,7 @@ def test_pseudo_huber_is_smooth_at_zero():
         ("pseudo_huber", 0.0, "positive"),
     ],
 )
-def test_a_distance_that_cannot_be_is_refused(name, c, message, tmp_path):
+def test_an_impossible_distance_raises(name, c, message, tmp_path):
     config = config_lib.base()
     with config.unlocked():
         config.loss.metric, config.loss.huber_c = name, c
@@ -316,6 +316,6 @@ def test_a_distance_that_cannot_be_is_refused(name, c, message, tmp_path):
 @pytest.mark.parametrize(
     "changes", [{"weighting": "sn"}, {"solver": "rk4"}], ids=lambda c: next(iter(c))
 )
-def test_unknown_settings_are_refused(changes):
+def test_unknown_settings_raise(changes):
     with pytest.raises(JcmError, match="unknown"):
         golden.consistency(**changes)

@@ -1,4 +1,4 @@
-"""Published networks against PyTorch's code on the same weights and images."""
+"""Tests of the published networks against PyTorch on the same weights and images."""
 
 import golden
 import jax
@@ -52,7 +52,7 @@ def test_inception_takes_pixels_and_repeats_grey():
     assert golden.relative(ours["pool"], by_hand["pool"]) < 1e-5
 
 
-def test_dinov2_equals_its_authors_code():
+def test_dinov2_equals_the_code_of_its_authors():
     params = dinov2.params(torch_weights.random("dinov2", 21))
     x = np.random.RandomState(22).uniform(-1, 1, (2, 224, 224, 3)).astype("f4")
     ours, theirs = jax.jit(dinov2.features)(params, x), torch_weights.theirs("dinov2")
@@ -106,22 +106,22 @@ def test_efficientnet_has_seven_stages():
     ]
 
 
-def test_weights_of_another_network_are_refused(monkeypatch):
+def test_weights_of_another_network_raise(monkeypatch):
     monkeypatch.setattr(weights, "read", lambda *_: torch_weights.random("dinov2", 21))
     for name in ("inception", "efficientnet_lite0"):
         with pytest.raises(JcmError, match="use the file of the right network"):
             networks.load(name, "/nowhere")
 
 
-def test_images_of_two_channels_are_refused(lite0):
+def test_images_of_two_channels_raise(lite0):
     with pytest.raises(JcmError, match="images have 2 channels: use 1 or 3"):
         lite0(jnp.zeros((1, 8, 8, 2)))
 
 
-# --- their files
+# --- files of weights
 
 
-def test_a_file_that_was_placed_is_checked_and_one_missing_named(tmp_path):
+def test_a_file_of_weights_is_checked_and_a_missing_one_named(tmp_path):
     target = tmp_path / "vgg16-397923af.pth"
     with pytest.raises(JcmError, match=f"{target} is missing: download https://"):
         weights.path("vgg16", tmp_path)
@@ -130,7 +130,7 @@ def test_a_file_that_was_placed_is_checked_and_one_missing_named(tmp_path):
         weights.path("vgg16", tmp_path)
 
 
-def test_a_file_is_fetched_into_the_cache(tmp_path, monkeypatch):
+def test_a_file_is_downloaded_into_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))
     source = tmp_path / "source.pth"
     source.write_bytes(weights.path("efficientnet_lite0").read_bytes())

@@ -1,4 +1,4 @@
-"""Perceptual distances against the original's numbers and the authors' code."""
+"""Tests of perceptual distances against golden numbers and the authors' code."""
 
 import functools
 
@@ -24,7 +24,7 @@ _TAPS = {
 
 @functools.cache
 def _original(size, dtype="float32"):
-    """LPIPS on the random weights that the original's numbers were made with."""
+    """LPIPS with the random weights that the golden numbers were made with."""
     made = torch_weights.lpips_vgg()
     heads = {name: jnp.asarray(w) for name, w in made.items() if name[:4] == "head"}
     maps = lpips.on_imagenet_pixels(classifiers.vgg16)
@@ -35,7 +35,7 @@ def _value_and_gradient(distance, a, b):
     return _compiled(distance, distance.params, a, b)
 
 
-# The weights handed in: as constants they cost more than all the rest.
+# The weights are an argument, because constants take long to compile.
 @functools.partial(jax.jit, static_argnums=0)
 def _compiled(distance, params, a, b):
     def total(a):
@@ -50,9 +50,9 @@ def test_lpips_equals_the_original():
     case = golden.cases("B_lpips.npz")["dist"]
     found, gradient = _value_and_gradient(_original(224), case["a"], case["b"])
     assert golden.relative(found, case["lpips_224"]) < 1e-4
-    # Rounding decides which of two near-equal pixels a maximum takes, and with it a
-    # patch of the gradient: the original's own is 2.5e-3 from that of float64, with one
-    # entry in ten beyond 1e-4.
+    # Rounding decides which of two nearly equal pixels is the maximum, and so changes a
+    # patch of the gradient. The original's own gradient differs from that of float64 by
+    # up to 2.5e-3, and by more than 1e-4 in one entry of ten.
     theirs = np.asarray(case["lpips_224_grad_a"])
     error = np.abs(np.asarray(gradient) - theirs) / np.abs(theirs).max()
     least = 0.99 if jax.__version_info__ < (0, 11) else 0.94
@@ -60,8 +60,8 @@ def test_lpips_equals_the_original():
     assert error.max() < 3e-3
     resized = jax.image.resize(case["a"][0], (224, 224, 3), "bilinear")[:16, :16]
     assert golden.relative(resized, case["resized_a0"]) < 1e-5
-    as_it_is = _original(0)
-    found = as_it_is(as_it_is.params, case["a"], case["b"])
+    not_resized = _original(0)
+    found = not_resized(not_resized.params, case["a"], case["b"])
     assert golden.relative(found, case["lpips_32_noresize"]) < 1e-4
 
 
@@ -82,7 +82,7 @@ def test_distillation_by_lpips_equals_the_original():
 
 
 @pytest.mark.parametrize("name", _TAPS)
-def test_each_network_equals_the_authors_code(name):
+def test_each_network_equals_the_code_of_the_authors(name):
     theirs = torch_weights.theirs(f"lpips_{name}")
     params = classifiers.params(torch_weights.random(f"lpips_{name}", 31))
     params |= {key: jnp.asarray(w) for key, w in theirs.items() if key[:4] == "head"}
@@ -96,7 +96,7 @@ def test_each_network_equals_the_authors_code(name):
     assert golden.relative(gradient[:, ::5, ::7], theirs["gradient"]) < 1e-4
 
 
-def test_bfloat16_stays_near():
+def test_bfloat16_is_close_to_float32():
     case = golden.cases("B_lpips.npz")["dist"]
     rough = _original(0, "bfloat16")
     found = rough(rough.params, case["a"], case["b"])
@@ -105,12 +105,12 @@ def test_bfloat16_stays_near():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_packaged_network_makes_a_distance(channels):
+def test_the_packaged_network_gives_a_distance(channels):
     distance = lpips.load("efficientnet_lite0", size=32)
     x = jax.random.uniform(jax.random.key(0), (3, 8, 8, channels), minval=-1)
     near, far = x + 0.01, x[::-1]
     found, gradient = _value_and_gradient(distance, x, x.at[1].set(near[1]))
-    # Equal images are at different places of a batch, which rounds by place.
+    # Rounding depends on the place in the batch, and equal images have two places.
     assert max(found[0], found[2]) < 1e-5 * found[1]
     assert jnp.isfinite(gradient).all()
     away, _ = _value_and_gradient(distance, x, far)
@@ -125,7 +125,7 @@ def test_flat_images_have_a_finite_gradient():
     assert jnp.isfinite(gradient).all()
 
 
-def test_images_are_enlarged_and_never_reduced():
+def test_images_are_enlarged_but_never_reduced():
     distance = _original(32)
     x = jnp.zeros((1, 48, 48, 3))
     assert distance._maps(distance.params, x)[0].shape[1] == 48
@@ -140,7 +140,7 @@ def test_images_are_enlarged_and_never_reduced():
         ({"metric_size": 0}, "images of 8x8 are too small for the network"),
     ],
 )
-def test_a_metric_that_sees_nothing_is_refused(monkeypatch, settings, message):
+def test_a_metric_on_too_small_images_raises(monkeypatch, settings, message):
     monkeypatch.setattr(lpips, "load", functools.partial(_loaded, lpips.load))
     config = config_lib.base()
     config.data.image_size, config.loss.metric = 8, "lpips"
@@ -150,7 +150,7 @@ def test_a_metric_that_sees_nothing_is_refused(monkeypatch, settings, message):
 
 
 def _loaded(load, name, *, size, dtype, folder):
-    """With random weights, where there would be any."""
+    """Takes the place of `lpips.load`, with random weights."""
     if size < 0 or dtype != "float32":
         return load(name, size=size, dtype=dtype, folder=folder)
     return _original(size)
@@ -173,9 +173,9 @@ def test_weights_are_read_by_name(monkeypatch, tmp_path):
         lpips.load("lpips_squeeze", folder=tmp_path)
 
 
-def test_pooling_by_tiles_is_pooling():
+def test_pooling_by_tiles_equals_pooling_by_windows():
     x = jax.random.normal(jax.random.key(0), (2, 6, 9, 4))
-    for size in (2, 3):  # 9 columns do not divide by 2
+    for size in (2, 3):  # 9 columns are not divisible by 2.
         window = (1, size, size, 1)
         expected = jax.lax.reduce_window(
             x, -jnp.inf, jax.lax.max, window, window, "VALID"
@@ -184,7 +184,7 @@ def test_pooling_by_tiles_is_pooling():
     equal = jnp.ones((1, 4, 4, 1))
     slope = jax.grad(lambda x: jnp.sum(layers.max_pool(x, 2, 2)))(equal)
     np.testing.assert_array_equal(slope, 0.25)
-    # Compiled for a TPU it is the other way, with another choice of equal maxima.
+    # On a TPU it is compiled in the other way, which treats equal maxima differently.
     traced = jax.jit(jax.grad(lambda x: jnp.sum(layers.max_pool(x, 2, 2)))).trace(equal)
     for platform, scatters in (("tpu", True), ("cuda", False), ("cpu", False)):
         program = traced.lower(lowering_platforms=(platform,)).as_text()

@@ -1,4 +1,4 @@
-"""Scores: closed forms, other people's numbers, and that they tell good from bad."""
+"""Tests of the scores: closed forms, numbers of others, good and bad images."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def _distance(a, b):
 
 
 def _by_scipy(a, b):
-    """The definition, with the root of the product of the covariances."""
+    """The definition, with the square root of the product of the covariances."""
     cov_a, cov_b = (np.cov(x, rowvar=False) for x in (a, b))
     root = linalg.sqrtm(cov_a @ cov_b).real
     square = np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2)
@@ -56,7 +56,7 @@ def test_frechet_distance_of_shifted_and_scaled_gaussians():
 
 
 @pytest.mark.parametrize(("n", "m", "size"), [(300, 400, 5), (500, 300, 64)])
-def test_frechet_distance_equals_scipy_s_root(n, m, size):
+def test_frechet_distance_equals_the_square_root_of_scipy(n, m, size):
     rng = np.random.default_rng(1)
     a = rng.standard_normal((n, size)) @ rng.standard_normal((size, size))
     b = rng.standard_normal((m, size)) @ rng.standard_normal((size, size)) + 0.5
@@ -68,7 +68,7 @@ def test_frechet_distance_with_fewer_samples_than_dimensions():
     a, b = rng.standard_normal((40, 128)), 1.5 * rng.standard_normal((60, 128))
     assert _distance(a, a) == pytest.approx(0, abs=1e-9)
     assert _distance(a, a + 1) == pytest.approx(128, abs=1e-9)
-    # tr (A B)^(1/2) by the singular values of a small matrix, without a root.
+    # tr (A B)^(1/2) is the sum of the singular values of a small matrix.
     (x, y) = ((f - f.mean(axis=0)) / np.sqrt(len(f) - 1) for f in (a, b))
     overlap = np.linalg.svd(x @ y.T, compute_uv=False).sum()
     expected = np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2)
@@ -93,29 +93,29 @@ def test_moments_do_not_depend_on_the_batches():
     ("features", "message"),
     [(np.zeros((1, 3)), "too few"), (np.full((5, 3), np.nan), "not a finite")],
 )
-def test_broken_features_get_no_score(features, message):
+def test_broken_features_raise(features, message):
     with pytest.raises(JcmError, match=message):
         _distance(features, np.ones((5, 3)))
 
 
-def test_features_of_other_networks_are_not_compared():
+def test_features_of_different_networks_raise():
     with pytest.raises(JcmError, match="of 3 and of 4 numbers"):
         _distance(np.eye(3), np.eye(4))
 
 
-# --- scores of rows
+# --- scores of rows of features
 
 
 @pytest.fixture(scope="module")
 def two_sets():
-    """Features on which torch-fidelity's scores are stored."""
+    """The features for which scores of torch-fidelity are stored."""
     rng = np.random.RandomState(41)
     a = rng.standard_normal((1200, 16)).astype("f4")
     b = (1.1 * rng.standard_normal((1500, 16)) + 0.2).astype("f4")
     return a, b
 
 
-def test_scores_of_rows_equal_torch_fidelity_s(two_sets):
+def test_scores_of_rows_equal_those_of_torch_fidelity(two_sets):
     a, b = two_sets
     theirs = torch_weights.theirs("scores")
     assert kid.distance(a, b) == pytest.approx(float(theirs["kid"]), abs=1e-6)
@@ -139,7 +139,7 @@ def test_density_and_coverage_by_brute_force(two_sets, monkeypatch):
     }
 
 
-def test_rows_of_one_distribution_score_as_such(monkeypatch):
+def test_scores_of_two_samples_of_one_distribution(monkeypatch):
     monkeypatch.setattr(kid, "_SUBSETS", 10)
     rng = np.random.default_rng(5)
     a, b = rng.standard_normal((2, 1500, 8)).astype("f4")
@@ -153,7 +153,7 @@ def test_rows_of_one_distribution_score_as_such(monkeypatch):
     assert covered["coverage"] > 0.9
 
 
-def test_inception_score_of_clear_and_of_unclear_images():
+def test_inception_score_of_certain_and_of_uncertain_predictions():
     clear = 50 * np.eye(7)[np.arange(700) % 7]
     assert inception_score.score(clear) == pytest.approx(7)
     assert inception_score.score(np.zeros((70, 7))) == pytest.approx(1)
@@ -168,7 +168,7 @@ def test_inception_score_of_clear_and_of_unclear_images():
         lambda few: precision_recall.density_coverage(np.zeros((100, 2)), few),
     ],
 )
-def test_too_few_rows_get_no_score(score):
+def test_too_few_rows_raise(score):
     with pytest.raises(JcmError, match="raise config.eval.num_images"):
         score(np.zeros((3, 2)))
 
@@ -183,7 +183,7 @@ def digits(tiny):
 
 @pytest.fixture
 def config(tiny, tmp_path, monkeypatch):
-    """Scores by a stand-in for Inception; nothing is cached elsewhere."""
+    """Scores with a tiny network in place of Inception, and an empty cache."""
     monkeypatch.setattr(kid, "_SUBSETS", 5)
     monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(weights, "path", lambda name, folder: tmp_path)
@@ -211,7 +211,7 @@ def test_all_scores_of_one_network_at_once(config, digits, tmp_path):
     before = [path.stat().st_mtime_ns for path in kept]
     (again,) = _ready(config, digits)
     assert again(real) == same
-    with config.unlocked():  # one of the features, without its rows
+    with config.unlocked():  # One of the features, without its rows.
         config.eval.scores = ("fid",)
     (fid,) = _ready(config, digits)
     assert fid(real) == {"fid": same["fid"]}
@@ -222,7 +222,7 @@ def test_all_scores_of_one_network_at_once(config, digits, tmp_path):
             _ready(config, digits)
 
 
-def test_fewer_images_than_numbers_get_no_distance(config, digits):
+def test_fewer_images_than_features_raise(config, digits):
     with config.unlocked():
         config.eval.scores = ("fid",)
     (score,) = _ready(config, digits)
@@ -244,7 +244,7 @@ def test_fewer_images_than_numbers_get_no_distance(config, digits):
         (400, 16, "fid needs at least 17 images, but .*digits has 16: choose o"),
     ],
 )
-def test_too_few_images_are_noticed_before_any_are_made(
+def test_too_few_images_raise_before_any_are_sampled(
     config, digits, monkeypatch, count, real, message
 ):
     with config.unlocked():
@@ -254,7 +254,9 @@ def test_too_few_images_are_noticed_before_any_are_made(
         scores.create(config, digits)
 
 
-def test_a_changed_network_has_other_statistics(config, digits, tmp_path, monkeypatch):
+def test_statistics_are_computed_again_for_a_changed_network(
+    config, digits, tmp_path, monkeypatch
+):
     with config.unlocked():
         config.eval.scores = ("fid",)
     (before,) = _ready(config, digits)
@@ -269,12 +271,12 @@ def test_a_changed_network_has_other_statistics(config, digits, tmp_path, monkey
 @pytest.mark.parametrize(
     "images", [np.zeros((40, 8, 8, 1), np.float32), np.zeros((40, 8, 8), np.uint8)]
 )
-def test_other_images_than_pixels_are_refused(images):
+def test_images_that_are_not_pixels_raise(images):
     with pytest.raises(JcmError, match="cannot score .*: pass uint8 images"):
         statistics.collect(stand_in.network(), lambda i: images[i], 40, wanted={"pool"})
 
 
-def test_references_of_others_are_read(config, digits, tmp_path):
+def test_published_references_are_read(config, digits, tmp_path):
     real = digits.arrays()["image"]
     found = statistics.collect(
         stand_in.network(), lambda i: real[i], len(real), wanted={"pool", "spatial"}
@@ -292,7 +294,7 @@ def test_references_of_others_are_read(config, digits, tmp_path):
     with config.unlocked():
         config.eval.reference = str(tmp_path / "edm.npz")
     (by_moments,) = _ready(config, digits)
-    # What the file does not have comes from the data set.
+    # The rest is computed from the data set.
     assert by_moments(real[:1200]) == pytest.approx(by_batch(real[:1200]), abs=1e-6)
     with config.unlocked():
         config.eval.scores = ("classifier",)
@@ -316,9 +318,7 @@ def test_references_of_others_are_read(config, digits, tmp_path):
         (None, "cannot be read"),
     ],
 )
-def test_a_reference_that_does_not_fit_is_named(
-    config, digits, tmp_path, content, message
-):
+def test_a_wrong_reference_raises(config, digits, tmp_path, content, message):
     path = tmp_path / "reference.npz"
     if content is None:
         path.write_text("no statistics")
@@ -330,7 +330,7 @@ def test_a_reference_that_does_not_fit_is_named(
         _ready(config, digits)
 
 
-def test_large_sets_are_looked_at_one_by_one_in_part(digits, monkeypatch, tmp_path):
+def test_rows_of_a_large_set_are_of_some_of_its_images(digits, monkeypatch, tmp_path):
     monkeypatch.setenv("JCM_CACHE", str(tmp_path))
     whole = reference.of_dataset(stand_in.network(), digits, {"pool"}, {"pool"})
     monkeypatch.setattr(reference, "_MOST_ROWS", 100)
@@ -341,7 +341,7 @@ def test_large_sets_are_looked_at_one_by_one_in_part(digits, monkeypatch, tmp_pa
     np.testing.assert_array_equal(whole["pool"].moments.cov, part["pool"].moments.cov)
 
 
-def test_the_packaged_network_tells_good_from_bad(optimized):
+def test_the_packaged_network_ranks_real_blurred_and_random_images(optimized):
     network = networks.load("efficientnet_lite0")
     patches = np.concatenate(
         [
@@ -378,7 +378,7 @@ def classifier(tiny, digits):
     return _ready(tiny("digits_edm", **{"eval.scores": ("classifier",)}), digits)[0]
 
 
-def test_classifier_knows_real_from_bad(digits, classifier):
+def test_the_classifier_ranks_real_and_bad_images(digits, classifier):
     real = digits.arrays()["image"]
     half = classifier(real[::2], None)
     assert half["confident"] > 0.97
@@ -393,14 +393,14 @@ def test_classifier_knows_real_from_bad(digits, classifier):
     assert collapsed["commonest"] == 1
 
 
-def test_classifier_tells_whether_samples_are_what_was_asked(digits, classifier):
+def test_the_classifier_scores_whether_samples_have_their_label(digits, classifier):
     arrays = digits.arrays()
     image, label = arrays["image"][:200], arrays["label"][:200]
     assert classifier(image, label.tolist())["as_asked"] > 0.97
     assert classifier(image, ((label + 1) % 10).tolist())["as_asked"] < 0.05
 
 
-def test_unknown_scores_are_refused(tiny, digits):
+def test_unknown_scores_raise(tiny, digits):
     with pytest.raises(
         JcmError, match="'fidd' is unknown: use some of classifier, fid"
     ):

@@ -1,4 +1,4 @@
-"""Editing: the original's numbers, what must stay exactly, and what is refused."""
+"""Tests of editing: golden numbers, exact constraints, and errors."""
 
 import golden
 import jax
@@ -17,7 +17,7 @@ from jcm.diffusion.schedules import KarrasGrid
 from jcm.model import build
 from jcm.model.loading import load
 
-# --- the original's numbers
+# --- golden numbers
 
 
 def _known(name, case):
@@ -33,7 +33,7 @@ def test_editing_equals_the_original(name, start):
     known = _known(name, case)
     grid = KarrasGrid().sigmas(int(case["train_N"]))
     sigmas = jnp.asarray([grid[i] for i in case["ts"]], jnp.float32)
-    # The paper begins with noise; the original's notebook takes an index for it.
+    # The paper starts with noise. The original notebook takes an index as its level.
     noise = 80 * case["z0"] if start == "sample_start80" else 0
     x = known.origin() + noise
     assert golden.relative(known.origin(), case["known"]) < 1e-6
@@ -102,7 +102,7 @@ def test_the_noise_level_is_estimated(sigma):
 
 @pytest.fixture(scope="module")
 def digits(student):
-    """A model of 8x8 grey images, and some."""
+    """A model of 8x8 grey images, and some images."""
     found = load(student[1], batch_size=8)
     rng = np.random.default_rng(0)
     return found, rng.integers(0, 256, (3, 8, 8, 1), np.uint8)
@@ -110,7 +110,7 @@ def digits(student):
 
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory):
-    """A model of 16x16 colour images of the original code, and some."""
+    """A model of the original code with 16x16 colour images, and some images."""
     path = originals.write(tmp_path_factory.mktemp("colours") / "checkpoint")
     rng = np.random.default_rng(0)
     images = rng.uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
@@ -120,7 +120,7 @@ def colours(tmp_path_factory):
 _FEW = {"sigmas": (80.0, 5.0, 0.5)}
 
 
-def test_what_is_known_stays_to_the_bit(digits):
+def test_inpainting_keeps_the_known_part_to_the_bit(digits):
     found, images = digits
     mask = np.zeros((8, 8))
     mask[2:6, 2:6] = 1
@@ -132,7 +132,7 @@ def test_what_is_known_stays_to_the_bit(digits):
             made.images[i][mask == 0], given[i // 3][mask == 0]
         )
     assert np.ptp(made.images[:3], axis=0)[mask == 1].max() > 1e-3
-    # What lies under the mask does not count.
+    # The pixels under the mask do not matter.
     hidden = images.copy()
     hidden[:, 2:6, 2:6] = 7
     again = found.edit.inpaint(hidden, mask, variants=3, **_FEW)
@@ -140,7 +140,7 @@ def test_what_is_known_stays_to_the_bit(digits):
     np.testing.assert_array_equal(made.pixels[0][mask == 0], images[0][mask == 0])
 
 
-def test_an_image_depends_on_its_number_and_seed_alone(digits):
+def test_a_result_depends_only_on_its_number_and_the_seed(digits):
     found, images = digits
     mask = np.ones((3, 8, 8))
     mask[:, :, :3] = 0
@@ -156,26 +156,26 @@ def test_a_soft_mask_mixes_after_each_step(digits):
     x = jcm.to_float(images)
     free = np.random.default_rng(1).uniform(size=(8, 8)).astype(np.float32)
     made = found.edit.inpaint(images, free, sigmas=(3.0, 1.0), trajectory=True)
-    # The first step by hand: what is known with zeros for the rest, and noise.
+    # The first step by hand, from the known part, zeros for the rest, and noise.
     known = x * (1 - free[..., None])
     noisy = found.edit.variations(known, sigma=3.0, trajectory=True)
     clean = np.clip(noisy.images, -1, 1)
     first = known + clean * free[..., None]
     np.testing.assert_allclose(made.trajectory[0], first, atol=1e-5)
-    # Two programs, which round alike but for the last bit.
+    # The two programs differ in the last bit.
     np.testing.assert_allclose(made.trajectory[1], made.images, atol=1e-6)
     assert np.abs(made.trajectory[1] - made.trajectory[0]).max() > 0.01
 
 
-def test_trajectories_have_every_image_of_every_batch(digits):
+def test_trajectories_have_all_images_of_all_batches(digits):
     found, images = digits
-    images = np.repeat(images, 4, axis=0)  # more than one batch
+    images = np.repeat(images, 4, axis=0)  # More than one batch.
     mask = np.full((8, 8), 0.5)
     made = found.edit.inpaint(images, mask, trajectory=True, **_FEW)
     assert [len(step) for step in made.trajectory] == [12, 12, 12]
     one = found.edit.inpaint(images, mask, sigmas=_FEW["sigmas"][:1]).images
     np.testing.assert_allclose(made.trajectory[0], one, atol=1e-5)
-    # In parts, each number its own noise.
+    # Parts have the same noise, because each number has its own.
     parts = [
         found.edit.inpaint(images[i : i + 5], mask, first=i, **_FEW).images
         for i in (0, 5, 10)
@@ -183,7 +183,7 @@ def test_trajectories_have_every_image_of_every_batch(digits):
     np.testing.assert_allclose(np.concatenate(parts), made.images, atol=1e-5)
 
 
-def test_luma_stays(colours):
+def test_colorization_keeps_the_luma(colours):
     found, images = colours
     made = found.edit.colorize(images, **_FEW).images
     luma = np.asarray(edits.LUMA, np.float32)
@@ -192,7 +192,7 @@ def test_luma_stays(colours):
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
-def test_means_of_patches_stay(colours, factor):
+def test_super_resolution_keeps_the_means_of_patches(colours, factor):
     found, images = colours
     size = 16 // factor
     small = images[:, :size, :size]
@@ -201,7 +201,7 @@ def test_means_of_patches_stay(colours, factor):
     np.testing.assert_allclose(means, small, atol=2e-6)
 
 
-def test_outpainting_keeps_what_is_inside(digits):
+def test_outpainting_keeps_the_given_part(digits):
     found, images = digits
     made = found.edit.outpaint(images[:, :4, :5], top=1, left=3, **_FEW)
     np.testing.assert_array_equal(made.pixels[:, 1:5, 3:8], images[:, :4, :5])
@@ -209,7 +209,7 @@ def test_outpainting_keeps_what_is_inside(digits):
         found.edit.outpaint(images[:, :4, :5], top=5)
 
 
-def test_strokes_and_variations_begin_at_the_levels_of_the_paper(digits):
+def test_strokes_and_variations_start_at_the_noise_levels_of_the_paper(digits):
     found, images = digits
     x = jcm.to_float(images)
     for made, levels in (
@@ -239,7 +239,7 @@ def test_denoising_is_one_evaluation(digits):
         assert not made.trajectory or made.trajectory[0] is made.images
 
 
-def test_a_way_leads_through_the_images_of_seeds(digits):
+def test_interpolation_passes_through_the_images_of_the_seeds(digits):
     found, _ = digits
     way = found.edit.interpolate((1, 2, 3), count=3, trajectory=True)
     assert way.images.shape == (5, 8, 8, 1) and len(way.trajectory) == way.nfe == 1
@@ -253,7 +253,7 @@ def test_a_way_leads_through_the_images_of_seeds(digits):
 
 @pytest.fixture(scope="module")
 def classes(tiny):
-    """A random class-conditional model, whose labels matter."""
+    """A random class-conditional model that depends on its labels."""
     config = tiny("digits_cd", **{"model.class_conditional": True, "sample.labels": ()})
     network = build.network(config, 10)
     leaves, tree = jax.tree.flatten(network.init(jax.random.key(0)))
@@ -267,7 +267,7 @@ def classes(tiny):
     return jcm.Model(denoiser, tree.unflatten(leaves), config, names, batch_size=8)
 
 
-def test_labels_go_with_their_images(classes):
+def test_each_image_is_edited_with_its_label(classes):
     images = np.zeros((2, 8, 8, 1), np.uint8)
     options = {"sigma": 5.0, "variants": 2}
     made = classes.edit.variations(images, labels=[3, "4"], **options).images
@@ -279,14 +279,14 @@ def test_labels_go_with_their_images(classes):
         classes.edit.variations(images, labels=[1, 2, 3])
 
 
-def test_a_way_stays_within_one_class(classes):
+def test_interpolation_keeps_one_class(classes):
     way = classes.edit.interpolate((1, 1), count=3)
     np.testing.assert_allclose(way.images[1:], way.images[:2], atol=1e-5)
     other = classes.edit.interpolate((1, 1), count=3, labels=7)
     assert np.abs(other.images - way.images).max() > 1e-3
 
 
-def test_any_kind_of_image_is_taken(digits, colours, caplog):
+def test_all_kinds_of_images_are_accepted(digits, colours, caplog):
     found, images = digits
     mask = Image.fromarray(np.eye(8, dtype=np.uint8) * 255)
     want = found.edit.inpaint(images[:1], np.eye(8), **_FEW).images
@@ -370,12 +370,12 @@ def test_any_kind_of_image_is_taken(digits, colours, caplog):
         (lambda e, x: e.inpaint(x * np.nan, np.ones((8, 8))), "not finite: remove"),
     ],
 )
-def test_what_cannot_be_edited_is_refused(digits, call, message):
+def test_impossible_edits_raise(digits, call, message):
     found, images = digits
     with pytest.raises(jcm.JcmError, match=message):
         call(found.edit, images)
 
 
-def test_a_diffusion_model_does_not_edit(teacher):
+def test_editing_with_a_diffusion_model_raises(teacher):
     with pytest.raises(jcm.JcmError, match="editing needs a consistency model: distil"):
         _ = load(teacher).edit

@@ -1,4 +1,4 @@
-"""Models as folders to share, there and back again."""
+"""Tests of saving models as folders, and of loading them again."""
 
 import dataclasses
 import json
@@ -30,14 +30,14 @@ def test_a_saved_model_is_the_same_to_the_bit(student, file, tmp_path):
         assert (again.kind, again.step) == (model.kind, model.step)
         assert again.config == model.config
         modes = {path.stat().st_mode for path in (tmp_path / name).iterdir()}
-        assert len(modes) == 1  # all for the same eyes
+        assert len(modes) == 1  # All files have the same permissions.
         card = (tmp_path / name / "README.md").read_text()
         assert 'license: "apache-2.0"' in card and "Of digits." in card
     with pytest.raises(jcm.JcmError, match="exists already: name a new folder"):
         jcm.save(model, tmp_path / name)
 
 
-def test_a_published_model_knows_where_it_comes_from(file, tmp_path, monkeypatch):
+def test_the_card_of_a_published_model_names_its_source(file, tmp_path, monkeypatch):
     originals.publish(monkeypatch)
     monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))
     place = tmp_path / "cache" / "pretrained" / "openai" / "cd-cifar10-lpips"
@@ -52,7 +52,7 @@ def test_a_published_model_knows_where_it_comes_from(file, tmp_path, monkeypatch
         "CIFAR-10. Method: consistency distillation.",
     ):
         assert text in card
-    assert "Training" not in card  # by us
+    assert "Training" not in card  # The project has not trained it.
     again = jcm.load(tmp_path / "folder")
     assert again.about == dataclasses.replace(model.about, licence="apache-2.0")
     told = json.loads((tmp_path / "folder" / "config.json").read_text())["config"]
@@ -60,7 +60,7 @@ def test_a_published_model_knows_where_it_comes_from(file, tmp_path, monkeypatch
     assert told["data"] == {"image_size": 16, "channels": 3}
 
 
-def test_the_command_converts(file, tmp_path):
+def test_the_command_converts_and_reports_mistakes(file, tmp_path):
     def run(*arguments):
         command = [sys.executable, "-m", "jcm.commands.convert", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=200)
@@ -90,7 +90,7 @@ def test_the_command_converts(file, tmp_path):
         assert message in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_damaged_folder_is_refused(file, tmp_path):
+def test_a_damaged_folder_raises(file, tmp_path):
     jcm.save(jcm.load(file, image_size=16), tmp_path / "model")
     params = tmp_path / "model" / "params.safetensors"
     whole, about = params.read_bytes(), tmp_path / "model" / "config.json"

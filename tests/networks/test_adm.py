@@ -1,4 +1,4 @@
-"""ADM against the original's numbers and the published files' lists of tensors."""
+"""Tests of ADM against golden numbers and the tensors of the published files."""
 
 import functools
 import itertools
@@ -69,13 +69,13 @@ def test_outputs_equal_the_original(variant):
     }
     for name, value in ours.items():
         theirs = _channels_last(arrays[name])
-        for image in range(len(value)):  # each noise level has a scale of its own
+        for image in range(len(value)):  # Each noise level has its own scale.
             assert golden.relative(value[image], theirs[image]) < 1e-4
 
 
 @functools.cache
 def _denoiser(kind):
-    """D or f of the class-conditional network, with its parameters."""
+    """Returns the parameters of the class-conditional network, labels, and D or f."""
     network, params = _loaded("cc_ssn")
     labels = jnp.asarray(golden.arrays("G_unet_cc_ssn.npz")["y"][:2], jnp.int32)
     denoiser = Denoiser(network, kind)
@@ -104,7 +104,7 @@ def test_heun_equals_the_original():
     params, labels, denoiser = _denoiser(precond.EDM())
     case = golden.cases("G_samplers_losses.npz")["heun"]
 
-    def clipped(x, sigma):  # as the original's sampler does
+    def clipped(x, sigma):  # The original sampler clips.
         return jnp.clip(denoiser(params, x, sigma, labels), -1, 1)
 
     sigmas = ode_schedule(KarrasGrid(), int(case["steps"]), "heun").sigmas
@@ -118,7 +118,7 @@ def test_heun_equals_the_original():
 
 @functools.cache
 def _moved(seed):
-    """The same network with other weights, as the numbers of the losses had it."""
+    """Returns the other weights that the golden losses were made with."""
     state = {
         name: array
         + (0.03 * np.random.RandomState(seed).standard_normal(array.shape)).astype("f4")
@@ -157,14 +157,14 @@ def test_losses_equal_the_original(kind):
     np.testing.assert_allclose(golden.norm(gradient), case["grad_norm"], rtol=1e-3)
 
 
-def test_the_teacher_s_loss_equals_the_original():
+def test_the_denoising_loss_equals_the_original():
     network, params = _loaded("cc_ssn")
     case = golden.cases("G_samplers_losses.npz")["edm_karras"]
     batch, noise = _batch()
     method = EDM(Denoiser(network, precond.EDM()))
     sigma = golden.arrays("G_unet_cc_ssn.npz")["t"]
     ours = method.loss_at(params, batch, sigma, noise)
-    # A mean over the pixels there, a sum here.
+    # The original takes the mean over the pixels, we take the sum.
     np.testing.assert_allclose(ours / noise[0].size, case["mse"], rtol=1e-4)
 
 
@@ -194,7 +194,7 @@ def test_the_published_file_is_the_same_network():
 
 @functools.cache
 def _published():
-    """Names and shapes by the first word of their header."""
+    """The published names and shapes, by the first word of their header."""
     found = {}
     for part in golden.path("keys_released_unets.txt").read_text().split("== ")[1:]:
         header, *lines = part.strip().splitlines()
@@ -219,7 +219,7 @@ def test_published_networks_have_these_tensors(name, size, count):
     arch.check()
     network = networks.build(arch)
     assert networks.count(network.shapes) == count
-    openai_adm.params(state, arch, network.shapes)  # raises for any that differs
+    openai_adm.params(state, arch, network.shapes)  # It raises if a tensor differs.
 
 
 @pytest.mark.parametrize("name", ["imagenet64", "lsun256"])
@@ -252,7 +252,7 @@ def test_the_configs_describe_the_published_networks(name):
         (lambda s: s.pop("input_blocks.1.0.out_layers.3.bias"), "is missing"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused_by_name(change, message):
+def test_the_error_about_a_wrong_file_names_the_tensor(change, message):
     state = _state("uc_ssn_noupdown")
     change(state)
     with pytest.raises(JcmError, match=message):
@@ -261,12 +261,12 @@ def test_a_file_that_does_not_fit_is_refused_by_name(change, message):
         openai_adm.params(state, arch, network.shapes)
 
 
-def test_an_unknown_image_size_is_asked_for():
+def test_the_error_about_an_unknown_image_size_asks_for_it():
     with pytest.raises(JcmError, match="pass image_size="):
         openai_adm.architecture(_state("cc_ssn"))
 
 
-def test_a_fresh_network_gives_nothing_and_uses_its_labels():
+def test_a_new_network_gives_zeros_and_uses_its_labels():
     network = networks.create(_CONFIG, image_size=16, image_channels=3, num_classes=3)
     params = network.init(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
@@ -291,7 +291,7 @@ def test_a_fresh_network_gives_nothing_and_uses_its_labels():
         ({"head_channels": 0}, "num_heads=0 and head_channels=0: set one above 0 and"),
     ],
 )
-def test_impossible_heads_are_refused(changes, message):
+def test_an_impossible_number_of_heads_raises(changes, message):
     config = _CONFIG | {"adm": _CONFIG["adm"] | changes}
     with pytest.raises(JcmError, match=message):
         networks.create(config, image_size=16, image_channels=3, num_classes=0)

@@ -1,4 +1,4 @@
-"""FIR resampling against the original's numbers."""
+"""Tests of FIR resampling against golden numbers."""
 
 import golden
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def test_down_after_up_keeps_a_constant_inside():
     x = jnp.ones((1, 8, 8, 2))
     up = fir.upsample(x, (1, 3, 3, 1))
     np.testing.assert_allclose(up[:, 2:-2, 2:-2], 1, rtol=1e-6)
-    # Borders are padded with zeros, so the edge loses a quarter per axis.
+    # Borders are padded with zeros, so an edge loses a quarter along each axis.
     np.testing.assert_allclose(up[0, 0, 8], 0.75, rtol=1e-6)
     down = fir.downsample(up, (1, 3, 3, 1))
     np.testing.assert_allclose(down[:, 2:-2, 2:-2], 1, rtol=1e-6)

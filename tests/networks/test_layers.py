@@ -1,4 +1,4 @@
-"""Group normalisation and what joins it, against the plain computation."""
+"""Tests of group normalisation, with what is fused into it, in plain steps."""
 
 import jax
 import numpy as np

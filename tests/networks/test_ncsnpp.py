@@ -1,4 +1,4 @@
-"""The network against the original's numbers, and its switches."""
+"""Tests of NCSN++ against golden numbers, and of its options."""
 
 import functools
 
@@ -32,11 +32,11 @@ def test_raw_output_equals_the_original(forward):
 def test_preconditioned_output_equals_the_original(forward, kind, expected):
     network = functools.partial(golden.compiled(), golden.params("params_ema"))
     ours = kind(network, forward["x"], forward["t"])
-    for sample in range(len(ours)):  # each noise level has a scale of its own
+    for sample in range(len(ours)):  # Each noise level has its own scale.
         assert golden.relative(ours[sample], forward[expected][sample]) < 1e-4
 
 
-def test_published_networks_have_their_number_of_parameters():
+def test_the_published_network_has_its_number_of_parameters():
     changes = {"nf": 128, "ch_mult": (2, 2, 2), "num_res_blocks": 4}
     network = networks.create(
         golden.CONFIG | changes | {"attn_resolutions": (16,)},
@@ -65,13 +65,13 @@ def test_recomputation_changes_no_gradient(forward):
         np.testing.assert_allclose(a, b, atol=1e-5 * norm)
 
 
-def test_bfloat16_stays_near_and_returns_float32(forward):
+def test_bfloat16_is_close_and_returns_float32(forward):
     params = golden.params("params_ema")
     network = golden.compiled(dtype="bfloat16")
     raw = network(params, forward["net_x"], forward["net_cond"])
     assert raw.dtype == jnp.float32
     error = golden.relative(raw, forward["raw"])
-    # With a time embedding of bfloat16 it would be 0.09.
+    # With a time embedding in bfloat16, the error would be 0.09.
     assert 1e-4 < error < 0.04
 
 
@@ -89,11 +89,11 @@ def test_dropout_depends_on_the_image_and_not_on_the_batch(forward):
     assert golden.relative(without, forward["raw"]) < 1e-4
 
 
-def test_labels_matter_and_only_where_there_are_classes():
+def test_labels_matter_if_and_only_if_there_are_classes():
     network = networks.create(
         golden.CONFIG, image_size=16, image_channels=3, num_classes=10
     )
-    # Fresh blocks pass on next to nothing of the embedding, hence the shift.
+    # New blocks almost ignore the embedding, so the parameters are shifted.
     params = jax.tree.map(lambda p: p + 0.1, network.init(jax.random.key(0)))
     x = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
     run = functools.partial(jax.jit(network), params, x, jnp.zeros(2))
@@ -122,7 +122,7 @@ def test_labels_matter_and_only_where_there_are_classes():
         ({"dtype": "float8"}, "dtype"),
     ],
 )
-def test_impossible_sizes_are_refused(changes, message):
+def test_impossible_sizes_raise(changes, message):
     with pytest.raises(JcmError, match=message):
         networks.create(
             golden.CONFIG | changes, image_size=16, image_channels=3, num_classes=0

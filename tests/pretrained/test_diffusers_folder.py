@@ -1,4 +1,4 @@
-"""Folders of diffusers, against what diffusers 0.42.1 on PyTorch 2.13 made of them.
+"""Tests of diffusers folders against diffusers 0.42.1 on PyTorch 2.13.
 
 `diffusers.npz` has, for two networks with the weights that `_model` draws, names and
 shapes of the tensors of the UNet2DModel that `ConsistencyModelPipeline.from_pretrained`
@@ -19,7 +19,7 @@ from jcm.model import build
 from jcm.pretrained import diffusers_unet
 from jcm.runtime import files
 
-# By residual blocks and by plain layers, with and without classes.
+# Resampling by residual blocks and by plain layers, with and without classes.
 _NETWORKS = {
     "a": {"model.class_conditional": True, "model.attn_resolutions": (8,)},
     "b": {
@@ -86,7 +86,7 @@ def test_diffusers_makes_the_same_image(name, tmp_path):
     assert _keys(tmp_path / "folder") == list(theirs["keys"])
     labels = np.asarray([2, 0]) if model.class_names else None
     sigma = np.full(2, 80, np.float32)
-    # The way there and back again loses nothing.
+    # Saving and loading again loses nothing.
     for folder in (tmp_path / "folder", tmp_path / "folder" / "unet"):
         again = jcm.load(folder)
         assert again.kind == "consistency"
@@ -98,7 +98,7 @@ def test_diffusers_makes_the_same_image(name, tmp_path):
     assert 'license: "mit"' in card and "ConsistencyModelPipeline" in card
 
 
-def test_noise_levels_of_the_scheduler_are_taken(tmp_path):
+def test_noise_levels_come_from_the_scheduler(tmp_path):
     model = _model(**{"noise.sigma_max": 40.0, "noise.sigma_min": 0.01})
     jcm.save(model, tmp_path / "folder", to="diffusers")
     noise = jcm.load(tmp_path / "folder").config.noise
@@ -129,13 +129,13 @@ def test_noise_levels_of_the_scheduler_are_taken(tmp_path):
         ({"method": "edm"}, "a pipeline for consistency models only"),
     ],
 )
-def test_what_diffusers_cannot_express_is_refused(tmp_path, changes, message):
+def test_what_diffusers_cannot_express_raises(tmp_path, changes, message):
     with pytest.raises(jcm.JcmError, match=message):
         jcm.save(_model(**changes), tmp_path / "folder", to="diffusers")
     assert not (tmp_path / "folder").exists()
 
 
-def test_another_form_is_refused(tmp_path):
+def test_an_unknown_form_raises(tmp_path):
     with pytest.raises(jcm.JcmError, match="to='onnx': use one of jcm, diffusers"):
         jcm.save(_model(), tmp_path / "folder", to="onnx")
 
@@ -208,9 +208,7 @@ def written(tmp_path_factory):
         ),
     ],
 )
-def test_a_folder_that_does_not_fit_is_refused(
-    written, tmp_path, file, change, message
-):
+def test_a_wrong_folder_raises(written, tmp_path, file, change, message):
     folder = tmp_path / "folder"
     for name, content in written.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -224,7 +222,7 @@ def test_a_folder_that_does_not_fit_is_refused(
         jcm.load(folder)
 
 
-def test_hints_and_averages_are_for_other_files(written, tmp_path):
+def test_hints_and_averages_do_not_apply_to_such_a_folder(written, tmp_path):
     for name, content in written.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
@@ -235,7 +233,7 @@ def test_hints_and_averages_are_for_other_files(written, tmp_path):
     with pytest.raises(jcm.JcmError, match="one set of weights: drop ema='params'"):
         jcm.load(tmp_path, ema="params")
     tensors = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
-    # Without the index it is a network still; of one variant there is no doubt.
+    # Without the index it is still a network, and a single variant is unambiguous.
     (tmp_path / "model_index.json").unlink()
     assert jcm.load(tmp_path).kind == "consistency"
     half = tensors.with_suffix(".fp16.safetensors")
@@ -256,7 +254,7 @@ def test_hints_and_averages_are_for_other_files(written, tmp_path):
         jcm.load(tensors)
 
 
-def test_silence_in_a_config_means_what_diffusers_means():
+def test_missing_fields_of_a_config_have_the_defaults_of_diffusers():
     about = diffusers_unet.config_of(_model().denoiser.network.arch)
     short = {
         name: value
@@ -268,7 +266,7 @@ def test_silence_in_a_config_means_what_diffusers_means():
     assert diffusers_unet.config_of(arch) == about
 
 
-def test_a_missing_part_of_attention_is_named(written, tmp_path):
+def test_the_error_names_a_missing_part_of_attention(written, tmp_path):
     for name, content in written.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)

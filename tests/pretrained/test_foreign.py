@@ -1,4 +1,4 @@
-"""Checkpoints of others: opened with no config, and refused in one line."""
+"""Tests of checkpoints of others, which open without a config or raise."""
 
 import os
 import pathlib
@@ -24,7 +24,7 @@ def file(tmp_path):
     return originals.write(tmp_path / "checkpoint_2")
 
 
-def test_a_checkpoint_of_the_original_opens_with_no_config(file):
+def test_a_checkpoint_of_the_original_opens_without_a_config(file):
     model = jcm.load(file, image_size=16)
     assert (model.kind, model.step) == ("consistency", 20_000)
     assert model.denoiser.network.arch == golden.network().arch
@@ -34,7 +34,7 @@ def test_a_checkpoint_of_the_original_opens_with_no_config(file):
 
 
 @pytest.mark.parametrize("with_target", [False, True], ids=["State", "StateWithTarget"])
-def test_the_original_s_own_files_open(with_target, tmp_path):
+def test_files_that_the_original_wrote_open(with_target, tmp_path):
     file = originals.own_file(tmp_path / "checkpoint_2", with_target)
     originals.check(jcm.load(file, image_size=16))
 
@@ -80,14 +80,14 @@ def _packed(shape, dtype, content):
         ),
     ],
 )
-def test_other_content_is_refused(tmp_path, content, message):
+def test_files_of_other_content_raise(tmp_path, content, message):
     path = tmp_path / "checkpoint"
     path.write_bytes(content)
     with pytest.raises(jcm.JcmError, match=message):
         jcm.load(path)
 
 
-def test_a_file_cut_short_or_too_long_is_refused(file):
+def test_a_truncated_or_extended_file_raises(file):
     whole = file.read_bytes()
     for content in (whole[:-1], whole[: len(whole) // 2], whole + b"\x00"):
         file.write_bytes(content)
@@ -115,7 +115,7 @@ def test_a_file_cut_short_or_too_long_is_refused(file):
         ),
     ],
 )
-def test_a_tensor_that_does_not_fit_is_named(tmp_path, change, message):
+def test_the_error_names_a_tensor_that_does_not_fit(tmp_path, change, message):
     state = originals.state()
     change(state["params_ema"])
     path = tmp_path / "checkpoint"
@@ -124,7 +124,7 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path, change, message):
         jcm.load(path, image_size=16)
 
 
-def test_what_cannot_be_is_refused(file, tmp_path, student):
+def test_impossible_arguments_raise(file, tmp_path, student):
     for name, hints, message in (
         (file, {"kind": "gan"}, "kind='gan': use one of edm, consistency"),
         (file, {"image_size": 15}, "image_size=15 is not divisible by 2"),
@@ -143,7 +143,7 @@ def test_what_cannot_be_is_refused(file, tmp_path, student):
         jcm.load(pickled)
 
 
-def test_parts_not_asked_for_are_not_read(file, monkeypatch):
+def test_only_the_requested_parts_are_decoded(file, monkeypatch):
     decoded = []
     decode = flax_file._decode
 
@@ -162,7 +162,7 @@ class _Attack:
 
 
 @pytest.mark.parametrize("content", [_Attack(), {"w": _Attack()}, [eval]])
-def test_code_in_a_file_is_never_run(tmp_path, monkeypatch, content):
+def test_code_in_a_file_never_runs(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     with zipfile.ZipFile("zip.pt", "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(content, 2))
@@ -175,7 +175,7 @@ def test_code_in_a_file_is_never_run(tmp_path, monkeypatch, content):
     assert not pathlib.Path("BROKEN").exists()
 
 
-def test_a_label_that_does_not_exist_is_refused(tmp_path):
+def test_an_unknown_label_raises(tmp_path):
     path = torch_weights.save(tmp_path / "cd_small.pt", golden.unet_state("cc_ssn"))
     model = jcm.load(path, image_size=16, head_channels=16)
     assert model.kind == "consistency" and len(model.class_names) == 10
@@ -198,7 +198,7 @@ def test_a_label_that_does_not_exist_is_refused(tmp_path):
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.9])
 @pytest.mark.parametrize("suffix", [".pt", ".pth"])
-def test_a_half_downloaded_file_is_called_what_it_is(tmp_path, share, suffix):
+def test_the_error_about_a_partial_download_says_so(tmp_path, share, suffix):
     whole = torch_weights.save(tmp_path / "whole.pt", {"w": np.zeros((99, 9))})
     content = whole.read_bytes()
     path = tmp_path / f"half{suffix}"
@@ -210,7 +210,7 @@ def test_a_half_downloaded_file_is_called_what_it_is(tmp_path, share, suffix):
 
 
 def _changes(tensors, random):
-    """The same tensors with one missing, or of another shape."""
+    """Yields the same tensors with one of them missing or of another shape."""
     name = sorted(tensors)[random.randint(len(tensors))]
     array = tensors[name]
     changed = {
@@ -229,7 +229,7 @@ def _changes(tensors, random):
 
 
 @pytest.mark.parametrize("form", ["jax", "pytorch"])
-def test_whatever_tensor_is_damaged_it_is_one_line(tmp_path, form):
+def test_any_damaged_tensor_is_an_error_of_one_line(tmp_path, form):
     random = np.random.RandomState(0)
     if form == "jax":
         tensors = golden.original_params("params_ema")

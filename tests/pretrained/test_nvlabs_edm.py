@@ -1,4 +1,4 @@
-"""Networks of NVlabs/edm: numbers of an independent PyTorch implementation.
+"""Tests of the networks of NVlabs/edm against another PyTorch implementation.
 
 `nvlabs_edm.npz` and `keys_nvlabs_edm.txt` were made with the SongUNet and DhariwalUNet
 of nvidia-modulus 0.5.0 (Apache-2.0), with weights drawn as `_state` draws them.
@@ -15,7 +15,7 @@ from jcm import networks
 
 
 def _state(name):
-    """A state dict: NCSN++, DDPM++ or ADM, small, with random weights."""
+    """Returns the state dict of a small NCSN++, DDPM++ or ADM with random weights."""
     random, state = np.random.RandomState(7), {}
     for line in golden.path("keys_nvlabs_edm.txt").read_text().splitlines():
         network, key, sizes = (line + " ").split(" ")[:3]
@@ -58,7 +58,7 @@ def test_the_networks_of_edm_open(name, tmp_path):
         assert golden.relative(image, theirs) < 1e-5
 
 
-def test_the_wrapper_of_edm_makes_no_difference(tmp_path):
+def test_files_with_and_without_the_edm_wrapper_are_equal(tmp_path):
     bare = {
         name.removeprefix("model."): array for name, array in _state("ncsnpp").items()
     }
@@ -102,21 +102,21 @@ def test_the_wrapper_of_edm_makes_no_difference(tmp_path):
         ),
     ],
 )
-def test_a_tensor_that_does_not_fit_is_named(tmp_path, name, change, message):
+def test_the_error_names_a_tensor_that_does_not_fit(tmp_path, name, change, message):
     state = _state(name)
     change(state)
     with pytest.raises(jcm.JcmError, match=f"network.pt: .*{message}"):
         jcm.load(_file(tmp_path, state))
 
 
-def test_what_it_tells_is_not_asked(tmp_path):
+def test_hints_about_what_the_file_states_raise(tmp_path):
     with pytest.raises(
         jcm.JcmError, match="drop image_size, which files of this format do"
     ):
         jcm.load(_file(tmp_path, _state("ncsnpp")), image_size=8)
 
 
-def test_an_adm_with_other_groups_is_refused(tmp_path):
+def test_an_adm_with_other_groups_raises(tmp_path):
     state = _state("adm")
     for name, array in state.items():
         if name.startswith("model.enc.8x8_block0") and len(array) == 128:

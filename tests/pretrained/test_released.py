@@ -1,4 +1,4 @@
-"""Published checkpoints by name, and their classes."""
+"""Tests of published checkpoints by name, and of their classes."""
 
 import re
 
@@ -17,7 +17,7 @@ def file(tmp_path):
     return originals.write(tmp_path / "checkpoint_2")
 
 
-def test_a_published_name_is_fetched_once(file, tmp_path, monkeypatch):
+def test_a_published_file_is_downloaded_once(file, tmp_path, monkeypatch):
     originals.publish(monkeypatch)
     monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(released, "_BASE", f"{(tmp_path / 'server').as_uri()}/")
@@ -49,7 +49,7 @@ def test_a_published_name_is_fetched_once(file, tmp_path, monkeypatch):
 
 
 def _files():
-    """The addresses in the READMEs of the two releases."""
+    """The addresses that the READMEs of the two releases state."""
     cifar = [
         f"jcm_checkpoints/{folder}/checkpoints/checkpoint_{number}"
         for folder, number in (
@@ -91,7 +91,9 @@ def test_every_name_is_in_the_docs():
         if line.startswith("| `openai/"):
             first, *endings = re.findall(r"`([^`]+)`", line.split("|")[1])
             listed.add(first)
-            for ending in endings:  # openai/a-b, -c: openai/a-c
+            for (
+                ending
+            ) in endings:  # "openai/a-b, -c" stands for openai/a-b and openai/a-c.
                 stem = first if ending.startswith("openai/") else _stem(first)
                 listed.add(ending if stem is first else stem + ending)
     assert listed == set(released.RELEASED)
@@ -109,7 +111,7 @@ def test_classes_of_imagenet_have_names():
     assert (names[134], names[517]) == ("crane (bird)", "crane (machine)")
 
 
-def test_labels_of_imagenet_go_by_either_name():
+def test_labels_of_imagenet_have_two_names():
     names = imagenet.class_names()
     folders = sorted(imagenet.other_names()[name] for name in names)
     assert label_number("tabby", names) == label_number("tabby", folders)

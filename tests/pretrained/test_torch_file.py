@@ -1,4 +1,4 @@
-"""PyTorch's files: what torch 2.13 wrote is read, what could run is refused."""
+"""Tests of the reader of PyTorch files, which reads tensors and never runs code."""
 
 import collections
 import io
@@ -36,14 +36,14 @@ def test_every_kind_of_tensor_is_read(name):
 
 @pytest.mark.parametrize("name", _FILES)
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.9, 0.999])
-def test_a_file_cut_short_is_refused(tmp_path, name, share):
+def test_a_truncated_file_raises(tmp_path, name, share):
     content = (DATA / name).read_bytes()
     (tmp_path / "cut.pt").write_bytes(content[: int(len(content) * share)])
     with pytest.raises(JcmError, match="cut.pt is not a complete PyTorch file"):
         torch_file.load(tmp_path / "cut.pt")
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_the_error_names_a_missing_file(tmp_path):
     with pytest.raises(JcmError, match="cannot read .*none.pt: No such file"):
         torch_file.load(tmp_path / "none.pt")
 
@@ -57,7 +57,7 @@ def _zip(path, content, **storages):
 
 
 class _Call:
-    """A pickle of this calls a function with arguments when it is opened."""
+    """An object whose pickle calls a function when it is loaded."""
 
     def __init__(self, function, *arguments, state=None):
         self._made = (function, arguments, *([state] if state else []))
@@ -81,7 +81,7 @@ _ATTACKS = {
 
 @pytest.mark.parametrize("name", _ATTACKS)
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_what_could_run_is_refused(tmp_path, monkeypatch, name, protocol):
+def test_a_pickle_that_calls_a_function_raises(tmp_path, monkeypatch, name, protocol):
     monkeypatch.chdir(tmp_path)
     content = pickle.dumps(_ATTACKS[name], protocol)
     stream = b"".join(
@@ -95,8 +95,8 @@ def test_what_could_run_is_refused(tmp_path, monkeypatch, name, protocol):
     assert not (tmp_path / "BROKEN").exists()
 
 
-def test_a_pickle_cannot_change_what_the_reader_uses(tmp_path):
-    # Sets the state of a name that is allowed.
+def test_a_pickle_cannot_change_the_reader(tmp_path):
+    # The pickle sets the state of an allowed name.
     for name in (b"torch\nFloatStorage", b"torch._utils\n_rebuild_tensor_v2"):
         content = b"\x80\x02c" + name + b"\n}X\x01\x00\x00\x00aK\x01sb."
         with pytest.raises(JcmError, match="not a complete PyTorch file"):
@@ -104,8 +104,8 @@ def test_a_pickle_cannot_change_what_the_reader_uses(tmp_path):
     assert len(torch_file.load(DATA / _FILES[0])) == 12
 
 
-def test_memory_is_not_promised_to_a_small_file(tmp_path):
-    # A memo slot of four thousand million, a text of as many letters.
+def test_a_small_file_cannot_allocate_much_memory(tmp_path):
+    # Memo slot number 4,294,967,294, and texts of a length that large.
     for content in (
         b"\x80\x02}r\xff\xff\xff\xfe.",
         b"\x80\x02X\xff\xff\xff\x7fabc.",
@@ -115,7 +115,7 @@ def test_memory_is_not_promised_to_a_small_file(tmp_path):
             torch_file.load(_zip(tmp_path / "memo.pt", content))
 
 
-def test_a_compressed_archive_is_refused(tmp_path):
+def test_a_compressed_archive_raises(tmp_path):
     path = tmp_path / "bomb.pt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", pickle.dumps({}))
@@ -125,7 +125,7 @@ def test_a_compressed_archive_is_refused(tmp_path):
 
 
 def _tensor(monkeypatch, *view, count=1):
-    """The pickle of {"w0": a view of two numbers}, as torch writes it."""
+    """Returns the pickle of {"w0": a view of two numbers}, as torch writes it."""
     torch = types.ModuleType("torch")
     torch._utils = types.ModuleType("torch._utils")
     storage = type("FloatStorage", (), {"__module__": "torch"})
@@ -166,7 +166,7 @@ def _tensor(monkeypatch, *view, count=1):
     ],
     ids=str,
 )
-def test_a_tensor_lies_within_its_numbers(tmp_path, monkeypatch, view):
+def test_a_view_beyond_its_storage_raises(tmp_path, monkeypatch, view):
     two = np.arange(2, dtype=np.float32).tobytes()
     good = _zip(tmp_path / "good.pt", _tensor(monkeypatch, 1, (1,), (1,)), **{"0": two})
     np.testing.assert_array_equal(torch_file.load(good)["w0"], [1])
@@ -175,7 +175,7 @@ def test_a_tensor_lies_within_its_numbers(tmp_path, monkeypatch, view):
         torch_file.load(bad)
 
 
-def test_other_contents_are_named(tmp_path):
+def test_errors_name_other_contents(tmp_path):
     for thing, message in {
         "list": ([1, 2], "holds a list"),
         "number": ({"a": 1}, "'a' is not a tensor"),
@@ -188,13 +188,13 @@ def test_other_contents_are_named(tmp_path):
         torch_file.load(tmp_path / "text.pt")
 
 
-def test_small_files_do_not_fill_memory_or_time(tmp_path, monkeypatch):
+def test_a_small_file_cannot_take_much_memory_or_time(tmp_path, monkeypatch):
     numbers = struct.pack("<2f", 1, 2)
     few, many = (_tensor(monkeypatch, 0, (2,), (1,), count=n) for n in (4, 5))
     assert len(torch_file.load(_zip(tmp_path / "few.pt", few, **{"0": numbers}))) == 4
     with pytest.raises(JcmError, match="its tensors share too few numbers"):
         torch_file.load(_zip(tmp_path / "many.pt", many, **{"0": numbers}))
-    # A key that takes 2^60 steps to hash.
+    # Hashing this key would take 2^60 steps.
     nested = b")" + b"".join(
         b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(60)
     )

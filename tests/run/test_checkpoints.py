@@ -1,4 +1,4 @@
-"""Checkpoints: damage is seen, set aside and survived; devices may change."""
+"""Tests of checkpoints: damage is detected, and the devices may change."""
 
 import gc
 import random
@@ -16,8 +16,8 @@ from jcm.run.state import State
 from jcm.runtime import sharding
 from jcm.runtime.errors import JcmError
 
-# Where a part cannot be read, orbax leaves the tasks behind that were reading others;
-# they complain whenever they are collected.
+# If a part cannot be read, orbax abandons the tasks that read the others. Python warns
+# about them when it collects them.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )
@@ -35,7 +35,7 @@ def _collect():
 
 
 def _state(step, mesh):
-    """A small state, split over `fsdp` where it can be."""
+    """Returns a small state, split over `fsdp` where that is possible."""
     rng = np.random.default_rng(step)
 
     def draw():
@@ -67,7 +67,7 @@ def _template(mesh):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A workdir with checkpoints of the steps 4 and 8."""
+    """A workdir with checkpoints of steps 4 and 8."""
     workdir = tmp_path_factory.mktemp("saved")
     mesh = sharding.make_mesh(fsdp=4)
     with Checkpoints(workdir, keep=3) as checkpoints:
@@ -114,12 +114,12 @@ def _remove(path, rng):
 
 @pytest.mark.parametrize("damage", [_truncate, _flip, _remove])
 @pytest.mark.parametrize("seed", range(6))
-def test_a_damaged_checkpoint_is_set_aside_or_read_right(copy, damage, seed):
+def test_a_damaged_checkpoint_is_set_aside_or_read_correctly(copy, damage, seed):
     rng = random.Random(seed)
     mesh = sharding.make_mesh(fsdp=4)
     newest = copy / "checkpoints" / "8"
     files = sorted(path for path in newest.rglob("*") if path.is_file())
-    # The first seeds damage arrays, and the others whatever there is.
+    # The first seeds damage arrays, the others any file.
     arrays = [path for path in files if "d" in path.parts]
     chosen = rng.choice(arrays if seed < 3 else files)
     before = chosen.read_bytes()
@@ -135,12 +135,12 @@ def test_a_damaged_checkpoint_is_set_aside_or_read_right(copy, damage, seed):
             assert checkpoints.steps == [4, 8]
     if state.step == 4:
         assert (copy / "damaged" / "8").is_dir()
-    else:  # a file of no consequence, or a step that no longer counts as complete
+    else:  # The file does not matter, or the step no longer counts as complete.
         assert state.step == 8 and newest.exists()
 
 
-def test_a_flipped_bit_of_an_array_is_always_seen(copy):
-    """Also where what is on disk can be read without an error."""
+def test_a_flipped_bit_of_an_array_is_always_detected(copy):
+    """Even if the files can be read without an error."""
     mesh = sharding.make_mesh()
     state, wrong = _state(8, mesh), _state(8, mesh)
     words = np.array(wrong.params["kernel"]).view(np.uint32)
@@ -149,7 +149,7 @@ def test_a_flipped_bit_of_an_array_is_always_seen(copy):
     ours, theirs = checksums(state), checksums(wrong)
     differ = {name for name in ours if ours[name] != theirs[name]}
     assert differ == {"params/kernel"}
-    # As if the disk gave something else than what was written.
+    # The disk returns other data than was written.
     with Checkpoints(copy, keep=3) as checkpoints:
         file = next((copy / "checkpoints" / "8" / "checksums").glob("*"))
         text = file.read_text()
@@ -170,7 +170,7 @@ def test_checksums_do_not_depend_on_the_devices(fsdp):
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "bfloat16", "int32"])
-def test_checksums_know_order_and_every_type(dtype):
+def test_checksums_depend_on_the_order_for_all_types(dtype):
     values = np.array([0, 1, 1, 0, 1])
     sums = [
         checksums(jnp.asarray(each, dtype))[""] for each in (values, values[::-1] * 1)
@@ -178,7 +178,7 @@ def test_checksums_know_order_and_every_type(dtype):
     assert sums[0] != sums[1] != checksums(jnp.zeros(5, dtype))[""]
 
 
-def test_where_none_is_whole_nothing_is_moved(copy):
+def test_if_all_checkpoints_are_damaged_none_is_moved(copy):
     for path in (copy / "checkpoints").glob("*/params/**/*"):
         if path.is_file():
             path.write_bytes(b"")
@@ -189,7 +189,7 @@ def test_where_none_is_whole_nothing_is_moved(copy):
     assert not (copy / "damaged").exists()
 
 
-def test_a_second_damaged_step_of_one_number_is_kept_too(copy):
+def test_a_second_damaged_checkpoint_of_one_step_is_kept_too(copy):
     (copy / "damaged" / "8").mkdir(parents=True)
     shutil.rmtree(copy / "checkpoints" / "8" / "params")
     with Checkpoints(copy, keep=3) as checkpoints:
@@ -201,7 +201,7 @@ def test_a_second_damaged_step_of_one_number_is_kept_too(copy):
     ]
 
 
-def test_nothing_saved_is_nothing_restored(tmp_path):
+def test_without_a_checkpoint_nothing_is_restored(tmp_path):
     with Checkpoints(tmp_path, keep=3) as checkpoints:
         assert checkpoints.restore(_template(sharding.make_mesh())) is None
         assert checkpoints.latest_step is None
@@ -212,7 +212,7 @@ def test_nothing_saved_is_nothing_restored(tmp_path):
         checkpoints.restore_part("params", {})
 
 
-def test_what_fails_for_a_moment_is_not_damaged(copy, monkeypatch):
+def test_a_temporary_read_error_is_not_damage(copy, monkeypatch):
     read, calls = Checkpoints._read, []
 
     def sometimes(self, step, templates):
@@ -227,7 +227,7 @@ def test_what_fails_for_a_moment_is_not_damaged(copy, monkeypatch):
     assert calls == [8, 8] and not (copy / "damaged").exists()
 
 
-def test_a_step_that_is_there_already_is_not_said_to_be_saved(copy):
+def test_saving_a_step_that_exists_raises(copy):
     with (
         Checkpoints(copy, keep=3) as checkpoints,
         pytest.raises(JcmError, match="step 8 was not saved"),

@@ -1,4 +1,4 @@
-"""A full disk ends a run in one line; what was whole before stays so."""
+"""Tests of a full disk: an error of one line, and intact checkpoints."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from jcm.model.loading import load
 from jcm.run import checkpoints
 from jcm.runtime.errors import JcmError
 
-# No file of the program can grow beyond this, as if the disk were full.
+# No file of the program can grow beyond the limit, as if the disk were full.
 _PROGRAM = """
 import resource, sys
 limit = int(sys.argv.pop(1))
@@ -26,7 +26,7 @@ cli.run(main.main, main._recorded_config)
 def _run(limit, *arguments):
     return subprocess.run(
         [sys.executable, "-c", _PROGRAM, str(limit), *arguments],
-        # A compilation that cannot be cached is a warning of JAX.
+        # JAX warns if it cannot write to its cache.
         env=os.environ
         | {"JAX_NUM_CPU_DEVICES": "1", "JAX_ENABLE_COMPILATION_CACHE": "false"},
         capture_output=True,
@@ -37,12 +37,12 @@ def _run(limit, *arguments):
 
 def _assert_one_line(done, *parts):
     assert done.returncode == 1, done.stderr
-    # Threads of orbax and bars of tfds may follow.
+    # Messages of orbax and progress bars of tfds may follow.
     (line,) = (line for line in done.stderr.splitlines() if "jcm: " in line)
     assert all(part in line for part in parts), line
 
 
-def test_a_checkpoint_that_does_not_fit_is_not_begun(
+def test_a_checkpoint_that_does_not_fit_is_not_started(
     teacher, data_dir, tmp_path, monkeypatch
 ):
     run = tmp_path / "run"
@@ -59,7 +59,7 @@ def test_a_checkpoint_that_does_not_fit_is_not_begun(
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["4", "8"]
 
 
-def test_while_preparing_data(tmp_path):
+def test_the_disk_is_full_while_preparing_data(tmp_path):
     done = _run(
         20_000,
         "--config=configs/digits_edm.py:smoke",
@@ -71,8 +71,8 @@ def test_while_preparing_data(tmp_path):
 
 
 @pytest.mark.parametrize("limit", [2_000, 20_000])
-def test_while_training(teacher, data_dir, tmp_path, limit):
-    """The smaller limit stops what is logged, the larger one a list of arrays."""
+def test_the_disk_is_full_while_training(teacher, data_dir, tmp_path, limit):
+    """The smaller limit stops the log, the larger one a file of a checkpoint."""
     run = tmp_path / "run"
     shutil.copytree(teacher, run)
     before = {
@@ -92,7 +92,7 @@ def test_while_training(teacher, data_dir, tmp_path, limit):
     assert load(run).kind == "edm"
 
 
-def test_while_downloading(tmp_path):
+def test_the_disk_is_full_while_downloading(tmp_path):
     source, target = tmp_path / "source", tmp_path / "new" / "target"
     source.write_bytes(bytes(100_000))
     program = (

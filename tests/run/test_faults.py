@@ -1,4 +1,4 @@
-"""A run that is killed while it saves; `fault_campaign.py` does so many times."""
+"""Tests a run that is killed while it saves; `fault_campaign.py` kills many."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from jcm.commands.train import train
 from jcm.model.loading import load
 
 
-def test_a_run_killed_while_it_saves_ends_as_if_nothing_had_been(
+def test_a_run_killed_while_it_saves_resumes_bit_for_bit(
     tiny, teacher, data_dir, tmp_path
 ):
     run = tmp_path / "run"
@@ -26,12 +26,12 @@ def test_a_run_killed_while_it_saves_ends_as_if_nothing_had_been(
             *("--config.sample.steps=3", "--config.eval.scores=()"),
             "--config.model.ch_mult=(1,)",
         ],
-        env=os.environ,  # as many devices as here
+        env=os.environ,  # As many devices as here.
         stderr=subprocess.DEVNULL,
     )
     folder = run / "checkpoints"
     while killed.poll() is None and not any(folder.glob("8*")):
-        time.sleep(0.001)  # saving takes longer, and a busy loop would slow it down
+        time.sleep(0.001)  # A busy loop would slow down the run.
     killed.kill()
     killed.wait()
     left = sorted(path.name for path in folder.iterdir())
@@ -54,7 +54,7 @@ def test_a_run_killed_while_it_saves_ends_as_if_nothing_had_been(
     assert sorted(path.name for path in folder.iterdir()) == ["4", "8"]
 
 
-def test_the_campaign_tells_runs_apart(teacher, student):
+def test_the_campaign_distinguishes_runs(teacher, student):
     one, other = fault_campaign.result(teacher), fault_campaign.result(student[1])
     assert one == fault_campaign.result(teacher) != other
     assert len(one[1]) == 4 and "loss" in one[1][0]

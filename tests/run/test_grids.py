@@ -7,17 +7,17 @@ from jcm.runtime.errors import JcmError
 
 
 def solid(*greys, size=(40, 40), channels=3):
-    """One image of a single grey level per argument."""
+    """Returns an image of one grey level for each argument."""
     levels = np.array(greys, np.uint8)[:, None, None, None]
     return np.broadcast_to(levels, (len(greys), *size, channels)).copy()
 
 
-def test_images_lie_row_by_row_with_white_between():
+def test_images_lie_row_by_row_with_white_gaps():
     picture = grids.grid(solid(10, 20, 30), columns=2, pad=3)
     assert picture.shape == (2 * 40 + 3 * 3, 2 * 40 + 3 * 3, 3)
     for grey, top, left in [(10, 3, 3), (20, 3, 46), (30, 46, 3)]:
         assert (picture[top : top + 40, left : left + 40] == grey).all()
-    assert (picture[46:, 46:] == 255).all()  # the cell without an image
+    assert (picture[46:, 46:] == 255).all()  # The cell without an image.
     assert (picture[:3] == 255).all() and (picture[:, 43:46] == 255).all()
 
 
@@ -38,13 +38,13 @@ def test_number_of_columns(n, columns, shape):
 
 
 @pytest.mark.parametrize("shape", [(0, 8, 8, 3), (4, 8, 8, 4)])
-def test_what_cannot_be_drawn_is_refused(shape):
+def test_images_that_cannot_be_drawn_raise(shape):
     with pytest.raises(ValueError, match=r"\(n, h, w, 1 or 3\)"):
         grids.grid(np.zeros(shape, np.uint8))
 
 
 def test_captions_stand_above_their_pictures():
-    # In colour, which the letters are not.
+    # The pictures have colours, the letters are grey.
     left = np.full((60, 90, 3), (200, 0, 0), np.uint8)
     right = np.full((30, 90, 3), (0, 200, 0), np.uint8)
     picture = grids.captioned({"one": left, "a caption of several lines": right})
@@ -57,28 +57,28 @@ def test_captions_stand_above_their_pictures():
         corners.append((top, x))
     (top, x_left), (top_right, x_right) = corners
     assert top == top_right and x_right > x_left + 90
-    # Both captions have ink, all of it above the pictures and none at the border.
+    # Both captions are visible above the pictures, and not at the border.
     ink = (picture[:top] < 128).all(axis=-1)
     assert ink[:, x_left : x_left + 90].any() and ink[:, x_right : x_right + 90].any()
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     assert 0 < rows[0] and rows[-1] < top - 1
     assert 0 < columns[0] and columns[-1] < picture.shape[1] - 1
-    # The longer one was broken into lines instead of widening its picture.
+    # The longer one is broken into lines and does not widen its picture.
     assert x_right + 90 < picture.shape[1] < x_right + 2 * 90
 
 
-def test_a_word_wider_than_its_picture_makes_room_for_itself():
+def test_a_word_wider_than_its_picture_widens_the_column():
     narrow = grids.captioned({"i": solid(50, size=(40, 20))[0]})
     wide = grids.captioned({"incomprehensibilities": solid(50, size=(40, 20))[0]})
     assert wide.shape[1] > narrow.shape[1] + 50
     assert (wide[:, [0, -1]] == 255).all()
 
 
-def test_png_comes_back_and_leaves_nothing_else(tmp_path):
+def test_a_png_is_read_back_and_no_other_file_remains(tmp_path):
     picture = grids.grid(solid(10, 20))
     path = tmp_path / "samples" / "grid.png"
     grids.save_png(path, picture)
-    grids.save_png(path, picture)  # replaces
+    grids.save_png(path, picture)  # It replaces the file.
     np.testing.assert_array_equal(np.asarray(Image.open(path)), picture)
     assert [entry.name for entry in path.parent.iterdir()] == ["grid.png"]
 

@@ -1,4 +1,4 @@
-"""A workdir on an object store, kept by a server that speaks Google's protocol."""
+"""Tests of a workdir in an object store, on a server with the protocol of Google."""
 
 import copy
 import json
@@ -36,7 +36,7 @@ def _variables(url):
 
 @pytest.fixture(scope="module")
 def store():
-    """The server, and variables that point programs to it."""
+    """The server, and the environment variables with which programs find it."""
     with gcs_server.serving() as (server, url):
         yield server, _variables(url)
 
@@ -51,7 +51,7 @@ def _objects(store, folder=""):
 
 @pytest.fixture
 def here(store, monkeypatch):
-    """The store, for this process."""
+    """The store, with the environment variables set in this process."""
     for name, value in store[1].items():
         monkeypatch.setenv(name, value)
     yield store
@@ -62,11 +62,11 @@ def _weights(place):
     return jax.tree.leaves(load(place, ema="params").params)
 
 
-def test_a_run_in_a_bucket_is_that_of_a_folder(here, tiny, teacher):
+def test_a_run_in_a_bucket_equals_one_in_a_folder(here, tiny, teacher):
     config, place = tiny("digits_edm"), "gs://bucket/a run"
     config.train.num_steps = 4
     train(config, place)
-    storage.finish_uploads()  # as another program does
+    storage.finish_uploads()  # As at the end of a program.
     config.train.num_steps = 8
     train(config, place)
     names = _objects(here, "a run/")
@@ -76,7 +76,7 @@ def test_a_run_in_a_bucket_is_that_of_a_folder(here, tiny, teacher):
     storage.finish_uploads()
     for a, b in zip(*map(_weights, (place, teacher)), strict=True):
         np.testing.assert_array_equal(a, b)
-    # The numbers of the first program are still there.
+    # The lines of the first program are kept.
     ours, theirs = (
         [json.loads(line)["loss"] for line in text.splitlines()]
         for text in (
@@ -85,7 +85,7 @@ def test_a_run_in_a_bucket_is_that_of_a_folder(here, tiny, teacher):
         )
     )
     assert len(ours) == 4 and ours == theirs
-    # A checkpoint that is damaged is set aside, also the last one.
+    # A damaged checkpoint is set aside, even the last one.
     (name,) = (n for n in _objects(here) if n.endswith("/8/checksums/metadata"))
     here[0].objects["bucket", name].data = b"{}"
     with pytest.raises(JcmError, match="gs://bucket/a run/checkpoints/8/.*damaged"):
@@ -96,10 +96,10 @@ def test_a_run_in_a_bucket_is_that_of_a_folder(here, tiny, teacher):
     assert "8/commit_success.txt" in _objects(here, "a run/damaged/")
 
 
-def test_what_changes_here_is_pushed_and_what_is_there_is_pulled(here):
+def test_local_changes_are_uploaded_and_remote_files_downloaded(here):
     epath.Path("gs://bucket/one/evaluation/scores.jsonl").write_text("a\n")
     epath.Path("gs://bucket/one/checkpoints/4/much").write_text("b")
-    # The console of a store makes empty objects so that folders are visible.
+    # The console of a store creates empty objects to make folders visible.
     for name in ("one/", "one/teacher/"):
         here[0].objects["bucket", name] = copy.copy(
             here[0].objects["bucket", "one/evaluation/scores.jsonl"]
@@ -119,9 +119,9 @@ def test_what_changes_here_is_pushed_and_what_is_there_is_pulled(here):
     requests = len(here[0].requests)
     storage.upload(folder)
     assert _objects(here, "one/") == ["checkpoints/4/much", "teacher/run.json"]
-    # What has not changed is not sent again.
+    # Files that have not changed are not sent again.
     assert not _sent(here, requests)
-    # Nor a growing file each time, until it is wanted.
+    # A growing file is sent at times only, until it is synchronised.
     samples = folder / "evaluation" / "a.uint8"
     for size, sends in ((100, True), (110, False), (124, False), (126, True)):
         samples.write_bytes(bytes(size))
@@ -137,7 +137,7 @@ def _sent(store, since):
     return [r for r in store[0].requests[since:] if r.startswith(("POST", "PUT"))]
 
 
-def test_a_store_that_refuses_is_one_line(here, monkeypatch):
+def test_a_store_that_denies_access_is_an_error_of_one_line(here, monkeypatch):
     folder = storage.local_folder("gs://bucket/two")
     (folder / "run.json").write_text("{}")
     with monkeypatch.context() as patch:
@@ -145,13 +145,13 @@ def test_a_store_that_refuses_is_one_line(here, monkeypatch):
         message = "cannot write gs://bucket/two .*access to it$"
         with pytest.raises(JcmError, match=message):
             storage.sync(folder)
-        storage.upload(folder)  # what can wait is tried again
+        storage.upload(folder)  # An upload that can wait is tried again later.
         assert _objects(here, "two/") == []
     storage.upload(folder)
     assert _objects(here, "two/") == ["run.json"]
 
 
-def test_a_folder_is_nothing_but_itself(tmp_path):
+def test_a_local_workdir_is_used_directly(tmp_path):
     assert storage.local_folder(tmp_path) == tmp_path
     assert storage.local_folder("~/a") == pathlib.Path("~/a").expanduser()
     assert str(storage.shared_path(tmp_path / "x")) == str(tmp_path / "x")
@@ -159,7 +159,7 @@ def test_a_folder_is_nothing_but_itself(tmp_path):
     storage.sync(tmp_path)
 
 
-def test_the_second_run_in_a_bucket_is_refused_and_a_dead_one_is_not(here, monkeypatch):
+def test_a_second_run_in_a_bucket_raises_unless_the_first_has_died(here, monkeypatch):
     monkeypatch.setattr(lease, "_LEASE_SECONDS", 0.5)
     folder = storage.local_folder("gs://bucket/three")
     with lease.hold(folder):
@@ -169,18 +169,18 @@ def test_the_second_run_in_a_bucket_is_refused_and_a_dead_one_is_not(here, monke
         left = here[0].objects["bucket", "three/.lock"]
         assert str(os.getpid()).encode() in left.data
     assert _objects(here, "three/") == []
-    # Its holder was killed: it is not renewed.
+    # The holder of the lease was killed and does not renew it.
     here[0].objects["bucket", "three/.lock"] = left
     before = time.monotonic()
     with lease.hold(folder):
         assert time.monotonic() - before >= 1.5
-        # Copying files to and fro, here or by a reader, does not unlock.
+        # Transfers of files, by the run or by a reader, do not release the lease.
         storage.sync(folder)
         reader = storage._Mirror("gs://bucket/three")
         reader.upload()
         assert _objects(here, "three/") == [".lock"]
         shutil.rmtree(reader.local)
-    # Of two that begin at once, one has it.
+    # Of two runs that start together, one gets the lease.
     outcomes = []
 
     def begin():
@@ -199,7 +199,7 @@ def test_the_second_run_in_a_bucket_is_refused_and_a_dead_one_is_not(here, monke
     assert sorted(outcomes) == ["has it", "refused"]
 
 
-def test_a_run_that_has_lost_its_bucket_writes_nothing_more(here, monkeypatch):
+def test_a_run_that_has_lost_its_lease_ends(here, monkeypatch):
     monkeypatch.setattr(lease, "_LEASE_SECONDS", 0.2)
     told, ended = [], threading.Event()
 
@@ -210,18 +210,18 @@ def test_a_run_that_has_lost_its_bucket_writes_nothing_more(here, monkeypatch):
     monkeypatch.setattr(lease.distributed, "exit_all", leave)
     folder = storage.local_folder("gs://bucket/four")
     with lease.hold(folder):
-        # This one was held up, was taken for dead, and another has begun.
+        # This run was suspended for too long, and another has started.
         storage.shared_path(folder / ".lock").write_text("process 7 on elsewhere\nab 0")
         assert ended.wait(timeout=20)
     assert told == [
         "gs://bucket/four is in use by process 7 on elsewhere: wait, stop that run, or"
         " use another --workdir"
     ]
-    # It is the other's.
+    # The lease of the other run remains.
     assert here[0].objects["bucket", "four/.lock"].data.startswith(b"process 7")
 
 
-def test_the_second_run_in_a_folder_is_refused(tmp_path):
+def test_a_second_run_in_a_folder_raises(tmp_path):
     with lease.hold(tmp_path):
         with pytest.raises(JcmError, match=f"{tmp_path} is in use by process"):
             with lease.hold(tmp_path):

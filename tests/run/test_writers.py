@@ -15,7 +15,7 @@ from jcm.run import progress, writers
 
 
 def read_events(folder):
-    """All events of all event files: length, checksum, event, checksum, and so on."""
+    """Returns all events. A record is length, checksum, event and checksum."""
     events = []
     for path in sorted(folder.glob("events.*"), key=lambda path: path.stat().st_mtime):
         data = path.read_bytes()
@@ -57,7 +57,7 @@ def test_scalars_are_in_both_files(tmp_path):
     assert numbers == {"loss": (3, 0.5), "lr": (3, 0.25), "n": (3, 7.0)}
 
 
-def test_numbers_that_are_not_finite_are_valid_json_and_come_back(tmp_path):
+def test_numbers_that_are_not_finite_are_written_as_valid_json(tmp_path):
     written = {"a": float("nan"), "b": float("inf"), "c": jnp.float32(-jnp.inf)}
     writer = writers.create(tmp_path)
     writer.write_scalars(1, written)
@@ -76,7 +76,7 @@ def test_numbers_that_are_not_finite_are_valid_json_and_come_back(tmp_path):
 def test_a_line_is_in_the_file_at_once(tmp_path):
     writer = writers.create(tmp_path)
     writer.write_scalars(1, {"loss": 1.0})
-    assert steps(tmp_path) == [1]  # before any flush, as after a kill
+    assert steps(tmp_path) == [1]  # Nothing was flushed, as after a kill.
     writer.close()
 
 
@@ -96,7 +96,7 @@ def test_resume_tells_tensorboard_to_hide_later_steps(tmp_path):
         for event in read_events(tmp_path)
         if event.session_log.status == SessionLog.START
     ]
-    assert starts == [21]  # TensorBoard hides this step too
+    assert starts == [21]  # TensorBoard hides this step too.
 
 
 def test_without_resume_everything_is_kept(tmp_path):
@@ -120,7 +120,7 @@ def test_a_half_written_last_line_is_dropped(tmp_path, half, resume_step):
     [
         np.full((4, 8, 8, 1), 255, np.uint8),
         jnp.ones((4, 8, 8, 1)),
-        jnp.full((4, 8, 8, 3), 7.0),  # a sample that overshoots
+        jnp.full((4, 8, 8, 3), 7.0),  # A sample outside of [-1, 1].
     ],
     ids=["uint8", "float", "clipped"],
 )
@@ -130,7 +130,11 @@ def test_images_become_one_grid(tmp_path, batch):
     writer.close()
     step, value = read_values(tmp_path)["samples"]
     picture = np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string)))
-    assert step == 2 and picture.shape == (67, 67, 3)  # 2 x 2 cells of 32 and padding
+    assert step == 2 and picture.shape == (
+        67,
+        67,
+        3,
+    )  # 2 x 2 cells of 32 pixels, and padding.
     assert (picture == 255).all()
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
@@ -158,7 +162,7 @@ def test_other_processes_write_nothing(tmp_path):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock for progress alone, which moves when its `now` is set."""
+    """A clock for the progress alone, which stands still until `now` is set."""
     clock = types.SimpleNamespace(now=100.0)
     monkeypatch.setattr(
         progress, "time", types.SimpleNamespace(monotonic=lambda: clock.now)
@@ -174,7 +178,7 @@ def lines(monkeypatch):
     return lines
 
 
-def test_progress_measures_speed_without_the_pauses(clock, lines):
+def test_progress_excludes_pauses_from_the_speed(clock, lines):
     meter = progress.Progress(1000, start_step=100, batch_size=32)
     clock.now += 4
     numbers = meter.update(108)
@@ -195,9 +199,9 @@ def test_a_pause_ends_on_an_exception_too(clock, lines):
     assert meter.update(5)["steps_per_sec"] == pytest.approx(5.0)
 
 
-def test_progress_forgets_how_fast_it_was_long_ago(clock, lines):
+def test_progress_measures_the_recent_speed(clock, lines):
     meter = progress.Progress(10**6)
-    clock.now += 3600  # the first step compiles
+    clock.now += 3600  # The first step compiles.
     meter.update(1)
     for step in range(2, 100):
         clock.now += 1
@@ -205,7 +209,7 @@ def test_progress_forgets_how_fast_it_was_long_ago(clock, lines):
     assert numbers["steps_per_sec"] == pytest.approx(1.0)
 
 
-def test_progress_logs_a_line_now_and_then_and_at_the_end(clock, lines):
+def test_progress_logs_lines_at_intervals_and_at_the_end(clock, lines):
     meter = progress.Progress(40, batch_size=500, log_seconds=10)
     for step in range(1, 41):
         clock.now += 1
@@ -216,7 +220,7 @@ def test_progress_logs_a_line_now_and_then_and_at_the_end(clock, lines):
     )
 
 
-def test_progress_says_nothing_in_other_processes(clock, lines):
+def test_progress_is_silent_in_other_processes(clock, lines):
     meter = progress.Progress(2, enabled=False)
     clock.now += 100
     assert meter.update(2)["steps_per_sec"] == pytest.approx(0.02)

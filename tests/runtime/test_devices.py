@@ -1,4 +1,4 @@
-"""The number of devices that a program makes of a CPU."""
+"""Tests of the number of devices into which a program divides a CPU."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from absl import flags
 import jax
 from jcm import config
 from jcm.runtime import distributed
-warnings.simplefilter("ignore")  # JAX warns of a fork, but has no threads yet.
+warnings.simplefilter("ignore")  # JAX warns about forks, but has no threads yet.
 flags.FLAGS(["jcm"])
 for cores, batch_size, accumulate in json.loads(sys.argv[1]):
     if os.fork():
@@ -45,7 +45,7 @@ def _devices(cases, **variables):
     return found
 
 
-def test_cores_become_devices_that_divide_the_batch():
+def test_a_cpu_has_as_many_devices_as_cores_if_they_divide_the_batch():
     expected = {
         # Cores, batch size and number of micro-batches.
         (1, 64, 1): 1,
@@ -57,5 +57,5 @@ def test_cores_become_devices_that_divide_the_batch():
     assert _devices(list(expected)) == list(expected.values())
 
 
-def test_a_number_of_devices_that_is_chosen_is_kept():
+def test_a_chosen_number_of_devices_is_kept():
     assert _devices([(8, 64, 1)], JAX_NUM_CPU_DEVICES="3") == [3]

@@ -1,4 +1,4 @@
-"""How a process finds the others, by what its environment says."""
+"""Tests of how a process finds the others from its environment."""
 
 import ast
 import subprocess
@@ -50,7 +50,7 @@ _ADDRESS = {"JAX_COORDINATOR_ADDRESS": "a:1"}
             _FLAGS,
             4,
         ),
-        # Slurm: JAX finds the rest; a task that sees one GPU sees it as number 0.
+        # On Slurm, JAX finds the rest. A task that sees one GPU sees it as number 0.
         (_SLURM, (), False, {}, 16),
         (_SLURM, (None, 16, None), False, {}, 16),
         (
@@ -67,8 +67,8 @@ _ADDRESS = {"JAX_COORDINATOR_ADDRESS": "a:1"}
             {"local_device_ids": [0]},
             16,
         ),
-        # A task alone on its node has all GPUs that it sees; a shell in an allocation
-        # is a step of its own.
+        # A task that is alone on its node uses all GPUs that it sees. A shell in an
+        # allocation is a separate step.
         (
             _SLURM
             | {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "2"}
@@ -101,7 +101,7 @@ _ADDRESS = {"JAX_COORDINATOR_ADDRESS": "a:1"}
             _FLAGS,
             4,
         ),
-        # TPUs: on GKE the number of hosts is known, on a VM JAX asks.
+        # On GKE, the number of TPU hosts is known. On a VM, JAX asks for it.
         (_GKE, (), True, {}, 2),
         (_GKE | {"MEGASCALE_NUM_SLICES": "4"}, (), True, {}, 8),
         ({"TPU_PROCESS_ADDRESSES": "a:1,b:1,c:1"}, (), True, {}, 3),
@@ -116,7 +116,9 @@ _ADDRESS = {"JAX_COORDINATOR_ADDRESS": "a:1"}
         ({}, (None, 8), True, {}, 8),
     ],
 )
-def test_the_call_that_joins(environment, flags, on_tpu, arguments, expected):
+def test_arguments_of_the_call_that_joins_the_processes(
+    environment, flags, on_tpu, arguments, expected
+):
     found = cluster.find(environment, *flags, on_tpu=on_tpu)
     assert (found.arguments, found.expected) == (arguments, expected)
 
@@ -134,7 +136,7 @@ def test_the_call_that_joins(environment, flags, on_tpu, arguments, expected):
         ({"TPU_SKIP_MDS_QUERY": "1"}, True),
     ],
 )
-def test_alone(environment, on_tpu):
+def test_environments_of_a_single_process(environment, on_tpu):
     assert cluster.find(environment, on_tpu=on_tpu) is None
 
 
@@ -153,7 +155,7 @@ def test_alone(environment, on_tpu):
         ),
     ],
 )
-def test_what_does_not_go_together_is_named(environment, flags, message):
+def test_inconsistent_settings_raise(environment, flags, message):
     with pytest.raises(JcmError, match=message):
         cluster.find(environment, *flags)
 
@@ -181,14 +183,14 @@ def _spy(environment, *flags):
     return done.stdout.strip(), done.stderr.strip().split("\n")[-1]
 
 
-def test_jax_is_called_once_and_the_count_is_asserted():
+def test_jax_is_called_once_and_the_number_of_processes_checked():
     timeouts = (
         "('heartbeat_timeout_seconds', 60), ('initialization_timeout', 22), "
         "('shutdown_timeout_seconds', 15)"
     )
     called, error = _spy(_SLURM, "--join_timeout=7")
     assert called == f"[{timeouts}]"
-    # No process was joined, since JAX was not really called.
+    # No process has joined, because JAX was not really called.
     assert error.endswith(
         "JcmError: expected 16 processes (Slurm), but JAX has joined 1: start 16, or"
         " correct --processes"
@@ -222,7 +224,7 @@ print(clusters.ClusterEnv.auto_detect_unset_distributed_params(
         ),
     ],
 )
-def test_what_jax_finds_by_itself(environment, found):
+def test_what_jax_detects(environment, found):
     done = subprocess.run(
         [sys.executable, "-c", _FOUND],
         env={"JAX_PLATFORMS": "cpu", **environment},
@@ -234,14 +236,14 @@ def test_what_jax_finds_by_itself(environment, found):
     assert address.startswith(found[0]) and tuple(rest) == found[1:]
 
 
-def test_gpus_that_are_asked_for_must_be_there():
+def test_requested_gpus_must_exist():
     if jax.default_backend() != "cpu":
-        pytest.skip("they are")
+        pytest.skip("this machine has GPUs")
     _, error = _spy({"JAX_PLATFORMS": "cuda,cpu"})
     assert "JAX_PLATFORMS=cuda,cpu, but there is no NVIDIA GPU" in error
 
 
-def test_what_may_be_the_loss_of_another():
+def test_which_errors_may_come_from_a_lost_process():
     lost = jax.errors.JaxRuntimeError("UNKNOWN: Connection closed by peer")
     full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
     saving = JcmError("cannot save step 3")
@@ -253,7 +255,7 @@ def test_what_may_be_the_loss_of_another():
     assert distributed._may_be_lost_process(saving)
 
 
-def test_one_process_agrees_with_itself():
+def test_a_single_process_has_nothing_to_agree_on():
     with distributed.fail_together():
         pass
     for error in (OSError("broken"), MemoryError(), TimeoutError()):

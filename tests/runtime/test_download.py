@@ -1,4 +1,4 @@
-"""Downloads, from files and from a server on this machine."""
+"""Tests of downloads, from files and from a server on this machine."""
 
 import functools
 import http.server
@@ -10,7 +10,7 @@ import pytest
 from jcm.runtime import download
 from jcm.runtime.errors import JcmError
 
-_MD5 = "md5:9a0364b9e99bb480dd25e1f0284c8555"  # of b"content"
+_MD5 = "md5:9a0364b9e99bb480dd25e1f0284c8555"  # The hash of b"content".
 
 
 def _fetch(source, target, expected=_MD5):
@@ -18,7 +18,7 @@ def _fetch(source, target, expected=_MD5):
     return download.fetch(url, target, expected, "help")
 
 
-def test_a_download_keeps_only_what_has_the_published_hash(tmp_path):
+def test_only_a_file_with_the_published_hash_is_kept(tmp_path):
     source, target = tmp_path / "source.gz", tmp_path / "new" / "folder" / "target"
     source.write_bytes(b"content")
     with pytest.raises(JcmError, match="md5 9a0364b9.*, not 00: help"):
@@ -42,7 +42,7 @@ def test_the_first_digits_of_a_hash_are_enough(tmp_path):
 
 
 class _Server(http.server.SimpleHTTPRequestHandler):
-    """Offers a folder; of a name with "short" it sends half of what it announces."""
+    """Serves a folder, and only half of each file that has "short" in its name."""
 
     def log_message(self, *_):
         pass
@@ -63,7 +63,7 @@ def address(tmp_path):
         thread.join()
 
 
-def test_what_a_server_sends_is_kept_if_it_is_whole(tmp_path, address):
+def test_only_a_complete_download_is_kept(tmp_path, address):
     for name in ("whole", "short"):
         (tmp_path / name).write_bytes(b"content")
     assert _fetch(f"{address}/whole", tmp_path / "a").read_bytes() == b"content"
@@ -74,13 +74,13 @@ def test_what_a_server_sends_is_kept_if_it_is_whole(tmp_path, address):
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+def test_the_error_names_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(JcmError, match="cannot write .*file/target .*: help"):
         _fetch(tmp_path / "file", tmp_path / "file" / "target")
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+def test_the_environment_chooses_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("JCM_CACHE", str(tmp_path))
     assert download.cache("weights") == tmp_path / "weights"
     monkeypatch.setenv("JCM_CACHE", "")

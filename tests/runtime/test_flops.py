@@ -1,4 +1,4 @@
-"""Floating-point operations against what is known of them."""
+"""Tests of the count of floating-point operations against known numbers."""
 
 import types
 
@@ -29,7 +29,7 @@ def _conv(x, kernel, stride=1):
 def test_products_and_convolutions_by_hand():
     assert _count(jnp.matmul, (3, 5), (5, 7)) == 2 * 3 * 5 * 7
     assert _count(jnp.matmul, (2, 3, 5), (2, 5, 7)) == 2 * 2 * 3 * 5 * 7
-    # 3x3 taps and 4 channels for each of 2 x 8 x 8 x 6 outputs.
+    # Each of 2 x 8 x 8 x 6 outputs takes 3x3 taps of 4 channels.
     once = 2 * (3 * 3 * 4) * (2 * 8 * 8 * 6)
     shapes = (2, 8, 8, 4), (3, 3, 4, 6)
     assert _count(_conv, *shapes) == once
@@ -47,18 +47,18 @@ def test_a_gradient_is_three_times_the_value(stride):
     assert _count(jax.value_and_grad(loss, (0, 1)), *shapes) == 3 * value
 
 
-def test_what_is_computed_again_counts_again():
+def test_recomputation_is_counted():
     def loss(a, b, x):
         return jnp.sum(jnp.sin(x @ a) @ b)
 
     shapes = [(4, 4)] * 3
-    # Two products, and three for the gradients of a and b.
+    # There are two products, and three more for the gradients of a and b.
     assert _count(jax.value_and_grad(loss, (0, 1)), *shapes) == 5 * 2 * 4**3
     again = jax.value_and_grad(jax.checkpoint(loss), (0, 1))
     assert _count(again, *shapes) == 6 * 2 * 4**3
 
 
-def test_a_loop_counts_its_turns():
+def test_every_iteration_of_a_loop_is_counted():
     def five(x, w):
         return jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=5)[0]
 
@@ -72,8 +72,8 @@ def test_a_loop_counts_its_turns():
     assert flops.count(unrolled.trace(one, one).jaxpr) == 5 * 2 * 27
 
 
-def test_the_compiler_counts_alike():
-    """Where it tells, of what is nearly all products."""
+def test_the_count_equals_that_of_the_compiler():
+    """The function consists almost entirely of products, which the compiler counts."""
 
     def function(x, kernel, w):
         return jnp.reshape(_conv(x, kernel), (2, -1)) @ w
@@ -84,7 +84,7 @@ def test_the_compiler_counts_alike():
     assert _count(function, *shapes) == pytest.approx(told, rel=0.02)
 
 
-def test_a_step_does_not_depend_on_how_it_is_cut_or_where_it_runs(tiny):
+def test_the_count_of_a_step_does_not_depend_on_micro_batches_or_devices(tiny):
     def count(**changes):
         config = tiny("digits_cd", **changes)
         made = program_lib.create(config, 1000)
@@ -93,7 +93,7 @@ def test_a_step_does_not_depend_on_how_it_is_cut_or_where_it_runs(tiny):
     whole = count()
     assert count(**{"train.accumulate": 2}) == whole
     assert count(**{"mesh.fsdp": 4}) == whole
-    # The teacher twice, the target once, and the student with its gradient: 6 networks.
+    # Twice the teacher, once the target, and three times the student: 6 networks.
     config = tiny("digits_cd")
     made = program_lib.create(config, 1000)
     x = jax.ShapeDtypeStruct((16, 8, 8, 1), jnp.float32)
@@ -102,8 +102,8 @@ def test_a_step_does_not_depend_on_how_it_is_cut_or_where_it_runs(tiny):
     assert whole == pytest.approx(6 * once, rel=0.02)
 
 
-def test_the_published_networks_cost_what_they_are_said_to():
-    """Counted by hand from the sizes of their layers, to three digits."""
+def test_counts_of_the_published_networks():
+    """The numbers were computed by hand from the sizes of layers, to three digits."""
     from jcm import config as config_lib
     from jcm.model import build
 
@@ -119,7 +119,7 @@ def test_the_published_networks_cost_what_they_are_said_to():
         assert flops.count(program.jaxpr) / 1e9 == pytest.approx(giga, rel=0.01)
 
 
-def test_what_fits_devices_that_are_described(tiny, monkeypatch):
+def test_what_fits_on_described_devices(tiny, monkeypatch):
     described = types.SimpleNamespace(devices=jax.devices()[:4])
     asked = []
 
@@ -136,14 +136,14 @@ def test_what_fits_devices_that_are_described(tiny, monkeypatch):
         speed.fit(tiny("digits_cd", **{"train.batch_size": 6}), "v5e:2x2")
 
 
-def test_a_topology_that_cannot_be_is_named(tiny):
+def test_an_impossible_topology_raises(tiny):
     with pytest.raises(JcmError, match="cannot compile for --topology=v5e:5x5"):
         speed.fit(tiny("digits_cd"), "v5e:5x5")
 
 
 @pytest.mark.parametrize("differentiate", [False, True])
-def test_attention_costs_alike_by_cudnn(differentiate, monkeypatch):
-    # Tracing alone needs no GPU, once it is not looked for.
+def test_attention_by_cudnn_has_the_same_count(differentiate, monkeypatch):
+    # Tracing needs no GPU, if the check for one is disabled.
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91_000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
     monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda _: False)
@@ -162,7 +162,7 @@ def test_attention_costs_alike_by_cudnn(differentiate, monkeypatch):
     assert counts == [2 * 2 * 2 * 256 * 256 * 3 * 8 * (3 if differentiate else 1)] * 2
 
 
-def test_which_attention_cudnn_does():
+def test_which_attention_cudnn_supports():
     def has(
         width=64, dtype=jnp.bfloat16, platform="gpu", version="cuda 13000", chip="9.0"
     ):
@@ -175,7 +175,7 @@ def test_which_attention_cudnn_does():
     assert has()
     assert has(chip="12.0")
     assert has(chip="8.0", width=128)
-    assert not has(chip="7.5")  # a T4
+    assert not has(chip="7.5")  # The compute capability of a T4.
     assert not has(dtype=jnp.float32)
     assert not has(width=256)
     assert not has(width=12)

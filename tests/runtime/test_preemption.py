@@ -1,4 +1,4 @@
-"""SIGTERM saves and leaves; the next start goes on as if nothing had been."""
+"""Tests of SIGTERM: the run saves and ends, and the next start resumes it."""
 
 import json
 import os
@@ -25,15 +25,13 @@ def _weights(workdir):
     return jax.tree.leaves(load(workdir, ema="params").params)
 
 
-def test_a_run_that_is_sent_away_goes_on_bit_for_bit(
-    tiny, teacher, tmp_path, monkeypatch
-):
+def test_a_stopped_run_resumes_bit_for_bit(tiny, teacher, tmp_path, monkeypatch):
     config = tiny("digits_edm")
     add = TrainLog.add
 
     def signalled(self, step, *rest):
         if step == 4:
-            # However often it comes, also while the checkpoint is written.
+            # The signal may come several times, also while a checkpoint is written.
             for _ in range(3):
                 os.kill(os.getpid(), signal.SIGTERM)
         return add(self, step, *rest)
@@ -53,7 +51,7 @@ def test_a_run_that_is_sent_away_goes_on_bit_for_bit(
             patch.setattr(Checkpoints, "save", saved)
             with pytest.raises(Preempted, match="after step 6, which is saved") as info:
                 train_lib.train(config, tmp_path)
-        # While the program tidies up, it is not told again.
+        # Signals are ignored while the program ends.
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -68,12 +66,12 @@ def test_a_run_that_is_sent_away_goes_on_bit_for_bit(
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 6, 8]
 
 
-def test_the_signal_is_heard_by_whoever_still_can():
-    """A run inside of a run inside of a program."""
+def test_the_signal_reaches_nested_runs():
+    """There is a run inside of a run inside of a program."""
     before = signal.getsignal(signal.SIGTERM)
     preemption.exit_on_sigterm()
     try:
-        # What the outer run was told, the inner one hears, and the reverse.
+        # A signal to the outer run reaches the inner one, and the reverse.
         with pytest.raises(Preempted):
             with preemption.Watch() as outer:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -85,7 +83,7 @@ def test_the_signal_is_heard_by_whoever_still_can():
                 assert not inner.flags().any()
                 os.kill(os.getpid(), signal.SIGTERM)
             assert outer.flags().all()
-        # Nothing that handles errors may take it for one.
+        # Code that handles exceptions must not catch it.
         preemption.exit_on_sigterm()
         with pytest.raises(Preempted):
             try:
@@ -93,8 +91,8 @@ def test_the_signal_is_heard_by_whoever_still_can():
                 time.sleep(10)
             except Exception as error:
                 raise AssertionError from error
-        os.kill(os.getpid(), signal.SIGTERM)  # once is enough
-        # Who calls train() of himself has his own back, for what comes after.
+        os.kill(os.getpid(), signal.SIGTERM)  # This must not raise again.
+        # After `train` returns, the handler of the caller is restored.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         with pytest.raises(Preempted), preemption.Watch():
             raise Preempted("saved")
@@ -103,7 +101,7 @@ def test_the_signal_is_heard_by_whoever_still_can():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_what_was_not_saved_is_not_said_to_be(tiny, tmp_path, monkeypatch):
+def test_a_failed_save_is_not_reported_as_saved(tiny, tmp_path, monkeypatch):
     config = tiny("digits_edm")
 
     def told(self, step, *rest):
@@ -119,7 +117,7 @@ def test_what_was_not_saved_is_not_said_to_be(tiny, tmp_path, monkeypatch):
         train_lib.train(config, tmp_path)
 
 
-def test_sigterm_saves_a_step_before_a_damaged_checkpoint(
+def test_sigterm_saves_a_step_earlier_than_a_damaged_checkpoint(
     tiny, teacher, tmp_path, monkeypatch
 ):
     run = tmp_path / "run"
@@ -149,12 +147,12 @@ def _then(first, second):
 
 
 @pytest.mark.parametrize("steps", [(3,), (0, 2), (3, 2), (1, 2, 3)])
-def test_a_window_of_a_profile_has_two_ends(steps, tmp_path):
+def test_a_profile_needs_a_first_and_a_last_step(steps, tmp_path):
     with pytest.raises(JcmError, match="config.profile.steps=.* must be .FIRST, LAST"):
         Profile(steps, tmp_path)
 
 
-def test_where_nothing_is_trained_the_program_leaves_at_once():
+def test_a_program_that_does_not_train_ends_at_once():
     program = """
 import os, signal, time
 from jcm.commands import cli

@@ -1,4 +1,4 @@
-"""Two real processes on one machine make the same run as one."""
+"""Tests of two processes on one machine, which must make the same run as one."""
 
 import collections
 import json
@@ -64,7 +64,7 @@ def _start(
             *flags,
             *(f"--config.{name}={value}" for name, value in fields.items()),
         ],
-        # As on two machines, each has a cache of its own.
+        # Each has its own cache, as on two machines.
         env=os.environ
         | {"JAX_NUM_CPU_DEVICES": "2"}
         | {"JCM_CACHE": str(pathlib.Path(workdir).parent / f"cache{process}")},
@@ -80,10 +80,10 @@ def _lines(workdir):
     return [json.loads(line) for line in lines]
 
 
-@pytest.mark.timeout(600)  # several runs of two processes, on two cores
-def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
+@pytest.mark.timeout(600)  # Several runs of two processes, on two cores.
+def test_two_processes_make_the_same_run_as_one(student, tmp_path, monkeypatch):
     config, alone = student
-    # One of them knows the real images already.
+    # One of them has the statistics of the real images already.
     monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache1"))
     monkeypatch.setattr("jcm.metrics.networks.load", stand_in.load)
     config = config.copy_and_resolve_references()
@@ -104,7 +104,7 @@ def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
     outputs = [process.communicate(timeout=280)[0] for process in pair]
     for process, output in zip(pair, outputs, strict=True):
         assert process.returncode == 0, output
-    # Eight devices of one process or two of each of two: the same numbers.
+    # One process with eight devices and two with two devices give the same numbers.
     ours, theirs = _lines(tmp_path / "run"), _lines(alone)
     assert [line["step"] for line in ours] == [line["step"] for line in theirs]
     for name in ("loss", "grad_norm", "update_norm"):
@@ -114,7 +114,7 @@ def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
     trained = (load(place).params for place in (tmp_path / "run", alone))
     for a, b in zip(*map(jax.tree.leaves, trained), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    # One writes logs and pictures; the other is heard of errors alone.
+    # Process 0 writes logs and pictures. The other one reports errors only.
     assert "comparison.png" in outputs[0] and "comparison.png" not in outputs[1]
     names = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
     assert names == ["step_00000004.png", "step_00000008.png"]
@@ -123,11 +123,11 @@ def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
             np.asarray(Image.open(place / "samples" / f"step_{step:08d}.png"), int)
             for place in (tmp_path / "run", alone)
         )
-        # The weights differ by rounding, and so do the pixels.
+        # The weights, and therefore the pixels, differ by rounding.
         assert np.abs(ours - theirs).max() <= 2
         assert np.std(ours) > 20
     assert len(list((tmp_path / "cache0" / "reference").iterdir())) == 1
-    # Each makes its share of samples, 21 of which do not divide: all of them, once.
+    # Each makes a share of the samples. 21 are not divisible, but all are made once.
     changes["sample.num_images"] = 21
     port = _free_port()
     pair = [
@@ -140,7 +140,7 @@ def test_two_processes_make_the_run_of_one(student, tmp_path, monkeypatch):
         samples = file["arr_0"]
     expected = jcm.to_uint8(jcm.load(tmp_path / "run").sample(0, 21))
     assert len(np.unique(samples, axis=0)) == len(samples) == 21
-    # On other devices the last bit of a float may differ.
+    # Other devices may change the last bit of a float.
     assert np.abs(samples.astype(int) - expected).max() <= 1
     assert np.mean(samples != expected) < 0.01
     by_two = json.loads((tmp_path / "run" / "scores.json").read_text())["rows"]
@@ -175,7 +175,7 @@ if jax.process_index() == 0:
 """
 
 
-def test_the_shares_of_two_processes_are_an_epoch(data_dir, digit_set):
+def test_the_shares_of_two_processes_make_an_epoch(data_dir, digit_set):
     port = _free_port()
     pair = [
         subprocess.Popen(
@@ -190,7 +190,7 @@ def test_the_shares_of_two_processes_are_an_epoch(data_dir, digit_set):
     assert [process.wait(timeout=200) for process in pair] == [0, 0]
     shares = np.load(data_dir / "shares.npy")
     assert shares.shape == (2, 900, 8, 8, 1)
-    # In the order of the global batches, five of each process in turn.
+    # This is the order of the global batches, with five images of each process.
     order = shares.reshape(2, 180, 5, -1).transpose(1, 0, 2, 3).reshape(1800, -1)
     seen = collections.Counter(image.tobytes() for image in order[:1797])
     there = collections.Counter(
@@ -214,16 +214,16 @@ def _last_step(workdir):
     return _lines(workdir)[-1]["step"] if path.exists() and path.read_text() else 0
 
 
-def test_what_becomes_of_all_when_one_is_told_to_go_or_is_lost(tiny, teacher, tmp_path):
+def test_all_processes_end_if_one_is_stopped_or_lost(tiny, teacher, tmp_path):
     config, run = tiny("digits_edm"), tmp_path / "run"
-    shutil.copytree(teacher, run)  # written by one process
+    shutil.copytree(teacher, run)  # One process has written it.
     endless = {
         "train.num_steps": 10**6,
         "train.checkpoint_every": 0,
         "train.sample_every": 0,
         "train.log_every": 1,
         "eval.scores": "()",
-        # No process holds all of a tensor.
+        # No process holds a whole tensor.
         "mesh.fsdp": 4,
         "mesh.fsdp_min_mib": 0.002,
     }
@@ -236,7 +236,7 @@ def test_what_becomes_of_all_when_one_is_told_to_go_or_is_lost(tiny, teacher, tm
     (saved,) = {int(re.findall(r"after step (\d+)", text)[0]) for text in outputs}
     assert "resuming from step 8" in outputs[0]
     assert (run / "checkpoints" / str(saved)).is_dir()
-    # Another start, and process 0 is lost.
+    # They start again, and process 0 is killed.
     port = _free_port()
     pair = [_start(config, run, port, process, **endless) for process in (0, 1)]
     _until(lambda: _last_step(run) > saved + 4, pair)
@@ -247,7 +247,7 @@ def test_what_becomes_of_all_when_one_is_told_to_go_or_is_lost(tiny, teacher, tm
     assert pair[1].returncode == -signal.SIGABRT and "another task died" in output
     assert f"resuming from step {saved}" in output
     pair[0].communicate()
-    # One process goes on with what two have written, and makes the same numbers.
+    # One process resumes what two have written, and gives the same numbers.
     numbers = {line["step"]: line for line in _lines(run)}
     alone = config.copy_and_resolve_references()
     alone.train.num_steps, alone.train.log_every = saved + 3, 1
@@ -259,11 +259,11 @@ def test_what_becomes_of_all_when_one_is_told_to_go_or_is_lost(tiny, teacher, tm
         )
 
 
-def test_a_workdir_that_is_not_shared_is_refused(tiny, tmp_path):
+def test_a_workdir_that_is_not_shared_raises(tiny, tmp_path):
     config, port = tiny("digits_edm"), _free_port()
     pair = []
     for process in (0, 1):
-        # The same command, on machines with a disk of their own.
+        # The same command runs on machines with separate disks.
         folder = tmp_path / str(process)
         folder.mkdir()
         pair.append(
@@ -274,7 +274,7 @@ def test_a_workdir_that_is_not_shared_is_refused(tiny, tmp_path):
         assert "is not the folder that process 0 writes in" in output, output
 
 
-def test_processes_that_differ_are_found_before_the_first_step(tiny, tmp_path):
+def test_different_configs_raise_before_the_first_step(tiny, tmp_path):
     config, port = tiny("digits_edm"), _free_port()
     pair = [
         _start(config, tmp_path / "run", port, process, seed=process)
@@ -315,7 +315,7 @@ cli.run(main)
     ("which", "how"),
     [(0, "mistake"), (1, "bug"), (1, "killed"), (1, "told"), (0, "thread")],
 )
-def test_what_ends_one_process_early_ends_the_others(which, how):
+def test_if_one_process_ends_early_the_others_end(which, how):
     port = _free_port()
     pair = [
         subprocess.Popen(
@@ -331,12 +331,12 @@ def test_what_ends_one_process_early_ends_the_others(which, how):
         )
         for process in (0, 1)
     ]
-    # The time to start included; without a word it would be for ever.
+    # This includes the time to start. Without the message they would wait forever.
     outputs = [process.communicate(timeout=100)[0] for process in pair]
     codes = [process.returncode for process in pair]
     other = outputs[1 - which]
     if how == "killed":
-        # What the launchers start again, see launch/worker.sh.
+        # The launchers start such a run again; see launch/worker.sh.
         assert codes[which] == -signal.SIGKILL
         assert codes[1 - which] == -signal.SIGABRT, other
         assert "another task died" in other
@@ -353,7 +353,7 @@ def test_what_ends_one_process_early_ends_the_others(which, how):
 
 
 @pytest.mark.parametrize("process", [0, 1])
-def test_waiting_for_others_ends_in_one_line(process, tmp_path):
+def test_waiting_for_the_others_ends_with_an_error_of_one_line(process, tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "jcm.main"),
@@ -372,7 +372,7 @@ def test_waiting_for_others_ends_in_one_line(process, tmp_path):
 
 
 @pytest.mark.parametrize("given", [["--process=0"], ["--processes=2", "--process=2"]])
-def test_flags_that_do_not_fit_end_in_one_line(given, tmp_path):
+def test_inconsistent_flags_are_an_error_of_one_line(given, tmp_path):
     command = [sys.executable, "-m", "jcm.main", "--config=configs/digits_cd.py:smoke"]
     if len(given) > 1:
         given = [*given, f"--coordinator=localhost:{_free_port()}"]

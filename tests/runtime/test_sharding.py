@@ -1,4 +1,4 @@
-"""Where arrays lie: bytes by shapes alone, slices, exceptions to the rule."""
+"""Tests of the placement of arrays: bytes per device, slices, exceptions."""
 
 import dataclasses
 import functools
@@ -22,9 +22,9 @@ from jcm.training import optim
 
 @functools.cache
 def _training_of_imagenet64():
-    """Shapes of all that a distillation holds, teacher included."""
+    """Returns the shapes of all arrays of a distillation, with the teacher."""
     config = config_lib.load("configs/imagenet64_cd.py")
-    config.loss.metric = "l2"  # its weights are not the network's
+    config.loss.metric = "l2"  # Its weights are not those of the network.
     network = build.network(config, num_classes=1000)
     method = methods.create(config, network)
     new_state = functools.partial(
@@ -51,13 +51,13 @@ def test_eight_devices_hold_an_eighth_each():
     assert alone == sum(
         leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
     )
-    # Parameters, average, two moments, teacher: 296 million each.
+    # Parameters, average, two moments and teacher have 296 million numbers each.
     assert alone > 5 * 295_000_000 * 4
     assert shared <= 1.05 * alone / 8
     assert "% of" in sharding.overview(eight)
 
 
-def test_copies_of_a_parameter_lie_alike():
+def test_copies_of_a_parameter_have_the_same_placement():
     tree, config = _training_of_imagenet64()
     mesh = sharding.make_mesh(fsdp=4)
     rules = sharding.Rules(config.mesh.fsdp_min_mib * 2**20, (("conv0/kernel", 2),))
@@ -96,7 +96,7 @@ def _slices(count, x, y, z=1, kind="TPU v5 lite"):
 
 @pytest.mark.parametrize("kind", ["TPU v4", "TPU v5", "TPU v5 lite", "TPU v6 lite"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_groups_of_any_size_fit_a_slice(kind, count):
+def test_groups_of_any_size_fit_into_a_slice(kind, count):
     devices = _slices(count, 4, 4, 4 if kind in ("TPU v4", "TPU v5") else 1, kind)
     fsdp = 1
     while fsdp <= len(devices) // count:
@@ -129,7 +129,7 @@ def test_no_group_spans_two_slices():
     for group in grid:
         assert len({device.slice_index for device in group}) == 1
     assert {device.id for device in grid.flat} == set(range(32))
-    # The slow network carries what is added up over `data` alone.
+    # Only sums over `data` use the slow network.
     assert [row[0].slice_index for row in grid] == [0, 0, 1, 1, 2, 2, 3, 3]
     with pytest.raises(JcmError, match="of each of 4 slices, 8"):
         sharding.device_grid(devices, fsdp=16)
@@ -146,7 +146,7 @@ def _spec(rules, **shapes):
     return {name: placed[name].spec for name in shapes}
 
 
-def test_the_first_exception_that_fits_counts():
+def test_the_first_matching_exception_applies():
     rules = sharding.Rules(1e9, (("k.rnel$", 2), ("norm|kernel2", None), ("k", 0)))
     assert _spec(rules, kernel=(8, 4, 4), kernel2=(8, 8), k=(8,), other=(8, 8)) == {
         "kernel": PartitionSpec(None, None, "fsdp"),
@@ -154,13 +154,13 @@ def test_the_first_exception_that_fits_counts():
         "k": PartitionSpec("fsdp"),
         "other": PartitionSpec(),
     }
-    # A number is never split.
+    # A scalar is never split.
     assert _spec(sharding.Rules(0, (("count", 0),)), count=()) == {
         "count": PartitionSpec()
     }
 
 
-def test_exceptions_that_cannot_be_are_named():
+def test_impossible_exceptions_raise():
     with pytest.raises(JcmError, match=r"axis 1 of kernel, whose shape \(8,\)"):
         _spec(sharding.Rules(0, (("kernel", 1),)), kernel=(8,))
     with pytest.raises(JcmError, match="has no such axis that divides by fsdp=4"):
@@ -176,14 +176,14 @@ def test_exceptions_that_cannot_be_are_named():
     assert sharding.Rules.of(config).exceptions == (("norm", None), ("a=b/kernel", 3))
 
 
-def test_a_process_gives_the_rows_of_its_devices():
+def test_a_process_provides_the_rows_of_its_devices():
     devices = jax.devices()
     mesh = sharding.make_mesh(fsdp=2, devices=[devices[i] for i in (6, 1, 2, 7, 4, 5)])
     place = sharding.batch(mesh)
     assert sharding.rows(place, 12).tolist() == list(range(12))
 
     class OfOneProcess:
-        """Has the devices 1 and 7, which do not follow each other in the mesh."""
+        """A process with devices 1 and 7, which are not neighbours in the mesh."""
 
         def addressable_devices_indices_map(self, shape):
             every = place.devices_indices_map(shape)

@@ -1,4 +1,4 @@
-"""Numbers of steps: means, waits, and steps that are not finite."""
+"""Tests of the training log: means, waits, and steps that are not finite."""
 
 import math
 
@@ -30,11 +30,11 @@ def _metrics(loss=1.0, grad_norm=1.0, param_norm=1.0, stop=0):
     return metrics | {"stop": jnp.int32(stop)}
 
 
-def test_losses_and_waits_are_means_since_the_last_writing():
+def test_losses_and_waits_are_means_since_the_last_line():
     log, recorder = _log()
     for step, (loss, waited) in enumerate([(1.0, 0.1), (3.0, 0.3), (5.0, 0.0)], 1):
         log.add(step, _metrics(loss, grad_norm=float(step)), waited)
-    assert recorder.written.keys() == {2}  # one step late
+    assert recorder.written.keys() == {2}  # One step late.
     assert recorder.written[2]["loss"] == 2.0
     assert recorder.written[2]["data_wait_secs"] == pytest.approx(0.2)
     assert recorder.written[2]["grad_norm"] == 2.0
@@ -47,40 +47,40 @@ def test_losses_and_waits_are_means_since_the_last_writing():
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm", "param_norm"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_ends_the_run(name, value):
+def test_a_number_that_is_not_finite_ends_the_run(name, value):
     log, _ = _log()
     log.add(7, _metrics(**{name: value}))
     with pytest.raises(JcmError, match=f"step 7: .*{name} {value}.*skip_nonfinite=10"):
         log.settle()
 
 
-def test_single_steps_are_passed_over_and_counted():
+def test_single_steps_are_skipped_and_counted():
     log, recorder = _log(every=4, limit=2)
     for step, norm in enumerate([1.0, math.nan, math.inf, 1.0, math.nan], 1):
         log.add(step, _metrics(loss=step if norm == 1 else norm, grad_norm=norm))
-    assert recorder.written[4]["loss"] == 2.5  # of the two that count
+    assert recorder.written[4]["loss"] == 2.5  # Of the two steps that count.
     assert recorder.written[4]["skipped"] == 2
     for step in (6, 7):
         log.add(step, _metrics(grad_norm=math.nan))
     with pytest.raises(JcmError, match="step 7: loss 1.0, grad_norm nan"):
-        log.settle()  # the third in a row
+        log.settle()  # The third in a row.
 
 
-def test_parameters_that_are_not_finite_are_never_passed_over():
+def test_parameters_that_are_not_finite_are_never_skipped():
     log, _ = _log(limit=5)
     log.add(1, _metrics(grad_norm=math.nan, param_norm=math.nan))
     with pytest.raises(JcmError, match="param_norm nan"):
         log.settle()
 
 
-def test_where_no_step_counts_the_loss_is_no_number():
+def test_the_loss_is_nan_if_no_step_counts():
     log, recorder = _log(every=1, limit=2)
     log.add(1, _metrics(grad_norm=math.nan))
     log.settle()
     assert math.isnan(recorder.written[1]["loss"])
 
 
-def test_what_one_process_is_told_all_hear_one_step_late():
+def test_a_signal_to_one_process_reaches_all_one_step_later():
     log, recorder = _log(every=1)
     log.add(1, _metrics(stop=1))
     assert not log.stop

@@ -1,4 +1,4 @@
-"""The plan of a step's memory, and runs that do not fit."""
+"""Tests of the plan of the memory of a step, and of runs that do not fit."""
 
 import types
 
@@ -17,7 +17,7 @@ from jcm.training import memory_plan
 from jcm.training.memory_plan import Plan
 
 
-def test_parts_are_what_one_device_holds():
+def test_the_parts_are_the_bytes_on_one_device():
     mesh = sharding.make_mesh(fsdp=4)
 
     def shapes(count, split=True):
@@ -49,7 +49,7 @@ def test_parts_are_what_one_device_holds():
     assert made.total == 400 + 800 + 800 + 1600 + 80 + 7
 
 
-def test_a_plan_that_fits_is_printed_and_not_refused():
+def test_a_plan_that_fits_is_printed():
     made = Plan({"parameters": 3 << 20, "step": 2 << 20}, limit=6 << 20)
     assert str(made) == "memory per device: 5 of 6 MiB (parameters 3, step 2)"
     memory_plan.check(made, config_lib.base())
@@ -65,7 +65,7 @@ def test_a_plan_that_fits_is_printed_and_not_refused():
         ({"model.dtype": "bfloat16"}, ("fsdp", "remat"), ("bfloat16",)),
     ],
 )
-def test_advice_is_what_has_not_been_done(changes, advised, not_advised):
+def test_advice_leaves_out_what_was_done(changes, advised, not_advised):
     config = config_lib.base()
     config.update_from_flattened_dict(changes)
     with pytest.raises(
@@ -79,7 +79,7 @@ def test_advice_is_what_has_not_been_done(changes, advised, not_advised):
     assert "train.batch_size" in str(info.value)
 
 
-def test_a_compiler_that_finds_no_room_is_one_line_with_advice():
+def test_a_compiler_out_of_memory_is_an_error_of_one_line_with_advice():
     text = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory\nin"
     with pytest.raises(JcmError, match="does not fit .*fsdp=N.*XLA:TPU") as info:
         with memory_plan.explain_exhaustion(config_lib.base(), jax.devices()):
@@ -90,7 +90,7 @@ def test_a_compiler_that_finds_no_room_is_one_line_with_advice():
             raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
 
-def test_a_run_that_does_not_fit_is_refused_before_its_first_step(
+def test_a_run_that_does_not_fit_raises_before_its_first_step(
     tiny, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(memory_plan, "limit", lambda: 1000)
@@ -100,10 +100,10 @@ def test_a_run_that_does_not_fit_is_refused_before_its_first_step(
     assert not list((tmp_path / "checkpoints").glob("*"))
 
 
-def test_processes_of_one_machine_share_its_memory(monkeypatch):
+def test_processes_on_one_machine_share_its_memory(monkeypatch):
     alone = memory_plan.limit()
     if alone is None:
-        pytest.skip("this system does not tell what is free")
+        pytest.skip("this system does not report its free memory")
     monkeypatch.setattr(memory, "available", lambda: 8000)
     assert memory_plan.limit() == 8000 // jax.local_device_count()
     monkeypatch.setattr(
@@ -112,6 +112,6 @@ def test_processes_of_one_machine_share_its_memory(monkeypatch):
     assert memory_plan.limit() == 4000 // jax.local_device_count()
 
 
-def test_what_is_free_is_known_and_plausible():
+def test_the_free_memory_is_plausible():
     free = memory.available()
     assert free is None or 2**20 < free < 2**50

@@ -1,4 +1,4 @@
-"""What a run begins with: models of others as teacher, weights, or a whole training."""
+"""Tests of how a run starts: teachers, weights or states of other models."""
 
 import functools
 
@@ -22,7 +22,7 @@ from jcm.training import optim, start
 
 
 def _file(path, network, trees, step):
-    """A checkpoint of the original code, with our trees under its names."""
+    """Writes a checkpoint of the original code from our trees."""
     names = openai_jcm._module_names(network.arch)
 
     def theirs(params):
@@ -63,7 +63,7 @@ def _file(path, network, trees, step):
 
 
 def _drawn(network, *parts):
-    """Trees of random numbers; nu is of squares."""
+    """Returns trees of random numbers; those of nu are squares."""
     trees = {}
     for seed, part in enumerate(parts):
         random = np.random.RandomState(seed)
@@ -81,7 +81,7 @@ _PARTS = ("params", "target_params", "params_ema", "mu", "nu")
 
 
 def _first(config):
-    """The state that a run of a config would begin with, and no step of it."""
+    """Returns the state with which a run of a config starts."""
     network = build.network(config, 0)
     method = methods.create(config, network)
     new_state = functools.partial(
@@ -110,7 +110,7 @@ def _moments(state):
 
 
 @pytest.mark.parametrize("with_target", [True, False])
-def test_the_whole_state_of_the_original_is_taken(tiny, tmp_path, with_target):
+def test_the_whole_state_of_the_original_is_read(tiny, tmp_path, with_target):
     settings = {
         "init.model": str(tmp_path / "checkpoint_2"),
         "init.state": True,
@@ -120,7 +120,7 @@ def test_the_whole_state_of_the_original_is_taken(tiny, tmp_path, with_target):
     config = tiny("cifar10_ct", **settings)
     trees = _drawn(build.network(config, 0), *_PARTS)
     if not with_target:
-        del trees["target_params"]  # the original then has the student itself
+        del trees["target_params"]  # The original then uses the student itself.
     _file(tmp_path / "checkpoint_2", build.network(config, 0), trees, 20_000)
     state = _first(config)
     assert state.step == 20_000 and state.step.dtype == np.int32
@@ -141,8 +141,8 @@ def test_the_whole_state_of_the_original_is_taken(tiny, tmp_path, with_target):
         _first(config)
 
 
-def test_a_training_that_the_original_wrote_goes_on(tiny):
-    """After ten real steps of its own code; the moments are those of the eleventh."""
+def test_a_training_of_the_original_resumes(tiny):
+    """The original has made ten steps. The moments continue with the eleventh."""
     path = golden.path("checkpoints_steps_cd/checkpoint_1")
     small = golden.CONFIG
     names = ("nf", "ch_mult", "num_res_blocks", "attn_resolutions")
@@ -162,7 +162,7 @@ def test_a_training_that_the_original_wrote_goes_on(tiny):
     assert _moments(state).count == raw["opt_state"]["0"]["count"]
 
 
-def test_a_continued_training_runs_and_goes_on_again(tiny, tmp_path):
+def test_a_resumed_training_runs_and_resumes_again(tiny, tmp_path):
     config = tiny("digits_ct", **{"train.checkpoint_every": 0, "train.sample_every": 0})
     network = build.network(config, 10)
     _file(tmp_path / "file", network, _drawn(network, *_PARTS), 20_000)
@@ -172,7 +172,7 @@ def test_a_continued_training_runs_and_goes_on_again(tiny, tmp_path):
     train_lib.train(config, tmp_path / "run")
     with Checkpoints(tmp_path / "run") as checkpoints:
         assert checkpoints.latest_step == 20_002
-    # A run of our own is continued in the same way, with other settings.
+    # A run of this project resumes in the same way, with other settings.
     again = config.copy_and_resolve_references()
     with again.unlocked():
         again.init.model = str(tmp_path / "run")
@@ -192,7 +192,7 @@ def test_a_continued_training_runs_and_goes_on_again(tiny, tmp_path):
             _first(wrong)
 
 
-def test_weights_of_others_begin_and_teach(tiny, teacher, tmp_path):
+def test_weights_of_others_initialise_and_teach(tiny, teacher, tmp_path):
     folder, theirs = tmp_path / "folder", load(teacher)
     jcm.save(theirs, folder)
     config = tiny("digits_ct", **{"init.model": str(folder)})
@@ -237,7 +237,7 @@ def test_weights_of_others_begin_and_teach(tiny, teacher, tmp_path):
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(tiny, teacher, tmp_path, changes, message):
+def test_weights_that_do_not_fit_raise(tiny, teacher, tmp_path, changes, message):
     network = build.network(tiny("digits_ct"), 10)
     places = {
         "FILE": str(_file(tmp_path / "file", network, _drawn(network, *_PARTS), 9)),
@@ -249,7 +249,7 @@ def test_what_does_not_fit_is_refused(tiny, teacher, tmp_path, changes, message)
         _first(tiny("digits_ct", **given))
 
 
-def test_a_teacher_that_is_none_is_refused(tiny, student, teacher, tmp_path):
+def test_a_model_that_cannot_teach_raises(tiny, student, teacher, tmp_path):
     network = build.network(tiny("digits_cd"), 10)
     jcm.save(load(student[1]), tmp_path / "student")
     for source, changes, message in (

@@ -1,4 +1,4 @@
-"""The training step: the original's ten steps, sharding, accumulation."""
+"""Tests of the training step: golden numbers, sharding, micro-batches."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ def _optimizer(name="radam", learning_rate=4e-4, **changes):
 
 @dataclasses.dataclass(frozen=True)
 class _Replay(Consistency):
-    """Takes images, noise and indices of each step from a list."""
+    """Takes the images, the noise and the indices of each step from a list."""
 
     draws: dict[str, jax.Array] | None = None
 
@@ -47,7 +47,7 @@ class _Replay(Consistency):
 
 @functools.cache
 def _ten_steps():
-    """The final state, and what was measured after each step beside what is stored."""
+    """Returns the final state, and pairs of measured and stored numbers."""
     stored = golden.cases("B_train_steps.npz")["cd"]
     steps = [f"step{i}" for i in range(10)]
     draws = {
@@ -59,7 +59,7 @@ def _ten_steps():
     run = state.create(
         golden.params("params"), optimizer, keeps_target=False, ema_rates=(0.9999,)
     )
-    # The original's average was elsewhere than its parameters when it began.
+    # In the original run, the average started with other values than the parameters.
     run = dataclasses.replace(run, ema_params={"0.9999": golden.params("params_ema")})
     train_step = jax.jit(make_train_step(method, optimizer, seed_key=jax.random.key(0)))
     frozen = Frozen(teacher=golden.params("params_ema"))
@@ -85,7 +85,7 @@ def _ten_steps():
     return run, pairs
 
 
-def test_ten_steps_of_distillation_measure_as_the_original():
+def test_ten_steps_of_distillation_have_the_numbers_of_the_original():
     _, pairs = _ten_steps()
     assert len(pairs) == 60
     for name, (ours, theirs) in pairs.items():
@@ -109,9 +109,9 @@ def test_ten_steps_of_distillation_end_where_the_original_ends():
         theirs = golden.from_original(flat)
         scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(theirs))
         for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True):
-            if name.startswith("params"):  # ten steps move them by a thousandth
+            if name.startswith("params"):  # Ten steps change them by a thousandth.
                 assert golden.relative(a, b) < 1e-5
-            else:  # some gradients are 0 but for rounding
+            else:  # Some gradients are 0 up to rounding.
                 np.testing.assert_allclose(a, b, atol=1e-4 * scale, rtol=1e-3)
 
 
@@ -138,7 +138,7 @@ def _problem():
 
 def _two_steps(mesh, min_bytes=0.0, **options):
     method, params, batch = _problem()
-    optimizer = optax.sgd(0.1)  # adaptive ones turn rounding of 0 into a step
+    optimizer = optax.sgd(0.1)  # Adaptive ones turn rounding of 0 into a step.
     run = state.create(params, optimizer, keeps_target=True, ema_rates=(0.9, 0.5))
     placement = sharding.shard_tree(mesh, run, sharding.Rules(min_bytes))
     run = jax.device_put(run, placement)
@@ -187,14 +187,16 @@ def test_averages_follow_at_their_rates():
 
 
 def test_warm_up_is_linear_in_images():
-    optimizer = _optimizer("adam", 1.0, warmup_kimg=0.04, eps=1e-30)  # ten steps of 4
+    optimizer = _optimizer(
+        "adam", 1.0, warmup_kimg=0.04, eps=1e-30
+    )  # Ten steps of 4 images.
     params = {"w": jnp.ones(2)}
     opt_state = optimizer.init(params)
     sizes = []
     for _ in range(12):
         updates, opt_state = optimizer.update(params, opt_state, params)
         sizes.append(-float(updates["w"][0]))
-    # Adam's step is of unit length on a constant gradient.
+    # With a constant gradient, a step of Adam has unit length.
     np.testing.assert_allclose(sizes, [*np.arange(10) / 10, 1, 1], atol=1e-3)
 
 
@@ -212,7 +214,7 @@ def test_long_gradients_are_clipped():
 # --- placement
 
 
-def test_largest_axis_that_divides_is_split_over_fsdp():
+def test_the_largest_divisible_axis_is_split_over_fsdp():
     mesh = sharding.make_mesh(fsdp=4)
     shapes = {
         name: jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -232,7 +234,7 @@ def test_largest_axis_that_divides_is_split_over_fsdp():
     assert per_device == 4 * (3 * 3 * 64 * 32 + 3 * 3 * 5 * 7 + 8 + 1)
 
 
-def test_examples_have_their_own_keys():
+def test_each_example_has_its_own_key():
     method, _, _ = _problem()
     keys = jax.random.split(jax.random.key(0), 4)
     batch = Batch(jnp.zeros((4, 2, 2, 1)), None, keys)
@@ -244,8 +246,8 @@ def test_examples_have_their_own_keys():
     assert method.keeps_target
 
 
-def test_in_bfloat16_what_is_added_up_stays_float32():
-    """State, loss and norms; inside, the embedding of time and all statistics."""
+def test_with_bfloat16_sums_are_float32():
+    """This holds for state, loss and norms, the time embedding and all statistics."""
     network = golden.network(dtype="bfloat16", ch_mult=(1, 1), attn_resolutions=())
     method = golden.consistency(
         denoiser=Denoiser(network, precond.Consistency()),
@@ -267,14 +269,14 @@ def test_in_bfloat16_what_is_added_up_stays_float32():
         assert leaf.dtype in (jnp.float32, jnp.int32)
     text = str(jaxpr)
     assert text.count("conv_general_dilated") > 20 and "bf16" in text
-    # A mean over an image, such as of a normalisation, is one of float32. (Gradients
-    # of broadcast biases are sums of bfloat16, in the order of XLA's choice.)
+    # Means over an image, as in a normalisation, are float32. (Gradients of broadcast
+    # biases are sums in bfloat16, whose order XLA chooses.)
     roots = re.findall(r":(\w+)\[[^]]*\] = (?:rsqrt|sin|cos|log|exp)\b", text)
     assert len(roots) > 10 and set(roots) == {"f32"}, set(roots)
 
 
 def _line(skip_nonfinite):
-    """A step that fits one number to the mean of the images, but not to white ones."""
+    """Returns a step that fits a number to the mean of images that are not white."""
 
     def loss(params, frozen, batch, step):
         error = params["w"] - batch.images.mean(axis=(1, 2, 3))
@@ -303,7 +305,7 @@ def _line(skip_nonfinite):
 
 
 @pytest.mark.parametrize("skip", [True, False])
-def test_a_gradient_that_is_not_finite_changes_nothing_where_it_is_skipped(skip):
+def test_a_skipped_step_changes_nothing(skip):
     run, step = _line(skip)
     white = {
         "image": jnp.full((4, 2, 2, 1), 255, jnp.uint8),
@@ -324,7 +326,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_where_it_is_skipped(skip)
             strict=True,
         ):
             np.testing.assert_array_equal(a, b)
-    # The next step is as if there had been none.
+    # The next step is the same as without the skipped one.
     ours, _ = step(after, Frozen(), grey)
     theirs, _ = step(once, Frozen(), grey)
     assert ours.params == theirs.params
