@@ -4,6 +4,7 @@ The settings must be made before anything imports JAX: eight simulated devices, 
 checks of the types and shapes in signatures.
 """
 
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -15,6 +16,10 @@ import jaxtyping
 import ml_collections
 import pytest
 import threadpoolctl
+
+# Tracing creates many objects that live long. The garbage collector would scan them again
+# and again, which takes a tenth of the time.
+gc.set_threshold(100_000, 20, 100)
 
 # The default may be overridden, so that the tests can run on an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -52,6 +57,16 @@ check_types = beartype.beartype(
 jaxtyping.install_import_hook("jcm", "conftest.check_types")
 
 
+_DEPENDENCIES = (
+    "flax.nnx",
+    "grain",
+    "optax",
+    "orbax.checkpoint",
+    "scipy.special",
+    "tensorboardX",
+    "tensorflow_datasets",
+)
+
 # Files that take longest begin first, so that no process is left with one at the end.
 _LONG = (
     "test_processes",
@@ -67,6 +82,18 @@ _LONG = (
     "test_preemption",
     "test_disk",
 )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session):
+    """Imports the dependencies of jcm, unless other processes run the tests.
+
+    While a module of jcm is imported, the hook above makes Python ignore the compiled
+    files of all modules, so the dependencies come first.
+    """
+    if getattr(session.config.option, "dist", "no") == "no":
+        for name in _DEPENDENCIES:
+            importlib.import_module(name)
 
 
 def pytest_collection_modifyitems(items):
