@@ -17,8 +17,8 @@ import ml_collections
 import pytest
 import threadpoolctl
 
-# Tracing creates many objects that live long. The garbage collector would scan them again
-# and again, which takes a tenth of the time.
+# Tracing creates many objects that live long. The garbage collector would scan them
+# again and again, which takes a tenth of the time.
 gc.set_threshold(100_000, 20, 100)
 
 # The default may be overridden, so that the tests can run on an accelerator.
