@@ -184,19 +184,33 @@ def test_a_mask_is_drawn_in_a_browser(address):
         _until(page, lambda: canvas.screenshot() != empty)
         box = canvas.bounding_box()
         middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        page.mouse.move(middle[0] - 20, middle[1])
-        page.mouse.down()
-        page.mouse.move(middle[0] + 20, middle[1], steps=8)
-        page.mouse.up()
+
+        def is_still():
+            before = canvas.screenshot()
+            page.wait_for_timeout(300)
+            return canvas.screenshot() == before
+
+        def is_drawn():
+            """Draws a line, which the editor ignores while it loads the sample."""
+            if not is_still():
+                return False
+            before = canvas.screenshot()
+            page.mouse.move(middle[0] - 20, middle[1])
+            page.mouse.down()
+            page.mouse.move(middle[0] + 20, middle[1], steps=8)
+            page.mouse.up()
+            page.mouse.move(0, 0)  # The pointer is a part of the screenshot.
+            return is_still() and canvas.screenshot() != before
+
+        _until(page, is_drawn)
         press("Inpaint")
         assert results().count() == 5
         source = results().first.get_attribute("src")
         with Image.open(io.BytesIO(page.request.get(source).body())) as image:
             before = np.asarray(image)
         grey = (before == 127).all(axis=-1)
-        assert (
-            0 < grey.mean() < 0.5 and grey[128, 128]
-        )  # The hole is where it was drawn.
+        # The hole is where it was drawn.
+        assert 0 < grey.mean() < 0.5 and grey[128, 128]
         browser.close()
 
 
