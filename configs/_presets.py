@@ -38,8 +38,9 @@ def _large(config: ConfigDict) -> None:
     config.model.name = "adm"
     config.model.attn_resolutions = (32, 16, 8)
     config.model.dtype = "bfloat16"
-    config.loss.metric_dtype = "bfloat16"
-    config.train.ema_rates = (0.999943,)
+    if "metric_dtype" in config.loss:
+        config.loss.metric_dtype = "bfloat16"
+    config.train.averages = ("0.999943",)
 
 
 def imagenet64(config: ConfigDict) -> None:

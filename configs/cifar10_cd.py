@@ -11,7 +11,6 @@ from jcm import config as config_lib
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
     """Returns the config; `mode` is "" or "smoke"."""
-    config = config_lib.base()
-    config.method = "cd"
-    config.teacher = "configs/cifar10_edm.py"
+    config = config_lib.base("cd")
+    config.teachers.diffusion = "configs/cifar10_edm.py"
     return config_lib.finish(config, mode)

@@ -13,8 +13,7 @@ from jcm import config as config_lib
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
     """Returns the config; `mode` is "" or "smoke"."""
-    config = config_lib.base()
-    config.method = "ct"
+    config = config_lib.base("ct")
     config.loss.scales = "adaptive"
     config.sample.sigmas = (80.0, 0.821)
     return config_lib.finish(config, mode)

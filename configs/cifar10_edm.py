@@ -10,13 +10,11 @@ from jcm import config as config_lib
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
     """Returns the config; `mode` is "" or "smoke"."""
-    config = config_lib.base()
-    config.method = "edm"
+    config = config_lib.base("edm")
     config.model.dropout = 0.13
     config.optim.name = "adam"
     config.optim.learning_rate = 1e-3
     config.optim.warmup_kimg = 10_000.0
     config.train.num_steps = 400_000
-    # The half-life of the average is half a million images.
-    config.train.ema_rates = (0.5 ** (512 / 500_000),)
+    config.train.averages = ("halflife:0.5",)
     return config_lib.finish(config, mode)

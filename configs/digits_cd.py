@@ -10,16 +10,15 @@ from jcm import config as config_lib
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
     """Returns the config; `mode` is "" or "smoke"."""
-    config = config_lib.base()
+    config = config_lib.base("cd")
     config_lib.presets().digits(config)
-    config.method = "cd"
-    config.teacher = "configs/digits_edm.py"
+    config.teachers.diffusion = "configs/digits_edm.py"
     config.loss.metric = "pseudo_huber"
     config.loss.target_ema = 0.95
     config.optim.name = "adam"
     config.optim.learning_rate = 1e-3
     config.train.num_steps = 800
-    config.train.ema_rates = (0.99,)
+    config.train.averages = ("0.99",)
     config.loss.num_scales = 12
     config.sample.sigmas = (80.0, 0.5)
     return config_lib.finish(config, mode)

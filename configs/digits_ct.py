@@ -10,9 +10,8 @@ from jcm import config as config_lib
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
     """Returns the config; `mode` is "" or "smoke"."""
-    config = config_lib.base()
+    config = config_lib.base("ct")
     config_lib.presets().digits(config)
-    config.method = "ct"
     config.loss.metric = "pseudo_huber"
     config.loss.scales = "adaptive"
     config.loss.start_scales = 10
@@ -21,6 +20,6 @@ def get_config(mode: str = "") -> config_lib.ConfigDict:
     config.optim.name = "adam"
     config.optim.learning_rate = 1e-3
     config.train.num_steps = 3000
-    config.train.ema_rates = (0.998,)
+    config.train.averages = ("0.998",)
     config.sample.sigmas = (80.0, 0.8)
     return config_lib.finish(config, mode)

@@ -10,12 +10,11 @@ from jcm import config as config_lib
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
     """Returns the config; `mode` is "" or "smoke"."""
-    config = config_lib.base()
+    config = config_lib.base("edm")
     config_lib.presets().digits(config)
-    config.method = "edm"
     config.optim.name = "adam"
     config.optim.learning_rate = 2e-3
     config.optim.warmup_kimg = 5.0
     config.train.num_steps = 1500
-    config.train.ema_rates = (0.998,)
+    config.train.averages = ("0.998",)
     return config_lib.finish(config, mode)

@@ -11,13 +11,12 @@ from jcm import config as config_lib
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
     """Returns the config; `mode` is "" or "smoke"."""
-    config = config_lib.base()
+    config = config_lib.base("ct")
     config_lib.presets().folder(config)
 
-    config.method = "ct"
     config.loss.metric = "pseudo_huber"
     config.loss.scales = "adaptive"
     config.train.num_steps = 100_000
-    config.train.ema_rates = (0.999,)
+    config.train.averages = ("0.999",)
     config.sample.sigmas = (80.0, 0.821)
     return config_lib.finish(config, mode)

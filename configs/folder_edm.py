@@ -13,14 +13,13 @@ from jcm import config as config_lib
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
     """Returns the config; `mode` is "" or "smoke"."""
-    config = config_lib.base()
+    config = config_lib.base("edm")
     config_lib.presets().folder(config)
 
-    config.method = "edm"
     config.model.dropout = 0.1
     config.optim.name = "adam"
     config.optim.learning_rate = 1e-3
     config.optim.warmup_kimg = 50.0
     config.train.num_steps = 50_000
-    config.train.ema_rates = (0.999,)
+    config.train.averages = ("0.999",)
     return config_lib.finish(config, mode)

@@ -14,9 +14,8 @@ from jcm import config as config_lib
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
     """Returns the config; `mode` is "" or "smoke"."""
-    config = config_lib.base()
+    config = config_lib.base("ct")
     config_lib.presets().imagenet64(config)
-    config.method = "ct"
     config.loss.scales = "adaptive"
     config.loss.start_ema = 0.95
     config.loss.end_scales = 200

@@ -14,9 +14,8 @@ from jcm import config as config_lib
 
 def get_config(mode: str = "") -> config_lib.ConfigDict:
     """Returns the config; `mode` is "" or "smoke"."""
-    config = config_lib.base()
+    config = config_lib.base("edm")
     config_lib.presets().imagenet64(config)
-    config.method = "edm"
     config.model.dropout = 0.1
     config.optim.learning_rate = 1e-4
     config.train.batch_size = 4096

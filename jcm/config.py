@@ -8,7 +8,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jcm import methods
 from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime.fields import Field, Section
+from jcm.runtime.fields import flatten as flatten_fields
 
 # A wheel contains the configs in the package; a clone has them beside it.
 _PACKAGE = pathlib.Path(__file__).parent
@@ -18,241 +21,332 @@ _SHIPPED = next(
 )
 
 
-def base() -> ConfigDict:
-    """Returns every field that exists, with the settings of CD on CIFAR-10.
+# Every section but `loss` and `teachers`, which the method of a config declares.
+_INIT = {
+    "model": Field(
+        "",
+        "model to start from: anything that jcm.load opens; empty starts from a"
+        " teacher, or from random weights without one",
+    ),
+    "state": Field(
+        False,
+        "whether to also take the step, averages and optimiser state of init.model, to"
+        " continue its training",
+    ),
+}
 
-    The comment on the line of a field, or on the lines above it, describes the field.
-    `check` has the bounds of the fields. `_FREE` in `run/workdir.py` names those that
-    may change when a run resumes.
+_DATA = {
+    "name": Field("cifar10", "data set: cifar10, digits or image_folder"),
+    "path": Field("", "folder of images for image_folder, or the archive of cifar10"),
+    "split": Field("train", "part to train on and compare with, such as train[:90%]"),
+    "dir": Field(
+        "", "prepared data sets; empty uses $JCM_CACHE/data or ~/.cache/jcm/data"
+    ),
+    "image_size": Field(32, "height and width in pixels", least=1),
+    "channels": Field(3, "3 for colour, 1 for grey", least=1, most=3),
+    "flip": Field(True, "whether to flip random images horizontally"),
+    "skip_broken": Field(
+        False, "whether to skip unreadable images instead of stopping"
+    ),
+    "cache_mib": Field(
+        1024, "largest decoded data set that is kept in memory, in MiB", least=0
+    ),
+    "workers": Field(
+        1, "threads that prepare batches ahead of time; 0 for none", least=0, most=1024
+    ),
+}
+
+# The noise levels of EDM (Karras et al. 2022).
+_NOISE = {
+    "sigma_data": Field(0.5, "standard deviation of the data", above=0),
+    "sigma_min": Field(0.002, "smallest noise level", above=0),
+    "sigma_max": Field(80.0, "largest noise level", above=0),
+    "rho": Field(7.0, "exponent that spaces the noise levels of a grid", above=0),
+}
+
+_NCSNPP = {
+    "embedding_type": Field(
+        "fourier", "embedding of the noise level: fourier or positional"
+    ),
+    "fourier_scale": Field(
+        16.0, "standard deviation of the Fourier frequencies", above=0
+    ),
+    "progressive_input": Field(
+        "residual", "whether smaller copies of the input join: residual or none"
+    ),
+    "fir_kernel": Field((1.0, 3.0, 3.0, 1.0), "taps of the resampling filter"),
+}
+
+_ADM = {
+    "num_heads": Field(
+        0, "attention heads; 0 computes them from head_channels", least=0
+    ),
+    "head_channels": Field(
+        64, "channels of each attention head; 0 with num_heads", least=0
+    ),
+    "time_scale": Field(
+        1000.0, "factor of the noise input: OpenAI 1000, NVlabs 1", above=0
+    ),
+    "scale_shift_norm": Field(
+        True, "whether the embedding scales and shifts the normalisation in blocks"
+    ),
+    "resblock_updown": Field(True, "whether residual blocks change the resolution"),
+}
+
+_MODEL = {
+    "name": Field("ncsnpp", "architecture: ncsnpp or adm"),
+    "class_conditional": Field(False, "whether the network takes class labels"),
+    "nf": Field(128, "channels at full resolution, before ch_mult", least=1),
+    "ch_mult": Field(
+        (2, 2, 2), "multiplier of nf at each level, full resolution first", least=1
+    ),
+    "num_res_blocks": Field(4, "residual blocks of each level", least=0),
+    "attn_resolutions": Field((16,), "image sizes with self-attention", least=1),
+    "dropout": Field(0.0, "dropout rate inside the residual blocks", least=0, below=1),
+    "dtype": Field("float32", "type of the computation: float32 or bfloat16"),
+    "remat": Field(
+        (),
+        "image sizes whose layers are computed again in the backward pass, which saves"
+        " memory and takes time",
+        least=1,
+    ),
+    "times": Field(
+        1, "time inputs: 1, or 2 for a method with a second time", least=1, most=2
+    ),
+    "augment_dim": Field(
+        0, "numbers that describe the augmentation of an image; 0 for none", least=0
+    ),
+    "guidance": Field(False, "whether the network takes a guidance strength"),
+    "ncsnpp": _NCSNPP,
+    "adm": _ADM,
+}
+
+_OPTIM = {
+    "name": Field("radam", "optimiser: radam or adam"),
+    "learning_rate": Field(4e-4, "learning rate after the warm-up", least=0),
+    "warmup_kimg": Field(
+        0.0, "length of the linear warm-up, in thousands of images", least=0
+    ),
+    "schedule": Field(
+        "constant",
+        "learning rate after the warm-up: constant, linear (falls to 0 at the end of"
+        " the run) or inverse_sqrt (falls after decay_kimg)",
+    ),
+    "decay_kimg": Field(
+        0.0,
+        "inverse_sqrt: thousands of images after which the learning rate falls",
+        least=0,
+    ),
+    "b1": Field(0.9, "decay rate of the first moment", least=0, below=1),
+    "b2": Field(0.999, "decay rate of the second moment", least=0, below=1),
+    "eps": Field(1e-8, "term added to the denominator", least=0),
+    "grad_clip": Field(
+        0.0, "largest global norm of the gradient; 0 does not clip", least=0
+    ),
+    "zero_nonfinite": Field(
+        False, "whether NaN in a gradient becomes 0, and an infinite value 1e5"
+    ),
+}
+
+_TRAIN = {
+    "batch_size": Field(512, "images per step, over all devices", least=1),
+    "num_steps": Field(800_000, "steps of the whole run", least=1, below=2**31),
+    "accumulate": Field(1, "micro-batches per step", least=1),
+    "skip_nonfinite": Field(
+        0,
+        "consecutive steps to skip because their loss or gradient is not finite, before"
+        " the run stops; 0 stops at the first one",
+        least=0,
+    ),
+    "averages": Field(
+        ("0.9999",),
+        "averages of the weights, each a rate such as 0.9999, a half-life in millions"
+        " of images with an optional ramp such as halflife:0.5/0.05, or a power"
+        " function of relative width such as power:0.05; samples use the first",
+    ),
+    "snapshot_every": Field(
+        0,
+        "steps between two snapshots of the power averages, which are never deleted; 0"
+        " for none",
+        least=0,
+    ),
+    "log_every": Field(100, "steps between two log lines", least=1),
+    "sample_every": Field(
+        10_000, "steps between two sample grids; 0 for the end only", least=0
+    ),
+    "checkpoint_every": Field(
+        10_000, "steps between two checkpoints; 0 for the end only", least=0
+    ),
+    "keep_checkpoints": Field(2, "newest checkpoints to keep", least=1),
+}
+
+_MESH = {
+    "fsdp": Field(1, "devices that share one copy of the parameters", least=1),
+    # With 8 devices, each holds 12.7 % of ImageNet-64's network with 0.5, 13.2 % with 1
+    # and 27 % with 4.
+    "fsdp_min_mib": Field(
+        0.5, "size in MiB below which tensors are replicated", least=0
+    ),
+    "rules": Field(
+        (),
+        "exceptions, of which the first match counts: REGULAR-EXPRESSION=AXIS splits"
+        " the tensors with matching names along an axis, REGULAR-EXPRESSION=none"
+        " replicates them",
+    ),
+}
+
+_PROFILE = {
+    "steps": Field(
+        (), "(FIRST, LAST) step to trace for TensorBoard or Perfetto", least=1
+    ),
+}
+
+_SAMPLE = {
+    "sigmas": Field(
+        (80.0, 0.5853),
+        "consistency models: noise level of each step; one step uses the first",
+        above=0,
+        some=True,
+    ),
+    "steps": Field(18, "diffusion models: points of the noise grid", least=2),
+    "solver": Field("heun", "diffusion models: ODE solver, heun or euler"),
+    "seed": Field(0, "seed of the noise", least=0, below=2**32),
+    "num_images": Field(64, "images to sample", least=1),
+    "batch_size": Field(
+        64, "images per call of the sampler, over the local devices", least=1
+    ),
+    "labels": Field(
+        (),
+        "classes by number or name, repeated in turn; () uses every class in turn",
+        least=0,
+    ),
+    "model": Field(
+        "", "anything that jcm.load opens; empty uses the workdir's own model"
+    ),
+    "step": Field(0, "step of the checkpoint to use; 0 uses the newest", least=0),
+    "ema": Field(
+        "",
+        "weights to use: an average of train.averages, params or target_params; empty"
+        " uses the first average",
+    ),
+}
+
+_EVAL = {
+    "scores": Field(
+        ("fd_efficientnet_lite0",),
+        "scores to compute: classifier, fid, sfid, kid, inception_score,"
+        " precision_recall, density_coverage, fd_dinov2 or fd_efficientnet_lite0",
+    ),
+    "reference": Field(
+        "",
+        "file (.npz) with published statistics of real images for Inception; empty"
+        " computes them from the data set",
+    ),
+    "num_images": Field(1000, "samples per model, way of sampling and seed", least=2),
+    "seeds": Field(
+        (0,),
+        "seeds of the samples; each gives one value of a score",
+        least=0,
+        below=2**32,
+        some=True,
+    ),
+    "keep_samples": Field(False, "whether to keep the samples as .npz files"),
+    "watch": Field(
+        False,
+        "whether to evaluate every checkpoint as it appears, until training ends",
+    ),
+    "every_kimg": Field(
+        0.0,
+        "thousands of images between two evaluations during training; 0 for none",
+        least=0,
+    ),
+}
+
+_SEARCH = {
+    "score": Field("fd_efficientnet_lite0", "column of the score table to optimise"),
+    "steps": Field(2, "sampling steps, and so noise levels, to find", least=2),
+    "points": Field(40, "noise levels of the grid to choose from", least=2),
+    "seed": Field(
+        1234,
+        "seed of the samples that are compared; not one of eval.seeds",
+        least=0,
+        below=2**32,
+    ),
+}
+
+
+def sections(method: str) -> Section:
+    """Returns every field that a config of a method has.
+
+    `_FREE` in `run/workdir.py` names those that may change when a run resumes.
+
+    Args:
+      method: its name, such as "cd".
+
+    Raises:
+      JcmError: if there is no such method.
     """
+    recipe = methods.recipe(method)
+    return {
+        "method": Field(method, f"training method: {', '.join(methods.NAMES)}"),
+        "seed": Field(
+            0, "seed of the initial weights and of training", least=0, below=2**32
+        ),
+        "weights": Field(
+            "",
+            "folder with the weights of published metric and score networks; empty uses"
+            " $JCM_CACHE/weights or ~/.cache/jcm/weights and downloads missing files",
+        ),
+        "teachers": {name: _teacher(kind) for name, kind in recipe.teachers.items()},
+        "init": _INIT,
+        "data": _DATA,
+        "noise": _NOISE,
+        "model": _MODEL,
+        "loss": recipe.settings,
+        "optim": _OPTIM,
+        "train": _TRAIN,
+        "mesh": _MESH,
+        "profile": _PROFILE,
+        "sample": _SAMPLE,
+        "eval": _EVAL,
+        "search": _SEARCH,
+    }
+
+
+def _teacher(kind: str) -> Field:
+    return Field(
+        "",
+        f"teacher, a {kind} model: anything that jcm.load opens, or a config file,"
+        " whose model is trained first in WORKDIR/teachers",
+    )
+
+
+def fields(config: ConfigDict) -> dict[str, Field]:
+    """Returns the fields of a config by dotted name, such as "optim.learning_rate".
+
+    The default of a field is its value in `base(config.method)`.
+    """
+    return flatten_fields(sections(config.method))
+
+
+def base(method: str = "cd") -> ConfigDict:
+    """Returns every field with its default; the defaults are those for CIFAR-10.
+
+    Args:
+      method: name of the training method, which has its own fields in `loss` and
+        `teachers`.
+
+    Raises:
+      JcmError: if there is no such method.
+    """
+    return _defaults(sections(method)).lock()
+
+
+def _defaults(section: Section) -> ConfigDict:
     config = ConfigDict()
-    config.method = "cd"  # training method: edm, cd or ct
-    config.seed = 0  # seed of the initial weights and of training
-    # Teacher of cd: anything that jcm.load opens (a workdir, a file, a published name),
-    # or a config file, whose model is trained first in WORKDIR/teacher.
-    config.teacher = ""
-    config.init = _init()
-    # Folder with the weights of published metric and score networks; "" uses
-    # $JCM_CACHE/weights or ~/.cache/jcm/weights and downloads missing files.
-    config.weights = ""
-    config.data = _data()
-    config.noise = _noise()
-    config.model = _model()
-    config.loss = _loss()
-    config.optim = _optim()
-    config.train = _train()
-    config.mesh = _mesh()
-    config.profile = _profile()
-    config.sample = _sample()
-    config.eval = _eval()
-    config.search = _search()
-    return config.lock()
-
-
-def _init() -> ConfigDict:
-    """Returns `config.init`: what a new run starts from."""
-    init = ConfigDict()
-    # Model to start from: anything that jcm.load opens; "" starts from the teacher, or
-    # from random weights without one.
-    init.model = ""
-    # Also take the step, averages and optimiser state of init.model, to continue its
-    # training.
-    init.state = False
-    return init
-
-
-def _data() -> ConfigDict:
-    """Returns `config.data`: the data set and how it is read."""
-    data = ConfigDict()
-    data.name = "cifar10"  # data set: cifar10, digits or image_folder
-    data.path = ""  # folder of images for image_folder, or the archive of cifar10
-    data.split = "train"  # part to train on and compare with, such as train[:90%]
-    data.dir = ""  # prepared data sets; "" uses $JCM_CACHE/data or ~/.cache/jcm/data
-    data.image_size = 32  # height and width in pixels
-    data.channels = 3  # 3 for colour, 1 for grey
-    data.flip = True  # whether to flip random images horizontally
-    data.skip_broken = False  # whether to skip unreadable images instead of stopping
-    data.cache_mib = 1024  # largest decoded data set that is kept in memory, in MiB
-    data.workers = 1  # threads that prepare batches ahead of time; 0 for none
-    return data
-
-
-def _noise() -> ConfigDict:
-    """Returns `config.noise`: the noise levels of EDM (Karras et al. 2022)."""
-    noise = ConfigDict()
-    noise.sigma_data = 0.5  # standard deviation of the data
-    noise.sigma_min = 0.002  # smallest noise level
-    noise.sigma_max = 80.0  # largest noise level
-    noise.rho = 7.0  # exponent that spaces the noise levels of a grid
-    return noise
-
-
-def _model() -> ConfigDict:
-    """Returns `config.model`: the network."""
-    model = ConfigDict()
-    model.name = "ncsnpp"  # architecture: ncsnpp or adm
-    model.class_conditional = False  # whether the network takes class labels
-    model.nf = 128  # channels at full resolution, before ch_mult
-    model.ch_mult = (2, 2, 2)  # multiplier of nf at each level, full resolution first
-    model.num_res_blocks = 4  # residual blocks of each level
-    model.attn_resolutions = (16,)  # image sizes with self-attention
-    model.dropout = 0.0  # dropout rate inside the residual blocks
-    model.dtype = "float32"  # type of the computation: float32 or bfloat16
-    # Image sizes whose layers are computed again in the backward pass, which saves
-    # memory and takes time.
-    model.remat = ()
-    model.ncsnpp = _ncsnpp()
-    model.adm = _adm()
-    return model
-
-
-def _ncsnpp() -> ConfigDict:
-    """Returns `config.model.ncsnpp`: the fields that only NCSN++ has."""
-    ncsnpp = ConfigDict()
-    ncsnpp.embedding_type = "fourier"  # embedding of the noise: fourier or positional
-    ncsnpp.fourier_scale = 16.0  # standard deviation of the Fourier frequencies
-    # Whether smaller copies of the input join each level: residual or none.
-    ncsnpp.progressive_input = "residual"
-    ncsnpp.fir_kernel = (1.0, 3.0, 3.0, 1.0)  # taps of the resampling filter
-    return ncsnpp
-
-
-def _adm() -> ConfigDict:
-    """Returns `config.model.adm`: the fields that only ADM has."""
-    adm = ConfigDict()
-    adm.num_heads = 0  # attention heads; 0 computes them from head_channels
-    adm.head_channels = 64  # channels of each attention head; 0 with num_heads
-    adm.time_scale = 1000.0  # factor of the noise input: OpenAI 1000, NVlabs 1
-    # Whether the embedding scales and shifts the normalisation in residual blocks.
-    adm.scale_shift_norm = True
-    adm.resblock_updown = True  # whether residual blocks change the resolution
-    return adm
-
-
-def _loss() -> ConfigDict:
-    """Returns `config.loss`: the loss and its curriculum."""
-    loss = ConfigDict()
-    # Distance of images: l1, l2, linf, pseudo_huber, lpips, lpips_alex, lpips_squeeze
-    # or efficientnet_lite0.
-    loss.metric = "lpips"
-    # Size in pixels to which perceptual metrics enlarge images; 0 keeps their size.
-    loss.metric_size = 224
-    loss.metric_dtype = "float32"  # type of a perceptual metric: float32 or bfloat16
-    loss.huber_c = 0.03  # c of pseudo_huber
-    loss.weighting = "uniform"  # uniform, snr, snrp1 or truncated_snr
-    loss.solver = "heun"  # ODE solver of the teacher: heun or euler
-    loss.stop_gradient = True  # whether the target is a constant for the gradient
-    # Curriculum: fixed (uses num_scales and target_ema) or adaptive (uses start_scales,
-    # end_scales and start_ema).
-    loss.scales = "fixed"
-    loss.num_scales = 18  # fixed: number of noise levels
-    loss.target_ema = 0.0  # fixed: EMA rate of the target; 0 uses the student itself
-    loss.start_scales = 2  # adaptive: number of noise levels at the start
-    loss.end_scales = 150  # adaptive: number of noise levels at the end
-    loss.start_ema = 0.9  # adaptive: EMA rate of the target at the start
-    loss.p_mean = -1.2  # edm: mean of ln(sigma)
-    loss.p_std = 1.2  # edm: standard deviation of ln(sigma)
-    return loss
-
-
-def _optim() -> ConfigDict:
-    """Returns `config.optim`: the optimiser."""
-    optim = ConfigDict()
-    optim.name = "radam"  # optimiser: radam or adam
-    optim.learning_rate = 4e-4  # learning rate after the warm-up
-    optim.b1 = 0.9  # decay rate of the first moment
-    optim.b2 = 0.999  # decay rate of the second moment
-    optim.eps = 1e-8  # term added to the denominator
-    optim.warmup_kimg = 0.0  # length of the linear warm-up, in thousands of images
-    optim.grad_clip = 0.0  # largest global norm of the gradient; 0 does not clip
-    return optim
-
-
-def _train() -> ConfigDict:
-    """Returns `config.train`: the training loop."""
-    train = ConfigDict()
-    train.batch_size = 512  # images per step, over all devices and processes
-    train.num_steps = 800_000  # steps of the whole run
-    train.accumulate = 1  # micro-batches per step
-    # Consecutive steps to skip because their loss or gradient is not finite, before the
-    # run stops; 0 stops at the first one.
-    train.skip_nonfinite = 0
-    train.ema_rates = (0.9999,)  # rates of the weight averages; samples use the first
-    train.log_every = 100  # steps between two log lines
-    train.sample_every = 10_000  # steps between two sample grids; 0 for the end only
-    train.checkpoint_every = 10_000  # steps between two checkpoints; 0 for the end only
-    train.keep_checkpoints = 2  # newest checkpoints to keep
-    return train
-
-
-def _mesh() -> ConfigDict:
-    """Returns `config.mesh`: how parameters are split over devices."""
-    mesh = ConfigDict()
-    mesh.fsdp = 1  # devices that share one copy of the parameters
-    # Size in MiB below which tensors are replicated. With 8 devices, each holds 12.7 %
-    # of ImageNet-64's network with 0.5, 13.2 % with 1 and 27 % with 4.
-    mesh.fsdp_min_mib = 0.5
-    # Exceptions, of which the first match counts: "REGULAR-EXPRESSION=AXIS" splits the
-    # tensors with matching names along that axis, "REGULAR-EXPRESSION=none" replicates
-    # them.
-    mesh.rules = ()
-    return mesh
-
-
-def _profile() -> ConfigDict:
-    """Returns `config.profile`: the trace of a few training steps."""
-    profile = ConfigDict()
-    profile.steps = ()  # (FIRST, LAST) step to trace for TensorBoard or Perfetto
-    return profile
-
-
-def _sample() -> ConfigDict:
-    """Returns `config.sample`: which model to sample, and how."""
-    sample = ConfigDict()
-    # Consistency models: noise level of each step; one-step samples use the first.
-    sample.sigmas = (80.0, 0.5853)
-    sample.steps = 18  # diffusion models: points of the noise grid
-    sample.solver = "heun"  # diffusion models: ODE solver, heun or euler
-    sample.seed = 0  # seed of the noise
-    sample.num_images = 64  # images to sample
-    sample.batch_size = 64  # images per call of the sampler, over the local devices
-    # Classes by number or name, repeated in turn; () uses every class in turn.
-    sample.labels = ()
-    sample.model = ""  # anything that jcm.load opens; "" uses the workdir's own model
-    sample.step = 0  # step of the checkpoint to use; 0 uses the newest
-    # Weights to use: a rate of train.ema_rates, params or target_params; "" uses the
-    # first rate.
-    sample.ema = ""
-    return sample
-
-
-def _eval() -> ConfigDict:
-    """Returns `config.eval`: what the evaluation computes."""
-    evaluation = ConfigDict()
-    # Scores to compute: classifier, fid, sfid, kid, inception_score, precision_recall,
-    # density_coverage, fd_dinov2 or fd_efficientnet_lite0.
-    evaluation.scores = ("fd_efficientnet_lite0",)
-    # File (.npz) with published statistics of real images for Inception; "" computes
-    # them from the data set.
-    evaluation.reference = ""
-    evaluation.num_images = 1000  # samples per model, way of sampling and seed
-    evaluation.seeds = (0,)  # seeds of the samples; each gives one value of a score
-    evaluation.keep_samples = False  # whether to keep the samples as .npz files
-    # Whether to evaluate every checkpoint as it appears, until training ends.
-    evaluation.watch = False
-    # Thousands of images between two evaluations during training; 0 for none.
-    evaluation.every_kimg = 0.0
-    return evaluation
-
-
-def _search() -> ConfigDict:
-    """Returns `config.search`: the search for noise levels below sigma_max."""
-    search = ConfigDict()
-    search.score = "fd_efficientnet_lite0"  # column of the score table to optimise
-    search.steps = 2  # sampling steps, and so noise levels, to find
-    search.points = 40  # noise levels of the grid to choose from
-    search.seed = 1234  # seed of the samples that are compared; not one of eval.seeds
-    return search
+    for name, entry in section.items():
+        config[name] = entry.default if isinstance(entry, Field) else _defaults(entry)
+    return config
 
 
 def smoke(config: ConfigDict) -> None:
@@ -263,7 +357,7 @@ def smoke(config: ConfigDict) -> None:
     config.model.attn_resolutions = ()  # fits every image size
     config.model.remat = config.model.remat[:1]
     config.model.adm.head_channels = 8
-    if config.loss.metric == "lpips":
+    if config.loss.get("metric") == "lpips":
         config.loss.metric = "l2"  # needs no weights
     config.train.batch_size = 16
     config.train.num_steps = 8
@@ -274,24 +368,26 @@ def smoke(config: ConfigDict) -> None:
     config.sample.batch_size = 16
     config.eval.num_images = 400  # the packaged score network has fewer features
     config.eval.seeds = (0,)
-    if is_file(config.teacher) and ":" not in config.teacher:
-        config.teacher += ":smoke"
+    for name, teacher in config.teachers.items():
+        if is_file(teacher) and ":" not in teacher:
+            config.teachers[name] += ":smoke"
 
 
-def from_dict(fields: dict[str, Any]) -> ConfigDict:
+def from_dict(values: dict[str, Any]) -> ConfigDict:
     """Returns the config that `to_dict` gave, also if it was stored as JSON.
 
     Raises:
+      JcmError: if there is no such method.
       KeyError, TypeError: if a field is unknown or has another type.
     """
-    config = base()
+    config = base(values["method"])
     with config.ignore_type():
-        _update(config, fields)
+        _update(config, values)
     return config
 
 
-def _update(config: ConfigDict, fields: dict[str, Any]) -> None:
-    for name, value in fields.items():
+def _update(config: ConfigDict, values: dict[str, Any]) -> None:
+    for name, value in values.items():
         if name not in config:
             raise KeyError(f"unknown field {name}")
         if isinstance(config[name], ConfigDict):
@@ -389,53 +485,21 @@ def presets() -> types.SimpleNamespace:
     return types.SimpleNamespace(**runpy.run_path(str(_SHIPPED / "_presets.py")))
 
 
-# Smallest values of fields.
-_LEAST = {
-    "train.batch_size": 1,
-    "train.num_steps": 1,
-    "train.accumulate": 1,
-    "train.skip_nonfinite": 0,
-    "train.log_every": 1,
-    "train.keep_checkpoints": 1,
-    "loss.num_scales": 2,
-    "loss.start_scales": 2,
-    "sample.steps": 2,
-    "sample.num_images": 1,
-    "sample.batch_size": 1,
-    "sample.step": 0,
-    "search.steps": 2,
-    "eval.num_images": 2,
-    "data.workers": 0,
-}
-
-# Bounds of fields: the lower one is allowed, the upper one is not.
-_BETWEEN = {
-    "model.dropout": (0.0, 1.0),
-    "loss.target_ema": (0.0, 1.0),
-    "loss.start_ema": (1e-9, 1.0),
-}
-
-
 def check(config: ConfigDict) -> None:
     """Checks that the values of a config are in their bounds and fit together.
 
     Raises:
       JcmError: names the field and the values that it accepts.
     """
-    for name, least in _LEAST.items():
-        section, field = name.split(".")
-        if config[section][field] < least:
-            value = config[section][field]
-            raise JcmError(f"config.{name}={value} must be at least {least}")
-    for name, (least, bound) in _BETWEEN.items():
-        section, field = name.split(".")
-        value = config[section][field]
-        if not least <= value < bound:
-            raise JcmError(f"config.{name}={value} must be in [{least}, {bound})")
-    for name in ("eval.seeds", "sample.sigmas"):
-        section, field = name.split(".")
-        if not config[section][field]:
-            raise JcmError(f"config.{name}=() must have at least one value")
+    values, known = flatten(config), fields(config)
+    if other := values.keys() ^ known.keys():
+        raise JcmError(
+            f"config.method={config.method!r} does not fit config.{min(other)}, which"
+            " belongs to another method: use a config file that was written for the"
+            " method"
+        )
+    for name, field in known.items():
+        field.check(f"config.{name}", values[name])
     if config.init.state and not config.init.model:
         raise JcmError(
             "config.init.state=True needs config.init.model: name the model to resume"
@@ -445,23 +509,12 @@ def check(config: ConfigDict) -> None:
             "config.eval.every_kimg needs config.eval.scores: name at least one, such"
             " as fd_efficientnet_lite0"
         )
-    loss, noise = config.loss, config.noise
-    if loss.end_scales < loss.start_scales:
-        raise JcmError(
-            f"config.loss.end_scales={loss.end_scales} must be at least"
-            f" start_scales={loss.start_scales}"
-        )
-    for field in ("rho", "sigma_data"):
-        if not noise[field] > 0:
-            raise JcmError(f"config.noise.{field}={noise[field]} must be above 0")
-    if not 0 < noise.sigma_min < noise.sigma_max:
+    noise = config.noise
+    if not noise.sigma_min < noise.sigma_max:
         raise JcmError(
             f"config.noise: sigma_min={noise.sigma_min} must be above 0 and below"
             f" sigma_max={noise.sigma_max}"
         )
-    for rate in config.train.ema_rates:
-        if not 0 <= rate < 1:
-            raise JcmError(f"config.train.ema_rates: {rate} must be in [0, 1)")
 
 
 def finish(config: ConfigDict, mode: str) -> ConfigDict:

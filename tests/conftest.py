@@ -155,13 +155,12 @@ def tiny(data_dir):
 
     def get(name, **changes):
         config = config_lib.load(f"configs/{name}.py:smoke")
-        with config.unlocked():
-            config.data.dir = str(data_dir)
-            config.eval.scores = ()
-            config.model.ch_mult = (1,)
-            config.model.attn_resolutions = ()
-            config.sample.steps = 3
-            config.update_from_flattened_dict(changes)
+        config.data.dir = str(data_dir)
+        config.eval.scores = ()
+        config.model.ch_mult = (1,)
+        config.model.attn_resolutions = ()
+        config.sample.steps = 3
+        config.update_from_flattened_dict(changes)
         return config
 
     return get
@@ -180,7 +179,7 @@ def student(tiny, teacher, once):
     """A model distilled from `teacher`: config and workdir, which must not change."""
     from jcm.commands.train import train
 
-    config = tiny("digits_cd", teacher=str(teacher))
+    config = tiny("digits_cd", **{"teachers.diffusion": str(teacher)})
     return config, once("student", lambda folder: train(config, folder))
 
 

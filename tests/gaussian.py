@@ -23,6 +23,18 @@ class Denoiser(denoiser.Denoiser):
     mean: float = 0.3
     std: float = 0.5
 
+    def raw(self, params, labels=None, dropout_keys=None):
+        """Returns the F that makes this D, for samplers that precondition it."""
+
+        def network(x_in, c_noise):
+            sigma = jnp.exp(4 * c_noise)
+            wide = sigma.reshape(-1, *(1,) * (x_in.ndim - 1))
+            x = x_in * jnp.sqrt(wide**2 + self.precond.sigma_data**2)
+            c_skip, c_out = self.precond.skip_and_out(wide)
+            return (self(params, x, sigma) - c_skip * x) / c_out
+
+        return network
+
     def __call__(self, params, x, sigma, labels=None, dropout_keys=None):
         sigma = sigma.reshape(-1, *(1,) * (x.ndim - 1))
         variance = self.std**2 + sigma**2
@@ -36,7 +48,7 @@ class ConsistencyFunction(Denoiser):
     precond: EDM = Consistency()
 
     def __call__(self, params, x, sigma, labels=None, dropout_keys=None):
-        return trajectory(self, x, sigma, self.precond.sigma_min)
+        return trajectory(self, x, sigma, self.precond.floor)
 
 
 def trajectory(data: Denoiser, x, sigma, sigma_end):

@@ -19,6 +19,7 @@ from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.schedules import FixedScales, KarrasGrid
 from jcm.methods import distances
 from jcm.methods.consistency import Consistency
+from jcm.networks import Conditions
 from jcm.pretrained import openai_jcm, torch_file
 
 # The small network that the numbers were made with ("cfg1").
@@ -106,6 +107,11 @@ def compiled(**changes) -> networks.Network:
     Losses and samplers do little around the network, so they need not be compiled.
     """
     return Compiled(network(**changes))
+
+
+def raw(network, params, labels=None):
+    """Returns F as a function of (input, c_noise), as a preconditioning takes it."""
+    return lambda x, c_noise: network(params, x, Conditions(c_noise, labels))
 
 
 def from_original(flat: dict[str, np.ndarray | jax.Array]) -> networks.Params:

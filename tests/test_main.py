@@ -11,6 +11,8 @@ from jcm import config as config_lib
 from jcm import main as main_lib
 from jcm import methods
 from jcm.commands import cli
+from jcm.diffusion.denoiser import Denoiser
+from jcm.diffusion.precond import EDM
 from jcm.model import build
 from jcm.runtime.errors import JcmError
 
@@ -94,7 +96,7 @@ def test_a_workdir_replaces_its_config(run, student):
     here = f"--workdir={workdir}"
     code, output = run(here, "--mode=config", "--config.sample.num_images=3")
     assert code == 0
-    assert f"teacher: {config.teacher}" in output
+    assert f"diffusion: {config.teachers.diffusion}" in output
     assert "num_images: 3" in output
     changes = ("--config.model.ch_mult=(1,)", "--config.model.nf=16")
     code, output = run(here, "--mode=sample", _DIGITS, *changes)
@@ -118,13 +120,32 @@ def test_every_config_loads_and_survives_a_round_trip_by_json(path, mode):
         # Teacher and student then have the same network, which takes seconds to trace.
         config.model.dropout = 0.0
     network = build.network(config, num_classes=10)
-    if config.method != "edm" and config.loss.metric == "lpips":
+    teachers = {
+        name: Denoiser(network, EDM())
+        for name in methods.recipe(config.method).teachers
+    }
+    if config.loss.get("metric") == "lpips":
         with pytest.raises(JcmError, match="vgg16"):
-            methods.create(config, network)
+            methods.create(config, network, teachers)
     else:
-        methods.create(config, network)
+        methods.create(config, network, teachers)
+    config_lib.check(config)
     with pytest.raises(KeyError, match="colour"):
-        config_lib.from_dict({"colour": 1})
+        config_lib.from_dict({"method": "cd", "colour": 1})
+
+
+@pytest.mark.parametrize("method", methods.NAMES)
+def test_every_field_is_explained_and_every_number_has_a_bound(method):
+    config = config_lib.base(method)
+    known = config_lib.fields(config)
+    assert known.keys() == config_lib.flatten(config).keys()
+    # Any finite number is possible for these.
+    free = {"loss.p_mean", "model.ncsnpp.fir_kernel"}
+    for name, field in known.items():
+        assert field.doc and not field.doc.endswith("."), name
+        if field.is_numeric:
+            assert bool(field.bounds) == (name not in free), name
+        field.check(name, field.default)
 
 
 @pytest.mark.parametrize(
@@ -135,10 +156,11 @@ def test_every_config_loads_and_survives_a_round_trip_by_json(path, mode):
         ("loss.num_scales", 1),
         ("sample.steps", 1),
         ("eval.seeds", ()),
-        ("train.ema_rates", (1.5,)),
         ("noise.sigma_min", 0.0),
         ("noise.rho", 0.0),
         ("loss.end_scales", 1),
+        ("optim.learning_rate", float("nan")),
+        ("optim.grad_clip", -1.0),
         ("loss.start_ema", 0.0),
         ("loss.target_ema", 2.0),
         ("model.dropout", 1.0),

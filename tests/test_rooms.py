@@ -9,14 +9,14 @@ _PACKAGE = ROOT / "jcm"
 # From the bottom up. "runtime" is the whole room, "runtime.errors" one module of it.
 _MAY_IMPORT = {
     "runtime": "",
-    "config": "runtime.errors",
     "data": "runtime",
     "networks": "runtime.errors",
-    "run": "runtime data networks config",
     "diffusion": "runtime.errors runtime.arrays networks",
     "pretrained": "runtime networks",
     "metrics": "runtime data networks pretrained",
-    "methods": "runtime.errors networks diffusion metrics",
+    "methods": "runtime.errors runtime.fields networks diffusion metrics",
+    "config": "runtime.errors runtime.fields methods",
+    "run": "runtime data networks config",
     "model": "runtime data networks run diffusion pretrained metrics methods config",
     "training": "runtime data networks run diffusion pretrained metrics methods model"
     " config",

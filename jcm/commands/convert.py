@@ -1,6 +1,6 @@
 """Converts a model to a folder that can be shared.
 
-python -m jcm.commands.convert SOURCE FOLDER [--to=jcm|diffusers] [--kind=edm]
+python -m jcm.commands.convert SOURCE FOLDER [--to=jcm|diffusers] [--kind=diffusion]
                                [--image_size=64] [--ema=params]
 
 SOURCE is anything that jcm.load opens: a workdir, a file of the original JAX or PyTorch
@@ -21,7 +21,7 @@ from jcm.runtime.errors import JcmError
 # What a file of another project may not say about itself.
 _HINTS = {
     "kind": flags.DEFINE_enum(
-        "kind", None, ("edm", "consistency"), "The kind of model in the file."
+        "kind", None, ("diffusion", "consistency"), "The kind of model in the file."
     ),
     "image_size": flags.DEFINE_integer(
         "image_size", None, "Height and width, if they differ from the published ones."

@@ -93,22 +93,21 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
 def load_subject(config: ConfigDict, workdir: pathlib.Path) -> Subject:
     """Loads the model that the config names."""
     model = loading.from_config(config, workdir)
-    kind = "diffusion" if model.kind == "edm" else "consistency"
-    return Subject.of(config.sample.model or kind, model)
+    return Subject.of(config.sample.model or model.kind, model)
 
 
 def _subjects(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Subject]:
-    """Yields the teacher, if it is available, and the model that the config names."""
+    """Yields the teachers that are available, and the model that the config names."""
     subject = load_subject(config, workdir)
-    teacher = workdir_lib.teacher_path(config, workdir)
-    if subject.name == "consistency" and teacher:
-        if loading.exists(teacher):
-            at_once = config.sample.batch_size
-            yield Subject.of("teacher", loading.load(teacher, batch_size=at_once))
+    own = not config.sample.model
+    teachers = workdir_lib.teacher_paths(config, workdir) if own else {}
+    for name, path in teachers.items():
+        if loading.exists(path):
+            title = "teacher" if len(teachers) == 1 else f"teacher {name}"
+            model = loading.load(path, batch_size=config.sample.batch_size)
+            yield Subject.of(title, model)
         else:
-            logging.info(
-                "the teacher %s is not available: evaluating without it", teacher
-            )
+            logging.info("the teacher %s is not available: evaluating without it", path)
     yield subject
 
 

@@ -58,6 +58,10 @@ def _loop(run: Run) -> None:
             log.settle()
             with run.progress.pause():
                 run.preview.write(state)
+        if not resumed and due(step, settings.snapshot_every):
+            log.settle()
+            with run.progress.pause():
+                run.snapshots.save(state)
         if not resumed and (last or due(step, settings.checkpoint_every)):
             # Raises before anything that is not finite is saved.
             log.settle()

@@ -1,15 +1,14 @@
 """A network F with its preconditioning: a denoiser D or a consistency function f."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from jcm.diffusion import precond
-from jcm.networks import Network, Params
+from jcm.diffusion.precond import Precond, RawNetwork
+from jcm.networks import Conditions, Network, Params
 from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
@@ -20,16 +19,16 @@ class Denoiser:
 
     Attributes:
       network: F.
-      precond: makes D of F, or f if it is a `precond.Consistency`.
+      precond: makes D or f of F, and says how it is sampled.
     """
 
     network: Network
-    precond: precond.EDM
+    precond: Precond
 
     @property
-    def is_consistency(self) -> bool:
-        """Whether this is a consistency function."""
-        return isinstance(self.precond, precond.Consistency)
+    def kind(self) -> str:
+        """What it is: "diffusion", "consistency" or "flow_map"; see `Precond`."""
+        return self.precond.kind
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -42,6 +41,31 @@ class Denoiser:
         """Number of classes; 0 if the network is unconditional."""
         return self.network.arch.num_classes
 
+    def raw(
+        self,
+        params: Params,
+        labels: Int[Array, " b"] | None = None,
+        dropout_keys: Key[Array, " b"] | None = None,
+        augment: Float[Array, "b a"] | None = None,
+        guidance: Float[Array, " b"] | None = None,
+    ) -> RawNetwork:
+        """Returns F as a function of (scaled input, c_noise) alone.
+
+        Args:
+          params: parameters of the network.
+          labels: class of each image; None if the network is unconditional.
+          dropout_keys: one key per image in training, None otherwise.
+          augment: how each image was augmented; None for images as they are.
+          guidance: guidance strength of each image; None for 1, which is no guidance,
+            or if the network takes none.
+        """
+
+        def network(x: Array, c_noise: Array) -> Array:
+            given = Conditions(c_noise, labels, augment, guidance)
+            return self.network(params, x, given, dropout_keys)
+
+        return network
+
     def __call__(
         self,
         params: Params,
@@ -49,6 +73,8 @@ class Denoiser:
         sigma: Float[Array, " b"],
         labels: Int[Array, " b"] | None = None,
         dropout_keys: Key[Array, " b"] | None = None,
+        augment: Float[Array, "b a"] | None = None,
+        guidance: Float[Array, " b"] | None = None,
     ) -> Float[Array, "b h w c"]:
         """Estimates x0 from x = x0 + sigma z.
 
@@ -56,15 +82,15 @@ class Denoiser:
           params: parameters of the network.
           x: noisy images.
           sigma: noise level of each image.
-          labels: class of each image; None if the network is unconditional.
-          dropout_keys: one key per image in training, None otherwise.
+          labels: see `raw`.
+          dropout_keys: see `raw`.
+          augment: see `raw`.
+          guidance: see `raw`.
 
         Returns:
           Clean images in float32.
         """
-        network = functools.partial(
-            self.network, params, labels=labels, dropout_keys=dropout_keys
-        )
+        network = self.raw(params, labels, dropout_keys, augment, guidance)
         return self.precond(network, x, sigma)
 
     def as_labels(

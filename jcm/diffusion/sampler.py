@@ -11,76 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
-from jcm.diffusion import ode
 from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.schedule import Schedule
 from jcm.networks import Params
 from jcm.runtime import arrays
 from jcm.runtime.arrays import AnyArray
-
-
-def consistency_step(
-    denoiser: Denoiser,
-    params: Params,
-    x: Float[Array, "b h w c"],
-    sigma: Float[Array, ""],
-    sigma_next: Float[Array, ""],
-    noise: Float[Array, "b h w c"],
-    labels: Int[Array, " b"] | None,
-    known: Callable[[Array], Array] | None = None,
-) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
-    """Takes one step of multistep sampling or editing.
-
-    As in algorithms 1 and 4 of Song et al. 2023, the step jumps to clean images, clips
-    them to [-1, 1], restores what is known of them, and adds noise of the next level.
-
-    Args:
-      denoiser: the consistency function f.
-      params: parameters of f.
-      x: images at noise level sigma.
-      sigma: noise level of x.
-      sigma_next: noise level of the result, in [sigma_min, sigma). At sigma_min no
-        noise is added.
-      noise: standard normal.
-      labels: class of each image, or None.
-      known: restores what is known, such as an `edits.Known`; None if nothing is known.
-
-    Returns:
-      Images at noise level sigma_next, and the clean images.
-    """
-    x0 = denoiser(params, x, jnp.full(x.shape[0], sigma), labels)
-    x0 = jnp.clip(x0, -1.0, 1.0)
-    if known is not None:
-        x0 = known(x0)
-    # The product is exactly 0 at sigma_min; a difference of squares need not be.
-    sigma_min = jnp.float32(denoiser.precond.sigma_min)
-    variance = (sigma_next - sigma_min) * (sigma_next + sigma_min)
-    return x0 + jnp.sqrt(jnp.maximum(variance, 0.0)) * noise, x0
-
-
-def ode_step(
-    denoiser: Denoiser,
-    params: Params,
-    x: Float[Array, "b h w c"],
-    sigma: Float[Array, ""],
-    sigma_next: Float[Array, ""],
-    labels: Int[Array, " b"] | None,
-    *,
-    solver: str,
-) -> Float[Array, "b h w c"]:
-    """Takes one step of a diffusion model's ODE; see `ode.step`."""
-    levels = (jnp.full(x.shape[0], level) for level in (sigma, sigma_next))
-    return ode.step(
-        lambda point, level: denoiser(params, point, level, labels),
-        x,
-        *levels,
-        solver=solver,
-    )
 
 
 class Sampler:
@@ -120,10 +59,12 @@ class Sampler:
         # For pmap: 0 splits an argument over the devices, None gives it to all.
         self._start = self._parallel(self._start_fn, in_axes=(0, 0, None))
         step_axes = (None, 0, 0, None, None, None, 0, 0)
-        self._steps = {"consistency": self._parallel(self._consistency_fn, step_axes)}
-        for solver in ode.SOLVERS:
-            step = functools.partial(self._ode_fn, solver=solver)
-            self._steps[solver] = self._parallel(step, step_axes)
+        self._steps = {
+            solver: self._parallel(
+                functools.partial(self._step_fn, solver=solver), step_axes
+            )
+            for solver in denoiser.precond.solvers
+        }
 
     def __call__(
         self,
@@ -147,8 +88,8 @@ class Sampler:
           schedule: noise levels and solver.
           labels: class of each image; None if the denoiser is unconditional.
           origin: images that the first noise is added to; None for zeros.
-          known: restores what is known after each step of a consistency model: a pytree
-            of arrays with one entry per image, which is callable on images.
+          known: puts back what is known after each step, for samplers that make clean
+            images: a pytree of arrays with one entry per image, callable on images.
           noisy: whether to add the first noise; if not, sampling starts at `origin`.
           visit: called after each step of each batch with its clean images, or, for a
             diffusion model, with its points on the trajectory.
@@ -207,7 +148,7 @@ class Sampler:
         labels, origin, known = jax.tree.map(self._split, (labels, origin, known))
         start = schedule.sigmas[0] if noisy else 0.0
         x = self._start(keys, origin, np.float32(start))
-        steps = schedule.steps(self.denoiser.precond.sigma_min)
+        steps = schedule.steps(self.denoiser.precond.floor)
         for i, (sigma, sigma_next, solver) in enumerate(steps, start=1):
             levels = np.float32(sigma), np.float32(sigma_next)
             x, clean = self._steps[solver](
@@ -216,21 +157,22 @@ class Sampler:
             yield x, clean
 
     def _start_fn(self, keys: Array, origin: Array | None, sigma: Array) -> Array:
-        noise = sigma * self._noise(keys, 0)
+        noise = self.denoiser.precond.start(self._noise(keys, 0), sigma)
         return noise if origin is None else origin + noise
 
-    def _consistency_fn(
-        self, params, x, keys, i, sigma, sigma_next, labels, known
+    def _step_fn(
+        self, params, x, keys, i, sigma, sigma_next, labels, known, *, solver
     ) -> tuple[Array, Array]:
-        noise = self._noise(keys, i)
-        return consistency_step(
-            self.denoiser, params, x, sigma, sigma_next, noise, labels, known
+        network = self.denoiser.raw(params, labels)
+        return self.denoiser.precond.step(
+            network,
+            x,
+            sigma,
+            sigma_next,
+            self._noise(keys, i),
+            solver=solver,
+            restore=known,
         )
-
-    def _ode_fn(self, params, x, keys, i, sigma, sigma_next, labels, known, *, solver):
-        del keys, i, known
-        x = ode_step(self.denoiser, params, x, sigma, sigma_next, labels, solver=solver)
-        return x, x
 
     def _noise(self, keys: Array, draw: Array | int) -> Array:
         """Returns draw number `draw` of each image's noise."""

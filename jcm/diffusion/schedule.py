@@ -7,22 +7,46 @@ from jcm.runtime.errors import JcmError
 
 
 @dataclasses.dataclass(frozen=True)
+class Sampling:
+    """What a config says about how to sample.
+
+    Attributes:
+      grid: the noise levels of the model.
+      sigmas: consistency models: the level of each step.
+      steps: diffusion models: number of points of the noise grid.
+      solver: diffusion models: the ODE solver.
+    """
+
+    grid: schedules.KarrasGrid
+    sigmas: tuple[float, ...]
+    steps: int
+    solver: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Schedule:
     """The noise levels that a sampler visits, and how it gets from one to the next.
 
     Attributes:
       sigmas: noise levels in descending order. Sampling starts with noise of the first.
         For an ODE solver the last may be 0.
-      solver: "consistency", or an ODE solver: "heun" or "euler".
+      solver: an ODE solver, "heun" or "euler", which steps from each level to the next;
+        or the name of a sampler that jumps once from every level, such as
+        "consistency".
     """
 
     sigmas: tuple[float, ...]
     solver: str = "consistency"
 
     @property
+    def is_ode(self) -> bool:
+        """Whether the solver is one of `ode.SOLVERS`."""
+        return self.solver in ode.SOLVERS
+
+    @property
     def nfe(self) -> int:
         """Number of network evaluations for one image."""
-        if self.solver == "consistency":
+        if not self.is_ode:
             return len(self.sigmas)
         steps = len(self.sigmas) - 1
         return 2 * steps - (self.sigmas[-1] == 0) if self.solver == "heun" else steps
@@ -30,18 +54,18 @@ class Schedule:
     @property
     def title(self) -> str:
         """A short description for captions and tables, such as "2 steps"."""
-        if self.solver == "consistency":
+        if not self.is_ode:
             return f"{self.nfe} step" + "s" * (self.nfe > 1)
         return f"{self.solver.capitalize()}, {self.nfe} evaluations"
 
-    def steps(self, sigma_min: float) -> list[tuple[float, float, str]]:
+    def steps(self, floor: float) -> list[tuple[float, float, str]]:
         """Returns (sigma, sigma_next, solver) of each step.
 
         Args:
-          sigma_min: where the last step of a consistency model ends.
+          floor: where the last jump ends.
         """
-        if self.solver == "consistency":
-            ends = [*self.sigmas[1:], sigma_min]
+        if not self.is_ode:
+            ends = [*self.sigmas[1:], floor]
             return [
                 (*pair, self.solver) for pair in zip(self.sigmas, ends, strict=True)
             ]
@@ -55,12 +79,11 @@ class Schedule:
         """Checks that the noise levels descend from sigma_max at most to sigma_min.
 
         Raises:
-          JcmError: if they do not, if there are none, or if the solver is unknown.
+          JcmError: if they do not, or if there are none.
         """
         levels = self.sigmas
-        if self.solver != "consistency":
-            ode.check_solver(self.solver, "solver")
-            levels = levels[:-1] if levels and levels[-1] == 0 else levels
+        if self.is_ode and levels and levels[-1] == 0:
+            levels = levels[:-1]
         if not levels:
             raise JcmError(f"sigmas={self.sigmas}: at least one noise level is needed")
         # Comparisons with NaN are false, so these conditions also reject NaN.

@@ -1,36 +1,52 @@
 """Training methods, by their names in a config."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from jcm.diffusion.denoiser import Denoiser
 from jcm.methods import consistency, edm
-from jcm.methods.method import Batch, Frozen, Method
+from jcm.methods.method import Batch as Batch
+from jcm.methods.method import Frozen as Frozen
+from jcm.methods.method import Log as Log
+from jcm.methods.method import Losses as Losses
+from jcm.methods.method import Method as Method
+from jcm.methods.method import Recipe as Recipe
 from jcm.networks import Network
 from jcm.runtime.errors import JcmError
 
-__all__ = ["Batch", "Frozen", "Method", "create", "denoiser"]
-
-# For each name two functions of (config, network): one returns the method, the other
-# the denoiser that it trains.
-_METHODS = {
-    "edm": (edm.from_config, edm.denoiser_from_config),
-    "cd": (consistency.distillation_from_config, consistency.denoiser_from_config),
-    "ct": (consistency.training_from_config, consistency.denoiser_from_config),
+_RECIPES = {
+    "edm": edm.RECIPE,
+    "cd": consistency.DISTILLATION,
+    "ct": consistency.TRAINING,
 }
+NAMES = tuple(_RECIPES)
 
 
-def create(config: Any, network: Network) -> Method:
+def recipe(name: str) -> Recipe:
+    """Returns the recipe of a method.
+
+    Raises:
+      JcmError: if the name is unknown.
+    """
+    if name not in _RECIPES:
+        raise JcmError(
+            f"config.method={name!r} is unknown: use one of {', '.join(NAMES)}"
+        )
+    return _RECIPES[name]
+
+
+def create(config: Any, network: Network, teachers: Mapping[str, Denoiser]) -> Method:
     """Returns the method that `config.method` names.
 
     Args:
       config: the whole config.
       network: F.
+      teachers: the denoiser of each teacher that the recipe names.
 
     Raises:
       JcmError: if the name is unknown, or if the method cannot use the settings.
     """
-    make, _ = _named(config.method)
-    return make(config, network)
+    return recipe(config.method).create(config, network, teachers)
 
 
 def denoiser(config: Any, network: Network) -> Denoiser:
@@ -43,18 +59,4 @@ def denoiser(config: Any, network: Network) -> Denoiser:
     Raises:
       JcmError: if the name is unknown.
     """
-    _, make = _named(config.method)
-    return make(config, network)
-
-
-def _named(name: str) -> Any:
-    """Returns the entry of a name.
-
-    Raises:
-      JcmError: if the name is unknown.
-    """
-    if name not in _METHODS:
-        raise JcmError(
-            f"config.method={name!r} is unknown: use one of {', '.join(_METHODS)}"
-        )
-    return _METHODS[name]
+    return recipe(config.method).denoiser(config, network)

@@ -6,7 +6,7 @@ point. In training (CT, Algorithm 3) it is the same clean image with the same no
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,12 +16,14 @@ from jaxtyping import Array, Float, Int
 from jcm.diffusion import ode, precond
 from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.schedules import AdaptiveScales, FixedScales, KarrasGrid
-from jcm.methods import distances, edm
-from jcm.methods.method import Batch, Frozen
+from jcm.methods import distances
+from jcm.methods.method import Batch, Frozen, Losses, Plain, Recipe
 from jcm.networks import Network, Params
 from jcm.runtime.errors import JcmError
+from jcm.runtime.fields import Field
 
 _INDEX, _NOISE, _DROPOUT = range(3)
+_TEACHER = "diffusion"
 
 # The weighting lambda(t) of the noisier level t of a pair, by its name in the original
 # code.
@@ -34,7 +36,7 @@ WEIGHTINGS: dict[str, Callable[[Array], Array]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Consistency:
+class Consistency(Plain):
     """CD with a teacher, or CT without one.
 
     Attributes:
@@ -70,11 +72,6 @@ class Consistency:
         ode.check_solver(self.solver, "config.loss.solver")
 
     @property
-    def needs_teacher(self) -> bool:
-        """Whether this is distillation."""
-        return self.teacher is not None
-
-    @property
     def constants(self) -> Any:
         """Parameters of a perceptual distance; None for other distances."""
         return self.distance.params
@@ -90,15 +87,22 @@ class Consistency:
         )
 
     def loss(
-        self, params: Params, frozen: Frozen, batch: Batch, step: Int[Array, ""]
-    ) -> Float[Array, " b"]:
+        self,
+        params: Params,
+        head: Params | None,
+        frozen: Frozen,
+        batch: Batch,
+        step: Int[Array, ""],
+    ) -> Losses:
         """Returns the distance of f at random pairs of points; see `Method.loss`."""
+        del head
         num_scales, _ = self.scales(step)
         index = jax.vmap(lambda key: jax.random.randint(key, (), 0, num_scales - 1))(
             batch.fold(_INDEX)
         )
         noise = batch.normal(_NOISE)
-        return self.loss_at(params, frozen, batch, index, num_scales, noise)
+        each = self.loss_at(params, frozen, batch, index, num_scales, noise)
+        return Losses(each)
 
     def loss_at(
         self,
@@ -140,7 +144,7 @@ class Consistency:
             return batch.images + t_next[:, None, None, None] * noise
 
         def denoise(point: Array, level: Array) -> Array:
-            return self.teacher(frozen.teacher, point, level, batch.labels)
+            return self.teacher(frozen.teachers[_TEACHER], point, level, batch.labels)
 
         point = ode.step(denoise, x, t, t_next, solver=self.solver)
         return jax.lax.stop_gradient(point)
@@ -151,24 +155,40 @@ class Consistency:
         return {"num_scales": num_scales, "target_ema": target_ema}
 
 
-def denoiser_from_config(config: Any, network: Network) -> Denoiser:
+def _denoiser(config: Any, network: Network) -> Denoiser:
     """Returns the consistency function f of a config."""
-    noise = config.noise
-    return Denoiser(network, precond.Consistency(noise.sigma_data, noise.sigma_min))
+    noise, loss = config.noise, config.loss
+    levels = loss.num_scales if loss.scales == "fixed" else loss.end_scales
+    return Denoiser(
+        network, precond.Consistency(noise.sigma_data, noise.sigma_min, levels)
+    )
 
 
-def distillation_from_config(config: Any, network: Network) -> Consistency:
-    """Returns CD of a config; the teacher has the architecture of the student."""
-    return _from_config(config, network, edm.denoiser_from_config(config, network))
+def _scales(config: Any) -> FixedScales | AdaptiveScales:
+    """Returns the curriculum N(k) and mu(k) of a config.
+
+    Raises:
+      JcmError: if it is unknown, or if N would fall.
+    """
+    loss = config.loss
+    if loss.scales == "fixed":
+        return FixedScales(loss.num_scales, loss.target_ema)
+    if loss.scales != "adaptive":
+        raise JcmError(
+            f"config.loss.scales={loss.scales!r} is unknown: use fixed or adaptive"
+        )
+    if loss.end_scales < loss.start_scales:
+        raise JcmError(
+            f"config.loss.end_scales={loss.end_scales} must be at least"
+            f" start_scales={loss.start_scales}"
+        )
+    return AdaptiveScales(
+        loss.start_scales, loss.end_scales, loss.start_ema, config.train.num_steps
+    )
 
 
-def training_from_config(config: Any, network: Network) -> Consistency:
-    """Returns CT of a config."""
-    return _from_config(config, network, None)
-
-
-def _from_config(
-    config: Any, network: Network, teacher: Denoiser | None
+def _create(
+    config: Any, network: Network, teachers: Mapping[str, Denoiser]
 ) -> Consistency:
     """Returns CD with a teacher, or CT without one.
 
@@ -176,23 +196,45 @@ def _from_config(
       JcmError: if a setting of `config.loss` is unknown.
     """
     noise, loss = config.noise, config.loss
-    if loss.scales == "fixed":
-        scales = FixedScales(loss.num_scales, loss.target_ema)
-    elif loss.scales == "adaptive":
-        scales = AdaptiveScales(
-            loss.start_scales, loss.end_scales, loss.start_ema, config.train.num_steps
-        )
-    else:
-        raise JcmError(
-            f"config.loss.scales={loss.scales!r} is unknown: use fixed or adaptive"
-        )
     return Consistency(
-        denoiser=denoiser_from_config(config, network),
-        teacher=teacher,
+        denoiser=_denoiser(config, network),
+        teacher=teachers.get(_TEACHER),
         grid=KarrasGrid(noise.sigma_min, noise.sigma_max, noise.rho),
-        scales=scales,
+        scales=_scales(config),
         distance=distances.create(config),
         weighting=loss.weighting,
-        solver=loss.solver,
+        solver=loss.get("solver", "heun"),
         stop_gradient=loss.stop_gradient,
     )
+
+
+_SETTINGS = distances.SETTINGS | {
+    "weighting": Field("uniform", f"weight of a pair: {', '.join(WEIGHTINGS)}"),
+    "stop_gradient": Field(True, "whether the target is a constant for the gradient"),
+    "scales": Field(
+        "fixed",
+        "curriculum: fixed (uses num_scales and target_ema) or adaptive (uses"
+        " start_scales, end_scales and start_ema)",
+    ),
+    "num_scales": Field(18, "fixed: number of noise levels", least=2),
+    "target_ema": Field(
+        0.0,
+        "fixed: EMA rate of the target; 0 uses the student itself",
+        least=0,
+        below=1,
+    ),
+    "start_scales": Field(2, "adaptive: number of noise levels at the start", least=2),
+    "end_scales": Field(150, "adaptive: number of noise levels at the end", least=2),
+    "start_ema": Field(
+        0.9, "adaptive: EMA rate of the target at the start", above=0, below=1
+    ),
+}
+TRAINING = Recipe(create=_create, denoiser=_denoiser, settings=_SETTINGS)
+DISTILLATION = Recipe(
+    create=_create,
+    denoiser=_denoiser,
+    settings=_SETTINGS
+    | {"solver": Field("heun", "ODE solver of the teacher: heun or euler")},
+    teachers={_TEACHER: "diffusion"},
+    begins_with=_TEACHER,
+)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from jcm.metrics import lpips
 from jcm.runtime.errors import JcmError
+from jcm.runtime.fields import Field
 
 Images = Float[Array, " b *d"]
 
@@ -80,19 +81,32 @@ def pseudo_huber(a: Images, b: Images, *, c: float) -> Float[Array, " b"]:
     return square / (jnp.sqrt(square + c**2) + c)
 
 
-def _pseudo_huber_of(loss: Any) -> Callable[[Images, Images], Float[Array, " b"]]:
-    if loss.huber_c <= 0:
-        raise JcmError(f"config.loss.huber_c={loss.huber_c} must be positive")
-    return functools.partial(pseudo_huber, c=loss.huber_c)
-
-
 # The distances without parameters that `config.loss.metric` can name, each a function
 # of `config.loss`. Those with a network are in `metrics/lpips.py`.
 OF_PIXELS = {
     "l1": lambda loss: l1,
     "l2": lambda loss: l2,
     "linf": lambda loss: linf,
-    "pseudo_huber": _pseudo_huber_of,
+    "pseudo_huber": lambda loss: functools.partial(pseudo_huber, c=loss.huber_c),
+}
+
+
+# The fields of `config.loss` that `create` reads.
+SETTINGS = {
+    "metric": Field(
+        "lpips",
+        "distance of images: l1, l2, linf, pseudo_huber, lpips, lpips_alex,"
+        " lpips_squeeze or efficientnet_lite0",
+    ),
+    "metric_size": Field(
+        224,
+        "size in pixels to which perceptual metrics enlarge images; 0 keeps their size",
+        least=0,
+    ),
+    "metric_dtype": Field(
+        "float32", "type of a perceptual metric: float32 or bfloat16"
+    ),
+    "huber_c": Field(0.03, "c of pseudo_huber", above=0),
 }
 
 
@@ -108,6 +122,7 @@ def create(config: Any) -> Distance:
         small for a perceptual distance.
     """
     loss = config.loss
+    SETTINGS["huber_c"].check("config.loss.huber_c", loss.huber_c)
     if loss.metric in OF_PIXELS:
         return OfPixels(OF_PIXELS[loss.metric](loss))
     if loss.metric in lpips.NAMES:

@@ -1,6 +1,7 @@
 """Training of diffusion models: denoising score matching (Karras et al. 2022)."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,14 +10,15 @@ from jaxtyping import Array, Float, Int
 
 from jcm.diffusion import precond
 from jcm.diffusion.denoiser import Denoiser
-from jcm.methods.method import Batch, Frozen
+from jcm.methods.method import Batch, Frozen, Losses, Plain, Recipe
 from jcm.networks import Network, Params
+from jcm.runtime.fields import Field
 
 _SIGMA, _NOISE, _DROPOUT = range(3)
 
 
 @dataclasses.dataclass(frozen=True)
-class EDM:
+class EDM(Plain):
     """The EDM loss, with ln sigma ~ N(p_mean, p_std^2) (Karras et al. 2022, Table 1).
 
     The weight (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 is 1 / c_out^2, so that
@@ -33,21 +35,22 @@ class EDM:
     p_mean: float = -1.2
     p_std: float = 1.2
 
-    needs_teacher = False
-    keeps_target = False
-    constants = None
-
     def loss(
-        self, params: Params, frozen: Frozen, batch: Batch, step: Int[Array, ""]
-    ) -> Float[Array, " b"]:
+        self,
+        params: Params,
+        head: Params | None,
+        frozen: Frozen,
+        batch: Batch,
+        step: Int[Array, ""],
+    ) -> Losses:
         """Returns the weighted squared error of D at random noise levels.
 
         See `Method.loss`.
         """
-        del frozen, step
+        del head, frozen, step
         normal = jax.vmap(jax.random.normal)(batch.fold(_SIGMA))
         sigma = jnp.exp(self.p_mean + self.p_std * normal)
-        return self.loss_at(params, batch, sigma, batch.normal(_NOISE))
+        return Losses(self.loss_at(params, batch, sigma, batch.normal(_NOISE)))
 
     def loss_at(
         self,
@@ -70,22 +73,27 @@ class EDM:
         weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
         return weight * jnp.sum((x0 - batch.images) ** 2, axis=(1, 2, 3))
 
-    def curriculum(self, step: Int[Array, ""]) -> dict[str, Array]:
-        """Returns no scalars, since nothing changes with the step."""
-        del step
-        return {}
 
-
-def denoiser_from_config(config: Any, network: Network) -> Denoiser:
+def _denoiser(config: Any, network: Network) -> Denoiser:
     """Returns the denoiser D of a config."""
-    noise = config.noise
-    return Denoiser(network, precond.EDM(noise.sigma_data, noise.sigma_min))
+    return Denoiser(network, precond.EDM(config.noise.sigma_data))
 
 
-def from_config(config: Any, network: Network) -> EDM:
+def _create(config: Any, network: Network, teachers: Mapping[str, Denoiser]) -> EDM:
     """Returns the method of a config."""
+    del teachers
     return EDM(
-        denoiser=denoiser_from_config(config, network),
+        denoiser=_denoiser(config, network),
         p_mean=config.loss.p_mean,
         p_std=config.loss.p_std,
     )
+
+
+RECIPE = Recipe(
+    create=_create,
+    denoiser=_denoiser,
+    settings={
+        "p_mean": Field(-1.2, "mean of ln(sigma)"),
+        "p_std": Field(1.2, "standard deviation of ln(sigma)", least=0),
+    },
+)

@@ -6,7 +6,7 @@ from typing import Any
 from jcm import networks
 from jcm.diffusion import schedules
 from jcm.diffusion.denoiser import Denoiser
-from jcm.diffusion.schedule import Schedule, ode_schedule
+from jcm.diffusion.schedule import Sampling, Schedule
 from jcm.networks import Network
 from jcm.runtime.errors import JcmError
 
@@ -43,6 +43,17 @@ def grid(config: Any) -> schedules.KarrasGrid:
     return schedules.KarrasGrid(noise.sigma_min, noise.sigma_max, noise.rho)
 
 
+def sampling(config: Any) -> Sampling:
+    """Returns what a config says about how to sample."""
+    sample = config.sample
+    return Sampling(
+        grid=grid(config),
+        sigmas=tuple(sample.sigmas),
+        steps=sample.steps,
+        solver=sample.solver,
+    )
+
+
 def schedule(
     config: Any,
     denoiser: Denoiser,
@@ -51,38 +62,23 @@ def schedule(
     steps: int | None = None,
     solver: str | None = None,
 ) -> Schedule:
-    """Returns the schedule that samples a model.
+    """Returns the schedule that samples a model; see `precond.Precond.schedule`.
 
     Args:
       config: what is not given is taken from `config.sample`.
       denoiser: D or f.
       sigmas: consistency models: descending noise levels, one for each step.
-      steps: diffusion models: number of points of the noise grid.
+      steps: consistency models: number of steps; diffusion models: number of points of
+        the noise grid.
       solver: diffusion models: "heun" or "euler".
 
     Raises:
       JcmError: if an argument is for the other kind of model, or if the noise levels do
         not descend within `config.noise`.
     """
-    sample, noise = config.sample, config.noise
-    if denoiser.is_consistency:
-        if steps is not None or solver is not None:
-            raise JcmError(
-                "steps and solver are for diffusion models: a consistency model"
-                " takes sigmas, one for each step"
-            )
-        levels = sample.sigmas if sigmas is None else sigmas
-        found = Schedule(tuple(float(sigma) for sigma in levels))
-    else:
-        if sigmas is not None:
-            raise JcmError("a diffusion model takes steps and solver, not sigmas")
-        found = ode_schedule(
-            grid(config),
-            sample.steps if steps is None else steps,
-            sample.solver if solver is None else solver,
-        )
-    found.check(noise.sigma_min, noise.sigma_max)
-    return found
+    return denoiser.precond.schedule(
+        sampling(config), sigmas=sigmas, steps=steps, solver=solver
+    )
 
 
 def default_schedules(config: Any, denoiser: Denoiser) -> list[Schedule]:
@@ -95,27 +91,4 @@ def default_schedules(config: Any, denoiser: Denoiser) -> list[Schedule]:
     Raises:
       JcmError: if the noise levels do not descend within `config.noise`.
     """
-    longest = schedule(config, denoiser)
-    if not denoiser.is_consistency:
-        return [longest]
-    return [Schedule(longest.sigmas[: n + 1]) for n in range(longest.nfe)]
-
-
-def schedule_with_steps(config: Any, denoiser: Denoiser, steps: int) -> Schedule:
-    """Returns a schedule with a given number of steps, for either kind of model.
-
-    Args:
-      config: the whole config.
-      denoiser: D or f.
-      steps: of a consistency model; those that `config.sample.sigmas` does not provide
-        visit points of a noise grid. For a diffusion model, points of the noise grid.
-
-    Raises:
-      JcmError: if there are too few steps.
-    """
-    if not denoiser.is_consistency:
-        return schedule(config, denoiser, steps=steps)
-    for found in default_schedules(config, denoiser):
-        if found.nfe == steps:
-            return found
-    return schedule(config, denoiser, sigmas=grid(config).sigmas(steps + 1)[:-1])
+    return denoiser.precond.schedules(sampling(config))

@@ -62,8 +62,11 @@ def markdown(sentence: str, form: str, config: ConfigDict, about: About) -> str:
 
 def _training(config: ConfigDict) -> str:
     """Returns a line on method, data and optimiser."""
-    teacher = f", teacher `{config.teacher}`" if config.method == "cd" else ""
-    loss = "" if config.method == "edm" else f", metric `{config.loss.metric}`"
+    teacher = "".join(
+        f", teacher `{source}`" for source in config.teachers.values() if source
+    )
+    metric = config.loss.get("metric")
+    loss = f", metric `{metric}`" if metric else ""
     return (
         f"Method `{config.method}`{teacher}{loss}; data `{config.data.name}` at"
         f" {config.data.image_size}x{config.data.image_size}; batches of"

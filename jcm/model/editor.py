@@ -100,7 +100,7 @@ class Editor:
         Raises:
           JcmError: for a diffusion model.
         """
-        if not sampler.denoiser.is_consistency:
+        if sampler.denoiser.kind != "consistency":
             raise JcmError("editing needs a consistency model: distil this one first")
         self._sampler, self._params, self._denoise = sampler, params, denoise
         self._config, self._class_names = config, class_names

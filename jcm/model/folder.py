@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jcm.model import card
-from jcm.runtime import files
+from jcm.runtime import files, versions
 from jcm.runtime.errors import JcmError, one_line
 
 _PARAMS, _CONFIG, _CARD = "params.safetensors", "config.json", "README.md"
@@ -60,6 +60,7 @@ def write(path: str | os.PathLike, model: Exported, text: str) -> None:
     path = files.new_folder(path)
     about = {
         "format": _FORMAT,
+        "version": versions.FORMAT,
         "config": model.config,
         "class_names": list(model.class_names),
         "step": model.step,
@@ -82,6 +83,8 @@ def read(path: str | os.PathLike) -> Exported:
         about = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
         if about["format"] != _FORMAT:
             raise ValueError(f"format {about['format']!r}")
+        if about.get("version") != versions.FORMAT:
+            raise versions.OtherVersion(f"{path} was saved by")
         step, names = about["step"], about["class_names"]
         if not (step is None or type(step) is int) or not isinstance(names, list):
             raise ValueError(f"step {step!r}")
@@ -93,6 +96,8 @@ def read(path: str | os.PathLike) -> Exported:
             step=step,
             about=card.About(**known | {"scores": tuple(known["scores"])}),
         )
+    except versions.OtherVersion:
+        raise
     except Exception as error:  # the files may hold anything
         reason = one_line(error)
         raise JcmError(

@@ -38,7 +38,7 @@ def load(
         - a file of the original JAX or PyTorch code or of NVlabs/edm, or a folder of
           diffusers; see `pretrained.foreign.read`,
         - the name of a published model, such as openai/cd-cifar10-lpips.
-      ema: which weights of a run: a rate of `config.train.ema_rates` such as "0.9999",
+      ema: which weights of a run: one of `config.train.averages` such as "0.9999",
         "params" for the trained weights, or "target_params" for those of the target;
         by default what `config.sample.ema` of the run says. A checkpoint of the
         original JAX code has "params_ema", "params" and "target_params".
@@ -96,7 +96,7 @@ def from_config(config: ConfigDict, workdir: str | os.PathLike) -> Model:
     except JcmError as error:
         raise JcmError(f"config.sample.model: {error}" if other else error) from error
     _check_same_images(source, found, config)
-    check_same_noise(source, found, config)
+    check_same_noise(source, found.config, config)
     if other:
         _log_other_settings(other, found, config)
     return found
@@ -114,15 +114,15 @@ def which_weights(config: ConfigDict, ema: str = "") -> str:
 
     Args:
       config: of a run.
-      ema: a rate of `config.train.ema_rates`, "params" or "target_params"; "" for
-        `config.sample.ema`, or, if that is empty, the first rate.
+      ema: one of `config.train.averages`, "params" or "target_params"; "" for
+        `config.sample.ema`, or, if that is empty, the first average.
 
     Raises:
       JcmError: if a run of this config has no such weights.
     """
-    rates = [str(rate) for rate in config.train.ema_rates]
-    ema = ema or config.sample.ema or (rates[0] if rates else "params")
-    known = ("params", "target_params", *rates)
+    averages = config.train.averages
+    ema = ema or config.sample.ema or (averages[0] if averages else "params")
+    known = ("params", "target_params", *averages)
     if ema not in known:
         raise JcmError(f"ema={ema!r} is unknown: use one of {', '.join(known)}")
     return ema
@@ -141,12 +141,11 @@ def _from_workdir(
         network.shapes,
         lambda shapes: jax.tree.map(lambda _: place, shapes),
     )
-    rates = [str(rate) for rate in config.train.ema_rates]
     ema = which_weights(config, ema)
     with Checkpoints(path) as checkpoints:
         step = step or checkpoints.latest_step
-        if ema in rates:
-            averages = dict.fromkeys(rates, template)
+        if ema in config.train.averages:
+            averages = dict.fromkeys(config.train.averages, template)
             params = checkpoints.restore_part("ema_params", averages, step)[ema]
         else:
             params = checkpoints.restore_part(ema, template, step)
@@ -195,9 +194,8 @@ def _from_folder(path: str | os.PathLike, batch_size: int | None) -> Model:
 def _from_checkpoint(found: foreign.Checkpoint, batch_size: int | None) -> Model:
     """Makes a model and its config of another project's checkpoint."""
     arch = found.network.arch
-    config = config_lib.base()
+    config = config_lib.base("edm" if found.kind == "diffusion" else "cd")
     with config.unlocked(), config.ignore_type():
-        config.method = "edm" if found.kind == "edm" else "cd"
         config.model.update(networks.describe(arch))
         config.model.class_conditional = arch.num_classes > 0
         config.data.image_size = arch.image_size
@@ -249,22 +247,20 @@ def _check_same_images(
 
 
 def check_same_noise(
-    source: str | os.PathLike, found: Model, config: ConfigDict
+    source: str | os.PathLike, theirs: ConfigDict, ours: ConfigDict
 ) -> None:
-    """Raises JcmError if a model is for other noise levels than `config.noise`."""
-    for field, theirs, ours in config_lib.differences(
-        found.config, config, only=("noise",)
-    ):
+    """Raises JcmError if a model's config has other noise levels than ours."""
+    for field, before, now in config_lib.differences(theirs, ours, only=("noise",)):
         name = field.removeprefix("noise.")
         raise JcmError(
-            f"{source} is for other noise levels, with {name}={theirs} and not"
-            f" {ours}: set config.{field}"
+            f"{source} is for other noise levels, with {name}={before} and not"
+            f" {now}: set config.{field}"
         )
 
 
 def _log_other_settings(source: str, found: Model, config: ConfigDict) -> None:
     """Logs where `config.sample` differs from the settings that come with a model."""
-    for name in ("sigmas",) if found.kind == "consistency" else ("steps", "solver"):
+    for name in ("steps", "solver") if found.kind == "diffusion" else ("sigmas",):
         theirs, ours = found.config.sample[name], config.sample[name]
         if theirs != ours:
             logging.info(

@@ -28,7 +28,7 @@ class Model:
       params: the weights.
       config: of the run that trained them.
       class_names: names of the classes 0, 1, ...; empty for an unconditional model.
-      kind: "edm" for a diffusion model, or "consistency".
+      kind: "diffusion", "consistency" or "flow_map".
       step: number of training steps that made the weights; None if unknown.
       workdir: of the run that trained them; None if they come from elsewhere.
       about: what else a model card says of them.
@@ -66,7 +66,7 @@ class Model:
             raise JcmError(f"batch_size={batch_size} must be at least 1")
         self.denoiser, self.params, self.config = denoiser, params, config
         self.class_names = tuple(class_names) if denoiser.num_classes else ()
-        self.kind = "consistency" if denoiser.is_consistency else "edm"
+        self.kind = denoiser.kind
         self.step, self.workdir, self.about = step, workdir, about or card.About()
         self._batch_size = batch_size or config.sample.batch_size
         self._denoise = jax.jit(denoiser)

@@ -1,4 +1,4 @@
-"""Networks F(c_in x, c_noise, labels), whose parameters are plain nested dicts.
+"""Networks F(c_in x, conditions), whose parameters are plain nested dicts.
 
 This is the only room that uses flax. A network knows nothing of noise levels, losses
 or devices.
@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from jcm.networks import adm, ncsnpp
+from jcm.networks.layers import Conditions as Conditions
 from jcm.networks.layers import UNetSizes
 from jcm.runtime.errors import JcmError
 
@@ -61,24 +62,22 @@ class Network:
         self,
         params: Params,
         x: Float[Array, "b h w c"],
-        c_noise: Float[Array, " b"],
-        labels: Int[Array, " b"] | None = None,
+        given: Conditions,
         dropout_keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b h w c"]:
-        """Evaluates F(x, c_noise, labels) in float32.
+        """Evaluates F(x, conditions) in float32.
 
         Args:
           params: parameters shaped like `self.shapes`.
           x: noisy images, scaled by c_in.
-          c_noise: the time input of each image, computed from its noise level.
-          labels: the class of each image; None if and only if there are no classes.
+          given: times, labels and other conditions of each image.
           dropout_keys: a key for each image, or None to disable dropout.
 
         Raises:
-          JcmError: if labels are missing, or are passed to an unconditional network.
+          JcmError: if a condition is missing, or is not one of this network's.
         """
         model = nnx.merge(self._graphdef, params)
-        return model(x, c_noise, labels, dropout_keys)
+        return model(x, given, dropout_keys)
 
 
 def architecture(

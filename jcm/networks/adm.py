@@ -13,19 +13,22 @@ import math
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jcm.networks.layers import (
     LONGEST_PERIOD,
+    Conditions,
     DropoutKeys,
     GroupNorm,
     LayerSpec,
     UNetSizes,
     apply_layer,
     attention,
-    check_labels,
+    check_conditions,
     dropout,
+    guidance_input,
     unet_layers,
+    waves,
 )
 from jcm.runtime.errors import JcmError
 
@@ -144,29 +147,49 @@ def _double(x: Float[Array, "b h w c"]) -> Float[Array, "b p q c"]:
 
 
 class Embedding(nnx.Module):
-    """Embeds the time input by sines and two dense layers, and adds the label."""
+    """Embeds the conditions by sines and two dense layers, and adds the label.
+
+    A second time, an augmentation and a guidance strength join as in NCSN++.
+    """
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs):
         width = 4 * arch.nf
         self.channels, self.time_scale = arch.nf, arch.time_scale
-        self.dense0 = nnx.Linear(arch.nf, width, kernel_init=_fan_in(), rngs=rngs)
+        features = arch.times * arch.nf
+        self.dense0 = nnx.Linear(features, width, kernel_init=_fan_in(), rngs=rngs)
         self.dense1 = nnx.Linear(width, width, kernel_init=_fan_in(), rngs=rngs)
         if arch.num_classes:
             unit = nnx.initializers.normal(1.0)
             self.label = nnx.Embed(
                 arch.num_classes, width, embedding_init=unit, rngs=rngs
             )
+        dense = {"kernel_init": _fan_in(), "rngs": rngs}
+        if arch.augment_dim:
+            # Without a bias, so that zeros mean an image as it is.
+            self.augment = nnx.Linear(
+                arch.augment_dim, features, use_bias=False, **dense
+            )
+        if arch.guidance:
+            self.guidance = nnx.Linear(arch.nf, width, **dense)
 
-    def __call__(
-        self, c_noise: Float[Array, " b"], labels: Int[Array, " b"] | None
-    ) -> Float[Array, "b e"]:
+    def __call__(self, given: Conditions) -> Float[Array, "b e"]:
+        features = waves(given.c_noise, self._features)
+        if given.augment is not None:
+            features = features + self.augment(given.augment)
+        embedding = self.dense1(nnx.silu(self.dense0(features)))
+        if hasattr(self, "guidance"):
+            strength = guidance_input(given.guidance, features.shape[0])
+            embedding = embedding + self.guidance(self._features(strength))
+        if given.labels is not None:
+            embedding = embedding + self.label(given.labels)
+        return embedding
+
+    def _features(self, c_noise: Float[Array, " b"]) -> Float[Array, "b f"]:
         # Always in float32, since angles of up to 1000 lose their digits in bfloat16.
         half = self.channels // 2
         frequencies = LONGEST_PERIOD ** (-jnp.arange(half, dtype=jnp.float32) / half)
         angles = self.time_scale * c_noise[:, None] * frequencies
-        waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-        embedding = self.dense1(nnx.silu(self.dense0(waves)))
-        return embedding if labels is None else embedding + self.label(labels)
+        return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
 class ResBlock(nnx.Module):
@@ -256,7 +279,7 @@ def _layer(
 
 
 class ADM(nnx.Module):
-    """The U-Net F(x_in, c_noise, labels).
+    """The U-Net F(x_in, conditions).
 
     The name of a block states its resolution and role (`res16_block0`, `res16_down`).
     """
@@ -275,14 +298,13 @@ class ADM(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b h w c"],
-        c_noise: Float[Array, " b"],
-        labels: Int[Array, " b"] | None = None,
+        given: Conditions,
         dropout_keys: DropoutKeys = None,
     ) -> Float[Array, "b h w c"]:
         """Evaluates the network; `networks.Network` documents arguments and errors."""
         arch = self.arch
-        check_labels(labels, arch.num_classes)
-        embedding = self.embed(c_noise, labels)
+        check_conditions(given, arch)
+        embedding = self.embed(given)
         h = self.conv_in(x.astype(arch.dtype))
         skips = [h]
         for spec in arch.layers:

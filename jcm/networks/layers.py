@@ -1,7 +1,8 @@
 """Sizes and layers that all networks share."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,26 @@ from jaxtyping import Array, Float, Int, Key
 from jcm.runtime.errors import JcmError
 
 DropoutKeys = Key[Array, " b"] | None
+
+
+class Conditions(NamedTuple):
+    """What a network is told about each image besides the image.
+
+    Attributes:
+      c_noise: the time input, computed from the noise level; (b, 2) for a network with
+        a second time.
+      labels: class of each image; None if and only if the network has no classes.
+      augment: numbers that describe how each image was augmented; None for zeros, which
+        mean not at all.
+      guidance: guidance strength of each image; None for 1, which means no guidance.
+    """
+
+    c_noise: Float[Array, " b"] | Float[Array, "b k"]
+    labels: Int[Array, " b"] | None = None
+    augment: Float[Array, "b a"] | None = None
+    guidance: Float[Array, " b"] | None = None
+
+
 # Angular frequencies of a positional time embedding go from 1 down to 1 over this.
 LONGEST_PERIOD = 10_000.0
 
@@ -31,6 +52,9 @@ class UNetSizes:
       dtype: dtype of the computation; parameters and time embedding stay float32.
       remat: image sizes whose blocks and attention are recomputed in the backward
         pass instead of being stored, which saves memory and costs time.
+      times: number of time inputs: 1, or 2 for a method with a second time.
+      augment_dim: how many numbers describe the augmentation of an image; 0 for none.
+      guidance: whether the network takes a guidance strength.
     """
 
     image_size: int
@@ -43,6 +67,9 @@ class UNetSizes:
     dropout: float
     dtype: str
     remat: tuple[int, ...]
+    times: int = dataclasses.field(default=1, kw_only=True)
+    augment_dim: int = dataclasses.field(default=0, kw_only=True)
+    guidance: bool = dataclasses.field(default=False, kw_only=True)
 
     @property
     def sizes(self) -> list[int]:
@@ -160,19 +187,57 @@ def unet_layers(
     return tuple(specs)
 
 
-def check_labels(labels: Int[Array, " b"] | None, num_classes: int) -> None:
-    """Checks that labels are passed if and only if the network has classes.
+def check_conditions(given: Conditions, arch: UNetSizes) -> None:
+    """Checks that the conditions are those that the network takes.
 
     Without this check a network with classes would silently ignore that labels are
     missing.
 
     Raises:
-      JcmError: if labels are missing, or are passed to an unconditional network.
+      JcmError: if a condition is missing, has a wrong shape, or is unknown to the
+        network.
     """
-    if labels is None and num_classes:
-        raise JcmError(f"the network has {num_classes} classes: pass labels")
-    if labels is not None and not num_classes:
+    if given.labels is None and arch.num_classes:
+        raise JcmError(f"the network has {arch.num_classes} classes: pass labels")
+    if given.labels is not None and not arch.num_classes:
         raise JcmError("the network has no classes: pass labels=None")
+    times = 1 if given.c_noise.ndim == 1 else given.c_noise.shape[1]
+    if times != arch.times:
+        raise JcmError(
+            f"the network takes {arch.times} time inputs, and not {times}: set"
+            f" config.model.times={times}"
+        )
+    if given.augment is not None and given.augment.shape[-1] != arch.augment_dim:
+        raise JcmError(
+            f"{given.augment.shape[-1]} augmentation numbers for a network that takes"
+            f" {arch.augment_dim}: set config.model.augment_dim"
+        )
+    if given.guidance is not None and not arch.guidance:
+        raise JcmError("the network takes no guidance: set config.model.guidance=True")
+
+
+def waves(
+    c_noise: Float[Array, " b"] | Float[Array, "b k"],
+    embed: Callable[[Float[Array, " b"]], Float[Array, "b f"]],
+) -> Float[Array, "b e"]:
+    """Returns the features of every time input, one after the other.
+
+    Args:
+      c_noise: the time inputs.
+      embed: returns the features of one time input.
+    """
+    each = [c_noise] if c_noise.ndim == 1 else list(jnp.moveaxis(c_noise, 1, 0))
+    return jnp.concatenate([embed(times) for times in each], axis=-1)
+
+
+def guidance_input(
+    guidance: Float[Array, " b"] | None, count: int
+) -> Float[Array, " b"]:
+    """Returns 1 - 1 / guidance, which is in [0, 1), for `count` images.
+
+    The form is that of improved MeanFlow (Geng et al. 2025); 0 means no guidance.
+    """
+    return jnp.zeros(count) if guidance is None else 1 - 1 / guidance
 
 
 def initializer(scale: float) -> nnx.Initializer:

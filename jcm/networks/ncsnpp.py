@@ -13,21 +13,24 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jcm.networks import fir
 from jcm.networks.layers import (
     LONGEST_PERIOD,
+    Conditions,
     DropoutKeys,
     GroupNorm,
     LayerSpec,
     UNetSizes,
     apply_layer,
     attention,
-    check_labels,
+    check_conditions,
     dropout,
+    guidance_input,
     initializer,
     unet_layers,
+    waves,
 )
 from jcm.runtime.errors import JcmError
 
@@ -107,7 +110,13 @@ def _norm(channels: int, arch: Architecture, rngs: nnx.Rngs) -> GroupNorm:
 
 
 class TimeEmbedding(nnx.Module):
-    """Embeds c_noise and the label by sines and cosines and two dense layers."""
+    """Embeds the conditions by sines and cosines and two dense layers.
+
+    A second time input is embedded like the first, and the features are concatenated,
+    as in MeanFlow (Geng et al. 2025). The description of an augmentation is added to
+    the features (Karras et al. 2022, Appendix F.2), and the label and the guidance
+    after the first layer.
+    """
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs):
         width = 4 * arch.nf
@@ -117,7 +126,8 @@ class TimeEmbedding(nnx.Module):
             self.count = arch.nf
             random = jax.random.normal(rngs.params(), (arch.nf,))
             self.frequencies = nnx.Param(arch.fourier_scale * random)
-        self.dense0 = nnx.Linear(2 * self.count, width, **dense)
+        features = 2 * self.count
+        self.dense0 = nnx.Linear(arch.times * features, width, **dense)
         self.dense1 = nnx.Linear(width, width, **dense)
         if arch.num_classes:
             # Unit variance, as in ADM, so that the label weighs as much as the time.
@@ -125,10 +135,27 @@ class TimeEmbedding(nnx.Module):
             self.label = nnx.Embed(
                 arch.num_classes, width, embedding_init=unit, rngs=rngs
             )
+        if arch.augment_dim:
+            # Without a bias, so that zeros mean an image as it is.
+            self.augment = nnx.Linear(
+                arch.augment_dim, arch.times * features, use_bias=False, **dense
+            )
+        if arch.guidance:
+            self.guidance = nnx.Linear(features, width, **dense)
 
-    def __call__(
-        self, c_noise: Float[Array, " b"], labels: Int[Array, " b"] | None
-    ) -> Float[Array, "b e"]:
+    def __call__(self, given: Conditions) -> Float[Array, "b e"]:
+        features = waves(given.c_noise, self._features)
+        if given.augment is not None:
+            features = features + self.augment(given.augment)
+        embedding = self.dense0(features)
+        if given.labels is not None:
+            embedding = embedding + self.label(given.labels)
+        if hasattr(self, "guidance"):
+            strength = guidance_input(given.guidance, features.shape[0])
+            embedding = embedding + self.guidance(self._features(strength))
+        return self.dense1(nnx.swish(embedding))
+
+    def _features(self, c_noise: Float[Array, " b"]) -> Float[Array, "b f"]:
         # This part is always in float32, since bfloat16 is too coarse for the angles:
         # frequencies reach +-50 and c_noise reaches +-1.6.
         if hasattr(self, "frequencies"):
@@ -137,12 +164,7 @@ class TimeEmbedding(nnx.Module):
         else:
             exponents = jnp.linspace(0, 1, self.count, dtype=jnp.float32)
             angles = c_noise[:, None] * LONGEST_PERIOD**-exponents
-        embedding = self.dense0(
-            jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-        )
-        if labels is not None:
-            embedding = embedding + self.label(labels)
-        return self.dense1(nnx.swish(embedding))
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class ResBlock(nnx.Module):
@@ -219,7 +241,7 @@ def _layer(
 
 
 class NCSNpp(nnx.Module):
-    """The U-Net F(x_in, c_noise, labels).
+    """The U-Net F(x_in, conditions).
 
     The name of a block states its resolution and role (`res16_block0`, `res16_down`).
     """
@@ -244,14 +266,13 @@ class NCSNpp(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b h w c"],
-        c_noise: Float[Array, " b"],
-        labels: Int[Array, " b"] | None = None,
+        given: Conditions,
         dropout_keys: DropoutKeys = None,
     ) -> Float[Array, "b h w c"]:
         """Evaluates the network; `networks.Network` documents arguments and errors."""
         arch = self.arch
-        check_labels(labels, arch.num_classes)
-        embedding = self.embed(c_noise, labels)
+        check_conditions(given, arch)
+        embedding = self.embed(given)
         pyramid = x.astype(arch.dtype)
         h = self.conv_in(pyramid)
         skips = [h]

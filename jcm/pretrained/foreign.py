@@ -21,7 +21,7 @@ from jcm.pretrained import (
 )
 from jcm.runtime.errors import JcmError, one_line
 
-_KINDS = ("edm", "consistency")
+_KINDS = ("diffusion", "consistency")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Checkpoint:
     Attributes:
       network: the network F.
       params: its parameters.
-      kind: "edm" or "consistency".
+      kind: "diffusion" or "consistency".
       step: number of training steps; None if the file does not state it.
       sigmas: noise levels with which the publisher samples; empty if unknown.
       steps: points of the noise grid with which the publisher samples; None if unknown.
@@ -58,8 +58,8 @@ class Hints:
     """Settings that a file may leave open; None means those of the published models.
 
     Attributes:
-      kind: "edm" or "consistency"; by default edm if the name of the file begins with
-        edm, and consistency otherwise.
+      kind: "diffusion" or "consistency"; by default diffusion if the name of the file
+        begins with edm, and consistency otherwise.
       image_size: height and width.
       attn_resolutions: image sizes with attention, for NCSN++.
       num_heads: attention heads of each layer, for ADM.
@@ -155,7 +155,7 @@ def _is_imagenet(arch: UNetSizes) -> bool:
 
 
 def _kind_of(path: pathlib.Path) -> str:
-    return "edm" if path.name.startswith("edm") else "consistency"
+    return "diffusion" if path.name.startswith("edm") else "consistency"
 
 
 def _read_torch(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
@@ -167,7 +167,7 @@ def _read_torch(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
             found = nvlabs_edm.read(state)
             network = networks.build(found.arch)
             params = nvlabs_edm.params(found, network.shapes)
-            return Checkpoint(network, params, "edm", notes=nvlabs_edm.NOTES)
+            return Checkpoint(network, params, "diffusion", notes=nvlabs_edm.NOTES)
         _check_hints(hints, "image_size", "num_heads", "head_channels")
         arch = openai_adm.architecture(
             state,

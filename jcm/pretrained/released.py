@@ -25,10 +25,10 @@ class Released:
       data: name of the data set.
       image_size: height and width of the images.
       method: name of the training method.
-      kind: "edm" or "consistency".
+      kind: "diffusion" or "consistency".
       fid: published FID by the number of network evaluations.
       sigmas: published noise levels for two-step sampling; empty if there are none, as
-        for "edm".
+        for a diffusion model.
       licence: licence of the release.
     """
 
@@ -43,8 +43,8 @@ class Released:
 
     @property
     def steps(self) -> int | None:
-        """Points of the noise grid of an "edm"; Heun's method evaluates each twice."""
-        return (max(self.fid) + 1) // 2 if self.kind == "edm" else None
+        """Points of the noise grid; Heun's method evaluates a diffusion model twice."""
+        return (max(self.fid) + 1) // 2 if self.kind == "diffusion" else None
 
 
 # Data sets by the word for them in the name of a checkpoint.
@@ -125,7 +125,7 @@ def _released(name: str) -> Released:
         _FILES[name],
         *_DATA[data],
         method=_METHODS[method],
-        kind="edm" if method == "edm" else "consistency",
+        kind="diffusion" if method == "edm" else "consistency",
         fid=_FID.get(name, {}),
         sigmas=(80.0, _SECOND[name]) if name in _SECOND else (),
         # The JAX release (CIFAR-10) and the PyTorch release have different licences.

@@ -38,16 +38,23 @@ _PARTS = tuple(f.name for f in dataclasses.fields(State) if f.name != "step")
 
 
 class Checkpoints:
-    """The checkpoints of one workdir."""
+    """The checkpoints of one workdir, or its snapshots."""
 
-    def __init__(self, workdir: str | os.PathLike, keep: int | None = None):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        keep: int | None = None,
+        folder: str = "checkpoints",
+    ):
         """Opens the checkpoints of a run; the first save creates the folder.
 
         Args:
           workdir: the run's folder.
-          keep: how many of the newest checkpoints to keep; None opens them read-only.
+          keep: how many of the newest checkpoints to keep, 0 for all; None opens them
+            read-only.
+          folder: name of the folder within the workdir.
         """
-        self._folder = storage.shared_path(workdir) / "checkpoints"
+        self._folder = storage.shared_path(workdir) / folder
         self._aside = self._folder.with_name("damaged")
         # Each process reads independently, so that none waits forever for one that
         # fails. The processes then agree on the result, see `_read`.
@@ -66,7 +73,7 @@ class Checkpoints:
         self._writer = None
         if keep is not None:
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
+                max_to_keep=keep or None,
                 cleanup_tmp_directories=True,  # saves that a kill has interrupted
                 enable_async_checkpointing=True,
                 async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECONDS),

@@ -32,7 +32,7 @@ from jcm.runtime.errors import JcmError, one_line
 # A kill loses at most the numbers of this time; see _GROWTH for samples.
 _UPLOAD_SECONDS = 30
 # Folders that are only written, or not written by way of the mirror.
-_NOT_DOWNLOADED = {"checkpoints", "damaged", "profile", "samples"}
+_NOT_DOWNLOADED = {"checkpoints", "damaged", "profile", "samples", "snapshots"}
 _NOT_COPIED = (".lock", ".tmp")
 # Samples of an evaluation in progress. A store cannot append, so each upload sends the
 # whole file. Until another process needs it, it is sent when it has grown by a quarter.

@@ -8,7 +8,8 @@ metrics.jsonl, events.*    numbers and pictures over time
 samples/        grids of samples
 evaluation/     the scores so far, and the samples of an evaluation in progress
 scores.md, scores.json, comparison.png, search.json    results
-teacher/        the workdir of a teacher that this run has trained first
+snapshots/      power averages of the weights, which are never deleted
+teachers/NAME/  the workdir of a teacher that this run has trained first
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from ml_collections import ConfigDict
 
 from jcm import config as config_lib
 from jcm.run import storage
-from jcm.runtime import files
+from jcm.runtime import files, versions
 from jcm.runtime.errors import JcmError, one_line
 
 # This file has one line for each scored model, way of sampling and seed.
@@ -41,8 +42,9 @@ _FREE = (
     "train.sample_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
+    "train.snapshot_every",
     "train.skip_nonfinite",
-    "teacher",  # the hash of its weights is compared instead
+    "teachers",  # the hashes of their weights are compared instead
     "mesh",
     "profile",
     "sample",
@@ -60,13 +62,13 @@ class Record:
       config: the whole config.
       class_names: the names of the classes of the data set.
       data_fingerprint: a hash of the content of the data set.
-      teacher_hash: a hash of the weights that are distilled; empty without a teacher.
+      teacher_hashes: a hash of the weights of each teacher, by its name.
     """
 
     config: ConfigDict
     class_names: tuple[str, ...]
     data_fingerprint: str
-    teacher_hash: str = ""
+    teacher_hashes: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read(workdir: str | os.PathLike) -> Record:
@@ -78,9 +80,11 @@ def read(workdir: str | os.PathLike) -> Record:
     path = storage.local_folder(workdir) / "run.json"
     try:
         fields = json.loads(path.read_text())
+        if fields.get("format") != versions.FORMAT:
+            raise versions.OtherVersion(f"{path} was written by")
         config = config_lib.from_dict(fields["config"])
         names = tuple(fields["class_names"])
-        fingerprints = fields["data_fingerprint"], fields["teacher_hash"]
+        hashes = fields["data_fingerprint"], fields["teacher_hashes"]
     except OSError as error:
         raise JcmError(
             f"{workdir} is not the workdir of a run, since it has no run.json: name"
@@ -91,7 +95,7 @@ def read(workdir: str | os.PathLike) -> Record:
             f"{path} cannot be read ({type(error).__name__}: {one_line(error)}):"
             " restore it, or use another workdir"
         ) from error
-    return Record(config, names, *fingerprints)
+    return Record(config, names, *hashes)
 
 
 def claim(workdir: str | os.PathLike, record: Record) -> None:
@@ -117,7 +121,7 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
                 f" {old.data_fingerprint}, not {record.data_fingerprint}): use another"
                 " --workdir"
             )
-        record = dataclasses.replace(record, teacher_hash=old.teacher_hash)
+        record = dataclasses.replace(record, teacher_hashes=old.teacher_hashes)
     elif begun:
         raise JcmError(
             f"{workdir} has checkpoints but no run.json, so another program has written"
@@ -127,27 +131,36 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
     storage.sync(workdir)  # no process may start before all have checked
 
 
-def claim_teacher(workdir: str | os.PathLike, teacher_hash: str) -> None:
-    """Records the weights that a run distills, or checks that they are the same.
+def claim_teachers(workdir: str | os.PathLike, hashes: dict[str, str]) -> None:
+    """Records the weights of the teachers, or checks that they are the same.
+
+    Args:
+      workdir: the run's folder.
+      hashes: a hash of the weights of each teacher, by its name.
 
     Raises:
-      JcmError: if the run has distilled other weights.
+      JcmError: if the run has used other weights.
     """
     old = read(workdir)
-    if _begun(workdir) and old.teacher_hash != teacher_hash:
-        raise JcmError(
-            f"{workdir} holds a run with another teacher: the weights in"
-            f" {teacher_path(old.config, workdir)} have changed since the run started;"
-            " restore them, or use another --workdir"
-        )
-    _write(workdir, dataclasses.replace(old, teacher_hash=teacher_hash))
+    for name, found in hashes.items():
+        if _begun(workdir) and old.teacher_hashes.get(name) != found:
+            raise JcmError(
+                f"{workdir} holds a run with another teacher {name}: the weights in"
+                f" {teacher_paths(old.config, workdir)[name]} have changed since the"
+                " run started; restore them, or use another --workdir"
+            )
+    _write(workdir, dataclasses.replace(old, teacher_hashes=hashes))
 
 
-def teacher_path(config: ConfigDict, workdir: str | os.PathLike) -> str | None:
-    """Returns the path of the teacher of a run; None if the config names none."""
-    if config_lib.is_file(config.teacher):
-        return os.path.join(workdir, "teacher")
-    return config.teacher or None
+def teacher_paths(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, str]:
+    """Returns the path of each teacher that the config of a run names."""
+    return {
+        name: os.path.join(workdir, "teachers", name)
+        if config_lib.is_file(source)
+        else source
+        for name, source in config.teachers.items()
+        if source
+    }
 
 
 def check_same_settings(workdir: str | os.PathLike, config: ConfigDict) -> None:
@@ -193,7 +206,8 @@ def _begun(workdir: str | os.PathLike) -> bool:
 
 
 def _write(workdir: str | os.PathLike, record: Record) -> None:
-    fields = dataclasses.asdict(record) | {"config": record.config.to_dict()}
+    fields = {"format": versions.FORMAT} | dataclasses.asdict(record)
+    fields["config"] = record.config.to_dict()
     if jax.process_index() == 0:
         path = pathlib.Path(workdir) / "run.json"
         files.write_json(path, fields)

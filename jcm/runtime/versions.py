@@ -5,6 +5,23 @@ import importlib.metadata
 import pathlib
 import platform
 
+from jcm.runtime.errors import JcmError
+
+# The form of workdirs and of exported folders. Version 0.1 did not record it.
+FORMAT = 2
+
+
+class OtherVersion(JcmError):
+    """A workdir or a folder has the form of another version of jcm."""
+
+    def __init__(self, what: str):
+        """Creates the error; `what` is the beginning of its sentence."""
+        super().__init__(
+            f"{what} another version of jcm (0.1 or older), whose files this version"
+            " does not open: use that version, or train again in another workdir"
+        )
+
+
 # They change numbers, or how processes communicate.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 

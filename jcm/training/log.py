@@ -25,10 +25,11 @@ class TrainLog:
         every: int,
         skip_nonfinite: int = 0,
     ):
-        """Writes the mean loss and the latest value of every other metric.
+        """Writes means since the last entry, and the latest value of other metrics.
 
-        It also writes `data_wait_secs`, the mean time that a step waited for its batch,
-        and `skipped`, the number of steps since the last entry that changed nothing.
+        The loss and the numbers that the method logs are means. It also writes
+        `data_wait_secs`, the mean time that a step waited for its batch, and `skipped`,
+        the number of steps since the last entry that changed nothing.
 
         Args:
           writer: takes the numbers.
@@ -43,6 +44,8 @@ class TrainLog:
         self.stop = False
         self._pending: tuple[int, Metrics] | None = None
         self._losses: list[float] = []
+        # By name, the sum of a value and the number of examples that had one.
+        self._totals: dict[str, tuple[float, float]] = {}
         self._waits: list[float] = []
 
     def add(self, step: int, metrics: Metrics, waited: float = 0.0) -> None:
@@ -67,9 +70,11 @@ class TrainLog:
             return
         step, metrics = self._pending
         self._pending = None
-        metrics = {
-            name: float(value) for name, value in jax.device_get(metrics).items()
-        }
+        found = jax.tree.map(float, jax.device_get(metrics))
+        for name, total in found.pop("logs", {}).items():
+            so_far = self._totals.get(name, (0.0, 0.0))
+            self._totals[name] = so_far[0] + total[0], so_far[1] + total[1]
+        metrics = found
         # Every process sees the same value, so all stop after the same step.
         self.stop |= metrics.pop("stop") > 0
         loss = metrics["loss"]
@@ -87,8 +92,12 @@ class TrainLog:
             }
             if self._limit:
                 numbers["skipped"] = self._skipped
+            for name, (total, count) in self._totals.items():
+                if count and math.isfinite(total):
+                    numbers[name] = total / count
             self._skipped = 0
             self._losses.clear()
+            self._totals.clear()
             self._waits.clear()
             self._writer.write_scalars(step, metrics | numbers | speed)
 

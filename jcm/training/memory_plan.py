@@ -53,7 +53,8 @@ def make(state: Any, frozen: Any, batch: Any, compiled: Any, limit: int | None) 
         "target": state.target_params,
         "averages": state.ema_params,
         "optimizer": state.opt_state,
-        "teacher": frozen.teacher,
+        "head": (state.head, state.head_opt_state),
+        "teachers": frozen.teachers,
         "constants": frozen.constants,
         "batches": (batch, batch),
     }

@@ -18,6 +18,8 @@ from ml_collections import ConfigDict
 from jcm import config as config_lib
 from jcm import data, methods, networks
 from jcm.data.dataset import Batch
+from jcm.diffusion.denoiser import Denoiser
+from jcm.diffusion.precond import EDM
 from jcm.methods import Frozen
 from jcm.metrics import scores as scores_lib
 from jcm.model import build, loading
@@ -29,11 +31,12 @@ from jcm.run.progress import Progress
 from jcm.run.state import State
 from jcm.runtime import distributed, memory, preemption, sharding
 from jcm.runtime.errors import JcmError
-from jcm.training import memory_plan, program, start
+from jcm.training import memory_plan, program, snapshots, start
 from jcm.training.log import TrainLog
 from jcm.training.preview import SCORE_PREFIX, Preview
 from jcm.training.profiling import Profile
 from jcm.training.program import Program
+from jcm.training.snapshots import Snapshots
 from jcm.training.step import compile_step
 
 # A function that trains a config in a workdir.
@@ -52,11 +55,12 @@ class Run:
       score_every: steps between two scorings; 0 for none.
       score_first: whether `state` should have been scored already and was not.
       train_step: the compiled step (state, frozen, batch) -> (state, metrics).
-      frozen: what does not change during the run: teacher and constants.
+      frozen: what does not change during the run: teachers and constants.
       batches: this process's part of every batch, from the next step on.
       batch_sharding: how a global batch is spread over the devices.
       preemption: notes SIGTERM.
       checkpoints: writes the state.
+      snapshots: writes averages that are never deleted.
       log: reads the metrics of every step.
       progress: reports the speed.
       profile: traces the steps that the config names.
@@ -76,6 +80,7 @@ class Run:
     batch_sharding: jax.sharding.NamedSharding
     preemption: preemption.Watch
     checkpoints: Checkpoints
+    snapshots: Snapshots
     log: TrainLog
     progress: Progress
     profile: Profile
@@ -114,7 +119,7 @@ def prepare(
     Args:
       config: the whole config.
       workdir: the run's folder, from `storage.local_folder`.
-      train: trains the teacher, if the config asks for one to be trained first.
+      train: trains a teacher, if the config asks for one to be trained first.
 
     Yields:
       The run; None if it is complete.
@@ -122,7 +127,7 @@ def prepare(
     Raises:
       JcmError: for settings, data or a workdir that cannot be used.
     """
-    setup = _check(config, workdir)
+    setup = _check(config, workdir, train)
     names, fingerprint = setup.dataset.class_names, setup.dataset.fingerprint
     with contextlib.ExitStack() as stack:
         stack.enter_context(lease.hold(workdir))
@@ -139,7 +144,7 @@ def prepare(
             )
             yield None
             return
-        frozen = _load_frozen(setup, workdir, train)
+        frozen = _load_frozen(setup, workdir)
         train_step = _compile(setup)
         state = _load_state(setup, checkpoints, frozen)
         first_step = int(state.step)
@@ -166,6 +171,7 @@ def prepare(
             batch_sharding=setup.program.batch_sharding,
             preemption=watch,
             checkpoints=checkpoints,
+            snapshots=stack.enter_context(Snapshots(config, workdir)),
             log=log,
             progress=progress,
             profile=stack.enter_context(contextlib.closing(setup.profile)),
@@ -182,6 +188,7 @@ class _Setup:
       config: the whole config.
       dataset: what is trained on.
       program: the training step, not compiled yet.
+      teachers: the models that the loss reads, by name.
       score_groups: the scores to compute while training.
       score_every: steps between two scorings; 0 for none.
       profile: traces the steps that the config names.
@@ -191,27 +198,40 @@ class _Setup:
     config: ConfigDict
     dataset: data.Dataset
     program: Program
+    teachers: dict[str, start.Teacher]
     score_groups: list[scores_lib.ScoreGroup]
     score_every: int
     profile: Profile
     memory_limit: int | None
 
 
-def _check(config: ConfigDict, workdir: pathlib.Path) -> _Setup:
+def _check_settings(config: ConfigDict) -> None:
+    """Reports settings that no data can make valid, before the data is prepared."""
+    network = build.network(config, num_classes=2)
+    stand_in = Denoiser(network, EDM())
+    teachers = methods.recipe(config.method).teachers
+    methods.create(config, network, dict.fromkeys(teachers, stand_in))
+    snapshots.power_averages(config)
+
+
+def _check(config: ConfigDict, workdir: pathlib.Path, train: _Train) -> _Setup:
     """Checks settings and data, without touching the workdir or compiling anything."""
     config_lib.check(config)
-    # Settings that no data can make valid are reported before the data is prepared.
-    methods.create(config, build.network(config, num_classes=2))
+    _check_settings(config)
     with distributed.fail_together():  # one machine may lack the data
         dataset = data.load(config.data, config.data.split)
     names = dataset.class_names
-    made = program.create(config, len(names))
+    with distributed.fail_together():  # or a teacher
+        teachers = start.find_teachers(config, len(names), workdir, train)
+    denoisers = {name: teacher.denoiser for name, teacher in teachers.items()}
+    made = program.create(config, len(names), denoisers)
     method = made.method
-    if method.needs_teacher and config_lib.is_file(config.teacher):
+    for name, teacher in teachers.items():
         try:
-            program.check_batch_size(start.teacher_config(config), made.mesh.size)
+            if teacher.config is not None:
+                program.check_batch_size(teacher.config, made.mesh.size)
         except JcmError as error:
-            raise JcmError(f"the teacher {config.teacher}: {error}") from error
+            raise JcmError(f"the teacher {config.teachers[name]}: {error}") from error
     memory_limit = memory_plan.limit()
     profile = Profile(config.profile.steps, workdir / "profile")
     build.default_schedules(config, method.denoiser)
@@ -219,7 +239,7 @@ def _check(config: ConfigDict, workdir: pathlib.Path) -> _Setup:
     if loading.which_weights(config) == "target_params" and not method.keeps_target:
         raise JcmError(
             "config.sample.ema='target_params', but this method keeps no target: use"
-            " params, or a rate of config.train.ema_rates"
+            " params, or one of config.train.averages"
         )
     groups = scores_lib.create(config, dataset)
     score_every = math.ceil(1000 * config.eval.every_kimg / config.train.batch_size)
@@ -228,6 +248,7 @@ def _check(config: ConfigDict, workdir: pathlib.Path) -> _Setup:
         config=config,
         dataset=dataset,
         program=made,
+        teachers=teachers,
         # Without scoring during training, drop the scores: what they hold in memory is
         # not needed before the evaluation.
         score_groups=groups if score_every else [],
@@ -266,18 +287,19 @@ def _lacks_scores(workdir: pathlib.Path, step: int, every: int) -> bool:
     return not distributed.from_main(writers.has_scalars(workdir, step, SCORE_PREFIX))
 
 
-def _load_frozen(setup: _Setup, workdir: pathlib.Path, train: _Train) -> Frozen:
-    """Puts the teacher and the constants of the loss on the devices."""
+def _load_frozen(setup: _Setup, workdir: pathlib.Path) -> Frozen:
+    """Puts the teachers and the constants of the loss on the devices."""
     network, method = setup.program.network, setup.program.method
-    teacher = None
-    if method.needs_teacher:
-        teacher = start.teacher_weights(setup.config, workdir, network, train)
-        teacher_hash = networks.fingerprint(teacher)
-        distributed.check_equal({"the teacher's weights": teacher_hash})
-        workdir_lib.claim_teacher(workdir, teacher_hash)
+    teachers = {name: teacher.load() for name, teacher in setup.teachers.items()}
+    hashes = {name: networks.fingerprint(found) for name, found in teachers.items()}
+    if hashes:
+        distributed.check_equal(
+            {f"the weights of the teacher {name}": hashes[name] for name in hashes}
+        )
+        workdir_lib.claim_teachers(workdir, hashes)
     logging.info("\n%s", get_parameter_overview(network.shapes, include_stats=False))
     place = jax.tree.map(lambda leaf: leaf.sharding, setup.program.frozen)
-    return jax.device_put(Frozen(teacher=teacher, constants=method.constants), place)
+    return jax.device_put(Frozen(teachers=teachers, constants=method.constants), place)
 
 
 def _compile(setup: _Setup) -> jax.stages.Compiled:
@@ -306,7 +328,11 @@ def _load_state(setup: _Setup, checkpoints: Checkpoints, frozen: Frozen) -> Stat
     if state is not None:
         logging.info("resuming from step %d", state.step)
         return state
-    weights = frozen.teacher or jax.jit(made.network.init)(made.init_key)
+    begins_with = methods.recipe(setup.config.method).begins_with
+    if begins_with is None:
+        weights = jax.jit(made.network.init)(made.init_key)
+    else:
+        weights = frozen.teachers[begins_with]
     state = start.first_state(
         setup.config, made.network, made.new_state, made.state, weights
     )

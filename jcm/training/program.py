@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
 from jcm import methods
+from jcm.diffusion.denoiser import Denoiser
 from jcm.methods import Frozen, Method
 from jcm.model import build
 from jcm.networks import Network, Params
@@ -18,8 +19,11 @@ from jcm.run import state as state_lib
 from jcm.run.state import State
 from jcm.runtime import sharding
 from jcm.runtime.errors import JcmError
-from jcm.training import optim
-from jcm.training.step import TrainStep, make_train_step, trace_step
+from jcm.training import averages, optim
+from jcm.training.step import Rules, TrainStep, make_train_step, trace_step
+
+# Folded into the key of the first parameters for those of a head.
+_HEAD = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +33,10 @@ class Program:
     Attributes:
       network: F.
       method: gives the loss and the denoiser.
+      teachers: the denoiser of each teacher of the method.
       mesh: the devices.
       init_key: the key of random first parameters.
-      new_state: makes the state before the first step from parameters.
+      new_state: makes the state before the first step from parameters of the network.
       state: the shapes of the state.
       frozen: the shapes of what does not change during the run.
       batch: the shapes of a global batch.
@@ -40,6 +45,7 @@ class Program:
 
     network: Network
     method: Method
+    teachers: Mapping[str, Denoiser]
     mesh: jax.sharding.Mesh
     init_key: Key[Array, ""]
     new_state: Callable[[Params], State]
@@ -62,6 +68,7 @@ class Program:
 def create(
     config: ConfigDict,
     num_classes: int,
+    teachers: Mapping[str, Denoiser],
     devices: Sequence[jax.Device] | None = None,
 ) -> Program:
     """Builds the training step of a config.
@@ -69,6 +76,7 @@ def create(
     Args:
       config: the whole config.
       num_classes: the number of classes in the data.
+      teachers: the denoiser of each teacher of the method.
       devices: the devices to train on; None for all.
 
     Raises:
@@ -77,34 +85,33 @@ def create(
     mesh = sharding.make_mesh(config.mesh.fsdp, devices)
     check_batch_size(config, mesh.size)
     network = build.network(config, num_classes)
-    method = methods.create(config, network)
-    optimizer = optim.create(config.optim, config.train.batch_size)
+    method = methods.create(config, network, teachers)
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
-    new_state = functools.partial(
-        state_lib.create,
-        optimizer=optimizer,
-        keeps_target=method.keeps_target,
-        ema_rates=config.train.ema_rates,
-    )
-    step = make_train_step(
-        method,
-        optimizer,
-        seed_key=step_key,
-        accumulate=config.train.accumulate,
-        skip_nonfinite=config.train.skip_nonfinite > 0,
-        platform=mesh.devices.flat[0].platform,
-    )
-    rules = sharding.Rules.of(config.mesh)
-    place = functools.partial(sharding.shard_tree, mesh, rules=rules)
+    rules = _rules(config, step_key)
+
+    def new_state(params: Params) -> State:
+        return state_lib.create(
+            params,
+            method.init_head(jax.random.fold_in(init_key, _HEAD)),
+            rules.optimizer,
+            keeps_target=method.keeps_target,
+            averages=config.train.averages,
+        )
+
+    platform = mesh.devices.flat[0].platform
+    step = make_train_step(method, rules, platform=platform)
+    split = sharding.Rules.of(config.mesh)
+    place = functools.partial(sharding.shard_tree, mesh, rules=split)
     state = sharding.with_placement(jax.eval_shape(new_state, network.shapes), place)
-    sharding.check_rules_match(state, rules)
+    sharding.check_rules_match(state, split)
     frozen = Frozen(
-        teacher=network.shapes if method.needs_teacher else None,
+        teachers={name: each.network.shapes for name, each in teachers.items()},
         constants=jax.eval_shape(lambda: method.constants),
     )
     return Program(
         network=network,
         method=method,
+        teachers=teachers,
         mesh=mesh,
         init_key=init_key,
         new_state=new_state,
@@ -112,6 +119,25 @@ def create(
         frozen=sharding.with_placement(frozen, place),
         batch=_batch_shapes(config, sharding.batch(mesh)),
         step=step,
+    )
+
+
+def _rules(config: ConfigDict, seed_key: Key[Array, ""]) -> Rules:
+    """Returns how a step of a config changes the state.
+
+    Raises:
+      JcmError: for an unknown optimiser, schedule or average.
+    """
+    train, optimiser = config.train, config.optim
+    return Rules(
+        optimizer=optim.create(optimiser),
+        learning_rate=optim.learning_rate(optimiser, train.batch_size, train.num_steps),
+        averages={spec: averages.parse(spec) for spec in train.averages},
+        batch_size=train.batch_size,
+        seed_key=seed_key,
+        accumulate=train.accumulate,
+        zero_nonfinite=optimiser.zero_nonfinite,
+        skip_nonfinite=train.skip_nonfinite > 0,
     )
 
 

@@ -1,9 +1,8 @@
-"""What a run starts from: a teacher, the weights of a model, or a whole training."""
+"""What a run starts from: teachers, the weights of a model, or a whole training."""
 
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,9 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from jcm import config as config_lib
-from jcm.model import loading
+from jcm import methods
+from jcm.diffusion.denoiser import Denoiser
+from jcm.model import build, loading
 from jcm.model.model import Model
 from jcm.networks import Network, Params
 from jcm.pretrained import openai_training
@@ -26,66 +27,118 @@ from jcm.runtime.errors import JcmError
 
 # The fields that decide the shapes and the meaning of a state, and those among them
 # that may change when a training continues.
-_STATE = ("method", "model", "noise", "optim", "train.ema_rates")
-_NOT_STATE = ("model.dropout", "model.dtype", "model.remat", "optim.learning_rate")
+_STATE = ("method", "model", "noise", "optim", "train.averages")
+_NOT_STATE = (
+    "model.dropout",
+    "model.dtype",
+    "model.remat",
+    "optim.learning_rate",
+    "optim.warmup_kimg",
+    "optim.schedule",
+    "optim.decay_kimg",
+)
 # The fields of an architecture that do not change what the network computes.
 _NOT_NETWORK = ("dropout", "dtype", "remat")
 
 
-def teacher_config(config: ConfigDict) -> ConfigDict:
-    """Returns the config that `config.teacher` names, adapted to the student.
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A model that the loss of a run reads, known before its weights are needed.
 
-    The data, noise levels, network (except its dropout), mesh, evaluation and seed are
-    those of the student.
+    Attributes:
+      denoiser: D or f.
+      load: returns the weights; trains the teacher first where a config names it.
+      config: the config to train it with; None if it exists already.
     """
-    found = config_lib.load(config.teacher)
+
+    denoiser: Denoiser
+    load: Callable[[], Params]
+    config: ConfigDict | None = None
+
+
+def find_teachers(
+    config: ConfigDict,
+    num_classes: int,
+    workdir: str | os.PathLike = "",
+    train: Callable[[ConfigDict, str | os.PathLike], Any] | None = None,
+) -> dict[str, Teacher]:
+    """Finds the teachers of a config by name; models that exist are read at once.
+
+    Args:
+      config: the config of the student.
+      num_classes: number of classes in the data.
+      workdir: the workdir of the student.
+      train: trains a config in a workdir.
+
+    Raises:
+      JcmError: if no teacher is named, if it is of another kind than the method needs,
+        or if it does not fit the student.
+    """
+    recipe = methods.recipe(config.method)
+    found = {}
+    for name, kind in recipe.teachers.items():
+        field, source = f"config.teachers.{name}", config.teachers[name]
+        if not source:
+            raise JcmError(
+                f"config.method={config.method!r} needs a teacher: set --{field} to the"
+                f" workdir or file of a {kind} model, a published name such as"
+                " openai/edm-cifar10, or a config to train first"
+            )
+        if config_lib.is_file(source):
+            theirs = teacher_config(config, name)
+            network = build.network(theirs, num_classes)
+            denoiser = methods.denoiser(theirs, network)
+            load = functools.partial(_train_and_load, config, name, workdir, train)
+        else:
+            model = _load(field, source)
+            theirs, denoiser = model.config, model.denoiser
+            load = functools.partial(getattr, model, "params")
+        if denoiser.kind != kind:
+            raise JcmError(
+                f"{field}={source} is a {denoiser.kind} model, and not a {kind} model:"
+                " name another, or, for a file that is one, convert it with --kind"
+            )
+        if name == recipe.begins_with:
+            student = build.network(config, num_classes)
+            _check_same_network(f"{field}={source}", denoiser, student)
+            loading.check_same_noise(f"{field}={source}", theirs, config)
+        else:
+            _check_covers(f"{field}={source}", theirs, config)
+        is_new = config_lib.is_file(source)
+        found[name] = Teacher(denoiser, load, theirs if is_new else None)
+    return found
+
+
+def teacher_config(config: ConfigDict, name: str) -> ConfigDict:
+    """Returns the config that `config.teachers` names, adapted to the student.
+
+    The data, noise levels, mesh, evaluation and seed are those of the student. If the
+    student begins with the weights of the teacher, so is the network, except for its
+    dropout.
+    """
+    found = config_lib.load(config.teachers[name])
+    begins = methods.recipe(config.method).begins_with == name
     with found.unlocked():
         dropout = found.model.dropout
-        for field in ("data", "noise", "model", "mesh", "eval"):
+        sections = ("data", "noise", "mesh", "eval", *(["model"] if begins else []))
+        for field in sections:
             found[field] = config[field].copy_and_resolve_references()
         found.model.dropout = dropout
         found.seed = config.seed
     return found
 
 
-def teacher_weights(
+def _train_and_load(
     config: ConfigDict,
-    workdir: pathlib.Path,
-    network: Network,
+    name: str,
+    workdir: str | os.PathLike,
     train: Callable[[ConfigDict, str | os.PathLike], Any],
 ) -> Params:
-    """Returns the weights to distil: loaded, or trained first in WORKDIR/teacher.
-
-    Args:
-      config: the config of the student.
-      workdir: the workdir of the student.
-      network: the network of the student.
-      train: trains a config in a workdir.
-
-    Raises:
-      JcmError: if no teacher is named, or it is not a diffusion model with the
-        student's network and noise levels.
-    """
-    source = config.teacher
-    if not source:
-        raise JcmError(
-            f"config.method={config.method!r} needs a teacher: set --config.teacher to"
-            " the workdir or file of a diffusion model, a published name such as"
-            " openai/edm-cifar10, or a config to train first"
-        )
-    if config_lib.is_file(source):
-        source = workdir_lib.teacher_path(config, workdir)
-        logging.info("training the teacher, %s, in %s", config.teacher, source)
-        train(teacher_config(config), source)
-    teacher = _load("config.teacher", source)
-    if teacher.kind != "edm":
-        raise JcmError(
-            f"config.teacher={source} is not a diffusion model: name another, or"
-            " convert a file that is one with python -m jcm.commands.convert FILE"
-            " FOLDER --kind=edm"
-        )
-    _check_fits("config.teacher", source, teacher, network, config)
-    return teacher.params
+    """Trains a teacher in WORKDIR/teachers/NAME, and returns its weights."""
+    source = workdir_lib.teacher_paths(config, workdir)[name]
+    logging.info("training the teacher, %s, in %s", config.teachers[name], source)
+    train(teacher_config(config, name), source)
+    return _load(f"config.teachers.{name}", source).params
 
 
 def first_state(
@@ -123,7 +176,9 @@ def first_state(
         return jax.jit(copy, out_shardings=shardings)(state)
     if source:
         found = _load("config.init.model", source)
-        _check_fits("config.init.model", source, found, network, config)
+        where = f"config.init.model={source}"
+        _check_same_network(where, found.denoiser, network)
+        loading.check_same_noise(where, found.config, config)
         logging.info("starting from the weights of %s", source)
         weights = found.params
     return jax.jit(new_state, out_shardings=shardings)(weights)
@@ -177,21 +232,49 @@ def _check_same_training(source: str, config: ConfigDict) -> None:
         )
 
 
-def _check_fits(
-    field: str, source: str, found: Model, network: Network, config: ConfigDict
-) -> None:
-    """Checks that a model has the network and the noise levels of the run."""
-    ours, theirs = network.arch, found.denoiser.network.arch
+def _check_same_network(where: str, denoiser: Denoiser, network: Network) -> None:
+    """Checks that a model has the network of the run.
+
+    Args:
+      where: the field and the model, for the error.
+      denoiser: of the model.
+      network: of the run.
+
+    Raises:
+      JcmError: if it has another one.
+    """
+    ours, theirs = network.arch, denoiser.network.arch
     if type(theirs) is not type(ours):
         raise JcmError(
-            f"{field}={source} is another network than config.model.name: use the"
-            " model's"
+            f"{where} is another network than config.model.name: use the model's"
         )
     for name in (each.name for each in dataclasses.fields(theirs)):
         a, b = getattr(ours, name), getattr(theirs, name)
         if a != b and name not in _NOT_NETWORK:
             raise JcmError(
-                f"{field}={source} has another network, with {name}={b} and not {a}:"
-                " use its settings"
+                f"{where} has another network, with {name}={b} and not {a}: use its"
+                " settings"
             )
-    loading.check_same_noise(f"{field}={source}", found, config)
+
+
+def _check_covers(where: str, theirs: ConfigDict, ours: ConfigDict) -> None:
+    """Checks that a model knows all noise levels and the images of the run.
+
+    Raises:
+      JcmError: if it does not.
+    """
+    if (
+        theirs.noise.sigma_min > ours.noise.sigma_min
+        or theirs.noise.sigma_max < ours.noise.sigma_max
+    ):
+        raise JcmError(
+            f"{where} knows the noise levels {theirs.noise.sigma_min} to"
+            f" {theirs.noise.sigma_max}, and not {ours.noise.sigma_min} to"
+            f" {ours.noise.sigma_max}: set config.noise"
+        )
+    for field in ("image_size", "channels"):
+        if theirs.data[field] != ours.data[field]:
+            raise JcmError(
+                f"{where} makes images with {field}={theirs.data[field]}, and not"
+                f" {ours.data[field]}: use another teacher"
+            )

@@ -1,8 +1,9 @@
 """The training step: one pure function, the same for every method."""
 
+import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,43 +13,69 @@ from absl import logging
 from jaxtyping import Array, Int, Key
 
 from jcm.data import images
-from jcm.methods import Batch, Frozen, Method
+from jcm.methods import Batch, Frozen, Losses, Method
 from jcm.networks import Params
 from jcm.run.state import State
 from jcm.runtime import flops, memory
-from jcm.training.averages import ema
+from jcm.training.averages import Average, ema
+from jcm.training.optim import LearningRate
 
-Metrics = dict[str, Array]
+Metrics = dict[str, Any]
 TrainStep = Callable[[State, Frozen, dict[str, Array]], tuple[State, Metrics]]
-# (params, frozen, batch, step) -> (mean loss, its gradient)
-_Gradient = Callable[[Params, Frozen, Batch, Array], tuple[Array, Params]]
+# What is trained: the student, and the head of the method or None.
+_Trained = tuple[Params, Params | None]
+# By name, the sum of a value to log and the number of examples that have one.
+_Totals = dict[str, tuple[Array, Array]]
+# (trained, frozen, batch, step) -> (mean loss, totals), gradient
+_Gradient = Callable[
+    [_Trained, Frozen, Batch, Array], tuple[tuple[Array, _Totals], _Trained]
+]
 
 
-def example_keys(seed_key: Key[Array, ""], step: Int[Array, ""], count: int) -> Array:
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """How a step changes the state, apart from the method.
+
+    Attributes:
+      optimizer: turns gradients into directions.
+      learning_rate: of the number of completed steps.
+      averages: by the text that describes them.
+      batch_size: images per step.
+      seed_key: the key of the run; the step number is folded in.
+      accumulate: the number of micro-batches whose gradients are averaged. It must
+        divide the batch. The result is the same up to rounding.
+      zero_nonfinite: whether NaN in a gradient becomes 0, and an infinite value 1e5.
+      skip_nonfinite: whether a step whose loss or gradient is not finite leaves the
+        parameters and the optimiser unchanged. The averages still move towards the
+        parameters.
+    """
+
+    optimizer: optax.GradientTransformation
+    learning_rate: LearningRate
+    averages: Mapping[str, Average]
+    batch_size: int
+    seed_key: Key[Array, ""]
+    accumulate: int = 1
+    zero_nonfinite: bool = False
+    skip_nonfinite: bool = False
+
+
+def example_keys(
+    seed_key: Key[Array, ""], step: Int[Array, ""], place: Int[Array, " b"]
+) -> Key[Array, " b"]:
     """Returns one key per example, derived from (step, place in the global batch)."""
     step_key = jax.random.fold_in(seed_key, step)
-    return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(jnp.arange(count))
+    return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(place)
 
 
 def make_train_step(
-    method: Method,
-    optimizer: optax.GradientTransformation,
-    *,
-    seed_key: Key[Array, ""],
-    accumulate: int = 1,
-    skip_nonfinite: bool = False,
-    platform: str | None = None,
+    method: Method, rules: Rules, *, platform: str | None = None
 ) -> TrainStep:
     """Returns the step (state, frozen, batch) -> (state, metrics), to be jitted.
 
     Args:
       method: gives the loss and the curriculum.
-      optimizer: turns gradients into updates.
-      seed_key: the key of the run; the step number is folded in.
-      accumulate: the number of micro-batches whose gradients are averaged. It must
-        divide the batch. The result is the same up to rounding.
-      skip_nonfinite: if the loss or the gradient is not finite, leave the parameters
-        and the optimiser unchanged. The averages still move towards the parameters.
+      rules: how the step changes the state.
       platform: the platform of the devices to compile for; None for those of this
         process.
 
@@ -56,50 +83,67 @@ def make_train_step(
       The function. `frozen` holds what does not change during the run, so not the
       target; `batch` has `image` (uint8, (b, h, w, c)), `label` (int32, (b,)) and
       `stop` (int32, one per device), whose maximum is a metric, so that every process
-      sees the same value.
+      sees the same value. The metric `logs` has the sum and the count of every number
+      that the loss logs.
     """
     classes = method.denoiser.network.arch.num_classes
-
-    def mean_loss(params: Params, frozen: Frozen, batch: Batch, step: Array) -> Array:
-        return jnp.mean(method.loss(params, frozen, batch, step))
-
-    gradient = jax.value_and_grad(mean_loss)
-    if accumulate > 1:
-        # XLA's CPU kernels run eight times slower inside a loop. Unrolled, the
-        # micro-batches overlap and save no memory, but a CPU has enough of it.
-        on_cpu = (platform or jax.default_backend()) == "cpu"
-        gradient = _accumulated(gradient, accumulate, unroll=on_cpu)
+    gradient = _gradient(method, rules.accumulate, platform)
 
     def train_step(
         state: State, frozen: Frozen, batch: dict[str, Array]
     ) -> tuple[State, Metrics]:
+        place = jnp.arange(batch["image"].shape[0])
         examples = Batch(
             images=images.to_float(batch["image"]),
             labels=batch["label"] if classes else None,
-            keys=example_keys(seed_key, state.step, batch["image"].shape[0]),
+            keys=example_keys(rules.seed_key, state.step, place),
+            place=place,
         )
         frozen = frozen._replace(target=state.target_params)
-        loss, grads = gradient(state.params, frozen, examples, state.step)
+        trained = state.params, state.head
+        (loss, totals), grads = gradient(trained, frozen, examples, state.step)
+        if rules.zero_nonfinite:
+            grads = jax.tree.map(_without_nonfinite, grads)
         grad_norm = optax.tree.norm(grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        if skip_nonfinite:
-            finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
-            updates, opt_state = jax.tree.map(
-                functools.partial(jnp.where, finite),
-                (updates, opt_state),
-                (optax.tree.zeros_like(updates), state.opt_state),
-            )
-        params = optax.apply_updates(state.params, updates)
+        finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
+        applies = finite if rules.skip_nonfinite else None
+        rate = rules.learning_rate(state.step)
+        params, opt_state, updates = _optimise(
+            rules.optimizer, rate, applies, grads[0], state.params, state.opt_state
+        )
+        head, head_opt_state, _ = _optimise(
+            rules.optimizer, rate, applies, grads[1], state.head, state.head_opt_state
+        )
         # The curriculum is that of the step being taken, before the count increases.
         curriculum = method.curriculum(state.step)
-        target_ema = curriculum["target_ema"] if method.keeps_target else None
-        new_state = _advance(state, params, opt_state, target_ema)
+        if "restart" in curriculum:
+            opt_state, head_opt_state = jax.tree.map(
+                functools.partial(jnp.where, curriculum["restart"]),
+                _first_states(rules.optimizer, params, head),
+                (opt_state, head_opt_state),
+            )
+        new_state = State(
+            step=state.step + 1,
+            params=params,
+            target_params=_new_target(method, state, params, curriculum),
+            ema_params={
+                name: rules.averages[name].update(
+                    average, params, state.step + 1, rules.batch_size
+                )
+                for name, average in state.ema_params.items()
+            },
+            opt_state=opt_state,
+            head=head,
+            head_opt_state=head_opt_state,
+        )
         metrics = {
             "loss": loss,
             "grad_norm": grad_norm,
             "update_norm": optax.tree.norm(updates),
             "param_norm": optax.tree.norm(params),
+            "learning_rate": rate,
             "stop": jnp.max(batch["stop"]),
+            "logs": totals,
             **curriculum,
         }
         return new_state, metrics
@@ -107,43 +151,102 @@ def make_train_step(
     return train_step
 
 
-def _advance(
-    state: State, params: Params, opt_state: Any, target_ema: Array | None
-) -> State:
-    """Returns the state after a step: the target and the averages follow `params`."""
-    target_params = state.target_params
-    if target_ema is not None:
-        target_params = ema(target_params, params, target_ema)
-    return State(
-        step=state.step + 1,
-        params=params,
-        target_params=target_params,
-        ema_params={
-            rate: ema(average, params, float(rate))
-            for rate, average in state.ema_params.items()
-        },
-        opt_state=opt_state,
-    )
+def _gradient(method: Method, accumulate: int, platform: str | None) -> _Gradient:
+    """Returns the mean loss of a batch, what it logs, and its gradient."""
+
+    def mean_loss(
+        trained: _Trained, frozen: Frozen, batch: Batch, step: Array
+    ) -> tuple[Array, _Totals]:
+        losses: Losses = method.loss(*trained, frozen, batch, step)
+        totals = {name: log.total() for name, log in losses.logs.items()}
+        return jnp.mean(losses.each), totals
+
+    gradient = jax.value_and_grad(mean_loss, has_aux=True)
+    if accumulate == 1:
+        return gradient
+    # XLA's CPU kernels run eight times slower inside a loop. Unrolled, the
+    # micro-batches overlap and save no memory, but a CPU has enough of it.
+    on_cpu = (platform or jax.default_backend()) == "cpu"
+    return _accumulated(gradient, accumulate, unroll=on_cpu)
+
+
+def _optimise(
+    optimizer: optax.GradientTransformation,
+    rate: Array,
+    applies: Array | None,
+    grads: Params | None,
+    params: Params | None,
+    opt_state: Any,
+) -> tuple[Params | None, Any, Params | None]:
+    """Returns parameters, state of the optimiser and updates of a step.
+
+    Args:
+      optimizer: turns gradients into directions.
+      rate: the learning rate.
+      applies: whether the step changes anything; None for yes.
+      grads: gradients of the parameters; None if there are no parameters.
+      params: parameters before the step.
+      opt_state: state of the optimiser before the step.
+    """
+    if params is None:
+        return None, None, None
+    direction, new_state = optimizer.update(grads, opt_state, params)
+    updates = jax.tree.map(lambda d: -rate * d, direction)
+    if applies is not None:
+        updates, new_state = jax.tree.map(
+            functools.partial(jnp.where, applies),
+            (updates, new_state),
+            (optax.tree.zeros_like(updates), opt_state),
+        )
+    return optax.apply_updates(params, updates), new_state, updates
+
+
+def _first_states(
+    optimizer: optax.GradientTransformation, params: Params, head: Params | None
+) -> tuple[Any, Any]:
+    """Returns new states of the optimisers of the parameters and of the head."""
+    return optimizer.init(params), None if head is None else optimizer.init(head)
+
+
+def _new_target(
+    method: Method, state: State, params: Params, curriculum: Mapping[str, Array]
+) -> Params | None:
+    """Returns the target after a step; None if the method keeps none."""
+    if not method.keeps_target:
+        return state.target_params
+    return ema(state.target_params, params, curriculum["target_ema"])
+
+
+def _without_nonfinite(gradient: Array) -> Array:
+    """Returns a gradient as ECT, EDM and CMT clean it, see `Rules.zero_nonfinite`."""
+    return jnp.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5)
 
 
 def _accumulated(gradient: _Gradient, count: int, *, unroll: bool) -> _Gradient:
-    """Returns `gradient` averaged over `count` micro-batches of a batch."""
+    """Returns `gradient` over `count` micro-batches of a batch.
+
+    Losses and gradients are averaged. What is logged is summed, since a micro-batch may
+    have no example that counts.
+    """
 
     def split(x: Array) -> Array:
         # Strided, so that each device keeps an equal part of each micro-batch.
         return jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0)
 
     def accumulated(
-        params: Params, frozen: Frozen, batch: Batch, step: Array
-    ) -> tuple[Array, Params]:
+        trained: _Trained, frozen: Frozen, batch: Batch, step: Array
+    ) -> tuple[tuple[Array, _Totals], _Trained]:
         def add(total: Any, part: Batch) -> tuple[Any, None]:
-            found = gradient(params, frozen, part, step)
+            found = gradient(trained, frozen, part, step)
             return jax.tree.map(jnp.add, total, found), None
 
-        zero = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
         parts = jax.tree.map(split, batch)
-        total, _ = jax.lax.scan(add, zero, parts, unroll=unroll)
-        return jax.tree.map(lambda x: x / count, total)
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(gradient, trained, frozen, first, step)
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        ((loss, totals), grads), _ = jax.lax.scan(add, zero, parts, unroll=unroll)
+        loss, grads = jax.tree.map(lambda x: x / count, (loss, grads))
+        return (loss, totals), grads
 
     return accumulated
 

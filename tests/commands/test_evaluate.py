@@ -91,7 +91,7 @@ def test_each_way_of_sampling_is_scored_once(run, monkeypatch):
     # A later request for the samples makes them, without a second record.
     with config.unlocked():
         config.eval.seeds, config.eval.keep_samples = (0, 5), True
-        config.teacher = "/nowhere"
+        config.teachers.diffusion = "/nowhere"
     evaluate.evaluate(config, workdir)
     assert len(list((workdir / "evaluation").glob("*.npz"))) == 4
     assert _records(workdir) == records
@@ -189,7 +189,7 @@ def test_an_incomplete_line_of_scores_is_ignored(run):
     config, workdir = run
     with config.unlocked():
         config.eval.seeds = (0,)
-        config.teacher = "/nowhere"
+        config.teachers.diffusion = "/nowhere"
     evaluate.evaluate(config, workdir)
     path = workdir / "evaluation" / "scores.jsonl"
     whole = _records(workdir)
@@ -259,7 +259,7 @@ def test_an_error_is_not_taken_for_a_deleted_checkpoint(run, monkeypatch):
 def test_a_checkpoint_is_chosen_by_its_step(run):
     config, workdir = run
     with config.unlocked():
-        config.sample.step, config.teacher = 4, "/nowhere"
+        config.sample.step, config.teachers.diffusion = 4, "/nowhere"
     evaluate.evaluate(config, workdir)
     assert {record["step"] for record in _records(workdir)} == {4}
     with config.unlocked():
@@ -296,7 +296,7 @@ def test_scores_while_training_change_nothing_else(
     config = tiny(
         "digits_cd",
         **{
-            "teacher": str(teacher),
+            "teachers.diffusion": str(teacher),
             "eval.scores": ("classifier",),
             "eval.num_images": 70,
             "eval.every_kimg": 0.064,  # Four steps of 16 images.

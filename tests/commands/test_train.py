@@ -102,7 +102,11 @@ def test_the_student_starts_with_the_weights_of_its_teacher(
     monkeypatch.setattr(state_lib, "create", record)
     config = tiny(
         "digits_cd",
-        **{"teacher": str(teacher), "optim.learning_rate": 0.0, "train.num_steps": 1},
+        **{
+            "teachers.diffusion": str(teacher),
+            "optim.learning_rate": 0.0,
+            "train.num_steps": 1,
+        },
     )
     train_lib.train(config, tmp_path)
     assert begun
@@ -121,10 +125,10 @@ def test_a_student_with_classes_and_its_teacher_in_one_run(tiny, tmp_path):
             "seed": 3,
         },
     )
-    assert config.teacher == "configs/digits_edm.py:smoke"
+    assert config.teachers.diffusion == "configs/digits_edm.py:smoke"
     train_lib.train(config, tmp_path)
-    teacher = load(tmp_path / "teacher")
-    assert teacher.kind == "edm"
+    teacher = load(tmp_path / "teachers" / "diffusion")
+    assert teacher.kind == "diffusion"
     # The network and the seed are the student's, the optimiser is the teacher's own.
     assert teacher.config.model.nf == config.model.nf
     assert teacher.config.seed == 3
@@ -169,8 +173,8 @@ def test_another_teacher_in_the_same_place_is_refused(student, tmp_path):
     shutil.copytree(workdir, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")
     record = json.loads((workdir / "run.json").read_text())
-    assert len(record["teacher_hash"]) == 16
-    record["teacher_hash"] = "0" * 16
+    assert len(record["teacher_hashes"]["diffusion"]) == 16
+    record["teacher_hashes"]["diffusion"] = "0" * 16
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     with pytest.raises(
         JcmError, match="another teacher.*have changed since the run started"
@@ -181,11 +185,13 @@ def test_another_teacher_in_the_same_place_is_refused(student, tmp_path):
 def test_a_run_without_checkpoints_may_start_again_with_another_config(
     tiny, teacher, tmp_path
 ):
-    config = tiny("digits_cd", **{"teacher": "/nowhere", "train.num_steps": 1})
+    config = tiny(
+        "digits_cd", **{"teachers.diffusion": "/nowhere", "train.num_steps": 1}
+    )
     with pytest.raises(JcmError, match="there is no /nowhere: name a workdir"):
         train_lib.train(config, tmp_path)
     with config.unlocked():
-        config.teacher = str(teacher)
+        config.teachers.diffusion = str(teacher)
         config.data.flip = True
     train_lib.train(config, tmp_path)
     assert load(tmp_path).config.data.flip
@@ -215,7 +221,7 @@ def test_a_checkpoint_of_another_network_is_refused(tiny, student, teacher, tmp_
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     with pytest.raises(JcmError, match="cannot read"):
         load(tmp_path / "run")
-    config = tiny("digits_cd", **{"teacher": str(teacher), "model.nf": 16})
+    config = tiny("digits_cd", **{"teachers.diffusion": str(teacher), "model.nf": 16})
     with pytest.raises(JcmError, match="another network"):
         train_lib.train(config, tmp_path / "other")
 
@@ -238,8 +244,8 @@ def test_folders_of_other_programs_raise(tiny, tmp_path):
         ({"train.batch_size": 12}, "batch_size=12 must be a multiple"),
         ({"train.accumulate": 3}, "accumulate"),
         ({"mesh.fsdp": 3}, "mesh.fsdp=3 must divide"),
-        ({"teacher": ""}, "needs a teacher"),
-        ({"teacher": "/nowhere"}, "there is no /nowhere: name a workdir"),
+        ({"teachers.diffusion": ""}, "needs a teacher"),
+        ({"teachers.diffusion": "/nowhere"}, "there is no /nowhere: name a workdir"),
         ({"method": "gan"}, "config.method='gan'"),
         ({"loss.metric": "lpips", "weights": "/nowhere"}, "vgg16-397923af.pth is miss"),
         ({"optim.name": "sgd"}, "config.optim.name='sgd'"),
@@ -267,7 +273,7 @@ def test_impossible_settings_are_refused_before_anything_is_written(
     # The teacher is looked up after the workdir was claimed.
     made = {path.name for path in (tmp_path / "run").glob("**/*")}
     claimed = {"run.json", "checkpoints", ".lock"}
-    assert made <= (claimed if "teacher" in changes else set())
+    assert made <= (claimed if "teachers.diffusion" in changes else set())
 
 
 # --- loading, sampling, evaluating
@@ -309,7 +315,7 @@ def test_samples_repeat_and_do_not_depend_on_their_number(student):
 
 def test_weights_are_chosen_by_name(student):
     config, workdir = student
-    averaged = _weights(workdir, str(config.train.ema_rates[0]))
+    averaged = _weights(workdir, config.train.averages[0])
     assert any(
         (a != b).any()
         for a, b in zip(averaged, _weights(workdir, "params"), strict=True)
@@ -375,7 +381,7 @@ def test_a_wrong_batch_size_of_the_teacher_is_an_error_about_the_teacher(
         "        config.train.batch_size = 12\n"
         "    return config\n"
     )
-    config = tiny("digits_cd", **{"teacher": str(mine)})
+    config = tiny("digits_cd", **{"teachers.diffusion": str(mine)})
     with pytest.raises(JcmError, match="the teacher .*odd.py: .*batch_size=12"):
         train_lib.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -16,7 +16,7 @@ def test_consistency_function_is_the_identity_at_sigma_min(sigma_min, scale):
     def network(x, c_noise):
         return 1e3 * jnp.cos(1e3 * x) + c_noise[:, None, None, None]
 
-    function = jax.jit(lambda x, s: precond.Consistency(0.5, sigma_min)(network, x, s))
+    function = jax.jit(lambda x, s: precond.Consistency(shift=sigma_min)(network, x, s))
     y = function(x, jnp.full(4, sigma_min))
     np.testing.assert_array_equal(np.asarray(y), np.asarray(x))
 
@@ -43,6 +43,6 @@ def test_input_and_target_of_the_network_have_unit_variance():
 def test_without_the_shift_the_consistency_function_is_preconditioned_like_edm():
     sigma = jnp.array([0.3, 5.0, 80.0])
     edm = precond.EDM().skip_and_out(sigma)
-    shifted = precond.Consistency(sigma_min=0.0).skip_and_out(sigma)
+    shifted = precond.Consistency(shift=0.0).skip_and_out(sigma)
     for a, b in zip(edm, shifted, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jcm.diffusion import ode, precond, sampler
+from jcm.diffusion import ode, precond
 from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.sampler import Sampler
-from jcm.diffusion.schedule import Schedule, ode_schedule
+from jcm.diffusion.schedule import Sampling, Schedule, ode_schedule
 from jcm.diffusion.schedules import KarrasGrid
 from jcm.runtime import sharding
 from jcm.runtime.errors import JcmError
@@ -21,12 +21,10 @@ from jcm.runtime.errors import JcmError
 _GRID = KarrasGrid().sigmas(18)
 
 
-def _step(kind, solver=None):
+def _step(kind, solver):
     """Returns the function of one step with the small network."""
-    denoiser = Denoiser(golden.compiled(), kind)
-    if solver is None:
-        return functools.partial(sampler.consistency_step, denoiser)
-    return functools.partial(sampler.ode_step, denoiser, solver=solver)
+    network = golden.raw(golden.compiled(), golden.params("params_ema"))
+    return functools.partial(kind.step, network, solver=solver)
 
 
 # --- the original's numbers
@@ -41,24 +39,24 @@ def test_one_step_equals_the_original():
 
 def test_multistep_equals_the_original():
     case = golden.cases("D_samplers_editing.npz")["multistep_2"]
-    params, step = golden.params("params_ema"), _step(precond.Consistency())
-    x = case["x_T"]
+    step, x = _step(precond.Consistency(), "consistency"), case["x_T"]
     sigmas = [_GRID[i] for i in case["ts"]]
     for i, noise in enumerate(case["noise"]):
         levels = jnp.float32(sigmas[i]), jnp.float32(sigmas[i + 1])
-        x, _ = step(params, x, *levels, noise, None)
+        x, _ = step(x, *levels, noise)
     assert golden.relative(x, case["sample"]) < 1e-4
 
 
 @pytest.mark.parametrize("solver", ["heun", "euler"])
 def test_ode_sampler_equals_the_original(solver):
     case = golden.cases("D_samplers_editing.npz")[f"{solver}_denoise1"]
-    params, x = golden.params("params_ema"), case["x_T"]
+    x = case["x_T"]
     sigmas = ode_schedule(KarrasGrid(), 18, solver).sigmas
     np.testing.assert_allclose(sigmas, case["timesteps"], rtol=1e-4)
     for sigma, sigma_next in itertools.pairwise(sigmas):
         step = _step(precond.EDM(), "euler" if sigma_next == 0 else solver)
-        x = step(params, x, jnp.float32(sigma), jnp.float32(sigma_next), None)
+        levels = jnp.float32(sigma), jnp.float32(sigma_next)
+        x, _ = step(x, *levels, jnp.zeros_like(x))
     assert golden.relative(x, case["sample"]) < 1e-4
 
 
@@ -165,12 +163,46 @@ def test_another_key_gives_other_images(denoiser, reference):
         (Schedule((90.0,)), "0.002 to 80"),
         (Schedule((80.0, 0.001)), "0.002 to 80"),
         (Schedule((80.0, 0.0)), "0.002 to 80"),
-        (Schedule((80.0, 1.0), "rk4"), "unknown"),
     ],
 )
 def test_impossible_schedules_raise(schedule, message):
     with pytest.raises(JcmError, match=message):
         schedule.check(0.002, 80.0)
+
+
+_SAMPLING = Sampling(KarrasGrid(), (80.0, 0.8), 18, "heun")
+
+
+def test_steps_of_a_consistency_model_take_its_good_levels():
+    f = precond.Consistency(levels=18)
+    assert f.schedule(_SAMPLING).sigmas == (80.0, 0.8)
+    assert f.schedule(_SAMPLING, steps=1).sigmas == (80.0,)
+    assert f.schedule(_SAMPLING, steps=2).sigmas == (80.0, 0.8)
+    # More steps are spread over the grid that the model was trained on.
+    assert f.schedule(_SAMPLING, steps=4).sigmas == tuple(
+        _GRID[i] for i in (0, 4, 8, 12)
+    )
+    assert f.schedule(_SAMPLING, steps=17).sigmas == _GRID[:17]
+    assert f.schedule(_SAMPLING, sigmas=(70, 3)).sigmas == (70.0, 3.0)
+    assert [s.nfe for s in f.schedules(_SAMPLING)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (precond.EDM(), {"sigmas": (80.0,)}, "takes steps and solver, not sigmas"),
+        (precond.EDM(), {"solver": "rk4"}, "solver='rk4' is unknown: use one of heun"),
+        (precond.EDM(), {"steps": 1}, "steps=1 must be at least 2"),
+        (precond.Consistency(), {"solver": "heun"}, "solver is for diffusion models"),
+        (precond.Consistency(), {"steps": 0}, "steps=0 must be at least 1 and at most"),
+        (precond.Consistency(), {"steps": 18}, "at most 17, since the model knows 18"),
+        (precond.Consistency(), {"steps": 1, "sigmas": (80.0,)}, "were both given"),
+        (precond.Consistency(), {"sigmas": (80.0, 1e-3)}, "must lie within"),
+    ],
+)
+def test_a_schedule_of_another_kind_of_model_raises(kind, options, message):
+    with pytest.raises(JcmError, match=message):
+        kind.schedule(_SAMPLING, **options)
 
 
 def test_a_schedule_counts_network_evaluations():

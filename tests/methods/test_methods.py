@@ -28,7 +28,11 @@ _DISTANCES = {
 
 def _batch(x, keys=None):
     keys = jax.random.split(jax.random.key(0), len(x)) if keys is None else keys
-    return Batch(images=jnp.asarray(x), labels=None, keys=keys)
+    return Batch(jnp.asarray(x), labels=None, keys=keys, place=jnp.arange(len(x)))
+
+
+# The closed forms have no parameters.
+_FROZEN = Frozen(teachers={"diffusion": {}})
 
 
 # --- golden numbers
@@ -78,7 +82,9 @@ def test_consistency_loss_equals_the_original(name):
         weighting=variant if is_weighting else "uniform",
     )(
         golden.params("params"),
-        Frozen(golden.params("target_params"), golden.params("params_ema")),
+        Frozen(
+            golden.params("target_params"), {"diffusion": golden.params("params_ema")}
+        ),
         _batch(case["x"]),
         jnp.asarray(case["indices"]),
         jnp.int32(case["num_scales"]),
@@ -137,7 +143,7 @@ def test_exact_function_has_no_loss_where_trajectories_are_straight(solver, dist
         solver=solver,
     )
     index = jnp.arange(16)
-    loss = method.loss_at({}, Frozen(), _batch(x0), index, 18, noise)
+    loss = method.loss_at({}, _FROZEN, _batch(x0), index, 18, noise)
     np.testing.assert_allclose(loss, 0, atol=2e-6)
 
 
@@ -154,7 +160,7 @@ def test_the_loss_of_the_exact_function_is_the_error_of_the_solver(solver, order
     for num_scales in (41, 81):
         # In both grids, this is the same noise level of about 1.9.
         index = jnp.full(16, (num_scales - 1) // 2)
-        loss = method.loss_at({}, Frozen(), _batch(x0), index, num_scales, noise)
+        loss = method.loss_at({}, _FROZEN, _batch(x0), index, num_scales, noise)
         errors.append(float(jnp.sqrt(jnp.mean(loss))))
     measured = np.log2(errors[0] / errors[1])
     assert abs(measured - order) < 0.3
@@ -206,7 +212,7 @@ def test_a_wrong_function_has_a_larger_loss():
         denoiser=gaussian.ConsistencyFunction(mean=0.0), teacher=gaussian.Denoiser()
     )
     right = dataclasses.replace(method, denoiser=gaussian.ConsistencyFunction())
-    arguments = {}, Frozen(), _batch(x0), jnp.full(16, 8), 18, noise
+    arguments = {}, _FROZEN, _batch(x0), jnp.full(16, 8), 18, noise
     wrong_loss, right_loss = (
         float(jnp.mean(m.loss_at(*arguments))) for m in (method, right)
     )
@@ -219,9 +225,9 @@ def test_the_denoising_loss_has_its_minimum_at_the_closed_form():
     losses = {
         mean: float(
             jnp.mean(
-                EDM(gaussian.Denoiser(mean=mean)).loss(
-                    {}, Frozen(), batch, jnp.int32(0)
-                )
+                EDM(gaussian.Denoiser(mean=mean))
+                .loss({}, None, Frozen(), batch, jnp.int32(0))
+                .each
             )
         )
         for mean in (0.0, 0.3, 0.6)
@@ -244,7 +250,7 @@ def test_training_uses_one_noise_for_both_points():
             return super().__call__(params, x, sigma)
 
     method = golden.consistency(denoiser=Recorder(), teacher=None)
-    method.loss_at({}, Frozen(), _batch(x0), jnp.arange(16), 18, noise)
+    method.loss_at({}, _FROZEN, _batch(x0), jnp.arange(16), 18, noise)
     (x, t, dropout), (x_next, t_next, dropout_next) = seen
     for point, level in ((x, t), (x_next, t_next)):
         recovered = (point - x0) / level[:, None, None, None]
@@ -268,7 +274,7 @@ def test_indices_cover_the_grid_and_examples_differ():
 
     spy = Spy(**vars(golden.consistency(teacher=None)))
     x0 = jnp.zeros((2000, 2, 2, 1))
-    spy.loss({}, Frozen(), _batch(x0), jnp.int32(0))
+    spy.loss({}, None, _FROZEN, _batch(x0), jnp.int32(0))
     assert counts[17] == 0  # The last point has no next one.
     np.testing.assert_allclose(counts[:17], 2000 / 17, rtol=0.35)
 
@@ -301,7 +307,7 @@ def test_pseudo_huber_is_smooth_at_zero():
     [
         ("lpips", 0.03, "vgg16-397923af.pth is missing: download https"),
         ("cosine", 0.03, "unknown"),
-        ("pseudo_huber", 0.0, "positive"),
+        ("pseudo_huber", 0.0, "must be above 0"),
     ],
 )
 def test_an_impossible_distance_raises(name, c, message, tmp_path):

@@ -68,10 +68,13 @@ def test_lpips_equals_the_original():
 def test_distillation_by_lpips_equals_the_original():
     case = golden.cases("B_lpips.npz")["cd_heun_lpips_N18"]
     method = golden.consistency(distance=_original(224))
-    frozen = Frozen(None, golden.params("params_ema"), method.constants)
+    frozen = Frozen(
+        teachers={"diffusion": golden.params("params_ema")}, constants=method.constants
+    )
 
     def loss(params, frozen):
-        batch = Batch(case["x"], None, jax.random.split(jax.random.key(0), 4))
+        keys = jax.random.split(jax.random.key(0), 4)
+        batch = Batch(case["x"], None, keys, jnp.arange(4))
         return jnp.mean(
             method.loss_at(params, frozen, batch, case["indices"], 18, case["z"])
         )

@@ -11,12 +11,13 @@ import pytest
 
 from jcm import config as config_lib
 from jcm import networks
-from jcm.diffusion import ode, precond, sampler
+from jcm.diffusion import ode, precond
 from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.schedule import ode_schedule
 from jcm.diffusion.schedules import AdaptiveScales, KarrasGrid
 from jcm.methods import Batch, Frozen
 from jcm.methods.edm import EDM
+from jcm.networks import Conditions
 from jcm.pretrained import openai_adm, torch_file
 from jcm.runtime.errors import JcmError
 
@@ -60,7 +61,7 @@ def test_outputs_equal_the_original(variant):
     arrays = golden.arrays(f"G_unet_{variant}.npz")
     network, params = _loaded(variant)
     labels = jnp.asarray(arrays["y"], jnp.int32) if variant == "cc_ssn" else None
-    run = functools.partial(network, params, labels=labels)
+    run = golden.raw(network, params, labels)
     net_x, x = (_channels_last(arrays[name]) for name in ("net_x", "x"))
     ours = {
         "raw": run(net_x, jnp.log(arrays["t"]) / 4),
@@ -84,18 +85,20 @@ def _denoiser(kind):
 
 def test_one_and_several_steps_equal_the_original():
     params, labels, denoiser = _denoiser(precond.Consistency())
-    step = functools.partial(sampler.consistency_step, denoiser)
+    step = functools.partial(
+        denoiser.precond.step, denoiser.raw(params, labels), solver="consistency"
+    )
     cases = golden.cases("G_samplers_losses.npz")
     for name in ("onestep", "multistep"):
         case = cases[name]
         grid = KarrasGrid().sigmas(int(case["steps"]))
         sigmas = [grid[i] for i in case.get("ts", [0])]
         noise = [_channels_last(z) for z in case["noise"]]
-        x, after = sigmas[0] * noise[0], [*sigmas[1:], KarrasGrid().sigma_min]
+        x, after = sigmas[0] * noise[0], [*sigmas[1:], denoiser.precond.floor]
         for i, (sigma, sigma_next) in enumerate(zip(sigmas, after, strict=True)):
             z = noise[i + 1] if i + 1 < len(noise) else jnp.zeros_like(x)
             levels = jnp.float32(sigma), jnp.float32(sigma_next)
-            x, _ = step(params, x, *levels, z, labels)
+            x, _ = step(x, *levels, z)
         ours = jnp.clip(x, -1, 1)
         assert golden.relative(ours, _channels_last(case["sample"])) < 1e-3
 
@@ -133,7 +136,9 @@ def _batch():
     images = _channels_last(arrays["clean"])
     keys = jax.random.split(jax.random.key(0), len(images))
     labels = jnp.asarray(arrays["y"], jnp.int32)
-    return Batch(images, labels, keys), _channels_last(arrays["z"])
+    return Batch(images, labels, keys, jnp.arange(len(images))), _channels_last(
+        arrays["z"]
+    )
 
 
 @pytest.mark.parametrize("kind", ["cd", "ct"])
@@ -145,7 +150,7 @@ def test_losses_equal_the_original(kind):
         teacher=Denoiser(network, precond.EDM()) if kind == "cd" else None,
     )
     batch, noise = _batch()
-    frozen = Frozen(_moved(31), _moved(32))
+    frozen = Frozen(_moved(31), {"diffusion": _moved(32)})
     index = jnp.asarray(case["indices"], jnp.int32)
 
     def loss(params):
@@ -271,15 +276,16 @@ def test_a_new_network_gives_zeros_and_uses_its_labels():
     params = network.init(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
     run = jax.jit(network)
-    assert not run(params, x, jnp.zeros(2), jnp.array([0, 1])).any()
+    given = Conditions(jnp.zeros(2), jnp.array([0, 1]))
+    assert not run(params, x, given).any()
     noise = jax.random.key(2)
     params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(noise, p.shape), params)
-    a = run(params, x, jnp.zeros(2), jnp.array([0, 1]))
-    b = run(params, x, jnp.zeros(2), jnp.array([0, 2]))
+    a = run(params, x, given)
+    b = run(params, x, given._replace(labels=jnp.array([0, 2])))
     np.testing.assert_array_equal(a[0], b[0])
     assert golden.relative(a[1], b[1]) > 1e-3
     with pytest.raises(JcmError, match="the network has 3 classes: pass labels"):
-        jax.eval_shape(network, params, x, jnp.zeros(2), None)
+        jax.eval_shape(network, params, x, Conditions(jnp.zeros(2)))
 
 
 @pytest.mark.parametrize(

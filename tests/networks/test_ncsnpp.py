@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jcm import config as config_lib
 from jcm import networks
 from jcm.diffusion import precond
+from jcm.networks import Conditions
 from jcm.runtime.errors import JcmError
 
 
@@ -20,7 +22,7 @@ def forward():
 
 def test_raw_output_equals_the_original(forward):
     params = golden.params("params_ema")
-    raw = golden.compiled()(params, forward["net_x"], forward["net_cond"])
+    raw = golden.raw(golden.compiled(), params)(forward["net_x"], forward["net_cond"])
     assert golden.relative(raw, forward["raw"]) < 1e-4
     assert golden.relative(raw, forward["raw_f64"]) < 1e-4
 
@@ -30,7 +32,7 @@ def test_raw_output_equals_the_original(forward):
     [(precond.EDM(), "denoiser"), (precond.Consistency(), "distiller")],
 )
 def test_preconditioned_output_equals_the_original(forward, kind, expected):
-    network = functools.partial(golden.compiled(), golden.params("params_ema"))
+    network = golden.raw(golden.compiled(), golden.params("params_ema"))
     ours = kind(network, forward["x"], forward["t"])
     for sample in range(len(ours)):  # Each noise level has its own scale.
         assert golden.relative(ours[sample], forward[expected][sample]) < 1e-4
@@ -54,7 +56,8 @@ def test_recomputation_changes_no_gradient(forward):
         network = golden.network(**changes)
 
         def loss(params):
-            return jnp.sum(network(params, forward["net_x"], forward["net_cond"]) ** 2)
+            raw = golden.raw(network, params)
+            return jnp.sum(raw(forward["net_x"], forward["net_cond"]) ** 2)
 
         assert ("remat" in str(jax.make_jaxpr(loss)(params))) == bool(changes)
         return jax.jit(jax.grad(loss))(params)
@@ -68,7 +71,7 @@ def test_recomputation_changes_no_gradient(forward):
 def test_bfloat16_is_close_and_returns_float32(forward):
     params = golden.params("params_ema")
     network = golden.compiled(dtype="bfloat16")
-    raw = network(params, forward["net_x"], forward["net_cond"])
+    raw = golden.raw(network, params)(forward["net_x"], forward["net_cond"])
     assert raw.dtype == jnp.float32
     error = golden.relative(raw, forward["raw"])
     # With a time embedding in bfloat16, the error would be 0.09.
@@ -80,12 +83,13 @@ def test_dropout_depends_on_the_image_and_not_on_the_batch(forward):
     network = golden.compiled(dropout=0.5)
     x, c_noise = jnp.asarray(forward["net_x"]), jnp.asarray(forward["net_cond"])
     keys = jax.random.split(jax.random.key(0), len(x))
-    whole = network(params, x, c_noise, None, keys)
-    turned = network(params, x[::-1], c_noise[::-1], None, keys[::-1])
+    given = Conditions(c_noise)
+    whole = network(params, x, given, keys)
+    turned = network(params, x[::-1], Conditions(c_noise[::-1]), keys[::-1])
     np.testing.assert_allclose(whole, turned[::-1], rtol=1e-4, atol=1e-4)
-    other = network(params, x, c_noise, None, keys[::-1])
+    other = network(params, x, given, keys[::-1])
     assert golden.relative(other, whole) > 0.01
-    without = network(params, x, c_noise)
+    without = network(params, x, given)
     assert golden.relative(without, forward["raw"]) < 1e-4
 
 
@@ -96,8 +100,8 @@ def test_labels_matter_if_and_only_if_there_are_classes():
     # New blocks almost ignore the embedding, so the parameters are shifted.
     params = jax.tree.map(lambda p: p + 0.1, network.init(jax.random.key(0)))
     x = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
-    run = functools.partial(jax.jit(network), params, x, jnp.zeros(2))
-    a, b = run(jnp.array([3, 3])), run(jnp.array([3, 4]))
+    run = functools.partial(jax.jit(network), params, x)
+    a, b = (run(Conditions(jnp.zeros(2), jnp.array(y))) for y in ([3, 3], [3, 4]))
     np.testing.assert_array_equal(a[0], b[0])
     assert golden.relative(a[1], b[1]) > 0.1
     unconditional = golden.network()
@@ -109,7 +113,58 @@ def test_labels_matter_if_and_only_if_there_are_classes():
         ),
     ):
         with pytest.raises(JcmError, match=message):
-            jax.eval_shape(wrong, weights, x, jnp.zeros(2), labels)
+            jax.eval_shape(wrong, weights, x, Conditions(jnp.zeros(2), labels))
+
+
+_MORE = {"times": 2, "augment_dim": 9, "guidance": True}
+
+
+@pytest.mark.parametrize("name", ["ncsnpp", "adm"])
+def test_each_further_condition_changes_the_output(name):
+    """A second time, an augmentation and a guidance, of which 0 and 1 are neutral."""
+    config = config_lib.load("configs/cifar10_ct.py:smoke").model.to_dict() | _MORE
+    del config["class_conditional"]
+    network = networks.create(
+        config | {"name": name}, image_size=8, image_channels=1, num_classes=0
+    )
+    keys = iter(jax.random.split(jax.random.key(0), 1000))
+    params = jax.tree.map(
+        lambda p: p + 0.1 * jax.random.normal(next(keys), p.shape),
+        network.init(jax.random.key(1)),
+    )
+    x = jax.random.normal(jax.random.key(2), (3, 8, 8, 1))
+    run = functools.partial(jax.jit(network), params, x)
+    times = jnp.array([[0.3, 0.1], [0.3, 0.1], [0.3, 0.1]])
+    plain = run(Conditions(times))
+    neutral = Conditions(times, augment=jnp.zeros((3, 9)), guidance=jnp.ones(3))
+    np.testing.assert_allclose(run(neutral), plain, atol=1e-5)
+    changed = (
+        Conditions(times.at[1, 0].set(0.9)),
+        Conditions(times.at[1, 1].set(0.9)),
+        Conditions(times, augment=jnp.zeros((3, 9)).at[1, 4].set(1.0)),
+        Conditions(times, guidance=jnp.ones(3).at[1].set(4.0)),
+    )
+    for given in changed:
+        found = run(given)
+        np.testing.assert_allclose(found[::2], plain[::2], atol=1e-5)
+        assert golden.relative(found[1], plain[1]) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Conditions(jnp.zeros((2, 2))), "takes 1 time inputs, and not 2: set"),
+        (
+            Conditions(jnp.zeros(2), augment=jnp.zeros((2, 6))),
+            "6 augmentation numbers for a network that takes 0",
+        ),
+        (Conditions(jnp.zeros(2), guidance=jnp.ones(2)), "takes no guidance"),
+    ],
+)
+def test_a_condition_that_the_network_does_not_take_raises(given, message):
+    x = jnp.zeros((2, 16, 16, 3))
+    with pytest.raises(JcmError, match=message):
+        jax.eval_shape(golden.network(), golden.params("params_ema"), x, given)
 
 
 @pytest.mark.parametrize(

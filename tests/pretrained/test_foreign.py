@@ -30,7 +30,7 @@ def test_a_checkpoint_of_the_original_opens_without_a_config(file):
     assert model.denoiser.network.arch == golden.network().arch
     originals.check(model)
     assert model.sample(0, 1).shape == (1, 16, 16, 3)
-    originals.check(jcm.load(file, image_size=16, kind="edm", ema="params"))
+    originals.check(jcm.load(file, image_size=16, kind="diffusion", ema="params"))
 
 
 @pytest.mark.parametrize("with_target", [False, True], ids=["State", "StateWithTarget"])
@@ -126,14 +126,14 @@ def test_the_error_names_a_tensor_that_does_not_fit(tmp_path, change, message):
 
 def test_impossible_arguments_raise(file, tmp_path, student):
     for name, hints, message in (
-        (file, {"kind": "gan"}, "kind='gan': use one of edm, consistency"),
+        (file, {"kind": "gan"}, "kind='gan': use one of diffusion, consistency"),
         (file, {"image_size": 15}, "image_size=15 is not divisible by 2"),
         (file, {"image_size": -16}, "image_size=-16 is not divisible by 2"),
         (file, {"num_heads": 3}, "drop num_heads, which files of this format do not"),
         (file, {"size": 3}, "size: jcm.load takes no such argument"),
         ("cd_imagenet.pt", {}, "there is no cd_imagenet.pt: name a workdir, a file"),
         (file, {"step": 3}, "is a single checkpoint: drop step=3"),
-        (student[1], {"kind": "edm"}, "is a workdir: drop kind='edm'"),
+        (student[1], {"kind": "diffusion"}, "is a workdir: drop kind='diffusion'"),
     ):
         with pytest.raises(jcm.JcmError, match=message):
             jcm.load(name, **hints)

@@ -48,7 +48,11 @@ def test_the_networks_of_edm_open(name, tmp_path):
     numbers = golden.arrays("nvlabs_edm.npz")
     model = jcm.load(_file(tmp_path, _state(name)))
     arch = model.denoiser.network.arch
-    assert (model.kind, arch.image_size, arch.attn_resolutions) == ("edm", 8, (4,))
+    assert (model.kind, arch.image_size, arch.attn_resolutions) == (
+        "diffusion",
+        8,
+        (4,),
+    )
     assert networks.describe(arch)["name"] == ("adm" if name == "adm" else "ncsnpp")
     x = np.moveaxis(numbers[f"{name}/x"], 1, -1)
     labels = numbers["labels"] if arch.num_classes else None

@@ -29,7 +29,7 @@ def test_a_published_file_is_downloaded_once(file, tmp_path, monkeypatch):
     assert model.config.sample.sigmas == (80.0, 0.5853)
     originals.check(model)
     teacher = jcm.load("openai/edm-cifar10")
-    assert teacher.kind == "edm" and teacher.config.sample.steps == 18
+    assert teacher.kind == "diffusion" and teacher.config.sample.steps == 18
     assert exists("openai/edm-cifar10")
     assert not exists("openai/ct-cifar10-lpips")
     for hint in ({"kind": "consistency"}, {"image_size": 64}):
@@ -79,7 +79,7 @@ def test_every_published_file_has_a_name():
     files = [each.file for each in released.RELEASED.values()]
     assert len(files) == 22 and set(files) == _files()
     for name, each in released.RELEASED.items():
-        assert ("/edm-" in name) == (each.kind == "edm")
+        assert ("/edm-" in name) == (each.kind == "diffusion")
         assert not each.sigmas or each.sigmas[0] == 80 and "edm" not in name
         assert set(each.fid) <= ({35, 79} if "edm" in name else {1, 2})
 

@@ -12,7 +12,6 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jcm import config as config_lib
-from jcm import methods
 from jcm.model import build
 from jcm.run import state
 from jcm.runtime import sharding
@@ -26,12 +25,12 @@ def _training_of_imagenet64():
     config = config_lib.load("configs/imagenet64_cd.py")
     config.loss.metric = "l2"  # Its weights are not those of the network.
     network = build.network(config, num_classes=1000)
-    method = methods.create(config, network)
     new_state = functools.partial(
         state.create,
-        optimizer=optim.create(config.optim, config.train.batch_size),
-        keeps_target=method.keeps_target,
-        ema_rates=config.train.ema_rates,
+        head=None,
+        optimizer=optim.create(config.optim),
+        keeps_target=True,
+        averages=config.train.averages,
     )
     made = jax.eval_shape(new_state, network.shapes)
     return {"state": made, "teacher": network.shapes}, config

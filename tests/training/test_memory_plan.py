@@ -31,8 +31,10 @@ def test_the_parts_are_the_bytes_on_one_device():
         target_params=None,
         ema_params={"0.9": shapes(400), "0.99": shapes(400)},
         opt_state=(shapes(400), shapes(100, split=False)),
+        head=shapes(200),
+        head_opt_state=shapes(400),
     )
-    frozen = Frozen(teacher=shapes(400, split=False), constants=None)
+    frozen = Frozen(teachers={"one": shapes(400, split=False)}, constants=None)
     compiled = types.SimpleNamespace(
         memory_analysis=lambda: types.SimpleNamespace(temp_size_in_bytes=7)
     )
@@ -41,12 +43,13 @@ def test_the_parts_are_the_bytes_on_one_device():
         "parameters": 400,
         "averages": 800,
         "optimizer": 400 + 400,
-        "teacher": 1600,
+        "head": 200 + 400,
+        "teachers": 1600,
         "batches": 80,
         "step": 7,
     }
     assert made.limit == 9000
-    assert made.total == 400 + 800 + 800 + 1600 + 80 + 7
+    assert made.total == 400 + 800 + 800 + 600 + 1600 + 80 + 7
 
 
 def test_a_plan_that_fits_is_printed():

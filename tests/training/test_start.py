@@ -1,7 +1,5 @@
 """Tests of how a run starts: teachers, weights or states of other models."""
 
-import functools
-
 import golden
 import jax
 import numpy as np
@@ -9,16 +7,13 @@ import pytest
 from flax import serialization
 
 import jcm
-from jcm import methods
 from jcm.commands import train as train_lib
 from jcm.model import build
 from jcm.model.loading import load
 from jcm.pretrained import flax_file, openai_jcm
-from jcm.run import state as state_lib
 from jcm.run.checkpoints import Checkpoints
-from jcm.runtime import sharding
 from jcm.runtime.errors import JcmError
-from jcm.training import optim, start
+from jcm.training import program, start
 
 
 def _file(path, network, trees, step):
@@ -82,21 +77,14 @@ _PARTS = ("params", "target_params", "params_ema", "mu", "nu")
 
 def _first(config):
     """Returns the state with which a run of a config starts."""
-    network = build.network(config, 0)
-    method = methods.create(config, network)
-    new_state = functools.partial(
-        state_lib.create,
-        optimizer=optim.create(config.optim, config.train.batch_size),
-        keeps_target=method.keeps_target,
-        ema_rates=config.train.ema_rates,
-    )
-    place = sharding.replicated(sharding.make_mesh(1))
-    template = sharding.with_placement(
-        jax.eval_shape(new_state, network.shapes),
-        lambda shapes: jax.tree.map(lambda _: place, shapes),
-    )
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), network.shapes)
-    return start.first_state(config, network, new_state, template, zeros)
+    teachers = {
+        name: teacher.denoiser
+        for name, teacher in start.find_teachers(config, 0).items()
+    }
+    made = program.create(config, 0, teachers)
+    shapes = made.network.shapes
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    return start.first_state(config, made.network, made.new_state, made.state, zeros)
 
 
 def _same(a, b):
@@ -115,7 +103,7 @@ def test_the_whole_state_of_the_original_is_read(tiny, tmp_path, with_target):
         "init.model": str(tmp_path / "checkpoint_2"),
         "init.state": True,
         "train.num_steps": 30_000,
-        "train.ema_rates": (0.9999, 0.99),
+        "train.averages": ("0.9999", "0.99"),
     }
     config = tiny("cifar10_ct", **settings)
     trees = _drawn(build.network(config, 0), *_PARTS)
@@ -181,10 +169,9 @@ def test_a_resumed_training_runs_and_resumes_again(tiny, tmp_path):
     assert state.step == 20_002 and _moments(state).count == 20_002
     _same(state.params, load(tmp_path / "run", ema="params").params)
     for field, value, theirs in (
-        ("method", "edm", "'ct', and not 'edm'"),
         ("optim.name", "radam", "'adam', and not 'radam'"),
         ("noise.sigma_data", 1.0, "0.5, and not 1.0"),
-        ("train.ema_rates", (0.9,), r"\[0.998\], and not \[0.9\]"),
+        ("train.averages", ("0.9",), r"\['0.998'\], and not \['0.9'\]"),
     ):
         wrong = again.copy_and_resolve_references()
         wrong.update_from_flattened_dict({field: value})
@@ -200,10 +187,8 @@ def test_weights_of_others_initialise_and_teach(tiny, teacher, tmp_path):
     assert state.step == 0
     for part in (state.params, state.target_params, *state.ema_params.values()):
         _same(part, theirs.params)
-    config = tiny("digits_cd", teacher=str(folder))
-    network = build.network(config, 10)
-    found = start.teacher_weights(config, tmp_path, network, train_lib.train)
-    _same(found, theirs.params)
+    config = tiny("digits_cd", **{"teachers.diffusion": str(folder)})
+    _same(start.find_teachers(config, 10)["diffusion"].load(), theirs.params)
 
 
 @pytest.mark.parametrize(
@@ -250,15 +235,14 @@ def test_weights_that_do_not_fit_raise(tiny, teacher, tmp_path, changes, message
 
 
 def test_a_model_that_cannot_teach_raises(tiny, student, teacher, tmp_path):
-    network = build.network(tiny("digits_cd"), 10)
     jcm.save(load(student[1]), tmp_path / "student")
     for source, changes, message in (
-        (tmp_path / "student", {}, "student is not a diffusion model: name another"),
+        (tmp_path / "student", {}, "student is a consistency model, and not a diff"),
         (teacher, {"noise.sigma_max": 40.0}, "with sigma_max=80.0 and not 40.0: set"),
-        ("nothing", {}, "config.teacher: there is no nothing: name a workdir"),
+        ("nothing", {}, "config.teachers.diffusion: there is no nothing: name"),
         ("openai/gan", {}, "'openai/gan' is no published model"),
-        ("", {}, "needs a teacher: set --config.teacher"),
+        ("", {}, "needs a teacher: set --config.teachers.diffusion"),
     ):
-        config = tiny("digits_cd", teacher=str(source), **changes)
+        config = tiny("digits_cd", **{"teachers.diffusion": str(source)}, **changes)
         with pytest.raises(JcmError, match=message):
-            start.teacher_weights(config, tmp_path, network, train_lib.train)
+            start.find_teachers(config, 10)

@@ -3,34 +3,46 @@
 import dataclasses
 import functools
 import re
-import types
 
 import flax.serialization
 import golden
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec
 
+from jcm import config as config_lib
 from jcm.diffusion import precond
 from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.schedules import FixedScales
-from jcm.methods import Batch, Frozen
+from jcm.methods import Batch, Frozen, Log, Losses
 from jcm.methods.consistency import Consistency
+from jcm.methods.method import Plain
 from jcm.run import state
 from jcm.runtime import sharding
-from jcm.training import averages, optim
-from jcm.training.step import make_train_step
+from jcm.training import averages as averages_lib
+from jcm.training import optim
+from jcm.training.step import Rules, make_train_step
 
-_RADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8, "warmup_kimg": 0.0, "grad_clip": 0.0}
+
+def _settings(name="radam", **changes):
+    """Returns `config.optim` with some fields changed."""
+    config = config_lib.base().optim
+    config.update({"name": name} | changes)
+    return config
 
 
-def _optimizer(name="radam", learning_rate=4e-4, **changes):
-    config = _RADAM | {"name": name, "learning_rate": learning_rate} | changes
-    return optim.create(ml_collections.ConfigDict(config), 4)
+def _rules(optimizer, learning_rate=4e-4, averages=(), **changes):
+    """Returns the rules of a step with a constant learning rate."""
+    return Rules(
+        optimizer=optimizer,
+        learning_rate=lambda step: jnp.float32(learning_rate),
+        averages={spec: averages_lib.parse(spec) for spec in averages},
+        batch_size=4,
+        **{"seed_key": jax.random.key(0)} | changes,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +51,10 @@ class _Replay(Consistency):
 
     draws: dict[str, jax.Array] | None = None
 
-    def loss(self, params, frozen, batch, step):
+    def loss(self, params, head, frozen, batch, step):
         images, noise, index = (self.draws[k][step] for k in ("x", "z", "indices"))
         batch = batch._replace(images=images)
-        return self.loss_at(params, frozen, batch, index, 18, noise)
+        return Losses(self.loss_at(params, frozen, batch, index, 18, noise))
 
 
 @functools.cache
@@ -55,14 +67,14 @@ def _ten_steps():
         for key in ("x", "z", "indices")
     }
     method = golden.consistency(_Replay, draws=draws)
-    optimizer = _optimizer()
+    optimizer, rates = optim.create(_settings()), ("0.9999",)
     run = state.create(
-        golden.params("params"), optimizer, keeps_target=False, ema_rates=(0.9999,)
+        golden.params("params"), None, optimizer, keeps_target=False, averages=rates
     )
     # In the original run, the average started with other values than the parameters.
     run = dataclasses.replace(run, ema_params={"0.9999": golden.params("params_ema")})
-    train_step = jax.jit(make_train_step(method, optimizer, seed_key=jax.random.key(0)))
-    frozen = Frozen(teacher=golden.params("params_ema"))
+    train_step = jax.jit(make_train_step(method, _rules(optimizer, averages=rates)))
+    frozen = Frozen(teachers={"diffusion": golden.params("params_ema")})
     batch = {
         "image": jnp.zeros((4, 16, 16, 3), jnp.uint8),
         "label": jnp.zeros(4, jnp.int32),
@@ -138,14 +150,15 @@ def _problem():
 
 def _two_steps(mesh, min_bytes=0.0, **options):
     method, params, batch = _problem()
-    optimizer = optax.sgd(0.1)  # Adaptive ones turn rounding of 0 into a step.
-    run = state.create(params, optimizer, keeps_target=True, ema_rates=(0.9, 0.5))
+    optimizer = optax.identity()  # Adaptive ones turn rounding of 0 into a step.
+    rates = ("0.9", "0.5")
+    run = state.create(params, None, optimizer, keeps_target=True, averages=rates)
     placement = sharding.shard_tree(mesh, run, sharding.Rules(min_bytes))
     run = jax.device_put(run, placement)
     batch = jax.device_put(batch, sharding.batch(mesh))
+    rules = _rules(optimizer, 0.1, rates, seed_key=jax.random.key(2), **options)
     train_step = jax.jit(
-        make_train_step(method, optimizer, seed_key=jax.random.key(2), **options),
-        out_shardings=(placement, None),
+        make_train_step(method, rules), out_shardings=(placement, None)
     )
     for _ in range(2):
         run, metrics = train_step(run, Frozen(), batch)
@@ -179,36 +192,8 @@ def test_micro_batches_equal_the_batch(one_device):
 
 def test_averages_follow_at_their_rates():
     new, old = {"w": jnp.full(3, 2.0)}, {"w": jnp.zeros(3)}
-    np.testing.assert_allclose(averages.ema(old, new, 0.75)["w"], 0.5)
-    np.testing.assert_array_equal(averages.ema(old, new, 0.0)["w"], new["w"])
-
-
-# --- optimisers
-
-
-def test_warm_up_is_linear_in_images():
-    optimizer = _optimizer(
-        "adam", 1.0, warmup_kimg=0.04, eps=1e-30
-    )  # Ten steps of 4 images.
-    params = {"w": jnp.ones(2)}
-    opt_state = optimizer.init(params)
-    sizes = []
-    for _ in range(12):
-        updates, opt_state = optimizer.update(params, opt_state, params)
-        sizes.append(-float(updates["w"][0]))
-    # With a constant gradient, a step of Adam has unit length.
-    np.testing.assert_allclose(sizes, [*np.arange(10) / 10, 1, 1], atol=1e-3)
-
-
-def test_long_gradients_are_clipped():
-    gradient = {"w": jnp.array([30.0, 40.0])}
-    clipped, whole = (_optimizer("adam", 1.0, grad_clip=clip) for clip in (1.0, 0.0))
-    moments = [
-        optimizer.update(gradient, optimizer.init(gradient), gradient)[1][1].mu["w"]
-        for optimizer in (clipped, whole)
-    ]
-    np.testing.assert_allclose(moments[0], 0.1 * np.array([0.6, 0.8]), rtol=1e-5)
-    np.testing.assert_allclose(moments[1], 0.1 * np.array([30, 40]), rtol=1e-5)
+    np.testing.assert_allclose(averages_lib.ema(old, new, 0.75)["w"], 0.5)
+    np.testing.assert_array_equal(averages_lib.ema(old, new, 0.0)["w"], new["w"])
 
 
 # --- placement
@@ -237,9 +222,9 @@ def test_the_largest_divisible_axis_is_split_over_fsdp():
 def test_each_example_has_its_own_key():
     method, _, _ = _problem()
     keys = jax.random.split(jax.random.key(0), 4)
-    batch = Batch(jnp.zeros((4, 2, 2, 1)), None, keys)
+    batch = Batch(jnp.zeros((4, 2, 2, 1)), None, keys, jnp.arange(4))
     noise = batch.normal(1)
-    one = Batch(jnp.zeros((1, 2, 2, 1)), None, keys[2:3]).normal(1)
+    one = Batch(jnp.zeros((1, 2, 2, 1)), None, keys[2:3], jnp.arange(1)).normal(1)
     np.testing.assert_array_equal(noise[2:3], one)
     assert np.unique(np.asarray(noise)).size == noise.size
     assert np.abs(np.asarray(noise - batch.normal(2))).min() > 0
@@ -254,16 +239,14 @@ def test_with_bfloat16_sums_are_float32():
         teacher=None,
         scales=FixedScales(18, 0.5),
     )
-    optimizer = _optimizer()
-    run = state.create(
-        network.init(jax.random.key(0)), optimizer, keeps_target=True, ema_rates=(0.9,)
-    )
+    optimizer, params = optim.create(_settings()), network.init(jax.random.key(0))
+    run = state.create(params, None, optimizer, keeps_target=True, averages=("0.9",))
     batch = {
         "image": jnp.zeros((4, 16, 16, 3), jnp.uint8),
         "label": jnp.zeros(4, jnp.int32),
         "stop": jnp.zeros(1, jnp.int32),
     }
-    step = make_train_step(method, optimizer, seed_key=jax.random.key(0))
+    step = make_train_step(method, _rules(optimizer, averages=("0.9",)))
     jaxpr, made = jax.make_jaxpr(step, return_shape=True)(run, Frozen(), batch)
     for leaf in jax.tree.leaves(made):
         assert leaf.dtype in (jnp.float32, jnp.int32)
@@ -278,30 +261,20 @@ def test_with_bfloat16_sums_are_float32():
 def _line(skip_nonfinite):
     """Returns a step that fits a number to the mean of images that are not white."""
 
-    def loss(params, frozen, batch, step):
-        error = params["w"] - batch.images.mean(axis=(1, 2, 3))
-        return jnp.where(batch.images.min() == 1, jnp.nan, 1.0) * error**2
+    class Line(Plain):
+        denoiser = Denoiser(golden.network(), precond.EDM())
 
-    arch = types.SimpleNamespace(num_classes=0)
-    network = types.SimpleNamespace(arch=arch)
-    method = types.SimpleNamespace(
-        denoiser=types.SimpleNamespace(network=network),
-        loss=loss,
-        curriculum=lambda step: {},
-        keeps_target=False,
-    )
-    optimizer = _optimizer(learning_rate=0.1)
+        def loss(self, params, head, frozen, batch, step):
+            error = params["w"] - batch.images.mean(axis=(1, 2, 3))
+            broken = jnp.where(batch.images.min() == 1, jnp.nan, 1.0)
+            return Losses(broken * error**2)
+
+    optimizer = optim.create(_settings())
     run = state.create(
-        {"w": jnp.ones(())}, optimizer, keeps_target=False, ema_rates=(0.5,)
+        {"w": jnp.ones(())}, None, optimizer, keeps_target=False, averages=("0.5",)
     )
-    make = getattr(make_train_step, "__wrapped__", make_train_step)
-    step = make(
-        method,
-        optimizer,
-        seed_key=jax.random.key(0),
-        skip_nonfinite=skip_nonfinite,
-    )
-    return run, jax.jit(step)
+    rules = _rules(optimizer, 0.1, ("0.5",), skip_nonfinite=skip_nonfinite)
+    return run, jax.jit(make_train_step(Line(), rules))
 
 
 @pytest.mark.parametrize("skip", [True, False])
@@ -330,3 +303,103 @@ def test_a_skipped_step_changes_nothing(skip):
     ours, _ = step(after, Frozen(), grey)
     theirs, _ = step(once, Frozen(), grey)
     assert ours.params == theirs.params
+
+
+# --- what a method may ask of the trainer
+
+
+class _Fit(Plain):
+    """Fits w to the mean of the images, and a head to the places of a quarter."""
+
+    denoiser = Denoiser(golden.network(), precond.EDM())
+
+    def init_head(self, key):
+        return {"h": jax.random.normal(key, ())}
+
+    def loss(self, params, head, frozen, batch, step):
+        mean = batch.images.mean(axis=(1, 2, 3))
+        quarter = batch.place % 4 == 0
+        error = params["w"] - mean
+        logs = {
+            "error": Log(jnp.abs(error)),
+            "quarter_place": Log(
+                jnp.where(quarter, batch.place * 1.0, jnp.nan), where=quarter
+            ),
+            "never": Log(error, where=batch.place < 0),
+        }
+        head_error = jnp.where(quarter, head["h"] - batch.place, 0.0)
+        return Losses(error**2 + head_error**2, logs)
+
+    def curriculum(self, step):
+        return {"restart": step == 1}
+
+
+def _fit(**changes):
+    """Returns the first state of `_Fit`, its step and a batch of 16 images."""
+    optimizer = optim.create(_settings("adam"))
+    params, head = {"w": jnp.ones(())}, _Fit().init_head(jax.random.key(5))
+    run = state.create(params, head, optimizer, keeps_target=False, averages=("0.5",))
+    rules = _rules(optimizer, 0.1, ("0.5",), **changes)
+    batch = {
+        "image": jnp.arange(16, dtype=jnp.uint8).reshape(16, 1, 1, 1),
+        "label": jnp.zeros(16, jnp.int32),
+        "stop": jnp.zeros(1, jnp.int32),
+    }
+    return run, jax.jit(make_train_step(_Fit(), rules)), batch
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_logs_are_sums_and_counts_over_the_whole_batch(accumulate):
+    run, step, batch = _fit(accumulate=accumulate)
+    after, metrics = step(run, Frozen(), batch)
+    pixels = np.arange(16) / 127.5 - 1
+    logs = {name: tuple(map(float, log)) for name, log in metrics["logs"].items()}
+    assert logs["error"] == (pytest.approx(np.abs(1 - pixels).sum(), rel=1e-6), 16)
+    assert logs["quarter_place"] == (0 + 4 + 8 + 12, 4)
+    assert logs["never"] == (0, 0)
+    assert metrics["learning_rate"] == np.float32(0.1)
+    # The head is trained by its own optimiser: a first step of Adam has length 0.1.
+    moved = float(after.head["h"] - run.head["h"])
+    assert abs(moved) == pytest.approx(0.1, rel=1e-4)
+    moment = after.head_opt_state[1].mu["h"]
+    slope = np.mean([2 * (run.head["h"] - i) if i % 4 == 0 else 0 for i in range(16)])
+    assert float(moment) == pytest.approx(0.1 * slope, rel=1e-5)
+    assert set(after.ema_params) == {"0.5"} and set(after.ema_params["0.5"]) == {"w"}
+
+
+def test_a_restart_makes_the_optimisers_new_after_its_step():
+    run, step, batch = _fit()
+    counts = []
+    for _ in range(3):
+        run, _ = step(run, Frozen(), batch)
+        counts.append((int(run.opt_state[1].count), int(run.head_opt_state[1].count)))
+        if counts[-1] == (0, 0):
+            assert not np.any(run.opt_state[1].mu["w"])
+    assert counts == [(1, 1), (0, 0), (1, 1)]
+
+
+def test_nonfinite_gradients_can_become_zero():
+    """The gradient of |x| written as sqrt(x^2) is NaN at 0, as in ECT with c = 0."""
+
+    class Norm(_Fit):
+        def init_head(self, key):
+            return None
+
+        def loss(self, params, head, frozen, batch, step):
+            mean = batch.images.mean(axis=(1, 2, 3))
+            return Losses(jnp.sqrt((params["w"] - mean) ** 2))
+
+    optimizer = optim.create(_settings("adam"))
+    run = state.create(
+        {"w": jnp.ones(())}, None, optimizer, keeps_target=False, averages=()
+    )
+    white = {
+        "image": jnp.full((4, 1, 1, 1), 255, jnp.uint8),
+        "label": jnp.zeros(4, jnp.int32),
+        "stop": jnp.zeros(1, jnp.int32),
+    }
+    for zero in (True, False):
+        step = make_train_step(Norm(), _rules(optimizer, 0.1, zero_nonfinite=zero))
+        after, metrics = step(run, Frozen(), white)
+        assert np.isfinite(metrics["grad_norm"]) == zero
+        assert (after.params["w"] == 1) == zero

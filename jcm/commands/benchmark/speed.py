@@ -32,7 +32,7 @@ from jcm.methods import Frozen
 from jcm.runtime import distributed, files, memory
 from jcm.runtime import flops as flops_lib
 from jcm.runtime.errors import JcmError, one_line
-from jcm.training import memory_plan
+from jcm.training import memory_plan, start
 from jcm.training import program as program_lib
 from jcm.training.program import Program
 from jcm.training.step import compile_step
@@ -94,7 +94,7 @@ def measure(
     if profile and jax.process_index() == 0:
         pathlib.Path(profile).mkdir(parents=True, exist_ok=True)
     devices = jax.devices()
-    program = program_lib.create(config, _CLASSES, devices)
+    program = _program(config, devices)
     about = _about(config, devices, program)
     compiled, compile_seconds = timed(lambda: compile_step(program.traced))
     plan = _plan(program, compiled)
@@ -157,7 +157,7 @@ def fit(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
             " and use a topology such as v5e:4x4, v5p:2x2x4 or v6e:4x4"
         ) from error
     devices = described.devices
-    program = program_lib.create(config, _CLASSES, devices)
+    program = _program(config, devices)
     about = _about(config, devices, program)
     with memory_plan.explain_exhaustion(config, devices):
         compiled, seconds = timed(lambda: compile_step(program.traced))
@@ -174,6 +174,13 @@ def fit(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
     }
 
 
+def _program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
+    """Returns the training step of a config; no teacher is trained for it."""
+    teachers = start.find_teachers(config, _CLASSES)
+    denoisers = {name: teacher.denoiser for name, teacher in teachers.items()}
+    return program_lib.create(config, _CLASSES, denoisers, devices)
+
+
 class _Training:
     """A training step with random weights and images on the devices."""
 
@@ -185,7 +192,10 @@ class _Training:
         self._state = new_state(self.params)
         memory.release()
         frozen = Frozen(
-            teacher=self.params if method.needs_teacher else None,
+            teachers={
+                name: jax.jit(denoiser.network.init)(jax.random.key(1))
+                for name, denoiser in program.teachers.items()
+            },
             constants=method.constants,
         )
         self._frozen = jax.device_put(frozen, _placement(program.frozen))
@@ -250,7 +260,7 @@ def _about(
     if config.model.remat:
         changed = config.copy_and_resolve_references()
         changed.model.remat = ()
-        without_remat = program_lib.create(changed, _CLASSES, devices)
+        without_remat = _program(changed, devices)
     needed = flops_lib.count(without_remat.traced.jaxpr)
     done = flops_lib.count(program.traced.jaxpr)
     return {

@@ -87,19 +87,14 @@ class Actions:
           common: the settings that all actions share.
           steps: number of steps; for a diffusion model, of points of the noise grid.
         """
-        schedule = build.schedule_with_steps(
-            self.model.config, self.model.denoiser, steps
-        )
-        if self.model.kind == "consistency":
-            how: dict[str, Any] = {"sigmas": schedule.sigmas}
-        else:
-            how = {"steps": steps}
+        schedule = build.schedule(self.model.config, self.model.denoiser, steps=steps)
         made, time_taken = _timed(
             lambda: self.model.sample(
-                common.seed, common.count, labels=self._label(common), **how
+                common.seed, common.count, labels=self._label(common), steps=steps
             )
         )
-        levels = ", ".join(f"{sigma:.3g}" for sigma in how.get("sigmas", ()))
+        shown = () if schedule.is_ode else schedule.sigmas
+        levels = ", ".join(f"{sigma:.3g}" for sigma in shown)
         plural = "s" * (schedule.nfe > 1)
         noise = f" at noise level{plural} {levels}" if levels else ""
         return self._shown(images.to_uint8(made), time_taken, schedule.nfe, noise)
