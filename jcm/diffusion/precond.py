@@ -118,7 +118,7 @@ class Precond(Protocol):
         """Returns the schedules to evaluate, of which the last is the default."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EDM:
     """The denoiser D(x, sigma) of Karras et al. 2022, Table 1 ("Ours").
 
@@ -205,7 +205,7 @@ class EDM:
         return [self.schedule(sampling)]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Consistency(EDM):
     """The consistency function f(x, sigma) of Song et al. 2023, Appendix C.
 

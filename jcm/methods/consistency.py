@@ -159,9 +159,13 @@ def _denoiser(config: Any, network: Network) -> Denoiser:
     """Returns the consistency function f of a config."""
     noise, loss = config.noise, config.loss
     levels = loss.num_scales if loss.scales == "fixed" else loss.end_scales
-    return Denoiser(
-        network, precond.Consistency(noise.sigma_data, noise.sigma_min, levels)
+    function = precond.Consistency(
+        sigma_data=noise.sigma_data,
+        shift=noise.sigma_min,
+        floor=noise.sigma_min,
+        levels=levels,
     )
+    return Denoiser(network, function)
 
 
 def _scales(config: Any) -> FixedScales | AdaptiveScales:

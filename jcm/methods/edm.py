@@ -76,7 +76,7 @@ class EDM(Plain):
 
 def _denoiser(config: Any, network: Network) -> Denoiser:
     """Returns the denoiser D of a config."""
-    return Denoiser(network, precond.EDM(config.noise.sigma_data))
+    return Denoiser(network, precond.EDM(sigma_data=config.noise.sigma_data))
 
 
 def _create(config: Any, network: Network, teachers: Mapping[str, Denoiser]) -> EDM:
