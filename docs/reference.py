@@ -166,8 +166,8 @@ def documented(name: str) -> str | None:
     Args:
       name: a dotted name, such as `jcm.load`.
     """
-    package, _, rest = name.partition(".")
-    if package != "jcm" or not rest or re.search(r"(^|\.)_", rest):
+    first, _, rest = name.partition(".")
+    if first != "jcm" or not rest or re.search(r"(^|\.)_", rest):
         return None
     try:
         found = package()[rest]

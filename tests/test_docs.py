@@ -266,9 +266,9 @@ def test_a_broken_page_is_found(text, problem):
 
 
 def test_public_names_need_a_docstring(tmp_path):
-    (tmp_path / "jcm/methods").mkdir(parents=True)
-    (tmp_path / "jcm/__init__.py").write_text('"""Text."""\n')
-    (tmp_path / "jcm/methods/__init__.py").write_text(
+    (tmp_path / "house/methods").mkdir(parents=True)
+    (tmp_path / "house/__init__.py").write_text('"""Text."""\n')
+    (tmp_path / "house/methods/__init__.py").write_text(
         '"""Text."""\n'
         "A = 1\nB = 2\n"
         '"""Text."""\n'
@@ -276,9 +276,9 @@ def test_public_names_need_a_docstring(tmp_path):
         'class D:\n    """Text."""\n    def f(self):\n        """Text."""\n'
         "class E(D):\n    def f(self): ...\n    def g(self): ...\n"
     )
-    package = griffe.load("jcm", search_paths=[tmp_path])
+    package = griffe.load("house", search_paths=[tmp_path])
     assert [line.split()[0] for line in reference.undocumented(package)] == [
-        "jcm.methods.A",
-        "jcm.methods.E",
-        "jcm.methods.E.g",
+        "house.methods.A",
+        "house.methods.E",
+        "house.methods.E.g",
     ]
