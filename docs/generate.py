@@ -146,6 +146,8 @@ class Converter:
         field = re.fullmatch(r"(?:--)?(config\.[\w.]+)(?:=.*)?", code)
         if field and field[1] in reference.anchors():
             return f"({self._relative(reference.FIELDS, field[1])})"
+        if code in self._names:
+            return f"({self._relative(self._names[code], '')})"
         config = re.fullmatch(r"(?:configs/)?([a-z]\w+)(?:\.py)?", code)
         if config and (ROOT / f"configs/{config[1]}.py").exists():
             return f"({self._relative(reference.CONFIGS, config[1])})"

@@ -91,7 +91,8 @@ def _room_page(room: str) -> str:
             f"::: {module.path}\n    options:\n      members: {names}\n"
             f"      heading_level: {level}\n      show_root_heading: {heading}\n"
         )
-        waiting = [each for each in shown if each.is_module] + waiting
+        modules = [each for each in shown if each.is_module]
+        waiting = sorted(modules, key=lambda module: module.name) + waiting
     return "\n".join(blocks)
 
 
