@@ -57,11 +57,18 @@ def _public(parent: griffe.Object) -> Iterator[griffe.Object]:
 
 @functools.cache
 def _exported() -> dict[str, str]:
-    """Returns the names that `jcm` exports, by the paths of their objects."""
+    """Returns the names that `jcm` exports, by the paths of their objects.
+
+    Rooms, which have pages of their own, are left out.
+    """
+    members = package().members.items()
+    aliases = {name: each for name, each in members if each.is_alias}
     return {
         alias.final_target.path: name
-        for name, alias in package().members.items()
-        if alias.is_alias and not name.startswith("_")
+        for name, alias in aliases.items()
+        if not name.startswith("_")
+        and alias.target_path.startswith("jcm.")
+        and not alias.final_target.is_module
     }
 
 
@@ -172,10 +179,11 @@ def documented(name: str) -> str | None:
         return None
     try:
         found = package()[rest]
-    except KeyError:
+        shown = found.has_docstring
+    except (KeyError, griffe.AliasResolutionError):  # not there, or not of jcm
         return None
     path = found.canonical_path
-    shown = found.has_docstring and path.split(".")[1] in (*_ROOMS, "config")
+    shown = shown and path.split(".")[1] in (*_ROOMS, "config")
     return path if shown else None
 
 
