@@ -85,7 +85,7 @@ class Dataset:
         return {"image": images, "label": labels}
 
 
-def load(config_data, split: str = "train") -> Dataset:
+def load(config_data: Any, split: str = "train") -> Dataset:
     """Opens a data set, and prepares it on disk if it is not there yet.
 
     Args:

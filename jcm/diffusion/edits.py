@@ -19,8 +19,8 @@ from jaxtyping import Array, Float
 from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
-# Weights of red, green and blue: ITU-R 601, as in the paper.
 LUMA = (0.2989, 0.5870, 0.1140)
+"""Weights of red, green and blue: ITU-R 601, as in the paper."""
 
 
 @runtime_checkable

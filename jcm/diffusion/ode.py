@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from jcm.runtime.errors import JcmError
 
 SOLVERS = ("heun", "euler")
+"""The names of the solvers."""
 
 
 def check_solver(solver: str, where: str) -> None:

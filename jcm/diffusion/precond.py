@@ -18,11 +18,13 @@ from jcm.diffusion import ode
 from jcm.diffusion.schedule import Sampling, Schedule, ode_schedule
 from jcm.runtime.errors import JcmError
 
-# (scaled input, c_noise) -> array like the input. c_noise is (b,), or (b, 2) for a
-# network with a second time.
 RawNetwork = Callable[[Array, Array], Array]
-# Clean images -> clean images with what is known of them put back.
+"""A function of (scaled input, c_noise).
+
+c_noise is (b,), or (b, 2) for a network with a second time.
+"""
 Restore = Callable[[Array], Array]
+"""A function of clean images that puts back what is known of them."""
 
 
 @runtime_checkable

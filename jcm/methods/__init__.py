@@ -20,6 +20,7 @@ _RECIPES = {
     "ct": consistency.TRAINING,
 }
 NAMES = tuple(_RECIPES)
+"""The names that `config.method` can have."""
 
 
 def recipe(name: str) -> Recipe:

@@ -25,14 +25,13 @@ from jcm.runtime.fields import Field
 _INDEX, _NOISE, _DROPOUT = range(3)
 _TEACHER = "diffusion"
 
-# The weighting lambda(t) of the noisier level t of a pair, by its name in the original
-# code.
 WEIGHTINGS: dict[str, Callable[[Array], Array]] = {
     "uniform": jnp.ones_like,
     "snr": lambda t: t**-2,
     "snrp1": lambda t: t**-2 + 1,
     "truncated_snr": lambda t: jnp.maximum(t**-2, 1),
 }
+"""The weight lambda(t) of the noisier level t, by its name in the original code."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,6 +233,7 @@ _SETTINGS = distances.SETTINGS | {
     ),
 }
 TRAINING = Recipe(create=_create, denoiser=_denoiser, settings=_SETTINGS)
+"""The method `ct`."""
 DISTILLATION = Recipe(
     create=_create,
     denoiser=_denoiser,
@@ -242,3 +242,4 @@ DISTILLATION = Recipe(
     teachers={_TEACHER: "diffusion"},
     begins_with=_TEACHER,
 )
+"""The method `cd`."""

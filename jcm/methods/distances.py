@@ -14,6 +14,7 @@ from jcm.runtime.errors import JcmError
 from jcm.runtime.fields import Field
 
 Images = Float[Array, " b *d"]
+"""A batch of images, or of other arrays of one shape."""
 
 
 @runtime_checkable
@@ -81,17 +82,18 @@ def pseudo_huber(a: Images, b: Images, *, c: float) -> Float[Array, " b"]:
     return square / (jnp.sqrt(square + c**2) + c)
 
 
-# The distances without parameters that `config.loss.metric` can name, each a function
-# of `config.loss`. Those with a network are in `metrics/lpips.py`.
 OF_PIXELS = {
     "l1": lambda loss: l1,
     "l2": lambda loss: l2,
     "linf": lambda loss: linf,
     "pseudo_huber": lambda loss: functools.partial(pseudo_huber, c=loss.huber_c),
 }
+"""The distances without parameters, as functions of `config.loss`, by name.
+
+Those with a network are in `metrics/lpips.py`.
+"""
 
 
-# The fields of `config.loss` that `create` reads.
 SETTINGS = {
     "metric": Field(
         "lpips",
@@ -108,6 +110,7 @@ SETTINGS = {
     ),
     "huber_c": Field(0.03, "c of pseudo_huber", above=0),
 }
+"""The fields of `config.loss` that `create` reads."""
 
 
 def create(config: Any) -> Distance:

@@ -97,3 +97,4 @@ RECIPE = Recipe(
         "p_std": Field(1.2, "standard deviation of ln(sigma)", least=0),
     },
 )
+"""The method `edm`."""

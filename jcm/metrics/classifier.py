@@ -12,6 +12,7 @@ from jcm.metrics import features, frechet
 from jcm.runtime.errors import JcmError
 
 COLUMNS = ("confident", "fd", "rarest", "commonest", "as_asked")
+"""The columns that the classifier gives."""
 _HIDDEN = (128, 64)
 
 

@@ -103,6 +103,7 @@ FEATURE_SCORES = {
         "efficientnet_lite0", "stage", "fd_efficientnet_lite0"
     ),
 }
+"""The scores of features, by the names that `config.eval.scores` can have."""
 
 
 class NetworkScores:

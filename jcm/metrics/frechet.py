@@ -8,6 +8,7 @@ from jaxtyping import Float
 from jcm.runtime.errors import JcmError
 
 Features = Float[np.ndarray, "_n d"]
+"""Features of images, one row each."""
 
 
 @dataclasses.dataclass(frozen=True)

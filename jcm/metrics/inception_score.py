@@ -6,8 +6,8 @@ from scipy import special
 
 from jcm.runtime.errors import JcmError
 
-# The score is the mean over this many parts, each with at least one image.
 MIN_IMAGES = _SPLITS = 10
+"""The score is the mean over this many parts, each with at least one image."""
 
 
 def score(logits: Float[np.ndarray, "n c"]) -> float:

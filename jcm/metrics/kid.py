@@ -5,8 +5,8 @@ from jaxtyping import Float
 
 from jcm.runtime.errors import JcmError
 
-# Each subset has this many images of either side.
 MIN_IMAGES = 1000
+"""Each subset has this many images of either side."""
 _SUBSETS = 100
 # The seed with which torch-fidelity draws its subsets, so that the numbers agree.
 _SEED = 2020

@@ -25,6 +25,7 @@ _NETWORKS = {
     "lpips_squeeze": ("squeezenet1_1", "lpips_squeeze", classifiers.squeezenet),
 }
 NAMES = (*_NETWORKS, "efficientnet_lite0")
+"""The perceptual distances that `config.loss.metric` can name."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # Distances are hashed by identity.

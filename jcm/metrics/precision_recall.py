@@ -22,6 +22,7 @@ _BLOCK = 4096
 PRECISION_K, DENSITY_K = 3, 5
 
 Features = Float[np.ndarray, "_n d"]
+"""Features of images, one row each."""
 
 
 class _Block(NamedTuple):

@@ -17,6 +17,7 @@ from jcm.runtime.errors import JcmError
 _CHUNK = 512
 
 Take = Callable[[np.ndarray], UInt8[np.ndarray, "_n h w c"]]
+"""A function that returns the images with some numbers."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,6 +68,7 @@ FILES = {
         "",
     ),
 }
+"""Where each published file comes from, by its name."""
 # The network whose weights are part of the installation.
 _PACKAGED = "efficientnet_lite0"
 

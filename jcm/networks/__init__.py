@@ -21,6 +21,7 @@ from jcm.networks.layers import UNetSizes
 from jcm.runtime.errors import JcmError
 
 Params = dict[str, Any]
+"""Parameters of a network: a nested dict of arrays."""
 
 _ARCHITECTURES = {
     "ncsnpp": (ncsnpp.Architecture, ncsnpp.NCSNpp),

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 from jcm.runtime.errors import JcmError
 
 DropoutKeys = Key[Array, " b"] | None
+"""One key per image for dropout; None disables it."""
 
 
 class Conditions(NamedTuple):
@@ -32,8 +33,8 @@ class Conditions(NamedTuple):
     guidance: Float[Array, " b"] | None = None
 
 
-# Angular frequencies of a positional time embedding go from 1 down to 1 over this.
 LONGEST_PERIOD = 10_000.0
+"""Angular frequencies of a positional time embedding go from 1 down to 1 over this."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Field:
             "above": self.above,
             "below": self.below,
         }
-        return ", ".join(f"{k} {v:g}" for k, v in named.items() if v is not None)
+        return ", ".join(f"{k} {v:.10g}" for k, v in named.items() if v is not None)
 
     def but(self, **changes: Any) -> Self:
         """Returns a copy with other attributes."""

@@ -20,6 +20,7 @@ NETWORKS = {
     "dinov2": dinov2,
     "efficientnet_lite0": efficientnet,
 }
+"""The networks that compute features for scores, by name."""
 
 
 @dataclasses.dataclass(frozen=True)

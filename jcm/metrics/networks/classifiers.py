@@ -14,6 +14,7 @@ from jcm.metrics.networks import layers
 from jcm.metrics.networks.layers import Images, Params, Weights
 
 FeatureMaps = Callable[[Params, Images], list[Images]]
+"""A function of (parameters, images) that returns feature maps."""
 # Convolutions of VGG16 by block; there is max pooling over 2x2 pixels between blocks.
 _VGG16 = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 # Fire modules of SqueezeNet, grouped by the feature map that LPIPS takes after them.

@@ -12,9 +12,11 @@ from jaxtyping import Array, Float
 from jcm.metrics.networks import layers
 from jcm.metrics.networks.layers import Images, Params, Weights
 
-# Raise this number if the features of an image change, so that cached statistics are
-# computed again.
 VERSION = 1
+"""Version of the features.
+
+Raise it when they change, so that cached statistics are computed again.
+"""
 # Image sizes that the network is applied to. It was trained at the larger one; the
 # smaller one is cheap and suffices to distinguish small images.
 _SMALLEST, _LARGEST = 64, 224

@@ -14,10 +14,13 @@ from jaxtyping import Array, Float
 from jcm.metrics.networks import layers
 from jcm.metrics.networks.layers import Images, Params, Weights
 
-# Raise this number if the features of an image change, so that cached statistics are
-# computed again.
 VERSION = 1
+"""Version of the features.
+
+Raise it when they change, so that cached statistics are computed again.
+"""
 IMAGE_SIZE = 299
+"""Height and width that images are resized to."""
 _EPSILON = 1e-3
 _HALVE = {"stride": 2, "padding": "VALID"}
 

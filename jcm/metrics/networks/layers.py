@@ -11,12 +11,15 @@ from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
 Params = dict[str, AnyArray]
+"""Parameters of a network, by name."""
 Images = Float[AnyArray, "_b _h _w _c"]
-# Arrays as published; the kernels of convolutions are (out, in, height, width).
+"""Images, or feature maps of them."""
 Weights = Mapping[str, np.ndarray]
-# Mean and standard deviation of ImageNet's pixels in [0, 1], for each channel.
+"""Arrays as published; the kernels of convolutions are (out, in, height, width)."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of ImageNet's pixels in [0, 1], for each channel."""
 IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+"""Standard deviation of ImageNet's pixels in [0, 1], for each channel."""
 
 
 def take(weights: Weights, name: str) -> np.ndarray:
