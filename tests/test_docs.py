@@ -126,8 +126,9 @@ def _unknown_settings(line):
     elif command or line.startswith("--"):
         commands = [command] if command else parsing.COMMANDS
         flags = {flag for each in commands for flag in parsing.flags_of(each)}
-        for name in re.findall(r"(?<!\S)(--[a-z_]+(?:\.[a-z_]+)*)", line):
-            if not name.startswith("--config.") and name not in flags | {"--mode"}:
+        flags |= {"--mode", "--version", "--print-completion"}
+        for name in re.findall(r"(?<!\S)(--[a-z_-]+(?:\.[a-z_]+)*)", line):
+            if not name.startswith("--config.") and name not in flags:
                 yield f"no flag {name}"
 
 

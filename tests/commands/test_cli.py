@@ -10,8 +10,12 @@ import pytest
 from absl import logging
 from paths import ROOT
 
+from jcm import config as config_lib
 from jcm import main as main_lib
 from jcm.commands import cli, flags, parsing
+from jcm.model import save
+from jcm.pretrained import foreign
+from jcm.run import workdir as workdir_lib
 
 _DIGITS = f"--config={ROOT / 'configs' / 'digits_cd.py'}:smoke"
 
@@ -163,9 +167,10 @@ def test_fields_are_explained(run):
     assert "  configs/digits_cd.py       Consistency distillation on hand" in output
 
 
-def test_a_workdir_replaces_its_config(run, student):
-    config, workdir = student
-    here = f"--workdir={workdir}"
+def test_a_workdir_replaces_its_config(run, tmp_path):
+    config = config_lib.load("configs/digits_cd.py:smoke")
+    workdir_lib.claim(tmp_path, workdir_lib.Record(config, ("a",), "0"))
+    here = f"--workdir={tmp_path}"
     code, output = run("config", here, "--config.sample.num_images=3", "num_images")
     assert code == 0
     assert "* num_images        3 " in output
@@ -329,8 +334,5 @@ complete_ jcm benchmark s
 
 
 def test_kinds_and_forms_are_those_of_models():
-    from jcm.model import save
-    from jcm.pretrained import foreign
-
     assert flags.FORMS == save.FORMS
     assert flags.KINDS == foreign._KINDS
