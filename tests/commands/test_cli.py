@@ -174,8 +174,7 @@ def test_a_workdir_replaces_its_config(run, tmp_path):
     code, output = run("config", here, "--config.sample.num_images=3", "num_images")
     assert code == 0
     assert "* num_images        3 " in output
-    changes = ("--config.model.ch_mult=(1,)", "--config.model.nf=16")
-    code, output = run(here, "--mode=sample", _DIGITS, *changes)
+    code, output = run("sample", here, _DIGITS, "--config.model.nf=16")
     assert code == 1
     assert "holds a run with config.model.nf=8, not 16: use" in output
 

@@ -78,7 +78,7 @@ def test_the_command_converts_and_reports_mistakes(file, tmp_path):
         ([file], "arguments are required: FOLDER: see jcm convert --help"),
         ([file, tmp_path / "model"], "exists already"),
         ([tmp_path / "nothing", tmp_path / "new"], "there is no "),
-        ([file, tmp_path / "new", "--image_size=0"], "is not divisible by"),
+        ([file, tmp_path / "new", "--image_size=17"], "is not divisible by"),
         (
             [tmp_path / "model", tmp_path / "new", "--to=diffusers"],
             "diffusers has no NCSN",
