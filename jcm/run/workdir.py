@@ -176,7 +176,7 @@ def check_same_settings(workdir: str | os.PathLike, config: ConfigDict) -> None:
         read(workdir).config, config, ignore=_FREE
     ):
         # The curriculum of adaptive scales depends on the length of the run.
-        if name == "train.num_steps" and config.loss.scales != "adaptive":
+        if name == "train.num_steps" and config.loss.get("scales") != "adaptive":
             continue
         raise JcmError(
             f"{workdir} holds a run with config.{name}={before!r}, not {now!r}: use"
