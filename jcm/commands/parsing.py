@@ -13,8 +13,8 @@ from jcm.commands import flags
 from jcm.commands.flags import Flag
 from jcm.runtime.errors import JcmError, did_you_mean
 
-# Screens are at most this wide.
-_WIDEST = 88
+# Columns of a screen, in a terminal of another width.
+_NARROWEST, _WIDEST = 60, 88
 PURPOSE = "Trains, samples, edits with and evaluates consistency models."
 HELP = ("-h", "--help", "-help", "--helpfull")
 _SEVERAL = "flags for a run of several processes"
@@ -199,7 +199,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 def width() -> int:
     """Returns the number of columns of a screen."""
-    return min(shutil.get_terminal_size().columns, _WIDEST)
+    return max(_NARROWEST, min(shutil.get_terminal_size().columns, _WIDEST))
 
 
 def _wrapped(text: str) -> str:
@@ -273,7 +273,7 @@ def _command(words: Sequence[str]) -> tuple[str, Sequence[str]]:
     """Returns the command that words begin with, and the words that follow.
 
     Raises:
-      JcmError: names the did_you_mean command if there is none of this name.
+      JcmError: names the nearest command if there is none of this name.
       SystemExit: after the list of commands, if the words only begin one.
     """
     for count in (1, 2):
