@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jcm import methods
-from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime.errors import JcmError, did_you_mean, one_line
 from jcm.runtime.fields import Field, Section
 from jcm.runtime.fields import flatten as flatten_fields
 
@@ -456,8 +456,14 @@ def find(path: str) -> pathlib.Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    known = ", ".join(sorted(f"configs/{p.name}" for p in _SHIPPED.glob("[a-z]*.py")))
-    raise JcmError(f"there is no config {path}: name a file, or one of {known}")
+    known = [f"configs/{file.name}" for file in shipped()]
+    guess = did_you_mean(path, known, ": `jcm config` lists the configs")
+    raise JcmError(f"there is no config {path}{guess}")
+
+
+def shipped() -> list[pathlib.Path]:
+    """Returns the paths of the configs of the package, in alphabetical order."""
+    return sorted(_SHIPPED.glob("[a-z]*.py"))
 
 
 def load(spec: str) -> ConfigDict:

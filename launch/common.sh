@@ -45,15 +45,15 @@ need() {
   dry || command -v "$1" >/dev/null || die "$1 not found: $2"
 }
 
-# Prints the value of the flag --$1 among the other arguments. As for jcm, the flag may
-# begin with one dash or two, and its value may be the next argument.
+# Prints the value of the flag --$1 among the other arguments. As for jcm, the value may
+# be the next argument.
 flag() {
-  local name=-$1 value='' previous='' argument
+  local name=--$1 value='' previous='' argument
   shift
   for argument in "$@"; do
     case $argument in
-    "$name"=* | "-$name"=*) value=${argument#*=} ;;
-    *) [[ $previous != "$name" && $previous != "-$name" ]] || value=$argument ;;
+    "$name"=*) value=${argument#*=} ;;
+    *) [[ $previous != "$name" ]] || value=$argument ;;
     esac
     previous=$argument
   done

@@ -5,7 +5,8 @@ set -euo pipefail
 case ${1:-} in
 "" | -h | --help)
   cat <<'USAGE'
-usage: launch/gpu.sh --config=CONFIG[:smoke] [--workdir=DIR] [--FLAG=VALUE ...]
+usage: launch/gpu.sh [COMMAND] --config=CONFIG[:smoke] [--workdir=DIR]
+                     [--FLAG=VALUE ...]
 
 Does the same as launch/local.sh on the NVIDIA GPUs of this machine. It also installs
 what they need, and fails if JAX finds no GPU instead of using the CPU. The driver must

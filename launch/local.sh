@@ -5,15 +5,17 @@ set -euo pipefail
 case ${1:-} in
 "" | -h | --help)
   cat <<'USAGE'
-usage: launch/local.sh --config=CONFIG[:smoke] [--workdir=DIR] [--FLAG=VALUE ...]
+usage: launch/local.sh [COMMAND] --config=CONFIG[:smoke] [--workdir=DIR]
+                       [--FLAG=VALUE ...]
 
-Runs `python -m jcm.main` with the given flags. The first run creates an environment
-(.venv) and installs jcm in it; an active virtual or conda environment is used instead.
-The script works from any directory: paths are relative to the current directory, and
-the configs of the repository are found from everywhere.
+Runs `jcm COMMAND` with the given flags; without a command it trains. The first run
+creates an environment (.venv) and installs jcm in it; an active virtual or conda
+environment is used instead. The script works from any directory: paths are relative to
+the current directory, and the configs of the repository are found from everywhere.
 
   launch/local.sh --config=configs/digits_cd.py   # trains in runs/digits_cd
-  launch/local.sh --helpfull                      # lists all flags
+  launch/local.sh evaluate --workdir=runs/digits_cd
+  launch/local.sh help                            # lists all commands
 
 Environment variables:
 PYTHON=/path/to/python   create .venv with this interpreter (3.11 or newer)

@@ -95,7 +95,8 @@ prepare() {
   (cd "$root" && "${install[@]}") ||
     die "the installation failed: fix what pip reports above, then run this again"
   # An error here is ignored: it appears again when the program runs.
-  env -u PYTHONDONTWRITEBYTECODE "$python" -P -c 'import jcm.main' 2>/dev/null || true
+  env -u PYTHONDONTWRITEBYTECODE "$python" -P -c 'import jcm.main, jcm.commands.train,\
+ jcm.commands.evaluate' 2>/dev/null || true
   for extra in base "$@"; do
     printf '%s\n' "$installed" >"$environment/.jcm-$extra"
   done

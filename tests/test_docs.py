@@ -4,17 +4,16 @@ mkdocs checks the headings behind links, when `.ci/run` builds the site.
 """
 
 import importlib
-import importlib.util
 import re
 
 import generate
 import griffe
 import pytest
 import reference
-from absl import flags
 from paths import ROOT
 
 from jcm import config as config_lib
+from jcm.commands import parsing
 from jcm.model.editor import Editor
 
 _PAGES = [
@@ -22,22 +21,10 @@ _PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 _FOLDERS = "configs|docs|jcm|launch|notebooks|tests"
-_PROGRAM = re.compile(r"-m (jcm\.[\w.]+)|launch/(?:local|gpu)\.sh")
-# The modules that define flags of one program; other flags belong to all programs.
-_PROGRAMS = (
-    "jcm.main",
-    "jcm.commands.convert",
-    "jcm.commands.demo.__main__",
-    "jcm.commands.benchmark.editing",
-    "jcm.commands.benchmark.scores",
-    "jcm.commands.benchmark.speed",
-)
+# A command, such as "jcm train", or a script that passes its arguments on to one.
+_COMMAND = re.compile(r"-m jcm\.main\b|launch/(?:local|gpu)\.sh|(?<![\w./-])jcm (?=\S)")
 # Of configs/, told from other code spans by the data set that they begin with.
 _CONFIG = re.compile(r"(?:cifar10|digits|folder|imagenet64|lsun256)_\w+")
-
-
-for _name in _PROGRAMS:
-    importlib.import_module(_name)  # defines its flags
 
 
 def _code(text):
@@ -61,7 +48,7 @@ def _problems(text):
             yield f"no file {path}"
     for line in _code(text):
         for module in re.findall(r"-m (jcm[\w.]*)", line):
-            if _program(module) not in _PROGRAMS:
+            if module != "jcm.main":
                 yield f"no program {module}"
         for name in re.findall(r"(?<![\w/.-])jcm(?:\.[A-Za-z_]\w*)+", line):
             if not _resolves(name):
@@ -74,15 +61,19 @@ def _problems(text):
         yield from _unknown_settings(line)
 
 
-def _program(module):
-    """The module that `python -m module` runs; None where there is none."""
-    try:
-        spec = importlib.util.find_spec(module)
-        if spec is not None and spec.submodule_search_locations is not None:
-            spec = importlib.util.find_spec(f"{module}.__main__")
-    except ModuleNotFoundError:
+def _command(line):
+    """The command that a line names; None without one, or if it stands for any."""
+    found = _COMMAND.search(line)
+    if not found:
         return None
-    return spec.name if spec else None
+    words = line[found.end() :].split()
+    if not words or words[0].startswith("-"):
+        return next((w.partition("=")[2] for w in words if "--mode=" in w), "train")
+    names = [" ".join(words[:count]) for count in (2, 1)]
+    several = words[0] in {name.split()[0] for name in parsing.COMMANDS}
+    if words[0] == "help" or words[0].isupper() or (several and len(words) == 1):
+        return None
+    return next((name for name in names if name in parsing.COMMANDS), names[-1])
 
 
 def _resolves(name):
@@ -107,23 +98,16 @@ def _unknown_settings(line):
     for name in re.findall(r"(?<![\w/.])config((?:\.[a-z]\w*)+)", line):
         if name not in (".json", ".py") and not _is_field(known, name[1:]):
             yield f"no field config{name}"
-    command = _PROGRAM.search(line)
-    program = _program(command[1] or "jcm.main") if command else None
-    if not command and not line.startswith("--"):
-        return
-    for name in re.findall(r"(?<!\S)--([a-z_]+(?:\.[a-z_]+)*)", line):
-        if name != "config" and not name.startswith("config."):
-            if not _is_flag(name, program):
-                yield f"no flag --{name}"
-
-
-def _is_flag(name, program):
-    """Whether a flag is one of a program, or of any where none is named."""
-    if name in ("help", "helpfull"):  # of every program, defined when it starts
-        return True
-    place = flags.FLAGS.find_module_defining_flag(name)
-    foreign = program and place in _PROGRAMS and place != program
-    return place is not None and not foreign
+    command = _command(line)
+    if command and command not in parsing.COMMANDS:
+        yield f"no command {command}"
+    elif command or line.startswith("--"):
+        commands = [command] if command else parsing.COMMANDS
+        flags = {flag for each in commands for flag in parsing.flags_of(each)}
+        flags |= {"--mode", "--version", "--print-completion"}
+        for name in re.findall(r"(?<!\S)(--[a-z_-]+(?:\.[a-z_]+)*)", line):
+            if not name.startswith("--config.") and name not in flags:
+                yield f"no flag {name}"
 
 
 def _is_field(config, name):
@@ -184,8 +168,10 @@ def test_the_readme_leads_to_every_page():
         ("`--config.none=1`", "no field config.none"),
         ("`--none=1`", "no flag --none"),
         ("```\npython -m jcm.main \\\n    --none=1\n```", "no flag --none"),
-        ("```\nbash launch/local.sh --edit.none=1\n```", "no flag --edit.none"),
-        ("`python -m jcm.main --topology=v5e:4x4`", "no flag --topology"),
+        ("```\nbash launch/local.sh --topology=v5e:4x4\n```", "no flag --topology"),
+        ("`python -m jcm.main --mode=edit --host=x`", "no flag --host"),
+        ("`jcm evaluate --task=inpaint`", "no flag --task"),
+        ("`jcm none --task=inpaint`", "no command none"),
     ],
 )
 def test_what_does_not_exist_is_found(text, problem):
@@ -195,7 +181,8 @@ def test_what_does_not_exist_is_found(text, problem):
 @pytest.mark.parametrize(
     "text",
     [
-        "```\npython -m jcm.commands.demo --load=x --port=1\n```",
+        "```\njcm demo x --port=1\n```\n`jcm benchmark speed --topology=v5e:4x4`",
+        "`jcm`, `jcm help`, `jcm COMMAND --help`, `jcm benchmark`, `--port`",
         "`python -m jcm.main --config=configs/digits_cd.py:smoke --mode=sample`",
         "`jcm.load(x)`, `jcm/model/`, `config.json`, `--config.train.batch_size=1`",
     ],

@@ -1,56 +1,67 @@
-"""The frame of every program of the package: flags, log lines and errors."""
+"""The frame of the program: reads the command line, and reports errors in one line."""
 
+import argparse
+import contextlib
 import errno
-import functools
+import importlib.metadata
 import logging as std_logging
+import os
 import pathlib
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from jcm import config as config_lib
-from jcm.run import storage
-from jcm.runtime import distributed, download, preemption
+from jcm.commands import parsing
 from jcm.runtime.errors import JcmError, Preempted, one_line
+from jcm.runtime.fields import Field
 
-_names = {"config": ""}  # set when the flags are read
+# What the values of fields are called.
+_KINDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    tuple: "values in brackets",
+    str: "a text",
+}
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 
 
-def run(
-    main: Callable[[Sequence[str]], Any],
-    recorded: Callable[[str], ConfigDict | None] = lambda workdir: None,
-) -> None:
-    """Runs a program and reports an error that the user can fix in one line.
-
-    Such an error ends the program with exit code 1. SIGTERM ends it with exit code 75;
-    the same command then resumes the run.
+def run(main: Callable[[argparse.Namespace], Any]) -> None:
+    """Runs the program.
 
     Args:
-      main: the program; takes the name of the program and the arguments that are not
-        flags.
-      recorded: returns the config of a workdir, or None if the workdir has none. It is
-        used if --workdir is given and --config is not.
+      main: takes the command and its flags, as `parse` returns them.
+
+    Raises:
+      SystemExit: with exit code 1 after an error that the user can fix, which is
+        reported in one line, and 75 after SIGTERM: the same command then resumes.
     """
+    with errors_in_one_line():
+        app.run(main, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Ends the program with one line if the block raises what the user can fix."""
     logging.set_verbosity(logging.INFO)
-    preemption.exit_on_sigterm()
-    # Training, evaluation and every restart compile the same sampler.
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(download.cache("xla")))
     handler = logging.get_absl_handler()
     handler.addFilter(_is_relevant)
     handler.setFormatter(std_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     try:
-        app.run(
-            _ending_all_processes(main),
-            flags_parser=functools.partial(_parse, recorded),
-        )
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
     except (JcmError, Preempted) as error:
         print(f"jcm: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of the output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -58,99 +69,189 @@ def run(
         sys.exit(f"jcm: {name}{error.strerror or error}{remedy}")
     except KeyboardInterrupt:
         sys.exit("jcm: interrupted; the same command resumes a training run")
+
+
+@contextlib.contextmanager
+def on_devices() -> Iterator[None]:
+    """Prepares JAX for the block; an error in it also ends the run's other processes.
+
+    The block may join the other processes by `distributed.initialize`. At its end, the
+    workdirs on object stores are up to date.
+    """
+    import jax
+
+    from jcm.run import storage
+    from jcm.runtime import distributed, download, preemption
+
+    preemption.exit_on_sigterm()
+    # Training, evaluation and every restart compile the same sampler.
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(download.cache("xla")))
+    try:
+        yield
+    except (Exception, KeyboardInterrupt, Preempted) as error:
+        if not getattr(error, "by_all", False):
+            distributed.end_others(error)
+        raise
     finally:
         storage.finish_uploads()
 
 
-def _ending_all_processes(
-    main: Callable[[Sequence[str]], Any],
-) -> Callable[[Sequence[str]], Any]:
-    """Wraps `main` so that an error in it also ends the run's other processes."""
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Returns the command and its flags.
 
-    @functools.wraps(main)
-    def wrapped(argv: Sequence[str]) -> Any:
-        try:
-            return main(argv)
-        except (Exception, KeyboardInterrupt, Preempted) as error:
-            if not getattr(error, "by_all", False):
-                distributed.end_others(error)
-            raise
-
-    return wrapped
-
-
-def check_arguments(argv: Sequence[str]) -> None:
-    """Checks that a program which takes only flags was given no other arguments.
-
-    Raises:
-      JcmError: names the first argument that is not a flag.
-    """
-    if len(argv) > 1:
-        raise JcmError(f"unknown argument {argv[1]!r}: flags begin with --")
-
-
-def config() -> ConfigDict | None:
-    """Returns the config that the flags select and change, or None without one.
-
-    Raises:
-      JcmError: if a value is out of bounds.
-    """
-    if "config" not in flags.FLAGS:
-        return None
-    config_lib.check(flags.FLAGS.config)
-    return flags.FLAGS.config
-
-
-def config_name() -> str:
-    """Returns the name of the config, such as digits_cd or digits_cd_smoke."""
-    return _names["config"]
-
-
-def _parse(
-    recorded: Callable[[str], ConfigDict | None], argv: Sequence[str]
-) -> list[str]:
-    """Reads the flags; `--config=FILE` comes first, since it defines --config.FIELD.
+    Args:
+      argv: the name of the program, and its arguments: COMMAND [--FLAG=VALUE ...], or
+        flags with --mode=COMMAND among them, which is "train" if it is missing.
 
     Returns:
-      The arguments that are not flags.
+      The flags by name. `command` is the name of the command. If the command has a
+      config, `config` is the config with the changed fields, or None if neither
+      --config nor --workdir gives one, and `config_name` is its name, such as
+      digits_cd_smoke.
 
     Raises:
-      JcmError: if a flag is unknown or has a wrong value.
+      JcmError: if an argument is unknown or has a wrong value.
+      SystemExit: after a text that the arguments ask for, such as a help text.
     """
-    spec, rest = _take("config", argv)
-    workdir, _ = _take("workdir", argv)
-    try:
-        if spec is not None:
-            base = config_lib.load(spec)
-            path, _, mode = spec.partition(":")
-            stem = pathlib.Path(path).stem
-            _names["config"] = f"{stem}_{mode}" if mode else stem
-        else:
-            base = recorded(workdir) if workdir else None
-        if base is not None:
-            # Without --config itself, which would need a value of another type.
-            config_flags.DEFINE_config_dict("config", base, sys_argv=rest)
-        return flags.FLAGS(rest)
-    except (AttributeError, KeyError) as error:
-        reason = one_line(error)
-        raise JcmError(
-            f"a --config flag names an unknown field ({reason}): --mode=config prints"
-            " all fields"
-        ) from error
-    except (flags.Error, TypeError, ValueError) as error:
-        raise JcmError(one_line(error)) from error
+    overrides, words = _split(_command_first(argv[1:]))
+    arguments = parsing.parse(words)
+    if "config" in arguments:
+        spec, workdir = arguments.config, getattr(arguments, "workdir", None)
+        path, _, mode = (spec or "").partition(":")
+        stem = pathlib.Path(path).stem
+        arguments.config_name = f"{stem}_{mode}" if mode else stem
+        arguments.config = _base(spec, workdir)
+        if overrides:
+            _override(required_config(arguments), overrides)
+        if arguments.config is not None:
+            from jcm import config as config_lib
+
+            config_lib.check(arguments.config)
+    elif overrides:
+        raise JcmError(f"jcm {arguments.command} has no config: drop {overrides[0]}")
+    return arguments
 
 
-def _take(name: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
+def required_config(arguments: argparse.Namespace) -> ConfigDict:
+    """Returns the config of a command that needs one.
+
+    Raises:
+      JcmError: if there is none.
+    """
+    if arguments.config is None:
+        workdir = getattr(arguments, "workdir", None)
+        found = f"{workdir} is not the workdir of a run: " if workdir else ""
+        raise JcmError(f"{found}name a config, such as --config=configs/digits_cd.py")
+    return arguments.config
+
+
+def _command_first(words: Sequence[str]) -> list[str]:
+    """Returns the arguments with the name of the command in front.
+
+    Raises:
+      SystemExit: after a text that is not the help of a command.
+    """
+    words = list(words)
+    if not words or words in ([flag] for flag in ("help", *parsing.HELP)):
+        print(parsing.overview())
+        raise SystemExit(0)
+    if words[0] == "--version":
+        print(f"jcm {importlib.metadata.version('jcm')}")
+        raise SystemExit(0)
+    shell, _ = _take("print-completion", words[:2])
+    if shell is not None:
+        from jcm.commands import completion
+
+        print(completion.script(shell))
+        raise SystemExit(0)
+    if words[0] == "help":
+        return [*words[1:], "--help"]
+    mode, rest = _take("mode", words)
+    if mode is not None:
+        return [mode, *rest]
+    return words if not words[0].startswith("-") else ["train", *words]
+
+
+def _take(name: str, words: Sequence[str]) -> tuple[str | None, list[str]]:
     """Returns the value of a flag, or None without it, and all other arguments."""
-    value, rest, arguments = None, [], iter(argv)
-    for argument in arguments:
-        flag, equals, after = argument.partition("=")
-        if flag in (f"--{name}", f"-{name}"):
-            value = after if equals else next(arguments, "")
+    value, rest, remaining = None, [], iter(words)
+    for word in remaining:
+        flag, equals, after = word.partition("=")
+        if flag == f"--{name}":
+            value = after if equals else next(remaining, "")
         else:
-            rest.append(argument)
+            rest.append(word)
     return value, rest
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the arguments that change fields of a config, and all others."""
+    overrides, others, lacks_value = [], [], False
+    for word in words:
+        is_override = bool(_OVERRIDE.match(word))
+        is_value = lacks_value and not re.match("-+[a-z]", word)
+        (overrides if is_override or is_value else others).append(word)
+        lacks_value = is_override and not re.match("--?no|.*=", word)
+    return overrides, others
+
+
+def _base(spec: str | None, workdir: str | None) -> ConfigDict | None:
+    """Returns the config of a file, or else the one that a workdir records.
+
+    Raises:
+      JcmError: if the file is missing or does not define a config.
+    """
+    from jcm import config as config_lib
+
+    if spec is not None:
+        return config_lib.load(spec)
+    if workdir is None:
+        return None
+    from jcm.run import storage
+    from jcm.run import workdir as workdir_lib
+
+    folder = storage.local_folder(workdir)
+    holds_run = (folder / "run.json").exists()
+    return workdir_lib.read(folder).config if holds_run else None
+
+
+def _override(config: ConfigDict, words: Sequence[str]) -> None:
+    """Changes the fields of a config that flags --config.FIELD name.
+
+    Raises:
+      JcmError: if a field is unknown, or if a value has another type.
+    """
+    from jcm import config as config_lib
+    from jcm.commands.config import unknown
+
+    fields = config_lib.fields(config)
+    for found in filter(None, map(_OVERRIDE.match, words)):
+        if found[1] not in fields:
+            raise unknown(found[1], config)
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=list(words)
+        )
+        rest = values(["jcm", *words])[1:]
+    except (flags.Error, TypeError, ValueError) as error:
+        raise _explained(error, fields) from error
+    if rest:
+        raise JcmError(f"unknown argument {rest[0]!r}: flags begin with --")
+
+
+def _explained(error: Exception, fields: Mapping[str, Field]) -> JcmError:
+    """Returns the error for a value that a field of a config does not accept."""
+    text = one_line(error)
+    if found := re.fullmatch(r"Missing value for flag -*(\S+)", text):
+        return JcmError(f"--{found[1]} needs a value")
+    found = re.match(r"flag --config\.(\S+?)=(.*?): ", text)
+    if not found or found[1] not in fields:
+        return JcmError(text)
+    example = fields[found[1]].default
+    kind = _KINDS[type(example)]
+    return JcmError(f"config.{found[1]}={found[2]} must be {kind}, such as {example}")
 
 
 def _is_relevant(record: std_logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""Editing of picture files: `--mode=edit`."""
+"""Editing of picture files: `jcm edit`."""
 
 import contextlib
 import dataclasses
@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
+from jcm.commands.flags import TASKS
 from jcm.data import pictures
 from jcm.model import loading
 from jcm.model.editor import Edited
@@ -25,16 +26,6 @@ from jcm.run import grids
 from jcm.runtime import files
 from jcm.runtime.errors import JcmError, one_line
 
-TASKS = (
-    "inpaint",
-    "outpaint",
-    "colorize",
-    "super_resolve",
-    "stroke_to_image",
-    "variations",
-    "denoise",
-    "interpolate",
-)
 # The summary shows this many pictures before and after the edit.
 _SHOWN = 16
 _SUMMARY = "before_after"
@@ -49,7 +40,7 @@ class Request:
     """What to edit, and how.
 
     Attributes:
-      task: one of `TASKS`.
+      task: one of `flags.TASKS`.
       input: a picture or a folder of pictures; not used by "interpolate".
       output: folder for the results, new or empty.
       mask: "inpaint": a picture that is white where the input is replaced. It is square
@@ -105,21 +96,17 @@ def _check(request: Request) -> None:
     """
     task = request.task
     if task not in TASKS:
-        raise JcmError(
-            f"--edit.task={task!r} is unknown: use one of {', '.join(TASKS)}"
-        )
+        raise JcmError(f"--task={task!r} is unknown: use one of {', '.join(TASKS)}")
     if not request.output:
-        raise JcmError("name a folder for the results: --edit.output=out")
+        raise JcmError("name a folder for the results: --output=out")
     if request.variants < 1:
-        raise JcmError(f"--edit.variants={request.variants} must be at least 1")
+        raise JcmError(f"--variants={request.variants} must be at least 1")
     if task in ("denoise", "interpolate") and request.variants != 1:
-        raise JcmError(f"--edit.task={task} does not use --edit.variants: drop it")
+        raise JcmError(f"--task={task} does not use --variants: drop it")
     if task == "denoise" and len(request.sigmas) > 1:
-        raise JcmError(
-            "--edit.task=denoise takes one noise level, such as --edit.sigmas=0.5"
-        )
+        raise JcmError("--task=denoise takes one noise level, such as --sigmas=0.5")
     if request.mask and task != "inpaint":
-        raise JcmError(f"--edit.task={task} does not use --edit.mask: drop it")
+        raise JcmError(f"--task={task} does not use --mask: drop it")
 
 
 def _interpolate(
@@ -190,7 +177,7 @@ def _routine(
     size = model.denoiser.network.arch.image_size
     if request.task == "inpaint":
         if not request.mask:
-            raise JcmError("inpainting needs a mask: --edit.mask=mask.png")
+            raise JcmError("inpainting needs a mask: --mask=mask.png")
         options["mask"] = _mask(request, size)
     if request.task == "outpaint":
         margin = (size - _input_size(model, request)) // 2
@@ -234,7 +221,7 @@ def _write_summary(
 def _paths(place: str) -> list[pathlib.Path]:
     """Returns the pictures in a folder, or the one picture."""
     if not place:
-        raise JcmError("name a picture or a folder of pictures: --edit.input=photo.png")
+        raise JcmError("name a picture or a folder of pictures: --input=photo.png")
     path = pathlib.Path(place).expanduser()
     if not path.is_dir():
         return [path]
@@ -268,7 +255,7 @@ def _input_size(model: Model, request: Request) -> int:
         return size
     if request.factor < 2 or size % request.factor:
         raise JcmError(
-            f"--edit.factor={request.factor} must be at least 2 and divide the model's"
+            f"--factor={request.factor} must be at least 2 and divide the model's"
             f" {size}"
         )
     return size // request.factor

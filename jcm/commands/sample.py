@@ -1,4 +1,4 @@
-"""Sampling into files: `--mode=sample`."""
+"""Sampling into files: `jcm sample`."""
 
 import os
 import re

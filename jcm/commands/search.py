@@ -82,7 +82,7 @@ def _check(config: ConfigDict, subject: Subject) -> None:
       JcmError: if it cannot.
     """
     if subject.model.kind != "consistency":
-        raise JcmError("--mode=search is for consistency models: name another workdir")
+        raise JcmError("jcm search is for consistency models: name another workdir")
     if config.search.seed in config.eval.seeds:
         raise JcmError(
             f"config.search.seed={config.search.seed} is one of config.eval.seeds: use"

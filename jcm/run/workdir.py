@@ -175,8 +175,9 @@ def check_same_settings(workdir: str | os.PathLike, config: ConfigDict) -> None:
     for name, before, now in config_lib.differences(
         read(workdir).config, config, ignore=_FREE
     ):
-        # The curriculum of adaptive scales depends on the length of the run.
-        if name == "train.num_steps" and config.loss.scales != "adaptive":
+        # Both curricula depend on the length of the run.
+        fixed = config.loss.get("scales") != "adaptive"
+        if name == "train.num_steps" and fixed and config.optim.schedule != "linear":
             continue
         raise JcmError(
             f"{workdir} holds a run with config.{name}={before!r}, not {now!r}: use"

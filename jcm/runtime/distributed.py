@@ -14,40 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import flags, logging
+from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from jcm.runtime import cluster as cluster_lib
 from jcm.runtime import preemption
 from jcm.runtime.errors import JcmError, one_line
-
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator",
-    None,
-    "HOST:PORT of process 0, for a run of several processes; the default is"
-    " $JAX_COORDINATOR_ADDRESS. On Slurm, Open MPI 4 and TPUs, JAX detects it.",
-)
-_PROCESSES = flags.DEFINE_integer(
-    "processes", None, "Number of processes; the default is $JAX_NUM_PROCESSES."
-)
-_PROCESS = flags.DEFINE_integer(
-    "process", None, "Index of this process, from 0; the default is $JAX_PROCESS_ID."
-)
-_JOIN_TIMEOUT = flags.DEFINE_integer(
-    "join_timeout",
-    300,
-    "Seconds to wait until all processes have started.",
-    lower_bound=1,
-)
-
-_HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
-    "heartbeat_timeout",
-    60,
-    "Seconds without a sign of life after which a process counts as lost, and all"
-    " others end.",
-    lower_bound=10,
-)
 
 # Each CPU device holds a copy of the state and computes a part of the batch.
 _MAX_CPU_DEVICES = 8
@@ -61,28 +34,47 @@ _ENDED = "jcm/ended"
 _joined, _ends_here = threading.Event(), threading.Event()
 # The length of a message that processes exchange.
 _MESSAGE_BYTES = 1024
+# The time in seconds after which a silent process counts as lost; of this run.
+_heartbeat_timeout = 60
 
 
-def initialize(config: ConfigDict) -> None:
-    """Joins the processes that flags or the environment name.
+def initialize(
+    config: ConfigDict,
+    *,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    join_timeout: int = 300,
+    heartbeat_timeout: int = 60,
+) -> None:
+    """Joins the processes that arguments or the environment name.
 
     A program of one process gets a device for each core of a CPU. Call this before any
     other use of JAX.
 
     Args:
       config: the whole config; the devices divide the batch.
+      coordinator: HOST:PORT of process 0.
+      processes: the number of processes.
+      process: the index of this process.
+      join_timeout: seconds to wait until all processes have started.
+      heartbeat_timeout: seconds without a sign of life after which a process counts as
+        lost, and all others end.
 
     Raises:
-      JcmError: if flags contradict each other, if joining fails, or if JAX_PLATFORMS
-        asks for GPUs and there are none.
+      JcmError: if arguments contradict each other, if joining fails, or if
+        JAX_PLATFORMS asks for GPUs and there are none.
     """
-    flagged = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
-    found = cluster_lib.find(os.environ, *flagged, on_tpu=cluster_lib.on_tpu())
+    global _heartbeat_timeout
+    _heartbeat_timeout = heartbeat_timeout
+    found = cluster_lib.find(
+        os.environ, coordinator, processes, process, on_tpu=cluster_lib.on_tpu()
+    )
     if found is None:
         _use_cores(config.train.batch_size // config.train.accumulate)
         _check_gpu()
         return
-    _join(found)
+    _join(found, join_timeout)
     preemption.exit_on_sigterm()  # replaces the handler that JAX installs
     # If another process is lost, JAX aborts this one with a message. The stack traces
     # that Python would add say nothing about the process that failed.
@@ -99,7 +91,7 @@ def initialize(config: ConfigDict) -> None:
         " resume the run",
         *(jax.process_index(), count),
         *(jax.local_device_count(), jax.device_count()),
-        _HEARTBEAT_TIMEOUT.value,
+        _heartbeat_timeout,
     )
     if count > 1:
         _joined.set()
@@ -107,15 +99,14 @@ def initialize(config: ConfigDict) -> None:
     _check_gpu()
 
 
-def _join(found: cluster_lib.Cluster) -> None:
-    """Joins the processes of a cluster.
+def _join(found: cluster_lib.Cluster, seconds: int) -> None:
+    """Joins the processes of a cluster within a time.
 
     Raises:
       JcmError: if joining fails; after a timeout the program ends instead.
     """
     address = found.arguments.get("coordinator_address") or found.where
     logging.info("joining the other processes (%s)", address)
-    seconds = _JOIN_TIMEOUT.value
     failure = (
         f"cannot join the processes ({address}): start all of them, check that process"
         " 0 is running and that all can reach its port, or raise --join_timeout"
@@ -129,7 +120,7 @@ def _join(found: cluster_lib.Cluster) -> None:
         jax.distributed.initialize(
             **found.arguments,
             initialization_timeout=seconds + _SHUTDOWN_SECONDS,
-            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT.value,
+            heartbeat_timeout_seconds=_heartbeat_timeout,
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except Exception as error:  # JAX and the libraries of clusters raise many types
@@ -164,10 +155,10 @@ def end_others(error: BaseException) -> None:
     if isinstance(error, Exception) and _may_be_lost_process(error):
         logging.exception(
             "this process failed; waiting %d s in case another process was lost",
-            _HEARTBEAT_TIMEOUT.value,
+            _heartbeat_timeout,
         )
         # If another was lost, JAX or `_listen` ends this process meanwhile.
-        time.sleep(_HEARTBEAT_TIMEOUT.value + _EXIT_SECONDS)
+        time.sleep(_heartbeat_timeout + _EXIT_SECONDS)
     _ends_here.set()
     client = ocp.multihost.get_jax_distributed_client()
     code = getattr(error, "exit_code", JcmError.exit_code)

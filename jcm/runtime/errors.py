@@ -1,4 +1,7 @@
-"""The exceptions that end a program, and how to quote one."""
+"""The exceptions that end a program, and what to write in their messages."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class JcmError(Exception):
@@ -44,3 +47,20 @@ def one_line(error: BaseException, longest: int | None = None) -> str:
     while isinstance(message, KeyError | AttributeError) and message.args:
         message = message.args[0]
     return " ".join(str(message).split())[:longest] or type(error).__name__
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Returns the known name that is nearest to a wrong one; None if none is near."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Returns the end of a message about a name that does not exist.
+
+    Args:
+      name: the wrong name.
+      known: the names that exist.
+      otherwise: the end of the message if none of them is near.
+    """
+    found = nearest(name, known)
+    return f": did you mean {found}?" if found else otherwise

@@ -47,7 +47,7 @@ class Field:
             "above": self.above,
             "below": self.below,
         }
-        return ", ".join(f"{k} {v:.10g}" for k, v in named.items() if v is not None)
+        return ", ".join(f"{k} {_short(v)}" for k, v in named.items() if v is not None)
 
     def but(self, **changes: Any) -> Self:
         """Returns a copy with other attributes."""
@@ -98,3 +98,9 @@ def flatten(section: Section, prefix: str = "") -> dict[str, Field]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _short(value: float) -> str:
+    """Returns a bound in words; 2^31 and 2^32 are bounds of steps and seeds."""
+    exponent = math.log2(value) if value >= 2**16 else 0.5
+    return f"2^{exponent:g}" if exponent.is_integer() else f"{value:g}"

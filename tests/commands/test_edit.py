@@ -118,20 +118,20 @@ def test_interpolation_needs_no_input(student, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "paint"}, "--edit.task='paint' is unknown: use one of inpaint"),
-        ({"output": ""}, "name a folder for the results: --edit.output"),
-        ({"variants": 0}, "--edit.variants=0 must be at least 1"),
-        ({"input": ""}, "name a picture or a folder of pictures: --edit.input"),
+        ({"task": "paint"}, "--task='paint' is unknown: use one of inpaint"),
+        ({"output": ""}, "name a folder for the results: --output"),
+        ({"variants": 0}, "--variants=0 must be at least 1"),
+        ({"input": ""}, "name a picture or a folder of pictures: --input"),
         ({"input": "none.png"}, "cannot read none.png .*: use another picture"),
         ({"input": "EMPTY"}, "no pictures in .*: name another folder"),
-        ({"mask": ""}, "inpainting needs a mask: --edit.mask=mask.png"),
+        ({"mask": ""}, "inpainting needs a mask: --mask=mask.png"),
         (
             {"task": "super_resolve", "mask": "", "factor": 3},
-            "--edit.factor=3 must be at least 2",
+            "--factor=3 must be at least 2",
         ),
         (
             {"task": "outpaint", "mask": "", "factor": 1},
-            "--edit.factor=1 must be at least 2",
+            "--factor=1 must be at least 2",
         ),
         ({"sigmas": (1.0, 80.0)}, "must descend"),
         (
@@ -144,15 +144,15 @@ def test_interpolation_needs_no_input(student, tmp_path):
         ),
         (
             {"task": "variations"},
-            "--edit.task=variations does not use --edit.mask: drop it",
+            "--task=variations does not use --mask: drop it",
         ),
         (
             {"task": "denoise", "mask": "", "variants": 2},
-            "denoise does not use --edit.varia",
+            "denoise does not use --varia",
         ),
         (
             {"task": "denoise", "mask": "", "sigmas": (1.0, 0.5)},
-            "--edit.task=denoise takes one noise level, such as --edit.sigmas=0.5",
+            "--task=denoise takes one noise level, such as --sigmas=0.5",
         ),
     ],
 )

@@ -139,9 +139,9 @@ def test_runs_without_a_workdir_go_to_the_bucket(dry):
     assert container(text)["args"] == [CIFAR10, added, WAITS]
     text = "\n".join(dry(GKE, "yaml", CIFAR10, "--workdir=w", BUCKET="b", IMAGE="i"))
     assert container(text)["args"] == [CIFAR10, "--workdir=w", WAITS]
-    for mine in ("-join_timeout=5", "--join_timeout=5"):
-        text = "\n".join(dry(GKE, "yaml", CIFAR10, "-workdir=w", mine, IMAGE="i"))
-        assert container(text)["args"] == [CIFAR10, "-workdir=w", mine]
+    for mine in (["--join_timeout", "5"], ["--join_timeout=5"]):
+        text = "\n".join(dry(GKE, "yaml", CIFAR10, "--workdir=w", *mine, IMAGE="i"))
+        assert container(text)["args"] == [CIFAR10, "--workdir=w", *mine]
 
 
 def test_arguments_are_passed_on_unchanged(dry):

@@ -62,7 +62,7 @@ def test_the_card_of_a_published_model_names_its_source(file, tmp_path, monkeypa
 
 def test_the_command_converts_and_reports_mistakes(file, tmp_path):
     def run(*arguments):
-        command = [sys.executable, "-m", "jcm.commands.convert", *map(str, arguments)]
+        command = [sys.executable, "-m", "jcm.main", "convert", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
     done = run(file, tmp_path / "model", "--image_size=16", "--licence=mit")
@@ -75,10 +75,10 @@ def test_the_command_converts_and_reports_mistakes(file, tmp_path):
     )
     assert 'license: "mit"' in (tmp_path / "model" / "README.md").read_text()
     for arguments, message in (
-        ([file], "name a source and a folder"),
+        ([file], "arguments are required: FOLDER: see jcm convert --help"),
         ([file, tmp_path / "model"], "exists already"),
         ([tmp_path / "nothing", tmp_path / "new"], "there is no "),
-        ([file, tmp_path / "new", "--image_size=0"], "is not divisible by"),
+        ([file, tmp_path / "new", "--image_size=17"], "is not divisible by"),
         (
             [tmp_path / "model", tmp_path / "new", "--to=diffusers"],
             "diffusers has no NCSN",

@@ -18,8 +18,7 @@ import resource, sys
 limit = int(sys.argv.pop(1))
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 from jcm import main
-from jcm.commands import cli
-cli.run(main.main, main._recorded_config)
+main.command_line()
 """
 
 

@@ -162,13 +162,13 @@ def test_inconsistent_settings_raise(environment, flags, message):
 
 _SPY = """
 import sys
-from absl import flags
 import jax
 from jcm import config
+from jcm.commands import flags, parsing
 from jcm.runtime import distributed
-flags.FLAGS(["jcm", *sys.argv[1:]])
+given = flags.values(parsing.parse(["train", *sys.argv[1:]]), flags.PROCESSES)
 jax.distributed.initialize = lambda **found: print(sorted(found.items()))
-distributed.initialize(config.base())
+distributed.initialize(config.base(), **given)
 """
 
 

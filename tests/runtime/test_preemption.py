@@ -156,10 +156,9 @@ def test_a_program_that_does_not_train_ends_at_once():
     program = """
 import os, signal, time
 from jcm.commands import cli
-def main(argv):
+with cli.errors_in_one_line(), cli.on_devices():
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
-cli.run(main)
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=50

@@ -294,20 +294,26 @@ from jcm import config
 from jcm.commands import cli
 from jcm.runtime import distributed
 from jcm.runtime.errors import JcmError
-def main(argv):
-    distributed.initialize(config.base())
-    if str(jax.process_index()) == argv[1]:
-        if argv[2] == "killed":
+_, port, process, which, how = sys.argv
+with cli.errors_in_one_line(), cli.on_devices():
+    distributed.initialize(
+        config.base(),
+        coordinator=f"localhost:{port}",
+        processes=2,
+        process=int(process),
+        heartbeat_timeout=15,
+    )
+    if process == which:
+        if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        if argv[2] == "told":
+        if how == "told":
             os.kill(os.getpid(), signal.SIGTERM)
-        if argv[2] == "thread":
+        if how == "thread":
             taken = JcmError("taken")
             threading.Thread(target=distributed.exit_all, args=[taken]).start()
             time.sleep(60)
-        raise JcmError("broken here") if argv[2] == "mistake" else MemoryError()
+        raise JcmError("broken here") if how == "mistake" else MemoryError()
     distributed.gather(np.zeros(1))  # waits for the other
-cli.run(main)
 """
 
 
@@ -319,11 +325,7 @@ def test_if_one_process_ends_early_the_others_end(which, how):
     port = _free_port()
     pair = [
         subprocess.Popen(
-            [
-                *(sys.executable, "-c", _FAILS, f"--coordinator=localhost:{port}"),
-                *("--processes=2", f"--process={process}", "--heartbeat_timeout=15"),
-                *(str(which), how),
-            ],
+            [sys.executable, "-c", _FAILS, *map(str, (port, process, which, how))],
             env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,24 +1,21 @@
-"""Compares edits with simple methods for the same task, and prints scores as JSON.
-
-python -m jcm.commands.benchmark.editing --run=WORKDIR [--held_out='train[1597:]']
+"""Edits compared with simple methods for the same task: `jcm benchmark editing`.
 
 Needs a model that was trained on a part of labelled data, for example with
 --config.data.split='train[:1597]'. The images of the other part are edited. A
 classifier, which is trained on the same part as the model, recognises the results.
 """
 
-from collections.abc import Callable, Sequence
+import argparse
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import scipy.ndimage
-from absl import flags
 from jaxtyping import Float, Int
 from PIL import Image
 
 from jcm import config as config_lib
 from jcm import data
-from jcm.commands import cli
 from jcm.commands.benchmark.measuring import print_json
 from jcm.data import images
 from jcm.metrics.classifier import Classifier
@@ -28,10 +25,6 @@ from jcm.run import workdir as workdir_lib
 from jcm.runtime import distributed
 from jcm.runtime.errors import JcmError
 
-_RUN = flags.DEFINE_string("run", "", "Workdir of a training run.")
-_HELD_OUT = flags.DEFINE_string(
-    "held_out", "train[1597:]", "Part of the data that the run was not trained on."
-)
 _VARIANTS = 8
 _SIGMA = 0.5
 # Widths of the Gaussian filter. The best one is chosen on the images that are scored,
@@ -147,28 +140,27 @@ def _denoise(model: Model, x: Images, right: Right) -> dict[str, Any]:
     }
 
 
-def main(argv: Sequence[str]) -> None:
-    """Prints the scores of a run's model.
+def main(arguments: argparse.Namespace) -> None:
+    """Prints the scores of a run's model as JSON.
+
+    Args:
+      arguments: the flags `flags.EDITING`.
 
     Raises:
       JcmError: if the run was trained on all of its data.
     """
-    cli.check_arguments(argv)
     distributed.initialize(config_lib.base())
-    config = workdir_lib.read(_RUN.value).config
+    workdir = arguments.workdir
+    config = workdir_lib.read(workdir).config
     if config.data.split == "train":
         raise JcmError(
-            f"{_RUN.value} was trained on all of its data: train on a part, such as"
+            f"{workdir} was trained on all of its data: train on a part, such as"
             " --config.data.split='train[:1597]'"
         )
     trained_on = data.load(config.data, config.data.split)
-    held_out = data.load(config.data, _HELD_OUT.value).arrays()
+    held_out = data.load(config.data, arguments.held_out).arrays()
     classifier = Classifier(trained_on, len(trained_on))
     classifier.prepare()
     x = images.to_float(held_out["image"])
-    model = load(_RUN.value)
+    model = load(workdir)
     print_json(measure(model, classifier, x, held_out["label"]))
-
-
-if __name__ == "__main__":
-    cli.run(main)

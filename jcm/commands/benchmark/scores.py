@@ -1,28 +1,18 @@
-"""Measures the speed of score networks and scores, and prints it as JSON.
+"""The speed of score networks and scores: `jcm benchmark scores`."""
 
-python -m jcm.commands.benchmark.scores [--count=50000] [--weights=FOLDER]
-"""
-
-from collections.abc import Sequence
+import argparse
 from typing import Any
 
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
 from jcm import config
-from jcm.commands import cli
 from jcm.commands.benchmark.measuring import print_json, timed
 from jcm.metrics import features, frechet, networks, precision_recall, weights
 from jcm.metrics.feature_scores import FEATURE_SCORES
 from jcm.runtime import distributed, memory
 from jcm.runtime.errors import JcmError
 
-_COUNT = flags.DEFINE_integer(
-    "count", 50_000, "Number of images whose features are compared.", lower_bound=10
-)
-_WEIGHTS = flags.DEFINE_string(
-    "weights", "", "Folder with the weights of the networks; others are skipped."
-)
 _FEATURES = 2048
 _BATCH = 512
 
@@ -101,12 +91,11 @@ def _measure_precision_recall(rng: np.random.Generator, count: int) -> dict[str,
     }
 
 
-def main(argv: Sequence[str]) -> None:
-    """Prints the speed of networks and scores."""
-    cli.check_arguments(argv)
+def main(arguments: argparse.Namespace) -> None:
+    """Prints the speed of networks and scores as JSON.
+
+    Args:
+      arguments: the flags `flags.SCORES`.
+    """
     distributed.initialize(config.base())
-    print_json(measure(_COUNT.value, _WEIGHTS.value))
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    print_json(measure(arguments.count, arguments.weights))

@@ -1,17 +1,6 @@
-"""Measures the speed and cost of a config, and prints them as JSON.
+"""The speed and cost of a config, as JSON: `jcm benchmark speed`."""
 
-Time the training step and the sampler on the devices of this machine:
-
-    python -m jcm.commands.benchmark.speed --config=configs/digits_cd.py
-        [--config.FIELD=VALUE ...]
-
-Or only compile the training step for TPUs, which this machine need not have, to see
-whether it fits and what it costs:
-
-    python -m jcm.commands.benchmark.speed --config=configs/imagenet64_cd.py
-        --topology=v5e:4x4
-"""
-
+import argparse
 import os
 import pathlib
 from collections.abc import Sequence
@@ -19,12 +8,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags, logging
+from absl import logging
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
 from jcm import networks
-from jcm.commands import cli
+from jcm.commands import cli, flags
 from jcm.commands.benchmark.measuring import median_seconds, print_json, timed
 from jcm.diffusion.sampler import Sampler
 from jcm.diffusion.schedule import Schedule
@@ -36,28 +25,6 @@ from jcm.training import memory_plan, start
 from jcm.training import program as program_lib
 from jcm.training.program import Program
 from jcm.training.step import compile_step
-
-_REPEATS = flags.DEFINE_integer(
-    "repeats", 5, "Number of timed calls; their median counts.", lower_bound=1
-)
-_BATCH = flags.DEFINE_integer(
-    "sample_batch", 64, "Images per call of the sampler.", lower_bound=1
-)
-_TOPOLOGY = flags.DEFINE_string(
-    "topology",
-    "",
-    "Only compile the training step, for a TPU slice such as v5e:4x4 that this machine"
-    " need not have. Needs libtpu (pip install libtpu).",
-)
-_SLICES = flags.DEFINE_integer(
-    "slices", 1, "Number of TPU slices; needs --topology.", lower_bound=1
-)
-_PROFILE = flags.DEFINE_string(
-    "profile",
-    "",
-    "Folder for a trace of three training steps, for TensorBoard or Perfetto, and for"
-    " the compiled step as text.",
-)
 
 # Peak rate of dense bfloat16 matrix products in FLOP/s, by a part of the device's name.
 _PEAK = {
@@ -298,33 +265,29 @@ def _peak_memory_gib() -> float:
     return peak / 2**30 if peak else memory.peak_gib()
 
 
-def main(argv: Sequence[str]) -> None:
-    """Prints the speed and cost of the config that the flags select.
+def main(arguments: argparse.Namespace) -> None:
+    """Prints the speed and cost of a config.
+
+    Args:
+      arguments: the flags `flags.SPEED` and `flags.PROCESSES`.
 
     Raises:
       JcmError: for any error that the user can fix.
     """
-    cli.check_arguments(argv)
-    config = cli.config()
-    if config is None:
-        raise JcmError("name a config, such as --config=configs/digits_cd.py")
+    config = cli.required_config(arguments)
     # Measure the compilation, instead of reading its result from the cache.
     jax.config.update("jax_enable_compilation_cache", False)
-    if not _TOPOLOGY.value:
-        distributed.initialize(config)
+    if not arguments.topology:
+        distributed.initialize(config, **flags.values(arguments, flags.PROCESSES))
         found = measure(
             config,
-            repeats=_REPEATS.value,
-            sample_batch=_BATCH.value,
-            profile=_PROFILE.value,
+            repeats=arguments.repeats,
+            sample_batch=arguments.sample_batch,
+            profile=arguments.profile,
         )
-    elif _PROFILE.value:
+    elif arguments.profile:
         raise JcmError("--profile needs a step that runs: drop --topology")
     else:
         jax.config.update("jax_platforms", "cpu")  # ignore a GPU of this machine
-        found = fit(config, _TOPOLOGY.value, _SLICES.value)
+        found = fit(config, arguments.topology, arguments.slices)
     print_json(found)
-
-
-if __name__ == "__main__":
-    cli.run(main)

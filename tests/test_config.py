@@ -1,107 +1,18 @@
-"""Tests of the command line: each mistake is an error of one line."""
+"""Tests of the configs."""
 
 import json
-import sys
 
 import pytest
-from absl import flags, logging
 from paths import ROOT
 
 from jcm import config as config_lib
-from jcm import main as main_lib
 from jcm import methods
-from jcm.commands import cli
 from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.precond import EDM
 from jcm.model import build
 from jcm.runtime.errors import JcmError
 
 _CONFIGS = ROOT / "configs"
-_DIGITS = f"--config={_CONFIGS / 'digits_cd.py'}:smoke"
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
-    """Runs the command line in an empty folder; returns exit code and output."""
-    monkeypatch.chdir(tmp_path)
-    verbosity = logging.get_verbosity()
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["jcm", *arguments])
-        flags.FLAGS.unparse_flags()
-        for name in list(flags.FLAGS):
-            if name == "config" or name.startswith("config."):
-                delattr(flags.FLAGS, name)
-        for name in ("workdir", "mode", "coordinator"):
-            flags.FLAGS[name].unparse()
-        with pytest.raises(SystemExit) as exit_info:
-            cli.run(main_lib.main, main_lib._recorded_config)
-        code, printed = exit_info.value.code, capsys.readouterr()
-        if isinstance(code, str):
-            return 1, code + printed.out
-        return code or 0, (printed.err.strip() if code else "") + printed.out
-
-    yield call
-    logging.set_verbosity(verbosity)
-
-
-def test_config_mode_prints_the_resolved_settings(run):
-    code, output = run(_DIGITS, "--mode=config", "--config.train.num_steps=5")
-    assert code == 0
-    assert "num_steps: 5" in output
-    assert "nf: 8" in output  # The mode :smoke sets it.
-
-
-def test_a_shipped_config_is_found_from_any_folder(run):
-    code, output = run("--config=configs/cifar10_ct.py", "--mode=config")
-    assert code == 0
-    assert "scales: adaptive" in output
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((), "name a config"),
-        (("--config=configs/nothing.py",), "there is no config configs/nothing.py"),
-        (("--config=configs/digits_cd.py:fast",), "config mode 'fast'"),
-        ((_DIGITS, "--config.train.batch=3"), "batch"),
-        ((_DIGITS, "--config.train.batch_size=many"), "many"),
-        ((_DIGITS, "--mode=fly"), "fly"),
-        ((_DIGITS, "--unknown=1"), "unknown"),
-        ((_DIGITS, "train"), "unknown argument 'train': flags begin with --"),
-        ((_DIGITS, "--mode=sample", "--workdir=nowhere"), "nowhere is not the workdir"),
-        (("--mode=evaluate", "--workdir=nowhere"), "nowhere is not the workdir"),
-        ((_DIGITS, "--coordinator=localhost:1"), "go together"),
-        (
-            (_DIGITS, "--config.init.state=True"),
-            "needs config.init.model: name the model",
-        ),
-        ((_DIGITS, "--config.sample.model=x"), "use config.init.model to start"),
-        (
-            (_DIGITS, "--mode=sample", "--config.sample.model=openai/gan"),
-            "'openai/gan' is no published model: use one of openai/edm-cifar10",
-        ),
-    ],
-)
-def test_mistakes_are_errors_of_one_line(run, arguments, message):
-    code, output = run(*arguments)
-    assert code == 1
-    assert message in output
-    assert output.startswith("jcm: ")
-    assert "\n" not in output
-
-
-def test_a_workdir_replaces_its_config(run, student):
-    config, workdir = student
-    here = f"--workdir={workdir}"
-    code, output = run(here, "--mode=config", "--config.sample.num_images=3")
-    assert code == 0
-    assert f"diffusion: {config.teachers.diffusion}" in output
-    assert "num_images: 3" in output
-    changes = ("--config.model.ch_mult=(1,)", "--config.model.nf=16")
-    code, output = run(here, "--mode=sample", _DIGITS, *changes)
-    assert code == 1
-    assert "holds a run with config.model.nf=8, not 16: use" in output
 
 
 @pytest.mark.parametrize(
