@@ -2,8 +2,6 @@
 
 import errno
 import functools
-import logging as std_logging
-import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +11,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jcm import config as config_lib
+from jcm.commands import logs
 from jcm.run import storage
 from jcm.runtime import distributed, download, preemption
 from jcm.runtime.errors import JcmError, Preempted, one_line
@@ -40,9 +39,7 @@ def run(
     # Training, evaluation and every restart compile the same sampler.
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(download.cache("xla")))
-    handler = logging.get_absl_handler()
-    handler.addFilter(_is_relevant)
-    handler.setFormatter(std_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    logs.prepare(logging.get_absl_handler())
     try:
         app.run(
             _ending_all_processes(main),
@@ -122,9 +119,7 @@ def _parse(
     try:
         if spec is not None:
             base = config_lib.load(spec)
-            path, _, mode = spec.partition(":")
-            stem = pathlib.Path(path).stem
-            _names["config"] = f"{stem}_{mode}" if mode else stem
+            _names["config"] = config_lib.name(spec)
         else:
             base = recorded(workdir) if workdir else None
         if base is not None:
@@ -151,12 +146,3 @@ def _take(name: str, argv: Sequence[str]) -> tuple[str | None, list[str]]:
         else:
             rest.append(argument)
     return value, rest
-
-
-def _is_relevant(record: std_logging.LogRecord) -> bool:
-    """Returns whether to show a log record: all of jcm, and warnings of libraries.
-
-    Orbax and other libraries log every step they take.
-    """
-    ours = pathlib.Path(__file__).parents[1] in pathlib.Path(record.pathname).parents
-    return ours or record.levelno >= std_logging.WARNING

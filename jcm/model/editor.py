@@ -183,7 +183,8 @@ class Editor:
           options: see `Options`.
         """
         if options.sigmas is None:
-            levels = self._descending(sigma, options.steps or 1)
+            steps = 1 if options.steps is None else options.steps
+            levels = self._descending(sigma, steps)
             options = dataclasses.replace(options, sigmas=levels, steps=None)
         return self._edit("variations", None, self._images(given), options)
 

@@ -75,7 +75,7 @@ def labels_of_images(
     if labels is None or isinstance(labels, jax.core.Tracer):
         return denoiser.as_labels(labels, count)
     several = [labels] * count if _is_one(labels) else labels
-    numbers = [label_number(label, class_names) for label in several]
+    numbers = _numbers(several, class_names)
     return denoiser.as_labels(numbers, count)
 
 
@@ -85,7 +85,7 @@ def _is_one(labels: Labels) -> bool:
 
 
 def _in_turn(
-    labels: Sequence[int | str],
+    labels: Sequence[int | str] | AnyArray,
     count: int,
     denoiser: Denoiser,
     class_names: Sequence[str],
@@ -97,10 +97,18 @@ def _in_turn(
     """
     if not denoiser.num_classes:
         return denoiser.as_labels(labels if len(labels) else None, count)
-    numbers = [label_number(label, class_names) for label in labels]
+    numbers = _numbers(labels, class_names)
     numbers = numbers or list(range(denoiser.num_classes))
     denoiser.as_labels(numbers, len(numbers))
     return [numbers[i % len(numbers)] for i in range(count)]
+
+
+def _numbers(
+    labels: Sequence[int | str] | AnyArray, class_names: Sequence[str]
+) -> list[int]:
+    """Returns the numbers of classes."""
+    several = labels.tolist() if isinstance(labels, AnyArray) else labels
+    return [label_number(label, class_names) for label in several]
 
 
 def label_number(label: int | str, class_names: Sequence[str]) -> int:

@@ -122,7 +122,7 @@ class Model:
     def denoise(
         self,
         x: Float[AnyArray, "b h w c"],
-        sigma: float | Sequence[float] | Real[AnyArray, "..."],
+        sigma: float | np.number | Sequence[float] | Real[AnyArray, "..."],
         labels: Labels = None,
     ) -> Float[Array, "b h w c"]:
         """Computes D(x, sigma) or f(x, sigma), the clean images behind noisy ones.
@@ -164,7 +164,7 @@ class Model:
         self,
         count: int,
         *,
-        seed: Key[Array, ""] | int = 0,
+        seed: int | Key[Array, ""] = 0,
         steps: int | None = None,
         sigmas: Sequence[float] | None = None,
         labels: Labels = None,
@@ -207,6 +207,8 @@ class Model:
         schedule = build.schedule(
             self.config, self.denoiser, sigmas=sigmas, steps=steps, solver=solver
         )
+        if not isinstance(count, int | np.integer):
+            raise JcmError(f"count={count} must be a whole number")
         if count < 1:
             raise JcmError(f"count={count} must be at least 1")
         numbers = image_labels(

@@ -15,6 +15,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 # What other libraries call an argument.
 _ALSO_CALLED = {
     "count": ("n", "num", "num_images", "num_samples", "batch_size", "size"),
+    "image_size": ("size", "resolution"),
     "seed": ("key", "rng", "rng_key", "generator", "random_state"),
     "steps": ("num_steps", "num_inference_steps", "nfe"),
     "sigmas": ("sigma", "ts", "timesteps", "noise_levels"),
@@ -33,7 +34,10 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     for meant, names in _ALSO_CALLED.items():
         if meant in known and name in names:
             return meant
-    return next(iter(difflib.get_close_matches(name, known, 1)), None)
+    similar = difflib.get_close_matches(name, known, 1)
+    words = set(name.split("_"))
+    sharing = [each for each in known if words & set(each.split("_"))]
+    return next(iter([*similar, *sharing]), None)
 
 
 def explained(function: _Function) -> _Function:
@@ -48,15 +52,18 @@ def explained(function: _Function) -> _Function:
     return wrapper  # type: ignore[return-value]
 
 
-def fields_as_keywords(options: type) -> Callable[[_Function], _Function]:
+def fields_as_keywords(
+    options: type, name: str = "options"
+) -> Callable[[_Function], _Function]:
     """Gives a function the fields of a dataclass as keyword arguments.
 
-    The function has a keyword argument `options`, an instance of the dataclass. Callers
-    pass the fields instead. The signature and the docstring show them: the line about
-    `options` in the docstring is replaced by the attributes of the dataclass.
+    One keyword argument of the function is an instance of the dataclass. Callers pass
+    the fields instead. The signature and the docstring show them: the line about the
+    argument in the docstring is replaced by the attributes of the dataclass.
 
     Args:
       options: a dataclass whose fields have defaults.
+      name: of the argument.
     """
     fields = dataclasses.fields(options)
 
@@ -64,7 +71,7 @@ def fields_as_keywords(options: type) -> Callable[[_Function], _Function]:
         own = inspect.signature(function)
         signature = own.replace(
             parameters=[
-                *(each for each in own.parameters.values() if each.name != "options"),
+                *(each for each in own.parameters.values() if each.name != name),
                 *(
                     inspect.Parameter(
                         field.name,
@@ -85,20 +92,20 @@ def fields_as_keywords(options: type) -> Callable[[_Function], _Function]:
                 for field in fields
                 if field.name in keywords
             }
-            return function(*args, options=options(**given), **keywords)
+            return function(*args, **{name: options(**given)}, **keywords)
 
         wrapper.__signature__ = signature
-        wrapper.__doc__ = _with_attributes(inspect.getdoc(function), options)
+        wrapper.__doc__ = _with_attributes(inspect.getdoc(function), name, options)
         return wrapper  # type: ignore[return-value]
 
     return decorate
 
 
-def _with_attributes(text: str | None, options: type) -> str | None:
-    """Returns a docstring with the attributes of a class in place of `options`."""
+def _with_attributes(text: str | None, name: str, options: type) -> str | None:
+    """Returns a docstring with the attributes of a class in place of an argument."""
     _, _, attributes = (inspect.getdoc(options) or "").partition("Attributes:\n")
     return text and re.sub(
-        r"^  options: .*(\n    .*)*",
+        rf"^  {name}: .*(\n    .*)*",
         lambda _: attributes.rstrip(),
         text,
         count=1,

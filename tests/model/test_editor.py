@@ -289,7 +289,7 @@ def test_help_shows_the_options_of_each_edit(digits):
             inspect.signature(method).parameters
         )
         text = inspect.getdoc(method)
-        assert "options" not in text and "    callback: called as `callback(" in text
+        assert "options" not in text and "  callback: called as `callback(" in text
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,7 @@ def test_impossible_arguments_raise(file, tmp_path, student):
         (file, {"image_size": 15}, "image_size=15 is not divisible by 2"),
         (file, {"image_size": -16}, "image_size=-16 is not divisible by 2"),
         (file, {"num_heads": 3}, "drop num_heads, which files of this format do not"),
-        (file, {"size": 3}, "size: jcm.load takes no such argument"),
+        (file, {"size": 3}, "load has no argument 'size': use image_size"),
         ("cd_imagenet.pt", {}, "there is no cd_imagenet.pt: name a workdir, a file"),
         (file, {"step": 3}, "is a single checkpoint: drop step=3"),
         (student[1], {"kind": "diffusion"}, "is a workdir: drop kind='diffusion'"),

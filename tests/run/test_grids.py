@@ -77,7 +77,7 @@ def test_a_word_wider_than_its_picture_widens_the_column():
 
 
 def test_a_png_is_read_back_and_no_other_file_remains(tmp_path):
-    picture = grids.grid(solid(10, 20), scale=4)
+    picture = grids.grid(solid(10, 20), scale=3)
     path = tmp_path / "samples" / "grid.png"
     grids.save_png(solid(30), path)
     grids.save_png(solid(10, 20), path)  # It replaces the file.
