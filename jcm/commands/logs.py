@@ -12,21 +12,35 @@ _PACKAGE = pathlib.Path(__file__).parents[1]
 
 @contextlib.contextmanager
 def shown() -> Iterator[None]:
-    """Shows the log within a Python program, unless the program has set it up itself.
+    """Shows the relevant lines of the log within a Python program.
 
-    If the program has a handler of log lines, it gets those of jcm.
+    If the program has set up logging itself, its handlers get these lines.
     """
-    before = logging.get_verbosity()
-    logging.set_verbosity(max(before, logging.INFO))
-    handler, root = std_logging.StreamHandler(), std_logging.root
-    prepare(handler)
-    if not root.handlers:
-        root.addHandler(handler)
+    logger, verbosity = logging.get_absl_logger(), logging.get_verbosity()
+    propagates, handler = logger.propagate, None
+    logging.set_verbosity(max(verbosity, logging.INFO))
+    logger.addFilter(_is_relevant)
+    if all(map(_is_default, std_logging.root.handlers)):
+        handler = std_logging.StreamHandler()
+        prepare(handler)
+        logger.addHandler(handler)
+        logger.propagate = False
     try:
         yield
     finally:
-        logging.set_verbosity(before)
-        root.removeHandler(handler)
+        logging.set_verbosity(verbosity)
+        logger.removeFilter(_is_relevant)
+        if handler:
+            logger.removeHandler(handler)
+            logger.propagate = propagates
+
+
+def _is_default(handler: std_logging.Handler) -> bool:
+    """Returns whether a handler is the one that logging creates without settings."""
+    return (
+        type(handler) is std_logging.StreamHandler
+        and getattr(handler.formatter, "_fmt", None) == std_logging.BASIC_FORMAT
+    )
 
 
 def prepare(handler: std_logging.Handler) -> None:
