@@ -117,7 +117,7 @@ class _Records(Sequence):
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record = self._source[int(index)]
+        record = self._source[index]
         if isinstance(record, Mapping):
             if "image" not in record:
                 raise JcmError(
@@ -152,7 +152,8 @@ def _of_source(
         names = _numbers(np.asarray([records[i]["label"] for i in bar]))
     records.class_names = names
     digest = hashlib.sha256(repr((len(records), names)).encode())
-    for i in np.unique(np.linspace(0, len(records) - 1, _HASHED).round().astype(int)):
+    chosen = np.linspace(0, len(records) - 1, _HASHED).round().astype(int)
+    for i in np.unique(chosen).tolist():
         record = records[i]
         digest.update(np.ascontiguousarray(record["image"]).data)
         digest.update(record["label"].tobytes())
@@ -182,12 +183,7 @@ def _check_images(images: np.ndarray, what: str, dimensions: int) -> None:
       JcmError: says what to do with `what`.
     """
     if images.dtype != np.uint8:
-        numbers = images.dtype.kind in "iuf" and images.size > 0
-        span = f" from {images.min():.3g} to {images.max():.3g}" if numbers else ""
-        raise JcmError(
-            f"{what} is {images.dtype}{span}: pass uint8 from 0 to 255; jcm.to_uint8"
-            " converts floats in [-1, 1]"
-        )
+        raise JcmError(f"{what} {_range(images)}: pass uint8 from 0 to 255")
     shape = "(n, h, w, c)" if dimensions == 4 else "(h, w, c)"
     if images.ndim != dimensions:
         grey = images.ndim == dimensions - 1
@@ -201,6 +197,21 @@ def _check_images(images: np.ndarray, what: str, dimensions: int) -> None:
         )
     if images.shape[0] == 0:
         raise JcmError(f"{what} has no images: pass at least one")
+
+
+def _range(images: np.ndarray) -> str:
+    """Returns the type and the range of images in words, and what converts them."""
+    if images.dtype.kind not in "iuf" or not images.size:
+        return f"is {images.dtype}"
+    least, most = images.min(), images.max()
+    found = f"is {images.dtype} from {least:.3g} to {most:.3g}"
+    if images.dtype.kind != "f":
+        return found
+    if 0 <= least and most <= 1:
+        return f"{found}, which np.uint8(np.round(255 * images)) converts"
+    if -1 <= least and most <= 1:
+        return f"{found}, which jcm.to_uint8(images) converts"
+    return found
 
 
 def _check_size(shape: tuple[int, ...], image_size: int, channels: int) -> None:

@@ -114,9 +114,7 @@ class Sampler:
         if self._sharding is None:
             # Place them once; otherwise every step would copy them to every device.
             params = jax.device_put(arrays.process_local(params), self._everywhere)
-        levels = [
-            level for level, *_ in schedule.steps(self.denoiser.precond.sigma_min)
-        ]
+        levels = [level for level, *_ in schedule.steps(self.denoiser.precond.floor)]
         finished, x, running = [], None, None
         for start in range(0, count, size):
             numbers, *given = jax.tree.map(

@@ -17,7 +17,7 @@ from jcm.data.inputs import ImagesLike
 from jcm.diffusion import edits
 from jcm.diffusion.edits import Colours, Known, Patches, Pixels
 from jcm.diffusion.sampler import Sampler
-from jcm.model import build, sampling
+from jcm.model import build, results
 from jcm.model.labels import Labels, image_labels
 from jcm.model.options import Options
 from jcm.networks import Params
@@ -209,12 +209,12 @@ class Editor:
           output: "float" for an array in [-1, 1], "uint8" for an array of pixels, or
             "pil" for a list of Pillow images.
         """
-        sampling.check_output(output)
+        results.check_output(output)
         x = self._images(given, noisy=True)
         levels = self._noise_levels(x, sigma)
         numbers = self._labels(labels, len(x))
         x0 = self._denoise(x, levels, None if numbers is None else np.asarray(numbers))
-        return sampling.converted(np.clip(np.asarray(x0), -1, 1), output)
+        return results.converted(np.clip(np.asarray(x0), -1, 1), output)
 
     @fields_as_keywords(Options)
     def interpolate(
@@ -340,7 +340,7 @@ class Editor:
         if sigmas is None:
             sigmas = self.sigmas(task, options.steps)
         elif options.steps is not None:
-            raise JcmError("steps and sigmas were given: pass one of them")
+            raise JcmError("steps and sigmas were both given: use one of them")
         schedule = build.schedule(self._config, self._sampler.denoiser, sigmas=sigmas)
         if variants < 1:
             raise JcmError(f"variants={variants} must be at least 1")
@@ -352,7 +352,7 @@ class Editor:
             lambda array: np.repeat(np.asarray(array), variants, axis=0),
             (labels if labels is None else np.asarray(labels), known, origin),
         )
-        return sampling.run(
+        return results.run(
             self._sampler,
             self._params,
             options.seed,

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from jcm import networks
 from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.sampler import Callback, Sampler
-from jcm.model import build, card, sampling
+from jcm.model import build, card, results
 from jcm.model.editor import Editor
 from jcm.model.labels import Labels, image_labels, labels_of_images
 from jcm.networks import Params
@@ -214,7 +214,7 @@ class Model:
         numbers = image_labels(
             self.config, count, self.denoiser, self.class_names, labels
         )
-        return sampling.run(
+        return results.run(
             self.sampler,
             self.params,
             seed,

@@ -381,7 +381,10 @@ def test_all_kinds_of_images_are_accepted(digits, colours, caplog):
         ),
         (lambda e, x: e.variations("a.png"), "is a path: read it with jcm.open_pict"),
         (lambda e, x: e.variations(x, steps=0), "steps=0 must be at least 1"),
-        (lambda e, x: e.variations(x, steps=1, sigmas=(1.0,)), "pass one of them"),
+        (
+            lambda e, x: e.variations(x, steps=1, sigmas=(1.0,)),
+            "steps and sigmas were both",
+        ),
         (
             lambda e, x: e.variations(x, output="png"),
             "output='png' is unknown: use one",

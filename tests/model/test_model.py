@@ -13,7 +13,7 @@ from PIL import Image
 import jcm
 from jcm.data import pictures
 from jcm.diffusion.schedule import Schedule
-from jcm.model import sampling
+from jcm.model import results
 from jcm.model.pixels import sample_pixels
 
 
@@ -99,9 +99,9 @@ def test_output_has_the_form_that_is_asked_for(model):
     np.testing.assert_array_equal(
         np.stack(list(map(np.asarray, pillow))), pixels[..., 0]
     )
-    assert sampling.converted(np.zeros((1, 8, 8, 3)), "pil")[0].mode == "RGB"
+    assert results.converted(np.zeros((1, 8, 8, 3)), "pil")[0].mode == "RGB"
     with pytest.raises(jcm.JcmError, match="images of 2 channels are no pictures"):
-        sampling.converted(np.zeros((1, 8, 8, 2)), "pil")
+        results.converted(np.zeros((1, 8, 8, 2)), "pil")
 
 
 def test_trajectories_and_callbacks_see_every_step(model, teacher):
@@ -130,7 +130,7 @@ def test_trajectories_and_callbacks_see_every_step(model, teacher):
 def test_a_progress_bar_appears_only_if_it_takes_long(model, monkeypatch, capsys):
     model.sample(16)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(sampling, "_DELAY", 0)
+    monkeypatch.setattr(results, "_DELAY", 0)
     images = model.sample(16)
     assert "sample: 100%" in (text := capsys.readouterr().err) and "32/32" in text
     np.testing.assert_array_equal(model.sample(16, progress=False), images)

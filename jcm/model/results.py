@@ -62,7 +62,7 @@ def run(
       JcmError: if the output is unknown or the labels do not fit.
     """
     check_output(output)
-    count = len(schedule.steps(sampler.denoiser.precond.sigma_min))
+    count = len(schedule.steps(sampler.denoiser.precond.floor))
     kept: list[list[np.ndarray]] = [[] for _ in range(count if trajectory else 0)]
 
     def visit(step: int, sigma: float, x: Float[np.ndarray, "b h w c"]) -> None:
