@@ -12,8 +12,9 @@ namespaces hold the parts: `jcm.methods`, `jcm.networks`, `jcm.diffusion` and
 `jcm.metrics`. `jcm.config` reads the configs that `jcm.train` takes.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jcm.runtime import lazy
 
 if TYPE_CHECKING:
     from jcm import config as config
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Each public name with the module that defines it, which is imported when the name is
-# first used. So `import jcm` takes no time.
+# Each public name with the module that defines it. It is imported when the name is
+# first used, so that `import jcm` takes no time.
 _DEFINED_IN = {
     "load": "jcm.model.loading",
     "save": "jcm.model.save",
@@ -47,21 +48,11 @@ _DEFINED_IN = {
     "to_uint8": "jcm.data.images",
     "to_float": "jcm.data.images",
     "JcmError": "jcm.runtime.errors",
+    "config": "jcm.config",
+    "diffusion": "jcm.diffusion",
+    "methods": "jcm.methods",
+    "metrics": "jcm.metrics",
+    "networks": "jcm.networks",
 }
-_NAMESPACES = ("config", "diffusion", "methods", "metrics", "networks")
-
-__all__ = ["__version__", *_DEFINED_IN, *_NAMESPACES]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _NAMESPACES:
-        return importlib.import_module(f"jcm.{name}")
-    if name not in _DEFINED_IN:
-        raise AttributeError(f"module 'jcm' has no attribute {name!r}")
-    found = getattr(importlib.import_module(_DEFINED_IN[name]), name)
-    globals()[name] = found
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__all__ = ["__version__", *_DEFINED_IN]
+__getattr__, __dir__ = lazy.namespace(__name__, _DEFINED_IN)
