@@ -284,7 +284,9 @@ def test_denoise_checks_its_arguments_and_works_inside_jit(student):
     x, sigma = np.zeros((2, 8, 8, 1), np.float32), np.ones(2, np.float32)
     inside = jax.jit(trained.denoise)(x, sigma)
     np.testing.assert_allclose(inside, trained.denoise(x, sigma), atol=1e-5)
-    with pytest.raises(JcmError, match="takes \\(n, 8, 8, 1\\) and \\(n,\\)"):
+    with pytest.raises(
+        JcmError, match=r"takes \(n, 8, 8, 1\), and one sigma or \(n,\)"
+    ):
         trained.denoise(x[:, :7], sigma)
     with pytest.raises(JcmError, match="above 0"):
         trained.denoise(x, sigma * 0)
@@ -309,8 +311,6 @@ def test_samples_repeat_and_do_not_depend_on_their_number(student):
     assert few.max() <= 1
     with pytest.raises(JcmError, match="must descend"):
         trained.sample(3, seed=5, sigmas=(1.0, 2.0))
-    with pytest.raises(JcmError, match="takes sigmas"):
-        trained.sample(3, seed=5, steps=18)
 
 
 def test_weights_are_chosen_by_name(student):

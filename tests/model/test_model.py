@@ -28,6 +28,7 @@ def test_the_first_guesses_work(model):
     np.testing.assert_array_equal(model.sample(16, seed=0), images)
     np.testing.assert_array_equal(model.sample(count=16, sigmas=(80.0, 0.5)), images)
     np.testing.assert_array_equal(model.sample(16, seed=jax.random.key(0)), images)
+    np.testing.assert_array_equal(model.sample(16, steps=2), images)
     # The images of the commands are those of the same seed.
     pixels = sample_pixels(
         model.sampler, model.params, 0, range(16), Schedule((80.0, 0.5))
@@ -62,7 +63,13 @@ def test_the_first_guesses_work(model):
         ),
         (lambda m: m.sample(1, labels=3), "has no classes: drop"),
         (lambda m: m.sample(1, sigmas=(1.0, 2.0)), "must descend"),
-        (lambda m: m.sample(1, steps=2, sigmas=(80.0,)), "steps and sigmas"),
+        (lambda m: m.sample(1, steps=2, sigmas=(80.0,)), "steps and sigmas were both"),
+        (
+            lambda m: m.sample(1, steps=18),
+            "steps=18 must be at least 1 and at most 17, since the model knows 18",
+        ),
+        (lambda m: m.sample(1, steps=0), "steps=0 must be at least 1"),
+        (lambda m: m.sample(1, solver="heun"), "solver is for diffusion models"),
         (
             lambda m: m.denoise(np.zeros((1, 8, 8, 1), np.uint8), 1.0),
             "x is uint8: pass",
