@@ -443,6 +443,17 @@ def is_file(spec: str) -> bool:
     return spec.partition(":")[0].endswith(".py")
 
 
+def name(spec: str) -> str:
+    """Returns the name of a config, such as digits_cd, or digits_cd_smoke with :smoke.
+
+    Args:
+      spec: `path/to/file.py` or `path/to/file.py:smoke`.
+    """
+    path, _, mode = spec.partition(":")
+    stem = pathlib.Path(path).stem
+    return f"{stem}_{mode}" if mode else stem
+
+
 def find(path: str) -> pathlib.Path:
     """Returns the path of a config file, as given or among those of the package.
 

@@ -23,7 +23,8 @@ _MAY_IMPORT = {
     "commands": "runtime data networks run diffusion pretrained metrics methods model"
     " training config",
     "main": "runtime run config commands",
-    "__init__": "runtime.errors data.images model",
+    "__init__": "runtime data.images networks run.grids diffusion metrics"
+    " methods model config commands.api",
 }
 # The packages that one room alone may import.
 _ONE_USER = {"flax": "networks", "gradio": "commands"}

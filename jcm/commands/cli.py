@@ -4,9 +4,7 @@ import argparse
 import contextlib
 import errno
 import importlib.metadata
-import logging as std_logging
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +13,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from jcm.commands import parsing
+from jcm.commands import logs, parsing
 from jcm.runtime.errors import JcmError, Preempted, one_line
 from jcm.runtime.fields import Field
 
@@ -48,9 +46,7 @@ def run(main: Callable[[argparse.Namespace], Any]) -> None:
 def errors_in_one_line() -> Iterator[None]:
     """Ends the program with one line if the block raises what the user can fix."""
     logging.set_verbosity(logging.INFO)
-    handler = logging.get_absl_handler()
-    handler.addFilter(_is_relevant)
-    handler.setFormatter(std_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    logs.prepare(logging.get_absl_handler())
     try:
         try:
             yield
@@ -117,16 +113,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     overrides, words = _split(_command_first(argv[1:]))
     arguments = parsing.parse(words)
     if "config" in arguments:
+        from jcm import config as config_lib
+
         spec, workdir = arguments.config, getattr(arguments, "workdir", None)
-        path, _, mode = (spec or "").partition(":")
-        stem = pathlib.Path(path).stem
-        arguments.config_name = f"{stem}_{mode}" if mode else stem
+        arguments.config_name = config_lib.name(spec or "")
         arguments.config = _base(spec, workdir)
         if overrides:
             _override(required_config(arguments), overrides)
         if arguments.config is not None:
-            from jcm import config as config_lib
-
             config_lib.check(arguments.config)
     elif overrides:
         raise JcmError(f"jcm {arguments.command} has no config: drop {overrides[0]}")
@@ -252,12 +246,3 @@ def _explained(error: Exception, fields: Mapping[str, Field]) -> JcmError:
     example = fields[found[1]].default
     kind = _KINDS[type(example)]
     return JcmError(f"config.{found[1]}={found[2]} must be {kind}, such as {example}")
-
-
-def _is_relevant(record: std_logging.LogRecord) -> bool:
-    """Returns whether to show a log record: all of jcm, and warnings of libraries.
-
-    Orbax and other libraries log every step they take.
-    """
-    ours = pathlib.Path(__file__).parents[1] in pathlib.Path(record.pathname).parents
-    return ours or record.levelno >= std_logging.WARNING

@@ -1,11 +1,10 @@
 """Editing of picture files: `jcm edit`."""
 
-import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,17 +13,17 @@ import tqdm
 from absl import logging
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
-from PIL import Image
 
 from jcm.commands.flags import TASKS
-from jcm.data import pictures
+from jcm.data import images
 from jcm.model import loading
-from jcm.model.editor import Edited
+from jcm.model import pictures as picture_files
 from jcm.model.labels import image_labels
 from jcm.model.model import Model
+from jcm.model.pictures import open_pictures
 from jcm.run import grids
 from jcm.runtime import files
-from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime.errors import JcmError
 
 # The summary shows this many pictures before and after the edit.
 _SHOWN = 16
@@ -119,7 +118,7 @@ def _interpolate(
         options["labels"] = config.sample.labels[0]
     if request.sigmas:
         options["sigmas"] = request.sigmas
-    pixels = model.edit.interpolate(request.seeds, count, **options).pixels
+    pixels = model.edit.interpolate(request.seeds, count, output="uint8", **options)
     _write(output, [f"{i:03d}" for i in range(len(pixels))], pixels)
     panels = {"interpolation": grids.grid(pixels, columns=count)}
     _write_summary(output, panels, len(pixels))
@@ -129,16 +128,19 @@ def _edit_pictures(
     config: ConfigDict, model: Model, request: Request, output: pathlib.Path
 ) -> None:
     """Edits the pictures in batches, and writes each result as soon as it is there."""
-    paths = _paths(request.input)
+    paths = _paths(request)
     variants = request.variants
     names = _names(paths, variants)
     labels = image_labels(config, len(paths), model.denoiser, model.class_names)
     edit_batch = _routine(config, model, request)
-    before, after, nfe = [], [], 0
+    steps = 1 if request.task == "denoise" else len(_levels(model, request))
+    before, after = [], []
     size = max(1, config.sample.batch_size // variants)
-    with _progress(model, request, len(paths)) as progress:
+    total = len(names) * steps
+    with tqdm.tqdm(total=total, desc=request.task, unit="evaluation") as progress:
         for start in range(0, len(paths), size):
-            batch = _pictures(model, request, paths[start : start + size])
+            part = paths[start : start + size]
+            batch = open_pictures(part, model, size=_input_size(model, request))
             results = slice(start * variants, (start + len(batch)) * variants)
             options = {"labels": labels and labels[start : start + size]}
             if request.task == "denoise":  # a single step without random noise
@@ -148,25 +150,25 @@ def _edit_pictures(
                 edited = edit_batch(
                     batch,
                     first=results.start,
-                    visit=lambda clean: progress.update(len(clean)),
+                    progress=False,
+                    callback=lambda step, sigma, x: progress.update(len(x)),
                     **options,
                 )
-            _write(output, names[results], edited.pixels)
-            before += list(batch[: _SHOWN - len(before)])
-            after += list(edited.pixels[::variants][: _SHOWN - len(after)])
-            nfe = edited.nfe
+            _write(output, names[results], edited)
+            before += list(images.to_uint8(batch[: _SHOWN - len(before)]))
+            after += list(edited[::variants][: _SHOWN - len(after)])
     panels = {
         "before": grids.grid(np.stack(before)),
-        f"after, {nfe} evaluation" + "s" * (nfe > 1): grids.grid(np.stack(after)),
+        f"after, {steps} evaluation" + "s" * (steps > 1): grids.grid(np.stack(after)),
     }
     _write_summary(output, panels, len(names))
 
 
 def _routine(
     config: ConfigDict, model: Model, request: Request
-) -> Callable[..., Edited]:
+) -> Callable[..., Pixels]:
     """Returns the editor's routine for the task, with its options for all pictures."""
-    routine = getattr(model.edit, request.task)
+    routine = functools.partial(getattr(model.edit, request.task), output="uint8")
     if request.task == "denoise":
         return functools.partial(routine, sigma=request.sigmas or None)
     options: dict[str, Any] = {
@@ -190,19 +192,11 @@ def _levels(model: Model, request: Request) -> tuple[float, ...]:
     return request.sigmas or model.edit.sigmas(request.task)
 
 
-def _progress(model: Model, request: Request, pictures: int) -> tqdm.tqdm:
-    """Returns a progress bar that counts network evaluations."""
-    steps = 1 if request.task == "denoise" else len(_levels(model, request))
-    total = pictures * request.variants * steps
-    return tqdm.tqdm(total=total, desc=request.task, unit="evaluation")
-
-
 def _write(output: pathlib.Path, names: list[str], pixels: Pixels) -> None:
     """Writes each result as a PNG file; only process 0 writes."""
     if jax.process_index() == 0:
         for name, image in zip(names, pixels, strict=True):
-            colour = np.broadcast_to(image, (*image.shape[:2], 3))
-            grids.save_png(output / f"{name}.png", np.ascontiguousarray(colour))
+            grids.save_png(image, output / f"{name}.png", scale=1)
 
 
 def _write_summary(
@@ -210,7 +204,7 @@ def _write_summary(
 ) -> None:
     """Writes before_after.png, and logs how many results there are."""
     if jax.process_index() == 0:
-        grids.save_png(output / f"{_SUMMARY}.png", grids.captioned(panels))
+        grids.save_png(grids.captioned(panels), output / f"{_SUMMARY}.png", scale=1)
         plural = "s" * (count > 1)
         logging.info("wrote %d picture%s to %s", count, plural, output)
 
@@ -218,17 +212,11 @@ def _write_summary(
 # --- the pictures of a request
 
 
-def _paths(place: str) -> list[pathlib.Path]:
+def _paths(request: Request) -> list[pathlib.Path]:
     """Returns the pictures in a folder, or the one picture."""
-    if not place:
+    if not request.input:
         raise JcmError("name a picture or a folder of pictures: --input=photo.png")
-    path = pathlib.Path(place).expanduser()
-    if not path.is_dir():
-        return [path]
-    found = sorted(each for each in pictures.find(path) if each.parent == path)
-    if not found:
-        raise JcmError(f"no pictures in {path}: name another folder")
-    return found
+    return picture_files.find(request.input)
 
 
 def _names(paths: list[pathlib.Path], variants: int) -> list[str]:
@@ -239,13 +227,6 @@ def _names(paths: list[pathlib.Path], variants: int) -> list[str]:
     if variants == 1:
         return stems
     return [f"{stem}_{i}" for stem in stems for i in range(variants)]
-
-
-def _pictures(model: Model, request: Request, paths: list[pathlib.Path]) -> Pixels:
-    """Reads pictures in the size that the task needs."""
-    size = _input_size(model, request)
-    channels = model.denoiser.network.arch.image_channels
-    return np.stack([_read(path, size, channels) for path in paths])
 
 
 def _input_size(model: Model, request: Request) -> int:
@@ -264,14 +245,15 @@ def _input_size(model: Model, request: Request) -> int:
 def _mask(request: Request, size: int) -> Float[np.ndarray, "size size"]:
     """Reads the mask of all pictures."""
     path = pathlib.Path(request.mask).expanduser()
-    mask = _read(path, size, 1)[..., 0] / 255
-    with Image.open(path) as file:
+    mask = picture_files.read(path, size, 1)[..., 0] / 255
+    with picture_files.opened(path) as file:
         width, height = file.size
-        if file.has_transparency_data:
-            raise JcmError(f"{path} has transparency: use a mask of black and white")
+        clear = file.has_transparency_data
+    if clear:
+        raise JcmError(f"{path} has transparency: use a mask of black and white")
     if width != height:
-        for picture in _paths(request.input):
-            with _opened(picture) as file:
+        for picture in _paths(request):
+            with picture_files.opened(picture) as file:
                 other = file.size
             if abs(other[0] / other[1] - width / height) > _SAME_SHAPE:
                 raise JcmError(
@@ -280,26 +262,3 @@ def _mask(request: Request, size: int) -> Float[np.ndarray, "size size"]:
                     " aspect ratio, or a square one for the central square"
                 )
     return mask if (width, height) == (size, size) else np.round(mask)
-
-
-def _read(path: pathlib.Path, size: int, channels: int) -> UInt8[np.ndarray, "h w c"]:
-    """Reads the central square of a picture, and logs how it is converted."""
-    with _opened(path) as file:
-        found = (file.mode, *file.size)
-        image = pictures.to_square(file, size, channels)
-    used = ("RGB" if channels == 3 else "L", size, size)
-    if found != used:
-        logging.info("%s: converting %s %dx%d to %s %dx%d", path, *found, *used)
-    return image
-
-
-@contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[Image.Image]:
-    """Opens a picture, and explains any error within."""
-    try:
-        with Image.open(path) as file:
-            yield file
-    # Pillow's decoders raise many types of exception for broken files.
-    except Exception as error:
-        reason = one_line(error)
-        raise JcmError(f"cannot read {path} ({reason}): use another picture") from error

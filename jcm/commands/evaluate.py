@@ -205,7 +205,7 @@ def _real_images(config: ConfigDict, dataset: data.Dataset) -> Picture:
 def _write_pictures(workdir: pathlib.Path, pictures: dict[str, Picture]) -> None:
     """Writes comparison.png."""
     path = workdir / "comparison.png"
-    grids.save_png(path, grids.captioned(pictures))
+    grids.save_png(grids.captioned(pictures), path, scale=1)
     logging.info("wrote %s", storage.shared_path(path))
 
 

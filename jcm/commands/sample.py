@@ -42,7 +42,7 @@ def sample(config: ConfigDict, workdir: str | os.PathLike) -> None:
         how = re.sub(r"\W+", "_", schedule.title.lower())
         stem = storage.local_folder(workdir) / "samples" / f"seed_{seed}_{how}"
         write_npz(stem.with_suffix(".npz"), pixels, labels)
-        grids.save_png(stem.with_suffix(".png"), grids.grid(pixels[:_SHOWN]))
+        grids.save_png(pixels[:_SHOWN], stem.with_suffix(".png"))
         logging.info(
             "wrote %s.npz and .png: %d images, %s",
             *(storage.shared_path(stem), count, schedule.title),

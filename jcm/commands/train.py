@@ -1,15 +1,19 @@
 """The command that trains: prepare, then sample, save, score and step in a loop."""
 
+import functools
 import os
 
 from ml_collections import ConfigDict
 
+from jcm.data import Dataset
 from jcm.run import storage
 from jcm.runtime.errors import Preempted
 from jcm.training.prepare import Run, due, prepare
 
 
-def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
+def train(
+    config: ConfigDict, workdir: str | os.PathLike, dataset: Dataset | None = None
+) -> None:
     """Trains a model, or resumes a training that stopped earlier.
 
     Writes checkpoints, metrics and sample grids into `workdir`. Returns at once if the
@@ -19,6 +23,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
       config: the whole config.
       workdir: the run's folder, on storage that all processes share, or
         gs://BUCKET/RUN.
+      dataset: what to train on; by default what `config.data` names.
 
     Raises:
       JcmError: for settings, data or a workdir that cannot be used, and for a loss
@@ -26,7 +31,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike) -> None:
       Preempted: after SIGTERM, once the state is saved.
     """
     workdir = storage.local_folder(workdir)
-    with prepare(config, workdir, train) as run:
+    same = functools.partial(train, dataset=dataset)
+    with prepare(config, workdir, same, dataset) as run:
         if run is None:
             return
         _loop(run)

@@ -24,6 +24,9 @@ BUILDERS = {
     "image_folder": image_folder.ImageFolder,
 }
 
+# The name of data that a program passes, which is not stored.
+GIVEN = "given"
+
 Batch = dict[str, UInt8[np.ndarray, "n h w c"] | Int32[np.ndarray, " n"]]
 
 
@@ -47,6 +50,10 @@ class Dataset:
     fingerprint: str
     _records: Sequence[dict[str, Any]] = dataclasses.field(repr=False, compare=False)
     _keep_decoded: bool = dataclasses.field(repr=False, compare=False)
+    # All records, if they are already in memory.
+    _in_memory: Batch | None = dataclasses.field(
+        default=None, repr=False, compare=False
+    )
 
     def __len__(self) -> int:
         return len(self._records)
@@ -67,6 +74,8 @@ class Dataset:
 
     @functools.cached_property
     def _decoded(self) -> Batch:
+        if self._in_memory is not None:
+            return self._in_memory
         arrays = self._decode_all()
         for array in arrays.values():
             array.flags.writeable = False
@@ -100,6 +109,11 @@ def load(config_data: Any, split: str = "train") -> Dataset:
       JcmError: if the name or the split is unknown, the image size or channels are
         wrong, or the source is missing or broken.
     """
+    if config_data.name == GIVEN:
+        raise JcmError(
+            f"config.data.name={GIVEN!r}: the data was passed to jcm.train; pass it"
+            " again to jcm.train or jcm.evaluate, as data=..."
+        )
     if config_data.name not in BUILDERS:
         known = ", ".join(BUILDERS)
         raise JcmError(

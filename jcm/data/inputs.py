@@ -1,11 +1,12 @@
 """Images and masks that users pass in, validated and converted to arrays."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 
 from jcm.data import images, pictures
@@ -20,7 +21,11 @@ _LARGEST = 2.0
 
 
 def as_images(
-    given: ImagesLike, channels: int, size: int | None, *, noisy: bool = False
+    given: ImagesLike,
+    channels: int | None,
+    size: int | None,
+    *,
+    noisy: bool = False,
 ) -> Float[np.ndarray, "n h w c"]:
     """Converts images of any kind to a float32 array in [-1, 1].
 
@@ -28,7 +33,8 @@ def as_images(
       given: uint8 or float arrays (n, h, w, c) or (h, w, c), Pillow images, or a
         sequence of single images of one size. Pillow images are placed on white and
         converted to colour or grey; the conversion is logged.
-      channels: channels of the result, 3 or 1; grey arrays are repeated to get 3.
+      channels: channels of the result, 3 or 1; grey arrays are repeated to get 3. None
+        takes those of the images.
       size: the height and width that the images must have; None allows any.
       noisy: whether floats may be far outside [-1, 1].
 
@@ -36,8 +42,14 @@ def as_images(
       JcmError: if a type, shape or range is wrong, or a number is not finite.
     """
     x = _as_array(given, channels)
+    channels = channels or (1 if x.shape[-1:] == (1,) else 3)
     if not x.size:
         raise JcmError("there are no images: pass at least one")
+    if x.ndim == 2 or (x.ndim == 3 and x.shape[2] not in (1, 3)):
+        raise JcmError(
+            f"images have shape {x.shape}: pass (n, h, w, c); images[..., None] adds a"
+            " grey channel"
+        )
     if x.ndim == 3:
         x = x[None]
     if x.ndim == 4 and x.shape[3] == 1 and channels == 3:
@@ -51,10 +63,13 @@ def as_images(
     if size is None and x.ndim == 4:
         shape = (*x.shape[1:3], channels)
     if x.shape[1:] != shape:
-        raise JcmError(
-            f"images have shape {x.shape}: the model takes (n,"
-            f" {', '.join(map(str, shape))})"
-        )
+        if x.ndim == 4 and x.shape[1] in (1, 3):
+            remedy = "the channels come last, as in images.transpose(0, 2, 3, 1)"
+        elif size is None:
+            remedy = "pass (n, h, w, 1) or (n, h, w, 3)"
+        else:
+            remedy = f"the model takes (n, {', '.join(map(str, shape))})"
+        raise JcmError(f"images have shape {x.shape}: {remedy}")
     if not np.isfinite(x).all():
         raise JcmError("images have values that are not finite: remove them")
     if not noisy and np.abs(x).max() > _LARGEST:
@@ -67,6 +82,18 @@ def as_images(
             "no value of the images is below 0: floats are expected in [-1, 1]"
         )
     return x.astype(np.float32)
+
+
+def as_pixels(given: ImagesLike) -> UInt8[np.ndarray, "n h w c"]:
+    """Converts images of any kind to uint8, with one channel or three.
+
+    Args:
+      given: what `as_images` takes; floats are clipped to [-1, 1].
+
+    Raises:
+      JcmError: if a type, shape or range is wrong, or a number is not finite.
+    """
+    return images.to_uint8(as_images(given, None, None))
 
 
 def as_mask(
@@ -114,17 +141,24 @@ def as_mask(
     return free.reshape(-1, *whole, 1)
 
 
-def _as_array(given: ImagesLike, channels: int) -> Shaped[np.ndarray, "..."]:
-    if isinstance(given, str):
-        raise JcmError(f"{given!r} is a string: open it with PIL.Image.open")
+def _as_array(given: ImagesLike, channels: int | None) -> Shaped[np.ndarray, "..."]:
+    if isinstance(given, str | os.PathLike):
+        raise JcmError(f"{given!r} is a path: read it with jcm.open_pictures")
     if isinstance(given, Image.Image):
         given = [given]
     if isinstance(given, Sequence):
+        channels = channels or _channels(given)
         arrays = [_single(image, channels) for image in given]
         if len({(array.shape, array.dtype.kind) for array in arrays}) > 1:
             raise JcmError("images have several sizes or types: pass them one by one")
         given = np.stack(arrays) if arrays else np.zeros(0, np.uint8)
     return np.asarray(given)
+
+
+def _channels(given: Sequence[Any]) -> int:
+    """Returns 1 if all Pillow images are grey, and 3 otherwise."""
+    modes = [image.mode for image in given if isinstance(image, Image.Image)]
+    return 1 if all(mode[0] in "1LIF" for mode in modes) else 3
 
 
 def _single(image: Any, channels: int) -> Shaped[np.ndarray, "h w c"]:

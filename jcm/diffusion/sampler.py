@@ -21,6 +21,13 @@ from jcm.networks import Params
 from jcm.runtime import arrays
 from jcm.runtime.arrays import AnyArray
 
+Callback = Callable[[int, float, Float[np.ndarray, "b h w c"]], Any]
+"""(step, sigma, images) -> anything, after each step of each batch. `step` counts from
+1; `sigma` is the noise level at which the step begins. `images` are the clean images
+that a consistency model makes in this step, or the points on the trajectory that the
+step of a diffusion model leads to, at the next lower noise level.
+"""
+
 
 class Sampler:
     """The compiled sampler of one denoiser on this process's devices.
@@ -77,7 +84,8 @@ class Sampler:
         origin: Float[AnyArray, "n h w c"] | None = None,
         known: Any = None,
         noisy: bool = True,
-        visit: Callable[[Float[np.ndarray, "b h w c"]], None] | None = None,
+        callback: Callback | None = None,
+        progress: Callable[[int], Any] | None = None,
     ) -> Float[np.ndarray, "n h w c"]:
         """Samples the images with the given numbers.
 
@@ -91,8 +99,9 @@ class Sampler:
           known: puts back what is known after each step, for samplers that make clean
             images: a pytree of arrays with one entry per image, callable on images.
           noisy: whether to add the first noise; if not, sampling starts at `origin`.
-          visit: called after each step of each batch with its clean images, or, for a
-            diffusion model, with its points on the trajectory.
+          callback: called after each step of each batch; see `Callback`.
+          progress: called with the number of images of a batch after each of its steps.
+            No device waits for it.
 
         Returns:
           Images in about [-1, 1]; `images.to_uint8` clips and rounds them.
@@ -106,7 +115,8 @@ class Sampler:
         if self._sharding is None:
             # Place them once; otherwise every step would copy them to every device.
             params = jax.device_put(arrays.process_local(params), self._everywhere)
-        finished, x = [], None
+        levels = [level for level, *_ in schedule.steps(self.denoiser.precond.floor)]
+        finished, x, running = [], None, None
         for start in range(0, count, size):
             numbers, *given = jax.tree.map(
                 functools.partial(_part, start=start, size=size),
@@ -114,14 +124,23 @@ class Sampler:
             )
             keys = jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
             previous = x
-            for step in self._one_batch(params, keys, schedule, *given, noisy=noisy):
-                x, clean = step
-                if visit is not None:
-                    visit(self._join(clean)[: count - start])
+            steps = self._one_batch(params, keys, schedule, *given, noisy=noisy)
+            for step, stepped in enumerate(steps, start=1):
+                x, clean = stepped
+                if callback is not None:
+                    images = self._join(clean)[: count - start]
+                    callback(step, levels[step - 1], images)
+                if progress is not None:
+                    # Wait for the step before, while the devices compute this one.
+                    _report(running, progress)
+                    running = clean, min(size, count - start)
             # Fetch the images only now, while the devices work on the next batch.
             if previous is not None:
                 finished.append(self._join(previous))
-        return np.concatenate([*finished, self._join(x)])[:count]
+        made = np.concatenate([*finished, self._join(x)])[:count]
+        if progress is not None:
+            _report(running, progress)
+        return made
 
     def _batch_size(self, count: int) -> int:
         """Returns the batch size for `count` images.
@@ -206,6 +225,14 @@ class Sampler:
             shard.index[0].start or 0: shard.data for shard in x.addressable_shards
         }
         return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+
+
+def _report(running: tuple[Array, int] | None, progress: Callable[[int], Any]) -> None:
+    """Waits until a step is done, and reports the number of its images."""
+    if running is not None:
+        clean, count = running
+        clean.block_until_ready()
+        progress(count)
 
 
 def _part(array: AnyArray, *, start: int, size: int) -> np.ndarray:

@@ -1,18 +1,50 @@
-"""Training methods, by their names in a config."""
+"""Training methods, by their names in a config.
+
+    from jcm import methods
+
+    cd = methods.consistency.Consistency(f, D, grid, scales, distance)
+    losses = cd.loss(params, None, frozen, batch, step)
+
+A `Method` has a loss, a pure function of parameters, a `Batch` of images with keys, and
+`Frozen` parameters; it returns `Losses`. Each method is a module: `edm` (diffusion
+models) and `consistency` (CD and CT). `distances` has the distances between images that
+losses use. A `Recipe` says how a config makes a method; `NAMES` are those of
+`config.method`, and `create` and `denoiser` make what a config names.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from jcm.diffusion.denoiser import Denoiser
-from jcm.methods import consistency, edm
+from jcm.methods import consistency as consistency
+from jcm.methods import distances as distances
+from jcm.methods import edm as edm
 from jcm.methods.method import Batch as Batch
 from jcm.methods.method import Frozen as Frozen
 from jcm.methods.method import Log as Log
 from jcm.methods.method import Losses as Losses
 from jcm.methods.method import Method as Method
+from jcm.methods.method import Plain as Plain
 from jcm.methods.method import Recipe as Recipe
 from jcm.networks import Network
 from jcm.runtime.errors import JcmError
+
+__all__ = [
+    "NAMES",
+    "Batch",
+    "Frozen",
+    "Log",
+    "Losses",
+    "Method",
+    "Plain",
+    "Recipe",
+    "consistency",
+    "create",
+    "denoiser",
+    "distances",
+    "edm",
+    "recipe",
+]
 
 _RECIPES = {
     "edm": edm.RECIPE,

@@ -27,7 +27,7 @@ def network(config: Any, num_classes: int) -> Network:
     if conditional and num_classes < 2:
         raise JcmError(
             "config.model.class_conditional=True needs data with classes: put the"
-            " pictures into sub-folders, or set it to False"
+            " pictures into sub-folders, pass labels, or set it to False"
         )
     return networks.create(
         fields,

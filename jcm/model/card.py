@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 _USE = {
     "jcm": """import jcm
 
-images = jcm.load("FOLDER").sample(0, 16)  # in [-1, 1]""",
+images = jcm.load("FOLDER").sample(16)  # in [-1, 1]""",
     "diffusers": """from diffusers import ConsistencyModelPipeline
 
 images = ConsistencyModelPipeline.from_pretrained("FOLDER")(batch_size=16).images""",
@@ -75,20 +75,38 @@ def _training(config: ConfigDict) -> str:
     )
 
 
+def in_words(records: Sequence[dict[str, Any]]) -> str:
+    """Returns a line with the mean scores of each way of sampling; "" without any."""
+    ways = [
+        f"{title}: {' '.join(f'{name} {value:.4g}' for name, value in row.items())}"
+        f" of {count:,} images"
+        for (title, count), row in _means(records).items()
+    ]
+    return "; ".join(ways)
+
+
 def _scores(records: Sequence[dict[str, Any]]) -> str:
-    """Returns a table of the mean over all seeds, for each way of sampling."""
+    """Returns a table of the mean scores of each way of sampling."""
+    rows = _means(records)
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    lines = [f"| samples | images | {' | '.join(columns)} |"]
+    lines.append("|---" * (len(columns) + 2) + "|")
+    for (title, count), row in rows.items():
+        cells = [f"{row[name]:.4g}" if name in row else "" for name in columns]
+        lines.append(f"| {title} | {count} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _means(
+    records: Sequence[dict[str, Any]],
+) -> dict[tuple[str, int], dict[str, float]]:
+    """Returns the scores by way of sampling and number of images, as means of seeds."""
     values: dict[tuple[str, int], dict[str, list[float]]] = {}
     for record in records:
         row = values.setdefault((record["samples"], record["num_images"]), {})
         for name, value in record["scores"].items():
             row.setdefault(name, []).append(value)
-    columns = list(dict.fromkeys(name for row in values.values() for name in row))
-    lines = [f"| samples | images | {' | '.join(columns)} |"]
-    lines.append("|---" * (len(columns) + 2) + "|")
-    for (title, count), row in values.items():
-        cells = [
-            f"{statistics.fmean(row[name]):.4g}" if name in row else ""
-            for name in columns
-        ]
-        lines.append(f"| {title} | {count} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return {
+        way: {name: statistics.fmean(each) for name, each in row.items()}
+        for way, row in values.items()
+    }

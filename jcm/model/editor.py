@@ -1,9 +1,4 @@
-"""Editing with a consistency model: `model.edit.inpaint(...)` and others.
-
-Every method takes one or several images of the model's size, as uint8 arrays, as float
-arrays in [-1, 1] or as Pillow's images, and returns `Edited`. Result i * variants + j
-is variant j of image i. Its noise depends only on this number and the seed.
-"""
+"""Editing with a consistency model: `model.edit.inpaint(...)` and others."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -13,18 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 from PIL import Image
 
-from jcm.data import images, inputs
+from jcm.data import inputs
 from jcm.data.inputs import ImagesLike
 from jcm.diffusion import edits
 from jcm.diffusion.edits import Colours, Known, Patches, Pixels
 from jcm.diffusion.sampler import Sampler
-from jcm.model import build
+from jcm.model import build, results
 from jcm.model.labels import Labels, image_labels
+from jcm.model.options import Options
 from jcm.networks import Params
+from jcm.runtime.arguments import explained, fields_as_keywords
 from jcm.runtime.arrays import AnyArray, as_key
 from jcm.runtime.errors import JcmError
 
@@ -42,39 +39,15 @@ _STROKE = (5.38, 2.24)
 _VARIATION = 2.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Edited:
-    """The result of an edit.
-
-    Attributes:
-      images: in [-1, 1]; slightly outside if the known part of an image requires it.
-      nfe: number of network evaluations for each image.
-      trajectory: clean images after each step; empty unless asked for.
-    """
-
-    images: Float[np.ndarray, "n h w c"]
-    nfe: int
-    trajectory: tuple[Float[np.ndarray, "n h w c"], ...] = ()
-
-    @property
-    def pixels(self) -> UInt8[np.ndarray, "n h w c"]:
-        """The images as pixels, clipped and rounded."""
-        return images.to_uint8(self.images)
-
-
 class Editor:
     """The edits that a consistency model can do without being trained for them.
 
-    All methods but `denoise`, which has its own, take these options:
-      seed: a JAX key or an integer.
-      variants: number of results for each image, with different noise.
-      sigmas: descending noise levels, one for each step; by default the paper's.
-      labels: classes of a class-conditional model by number or name, one for all images
-        or one for each; by default those of the config, or else every class in turn.
-      trajectory: whether to keep the clean images after each step.
-      visit: called with the clean images of each batch after each step.
-      noisy: whether to add the first noise. The notebook of the original code does not.
-      first: number of the first result, to make a part of a larger set of results.
+    Every method takes one or several images of the model's size, as uint8 arrays, as
+    float arrays in [-1, 1] or as Pillow's images. It returns the results in the form
+    that `output` names: (n * variants, height, width, channels) for n images. Result
+    i * variants + j is variant j of image i. Its noise depends only on this number and
+    the seed. Float results may lie slightly outside [-1, 1] if the known part of an
+    image requires it.
 
     All methods raise JcmError if images, masks, noise levels or labels do not fit the
     model.
@@ -107,31 +80,31 @@ class Editor:
         self._shape = sampler.denoiser.image_shape
         self._size, _, self._channels = self._shape
 
+    @fields_as_keywords(Options)
     def inpaint(
-        self, given: ImagesLike, mask: AnyArray | Image.Image, **options: Any
-    ) -> Edited:
+        self, given: ImagesLike, mask: AnyArray | Image.Image, *, options: Options
+    ) -> Any:
         """Replaces a part of each image; the rest keeps its values to the bit.
 
         Args:
           given: images; their content under the mask does not matter.
           mask: 1 (or True, or white) where the image is replaced, 0 where it is kept,
             or values between: (h, w) for all images, or (n, h, w).
-          **options: see the class.
+          options: see `Options`.
         """
-        x = self._images(given)
-        free = inputs.as_mask(mask, len(x), self._size)
-        return self._edit(edits.known(Pixels(), x, free), **options)
+        return self._inpaint(self._images(given), mask, options)
 
+    @fields_as_keywords(Options)
     def outpaint(
-        self, given: ImagesLike, top: int = 0, left: int = 0, **options: Any
-    ) -> Edited:
+        self, given: ImagesLike, top: int = 0, left: int = 0, *, options: Options
+    ) -> Any:
         """Extends smaller images to the model's size.
 
         Args:
           given: images of any size that fits into the model's.
           top: row of the result at which they begin.
           left: column at which they begin.
-          **options: see the class.
+          options: see `Options`.
         """
         x = self._images(given, any_size=True)
         height, width = x.shape[1:3]
@@ -145,27 +118,29 @@ class Editor:
         canvas[:, rows, columns] = x
         mask = np.ones((self._size, self._size))
         mask[rows, columns] = 0
-        return self.inpaint(canvas, mask, **options)
+        return self._inpaint(canvas, mask, options)
 
-    def colorize(self, given: ImagesLike, **options: Any) -> Edited:
+    @fields_as_keywords(Options)
+    def colorize(self, given: ImagesLike, *, options: Options) -> Any:
         """Colours grey images, keeping their luma.
 
         Args:
           given: images, of which only the luma is used.
-          **options: see the class.
+          options: see `Options`.
         """
         if self._channels != 3:
             raise JcmError("the model makes grey images: use a model of colour images")
         x = self._images(given)
         free = np.asarray([0.0, 1.0, 1.0], np.float32)
-        return self._edit(edits.known(Colours(), x, free), **options)
+        return self._edit("colorize", edits.known(Colours(), x, free), None, options)
 
-    def super_resolve(self, given: ImagesLike, **options: Any) -> Edited:
+    @fields_as_keywords(Options)
+    def super_resolve(self, given: ImagesLike, *, options: Options) -> Any:
         """Enlarges images; the means of the result's patches are the given pixels.
 
         Args:
           given: square images whose size divides the model's.
-          **options: see the class.
+          options: see `Options`.
         """
         x = self._images(given, any_size=True)
         height, width = x.shape[1:3]
@@ -178,85 +153,82 @@ class Editor:
         x = np.repeat(np.repeat(x, factor, axis=1), factor, axis=2)
         free = np.ones((self._size, self._size, 1), np.float32)
         free[::factor, ::factor] = 0  # where `Patches` has the mean
-        return self._edit(edits.known(Patches(factor), x, free), **options)
+        known = edits.known(Patches(factor), x, free)
+        return self._edit("super_resolve", known, None, options)
 
-    def stroke_to_image(self, given: ImagesLike, **options: Any) -> Edited:
+    @fields_as_keywords(Options)
+    def stroke_to_image(self, given: ImagesLike, *, options: Options) -> Any:
         """Turns rough strokes into images (SDEdit, Meng et al. 2022).
+
+        The first of `sigmas` is the noise that hides the details to be replaced. By
+        default they are (5.38, 2.24), the paper's levels for 256x256. Lower ones stay
+        closer to the strokes. Small images need lower ones: about (1, 0.5) at 16x16.
 
         Args:
           given: images of strokes.
-          **options: see the class. The first of `sigmas` is the noise that hides the
-            details to be replaced: by default (5.38, 2.24), the paper's levels for
-            256x256. Lower ones stay closer to the strokes. Small images need lower
-            ones: about (1, 0.5) at 16x16.
+          options: see `Options`.
         """
-        options = {"sigmas": self.sigmas("stroke_to_image"), **options}
-        return self._edit(None, self._images(given), **options)
+        return self._edit("stroke_to_image", None, self._images(given), options)
 
-    def sigmas(self, task: str) -> tuple[float, ...]:
-        """Returns the default noise levels of a method.
-
-        Args:
-          task: name of the method, such as "inpaint".
-        """
-        grid = build.grid(self._config).sigmas(_STEPS)[:-1]
-        return {
-            "stroke_to_image": _STROKE,
-            "variations": (_VARIATION,),
-            "interpolate": tuple(grid[:1]),
-        }.get(task, tuple(grid))
-
+    @fields_as_keywords(Options)
     def variations(
-        self, given: ImagesLike, sigma: float = _VARIATION, **options: Any
-    ) -> Edited:
+        self, given: ImagesLike, sigma: float = _VARIATION, *, options: Options
+    ) -> Any:
         """Makes images like the given ones: adds noise and removes it.
 
         Args:
           given: images.
-          sigma: noise level; the higher, the less the results resemble the images.
-          **options: see the class; `variants` makes several for each image.
+          sigma: noise level; the higher, the less the results resemble the images. With
+            `sigmas` it is not used.
+          options: see `Options`.
         """
-        return self._edit(None, self._images(given), **{"sigmas": (sigma,), **options})
+        if options.sigmas is None:
+            steps = 1 if options.steps is None else options.steps
+            levels = self._descending(sigma, steps)
+            options = dataclasses.replace(options, sigmas=levels, steps=None)
+        return self._edit("variations", None, self._images(given), options)
 
+    @explained
     def denoise(
         self,
         given: ImagesLike,
         sigma: float | Sequence[float] | Float[AnyArray, " n"] | None = None,
+        *,
         labels: Labels = None,
-        trajectory: bool = False,
-    ) -> Edited:
+        output: str = "float",
+    ) -> Any:
         """Removes white noise from images in one evaluation, as f(x, sigma).
 
         Args:
           given: x0 + sigma z with x0 in [-1, 1] and z standard normal, not clipped.
           sigma: noise level, of all images or of each; None estimates that of each by
             `edits.noise_level`.
-          labels: see the class.
-          trajectory: see the class; the images after the one step are the result.
+          labels: classes of a class-conditional model by number or name, one for all
+            images or one for each; None for those of the config, or else every class in
+            turn.
+          output: "float" for an array in [-1, 1], "uint8" for an array of pixels, or
+            "pil" for a list of Pillow images.
         """
+        results.check_output(output)
         x = self._images(given, noisy=True)
         levels = self._noise_levels(x, sigma)
-        labels = self._labels(labels, len(x))
-        labels = None if labels is None else np.asarray(labels)
-        x0 = np.clip(self._denoise(x, levels, labels), -1, 1)
-        return Edited(x0, nfe=1, trajectory=(x0,) if trajectory else ())
+        numbers = self._labels(labels, len(x))
+        x0 = self._denoise(x, levels, None if numbers is None else np.asarray(numbers))
+        return results.converted(np.clip(np.asarray(x0), -1, 1), output)
 
+    @fields_as_keywords(Options)
     def interpolate(
-        self,
-        seeds: Sequence[int],
-        count: int = 8,
-        **options: Any,
-    ) -> Edited:
+        self, seeds: Sequence[int], count: int = 8, *, options: Options
+    ) -> Any:
         """Interpolates between the images of several seeds (spherical, in the noise).
+
+        By default one step is taken, and a class-conditional model uses its first
+        class. There are (len(seeds) - 1) (count - 1) + 1 results for each variant.
 
         Args:
           seeds: at least two.
           count: number of images from each seed to the next, including both ends.
-          **options: see the class. By default one step is taken, and a
-            class-conditional model uses its first class.
-
-        Returns:
-          `Edited` with (len(seeds) - 1) (count - 1) + 1 images.
+          options: see `Options`.
         """
         if len(seeds) < 2 or count < 2:
             raise JcmError("interpolation needs at least two seeds and two images")
@@ -266,34 +238,35 @@ class Editor:
             for a, b in zip(noises, noises[1:], strict=False)
             for i in range(count - 1)
         ]
-        if self._sampler.denoiser.num_classes:
-            options = {"labels": 0, **options}
-        return self.between(jnp.stack([*between, noises[-1]]), **options)
+        if self._sampler.denoiser.num_classes and options.labels is None:
+            options = dataclasses.replace(options, labels=0)
+        return self._between(jnp.stack([*between, noises[-1]]), options)
 
-    def between(self, noises: Float[AnyArray, "n h w c"], **options: Any) -> Edited:
-        """Makes the images of given noise.
+    @fields_as_keywords(Options)
+    def between(self, noises: Float[AnyArray, "n h w c"], *, options: Options) -> Any:
+        """Makes the images of given noise; by default in one step.
 
         Args:
           noises: standard normal, such as the results of `edits.slerp`.
-          **options: see the class; by default one step is taken.
+          options: see `Options`.
         """
-        options = {"sigmas": self.sigmas("interpolate"), **options, "noisy": False}
-        origin = np.float32(options["sigmas"][0]) * np.asarray(noises, np.float32)
-        return self._edit(None, origin, **options)
+        return self._between(noises, options)
 
+    @fields_as_keywords(Options)
     def run(
         self,
         known: Known,
         origin: Float[AnyArray, "n h w c"] | None = None,
-        **options: Any,
-    ) -> Edited:
+        *,
+        options: Options,
+    ) -> Any:
         """Runs Algorithm 4 of Song et al. 2023 for any linear map, mask and noise.
 
         Args:
           known: the known part of the images, in any coordinates; see `edits.known`.
           origin: images that the first noise is added to; by default the known part,
             with zeros for the rest.
-          **options: see the class.
+          options: see `Options`.
         """
         for array in (known.values, known.free, origin):
             if array is not None and np.shape(array)[1:] != self._shape:
@@ -301,64 +274,104 @@ class Editor:
                     f"arrays of shape {np.shape(array)}: the model takes (n,"
                     f" {', '.join(map(str, self._shape))})"
                 )
-        return self._edit(known, origin, **options)
+        return self._edit("run", known, origin, options)
+
+    def sigmas(self, task: str, steps: int | None = None) -> tuple[float, ...]:
+        """Returns the noise levels of a method, one for each step.
+
+        Args:
+          task: name of the method, such as "inpaint".
+          steps: number of steps; None for those of the paper.
+
+        Raises:
+          JcmError: if there are too few or too many steps.
+        """
+        grid = build.grid(self._config).sigmas(_STEPS)[:-1]
+        levels = {
+            "stroke_to_image": _STROKE,
+            "variations": (_VARIATION,),
+            "interpolate": grid[:1],
+            "between": grid[:1],
+        }.get(task, grid)
+        if steps is None or steps == len(levels):
+            return levels
+        if task in ("interpolate", "between"):  # it samples from noise
+            denoiser = self._sampler.denoiser
+            return build.schedule(self._config, denoiser, steps=steps).sigmas
+        return self._descending(levels[0], steps)
+
+    def _descending(self, first: float, steps: int) -> tuple[float, ...]:
+        """Returns noise levels of a grid that begins at `first`."""
+        if steps < 1:
+            raise JcmError(f"steps={steps} must be at least 1")
+        if steps == 1:
+            return (first,)
+        grid = dataclasses.replace(build.grid(self._config), sigma_max=first)
+        return tuple(grid.sigmas(steps + 1)[:-1])
+
+    def _inpaint(
+        self,
+        x: Float[np.ndarray, "n h w c"],
+        mask: AnyArray | Image.Image,
+        options: Options,
+    ) -> Any:
+        """Replaces what is under the mask."""
+        free = inputs.as_mask(mask, len(x), self._size)
+        return self._edit("inpaint", edits.known(Pixels(), x, free), None, options)
+
+    def _between(self, noises: Float[AnyArray, "n h w c"], options: Options) -> Any:
+        """Makes the images of given noise."""
+        if options.sigmas is None:
+            levels = self.sigmas("between", options.steps)
+            options = dataclasses.replace(options, sigmas=levels, steps=None)
+        options = dataclasses.replace(options, noisy=False)
+        origin = np.float32(options.sigmas[0]) * np.asarray(noises, np.float32)
+        return self._edit("between", None, origin, options)
 
     def _edit(
         self,
+        task: str,
         known: Known | None,
-        origin: Float[AnyArray, "n h w c"] | None = None,
-        *,
-        seed: Key[Array, ""] | int = 0,
-        variants: int = 1,
-        sigmas: Sequence[float] | None = None,
-        labels: Labels = None,
-        trajectory: bool = False,
-        visit: Callable[[Float[np.ndarray, "b h w c"]], Any] | None = None,
-        noisy: bool = True,
-        first: int = 0,
-    ) -> Edited:
+        origin: Float[AnyArray, "n h w c"] | None,
+        options: Options,
+    ) -> Any:
         """Runs the sampler from `origin`, putting back `known` after each step."""
+        sigmas, variants = options.sigmas, options.variants
         if sigmas is None:
-            sigmas = self.sigmas("run")
+            sigmas = self.sigmas(task, options.steps)
+        elif options.steps is not None:
+            raise JcmError("steps and sigmas were both given: use one of them")
         schedule = build.schedule(self._config, self._sampler.denoiser, sigmas=sigmas)
         if variants < 1:
             raise JcmError(f"variants={variants} must be at least 1")
         if origin is None:
             origin = known.origin()
-        labels = self._labels(labels, len(origin))
+        labels = self._labels(options.labels, len(origin))
         # Every variant of an image has the same label, origin and known part.
         labels, known, origin = jax.tree.map(
             lambda array: np.repeat(np.asarray(array), variants, axis=0),
             (labels if labels is None else np.asarray(labels), known, origin),
         )
-        visited: list[np.ndarray] = []
-
-        def keep(clean: np.ndarray) -> None:
-            visited.append(clean)
-            if visit is not None:
-                visit(clean)
-
-        made = self._sampler(
+        return results.run(
+            self._sampler,
             self._params,
-            as_key(seed),
-            range(first, first + len(origin)),
+            options.seed,
+            range(options.first, options.first + len(origin)),
             schedule,
             labels,
+            title=task,
+            output=options.output,
+            progress=options.progress,
+            callback=options.callback,
+            trajectory=options.trajectory,
             origin=origin,
             known=known,
-            noisy=noisy,
-            visit=keep if trajectory else visit,
+            noisy=options.noisy,
         )
-        # `visited` has batch after batch, and all steps of each.
-        steps = tuple(
-            np.concatenate(visited[i :: schedule.nfe])
-            for i in range(schedule.nfe if trajectory else 0)
-        )
-        return Edited(made, schedule.nfe, steps)
 
     def _labels(self, labels: Labels, count: int) -> list[int] | None:
         """Returns the number of the class of each of `count` images, or None."""
-        several = labels is not None and not isinstance(labels, int | str)
+        several = labels is not None and np.ndim(labels) > 0
         if several and len(labels) != count:
             raise JcmError(
                 f"{len(labels)} labels for {count} images: pass one for each"

@@ -3,12 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import numpy as np
+from jaxtyping import Int
+
 from jcm.diffusion.denoiser import Denoiser
 from jcm.pretrained import imagenet
+from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
 # Classes by number or name: one for all images, or several. None for a default.
-Labels = Sequence[int | str] | int | str | None
+Labels = Sequence[int | str] | Int[AnyArray, "..."] | int | str | None
 
 
 def image_labels(
@@ -35,7 +40,7 @@ def image_labels(
       JcmError: if a label is not a class, or if there are labels for an unconditional
         denoiser.
     """
-    if isinstance(labels, int | str):
+    if labels is not None and _is_one(labels):
         labels = [labels]
     if labels is not None and len(labels):
         return _in_turn(labels, count, denoiser, class_names)
@@ -51,8 +56,36 @@ def image_labels(
         raise JcmError(f"config.sample.labels={default}: {error}") from error
 
 
+def labels_of_images(
+    labels: Labels, count: int, denoiser: Denoiser, class_names: Sequence[str]
+) -> Int[AnyArray, " n"] | None:
+    """Returns the label of each of `count` given images.
+
+    Args:
+      labels: one for all images or one for each; None for an unconditional denoiser.
+        Traced labels are only cast, since their values are unknown.
+      count: number of images.
+      denoiser: has the number of classes.
+      class_names: names of the classes 0, 1, ...
+
+    Raises:
+      JcmError: if labels are missing, not needed, too many or too few, or if one is not
+        a class.
+    """
+    if labels is None or isinstance(labels, jax.core.Tracer):
+        return denoiser.as_labels(labels, count)
+    several = [labels] * count if _is_one(labels) else labels
+    numbers = _numbers(several, class_names)
+    return denoiser.as_labels(numbers, count)
+
+
+def _is_one(labels: Labels) -> bool:
+    """Returns whether labels are one number or name, for all images."""
+    return isinstance(labels, str) or np.ndim(labels) == 0
+
+
 def _in_turn(
-    labels: Sequence[int | str],
+    labels: Sequence[int | str] | AnyArray,
     count: int,
     denoiser: Denoiser,
     class_names: Sequence[str],
@@ -64,10 +97,18 @@ def _in_turn(
     """
     if not denoiser.num_classes:
         return denoiser.as_labels(labels if len(labels) else None, count)
-    numbers = [label_number(label, class_names) for label in labels]
+    numbers = _numbers(labels, class_names)
     numbers = numbers or list(range(denoiser.num_classes))
     denoiser.as_labels(numbers, len(numbers))
     return [numbers[i % len(numbers)] for i in range(count)]
+
+
+def _numbers(
+    labels: Sequence[int | str] | AnyArray, class_names: Sequence[str]
+) -> list[int]:
+    """Returns the numbers of classes."""
+    several = labels.tolist() if isinstance(labels, AnyArray) else labels
+    return [label_number(label, class_names) for label in several]
 
 
 def label_number(label: int | str, class_names: Sequence[str]) -> int:

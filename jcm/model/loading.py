@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,16 +17,18 @@ from jcm.run import storage
 from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
 from jcm.runtime import sharding
+from jcm.runtime.arguments import fields_as_keywords
 from jcm.runtime.errors import JcmError, one_line
 
 
+@fields_as_keywords(foreign.Hints, "hints")
 def load(
     path: str | os.PathLike,
     *,
     ema: str = "",
     step: int = 0,
     batch_size: int | None = None,
-    **hints: Any,
+    hints: foreign.Hints,
 ) -> Model:
     """Loads the model of a workdir, of a folder of `jcm.save`, or of a checkpoint.
 
@@ -45,14 +46,17 @@ def load(
       step: of the checkpoint of a run; 0 for the newest.
       batch_size: largest number of images at a time on this process's devices; by
         default that of the run's config.
-      **hints: what a checkpoint of others does not record: fields of
-        `pretrained.foreign.Hints`, such as kind and image_size.
+      hints: what a checkpoint of others does not record; see `foreign.Hints`.
 
     Raises:
       JcmError: if there is nothing to load, if it is damaged, or if an argument does
         not fit.
     """
-    _check_hints(hints)
+    given = {
+        name: value
+        for name, value in dataclasses.asdict(hints).items()
+        if value is not None
+    }
     path = storage.local_folder(path) if str(path).startswith("gs://") else path
     if not os.path.exists(path) and not released.is_name(path):
         raise JcmError(
@@ -60,13 +64,13 @@ def load(
             " published one, such as openai/cd-cifar10-lpips"
         )
     if folder.is_exported(path):
-        _check_unused(path, "a saved model", ema=ema, step=step, **hints)
+        _check_unused(path, "a saved model", ema=ema, step=step, **given)
         return _from_folder(path, batch_size)
     if foreign.is_checkpoint(path):
         _check_unused(path, "a single checkpoint", step=step)
-        found = foreign.read(path, foreign.Hints(**hints), ema)
+        found = foreign.read(path, hints, ema)
         return _from_checkpoint(found, batch_size)
-    _check_unused(path, "a workdir", **hints)
+    _check_unused(path, "a workdir", **given)
     return _from_workdir(path, ema, step, batch_size)
 
 
@@ -214,21 +218,9 @@ def _from_checkpoint(found: foreign.Checkpoint, batch_size: int | None) -> Model
     )
 
 
-def _check_hints(hints: Mapping[str, Any]) -> None:
-    """Raises JcmError if a hint is no field of `foreign.Hints`."""
-    unknown = hints.keys() - {f.name for f in dataclasses.fields(foreign.Hints)}
-    if unknown:
-        raise JcmError(f"{', '.join(sorted(unknown))}: jcm.load takes no such argument")
-
-
 def _check_unused(path: str | os.PathLike, kind: str, /, **arguments: Any) -> None:
     """Raises JcmError if an argument was given that `path`, a `kind`, does not take."""
-    hints = {field.name for field in dataclasses.fields(foreign.Hints)}
-    given = [
-        f"{name}={value!r}"
-        for name, value in arguments.items()
-        if value or name in hints  # a hint has no default that means "not given"
-    ]
+    given = [f"{name}={value!r}" for name, value in arguments.items() if value]
     if given:
         raise JcmError(f"{path} is {kind}: drop {', '.join(given)}")
 

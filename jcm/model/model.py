@@ -3,20 +3,24 @@
 import functools
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key, Real
 from ml_collections import ConfigDict
 
+from jcm import networks
 from jcm.diffusion.denoiser import Denoiser
-from jcm.diffusion.sampler import Sampler
-from jcm.model import build, card
+from jcm.diffusion.sampler import Callback, Sampler
+from jcm.model import build, card, results
 from jcm.model.editor import Editor
-from jcm.model.labels import Labels, image_labels
+from jcm.model.labels import Labels, image_labels, labels_of_images
 from jcm.networks import Params
-from jcm.runtime.arrays import AnyArray, as_key
+from jcm.run import workdir as workdir_lib
+from jcm.runtime.arguments import explained
+from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
 
@@ -87,11 +91,39 @@ class Model:
             self.sampler, self.params, self.config, self.class_names, self.denoise
         )
 
+    def __repr__(self) -> str:
+        facts = [self.kind]
+        if self.about.trained:
+            facts.append(self.config.data.name)
+        facts.append("x".join(map(str, self.denoiser.image_shape)))
+        if self.denoiser.num_classes:
+            facts.append(f"{self.denoiser.num_classes} classes")
+        facts.append(f"{networks.count(self.params):,} parameters")
+        if self.step is not None:
+            facts.append(f"step {self.step:,}")
+        line = f"<jcm.Model: {', '.join(facts)}>"
+        scores = card.in_words(self.scores)
+        return f"{line}\n{scores}" if scores else line
+
+    @property
+    def scores(self) -> tuple[dict[str, Any], ...]:
+        """The recorded scores of exactly these weights, as in scores.jsonl."""
+        if self.workdir is None:
+            return self.about.scores
+        records = workdir_lib.scores(self.workdir)
+        return tuple(each for each in records if each.get("weights") == self._digest)
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        """The fingerprint of the weights."""
+        return networks.fingerprint(self.params)
+
+    @explained
     def denoise(
         self,
         x: Float[AnyArray, "b h w c"],
-        sigma: Float[AnyArray, " b"],
-        labels: Int[AnyArray, " b"] | None = None,
+        sigma: float | np.number | Sequence[float] | Real[AnyArray, "..."],
+        labels: Labels = None,
     ) -> Float[Array, "b h w c"]:
         """Computes D(x, sigma) or f(x, sigma), the clean images behind noisy ones.
 
@@ -99,61 +131,100 @@ class Model:
 
         Args:
           x: x0 + sigma z, with x0 in [-1, 1] and z standard normal.
-          sigma: noise level of each image, above 0. The model was trained for the
-            levels of `config.noise`.
-          labels: class of each image; None for an unconditional model.
+          sigma: noise level above 0, one for all images or one for each. The model was
+            trained for the levels of `config.noise`.
+          labels: classes by number or name, one for all images or one for each. None
+            for an unconditional model.
+
+        Returns:
+          Images in about [-1, 1].
 
         Raises:
           JcmError: if shapes, noise levels or labels do not fit the model.
         """
+        x = x if isinstance(x, jax.Array) else np.asarray(x)
+        if x.dtype.kind in "iub":
+            raise JcmError(f"x is {x.dtype}: pass floats, as jcm.to_float returns")
         x, sigma = jnp.asarray(x, jnp.float32), jnp.asarray(sigma, jnp.float32)
         shape = self.denoiser.image_shape
-        if x.shape[1:] != shape or sigma.shape != x.shape[:1]:
+        if x.shape[1:] != shape or sigma.shape not in ((), x.shape[:1]):
             raise JcmError(
                 f"x of shape {x.shape} with sigma of shape {sigma.shape}: the model"
-                f" takes (n, {', '.join(map(str, shape))}) and (n,)"
+                f" takes (n, {', '.join(map(str, shape))}), and one sigma or (n,)"
             )
         # The values of a tracer are unknown.
         if not isinstance(sigma, jax.core.Tracer) and not bool(jnp.all(sigma > 0)):
             raise JcmError("sigma must be above 0 for every image")
-        labels = self.denoiser.as_labels(labels, len(x))
-        return self._denoise(self.params, x, sigma, labels)
+        numbers = labels_of_images(labels, len(x), self.denoiser, self.class_names)
+        sigma = jnp.broadcast_to(sigma, len(x))
+        return self._denoise(self.params, x, sigma, numbers)
 
+    @explained
     def sample(
         self,
-        key: Key[Array, ""] | int,
         count: int,
         *,
-        sigmas: Sequence[float] | None = None,
+        seed: int | Key[Array, ""] = 0,
         steps: int | None = None,
-        solver: str | None = None,
+        sigmas: Sequence[float] | None = None,
         labels: Labels = None,
-    ) -> Float[np.ndarray, "n h w c"]:
+        solver: str | None = None,
+        output: str = "float",
+        progress: bool = True,
+        callback: Callback | None = None,
+        trajectory: bool = False,
+    ) -> Any:
         """Samples images.
 
         Args:
-          key: a JAX key or an integer seed; it determines image i for any `count`.
           count: number of images.
-          sigmas: consistency models: descending noise levels, one for each step;
-            (80.0,) is one step. None for those of the config.
-          steps: diffusion models: number of points of the noise grid.
-          solver: diffusion models: "heun" or "euler".
+          seed: an integer or a JAX key; it determines image i for any `count`.
+          steps: number of steps. A consistency model has noise levels for one and two
+            steps, and takes those of a grid for more; a diffusion model takes as many
+            points of its noise grid. None for the setting of the config.
+          sigmas: consistency models: descending noise levels, one for each step, in
+            place of `steps`; (80.0,) is one step.
           labels: classes by number or name, which the images have in turn. None for
             those of the config, or else every class in turn.
+          solver: diffusion models: "heun" or "euler".
+          output: "float" for an array in [-1, 1], "uint8" for an array of pixels, or
+            "pil" for a list of Pillow images.
+          progress: whether a progress bar appears if it takes more than two seconds.
+          callback: called as `callback(step, sigma, images)` after each step of each
+            batch. `step` counts from 1, and `sigma` is the noise level at which the
+            step begins. `images` are floats: the clean images of a consistency model,
+            or the points on the trajectory of a diffusion model after the step.
+          trajectory: whether to return the images after each step, too.
 
         Returns:
-          Images in [-1, 1]; `jcm.to_uint8` converts them to pixels.
+          Images (count, height, width, channels), or a list of `count` Pillow images.
+          With `trajectory` a pair (images, trajectory): entry i of the trajectory has
+          the images after step i + 1, in the same form.
 
         Raises:
-          JcmError: if noise levels or labels do not fit the model.
+          JcmError: if an argument does not fit the model.
         """
         schedule = build.schedule(
             self.config, self.denoiser, sigmas=sigmas, steps=steps, solver=solver
         )
+        if not isinstance(count, int | np.integer):
+            raise JcmError(f"count={count} must be a whole number")
         if count < 1:
             raise JcmError(f"count={count} must be at least 1")
         numbers = image_labels(
             self.config, count, self.denoiser, self.class_names, labels
         )
-        made = self.sampler(self.params, as_key(key), range(count), schedule, numbers)
-        return np.clip(made, -1.0, 1.0)
+        return results.run(
+            self.sampler,
+            self.params,
+            seed,
+            range(count),
+            schedule,
+            numbers,
+            title="sample",
+            output=output,
+            progress=progress,
+            callback=callback,
+            trajectory=trajectory,
+            clip=True,
+        )

@@ -10,7 +10,6 @@ from jcm import networks
 from jcm.model import card, folder
 from jcm.model.model import Model
 from jcm.pretrained import diffusers_folder
-from jcm.run import workdir
 from jcm.runtime.errors import JcmError
 
 FORMS = ("jcm", "diffusers")
@@ -53,7 +52,7 @@ def save(
         model.about,
         licence=licence or model.about.licence,
         notes=notes or model.about.notes,
-        scores=_scores(model),
+        scores=model.scores,
     )
     text = card.markdown(_sentence(model), to, model.config, about)
     if to == "diffusers":
@@ -75,15 +74,6 @@ def save(
         about=about,
     )
     folder.write(path, exported, text)
-
-
-def _scores(model: Model) -> tuple[dict, ...]:
-    """Returns the records of the scores of exactly these weights."""
-    if model.workdir is None:
-        return model.about.scores
-    digest = networks.fingerprint(model.params)
-    records = workdir.scores(model.workdir)
-    return tuple(record for record in records if record.get("weights") == digest)
 
 
 def _sentence(model: Model) -> str:

@@ -1,5 +1,18 @@
 """Networks F(c_in x, conditions), whose parameters are plain nested dicts.
 
+    from jcm import networks
+
+    sizes = {"image_size": 32, "image_channels": 3, "num_classes": 0}
+    network = networks.create(config.model.to_dict(), **sizes)
+    params = network.init(jax.random.key(0))
+    out = network(params, x, networks.Conditions(c_noise))
+
+A `Network` is a pair of pure functions. `create` makes the one that `config.model`
+describes; `describe` returns these fields. `build` makes one of an architecture, which
+`architecture` returns: that of the module `ncsnpp` (NCSN++ and DDPM++) or `adm`.
+`Network(module, arch)` wraps any module of flax that is called like these.
+`fingerprint` and `count` are of parameters.
+
 This is the only room that uses flax. A network knows nothing of noise levels, losses
 or devices.
 """
@@ -15,11 +28,27 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from jcm.networks import adm, ncsnpp
+from jcm.networks import adm as adm
+from jcm.networks import ncsnpp as ncsnpp
 from jcm.networks.layers import Conditions as Conditions
 from jcm.networks.layers import UNetSizes
 from jcm.runtime.errors import JcmError
 
+__all__ = [
+    "Conditions",
+    "Network",
+    "Params",
+    "adm",
+    "architecture",
+    "build",
+    "count",
+    "create",
+    "describe",
+    "fingerprint",
+    "ncsnpp",
+]
+
+# A nested dict of float32 arrays.
 Params = dict[str, Any]
 """Parameters of a network: a nested dict of arrays."""
 
@@ -97,6 +126,7 @@ def architecture(
       JcmError: if the name is unknown.
     """
     config = dict(config)
+    config.pop("class_conditional", None)  # `num_classes` says it
     name = config.pop("name")
     if name not in _ARCHITECTURES:
         raise JcmError(

@@ -1,17 +1,21 @@
-"""Grids of images, with captions, as PNG files."""
+"""Pictures and grids of pictures, with captions, as PNG files."""
 
 import math
 import os
+import pathlib
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from jcm.data import inputs
+from jcm.data.inputs import ImagesLike
 from jcm.runtime import files
+from jcm.runtime.errors import JcmError
 
 _VISIBLE = 32  # pixels; smaller images are enlarged to at least this size
+_LARGE = 256  # pixels; smaller files are enlarged to about this size
 _FONT_SIZE = 14
 _MARGIN = 12
 _WHITE = 255
@@ -73,14 +77,45 @@ def captioned(
     return np.concatenate([*columns, _canvas(height, _MARGIN)], axis=1)
 
 
-def save_png(path: str | os.PathLike, image: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Writes a PNG file; a reader never sees a part of it.
+def save_png(
+    images: ImagesLike,
+    path: str | os.PathLike,
+    *,
+    columns: int | None = None,
+    scale: int | None = None,
+) -> None:
+    """Writes one picture, or a grid of several, to a PNG file.
+
+    A reader never sees a part of the file; missing folders are created.
+
+    Args:
+      images: uint8 arrays or floats in [-1, 1], (n, h, w, c) or (h, w, c), a Pillow
+        image, or a list of them. Floats that are a little outside are clipped. If none
+        is below 0, a warning says that they are taken to be in [-1, 1].
+      path: of the file; it ends with .png.
+      columns: pictures per row; by default about the number of rows.
+      scale: the whole number to enlarge by, without smoothing. By default, small
+        pictures are enlarged so that each has at least 32 pixels, and the file about
+        256.
 
     Raises:
-      JcmError: if the file cannot be written.
+      JcmError: if the images have another range, type or shape, or if the file cannot
+        be written.
     """
-    with files.replacing(Path(path)) as temporary:
-        Image.fromarray(image).save(temporary, format="PNG")
+    if isinstance(images, str | os.PathLike):
+        raise JcmError("save_png takes the images first, and then the path")
+    path = pathlib.Path(path).expanduser()
+    if path.suffix.lower() != ".png":
+        raise JcmError(f"{path} does not end with .png: save_png writes PNG files")
+    pixels = inputs.as_pixels(images)
+    n, h, w, _ = pixels.shape
+    if scale is None:
+        in_a_row = min(columns or math.ceil(math.sqrt(n)), n)
+        longer = max(in_a_row * w, math.ceil(n / in_a_row) * h)
+        scale = max(math.ceil(_VISIBLE / min(h, w)), _LARGE // longer)
+    picture = grid(pixels, columns, scale, pad=int(n > 1))
+    with files.replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")
 
 
 def _canvas(height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:

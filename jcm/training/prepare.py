@@ -108,7 +108,10 @@ def due(step: int, every: int) -> bool:
 
 @contextlib.contextmanager
 def prepare(
-    config: ConfigDict, workdir: pathlib.Path, train: _Train
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    train: _Train,
+    dataset: data.Dataset | None = None,
 ) -> Iterator[Run | None]:
     """Opens a run: a new one, or one that stopped earlier.
 
@@ -120,6 +123,7 @@ def prepare(
       config: the whole config.
       workdir: the run's folder, from `storage.local_folder`.
       train: trains a teacher, if the config asks for one to be trained first.
+      dataset: what to train on; by default what `config.data` names.
 
     Yields:
       The run; None if it is complete.
@@ -127,7 +131,7 @@ def prepare(
     Raises:
       JcmError: for settings, data or a workdir that cannot be used.
     """
-    setup = _check(config, workdir, train)
+    setup = _check(config, workdir, train, dataset)
     names, fingerprint = setup.dataset.class_names, setup.dataset.fingerprint
     with contextlib.ExitStack() as stack:
         stack.enter_context(lease.hold(workdir))
@@ -214,12 +218,18 @@ def _check_settings(config: ConfigDict) -> None:
     snapshots.power_averages(config)
 
 
-def _check(config: ConfigDict, workdir: pathlib.Path, train: _Train) -> _Setup:
+def _check(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    train: _Train,
+    dataset: data.Dataset | None,
+) -> _Setup:
     """Checks settings and data, without touching the workdir or compiling anything."""
     config_lib.check(config)
     _check_settings(config)
     with distributed.fail_together():  # one machine may lack the data
-        dataset = data.load(config.data, config.data.split)
+        if dataset is None:
+            dataset = data.load(config.data, config.data.split)
     names = dataset.class_names
     with distributed.fail_together():  # or a teacher
         teachers = start.find_teachers(config, len(names), workdir, train)

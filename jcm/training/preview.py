@@ -59,7 +59,7 @@ class Preview:
         pixels, _ = self._sample(state, count, self._schedules[-1])
         if jax.process_index() == 0:
             step = int(state.step)
-            grids.save_png(self._folder / f"step_{step:08d}.png", grids.grid(pixels))
+            grids.save_png(pixels, self._folder / f"step_{step:08d}.png")
             self._writer.write_images(step, {"samples": pixels})
 
     def score(self, state: State, groups: Sequence[ScoreGroup]) -> None:

@@ -65,7 +65,7 @@ def test_the_line_below_samples_states_their_cost(digits):
 def test_more_steps_than_in_the_config_use_the_noise_grid(digits):
     def sigmas(steps):
         model = digits.model
-        return build.schedule_with_steps(model.config, model.denoiser, steps).sigmas
+        return build.schedule(model.config, model.denoiser, steps=steps).sigmas
 
     assert sigmas(1) == (80.0,)
     assert sigmas(2) == digits.model.config.sample.sigmas

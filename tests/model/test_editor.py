@@ -1,6 +1,7 @@
 """Tests of editing: golden numbers, exact constraints, and errors."""
 
 import functools
+import inspect
 
 import golden
 import jax
@@ -126,28 +127,31 @@ def test_inpainting_keeps_the_known_part_to_the_bit(digits):
     mask[2:6, 2:6] = 1
     given = jcm.to_float(images)
     made = found.edit.inpaint(images, mask, variants=3, **_FEW)
-    assert made.images.shape == (9, 8, 8, 1) and made.nfe == 3
+    assert made.shape == (9, 8, 8, 1)
     for i in range(9):
-        np.testing.assert_array_equal(
-            made.images[i][mask == 0], given[i // 3][mask == 0]
-        )
-    assert np.ptp(made.images[:3], axis=0)[mask == 1].max() > 1e-3
+        np.testing.assert_array_equal(made[i][mask == 0], given[i // 3][mask == 0])
+    assert np.ptp(made[:3], axis=0)[mask == 1].max() > 1e-3
     # The pixels under the mask do not matter.
     hidden = images.copy()
     hidden[:, 2:6, 2:6] = 7
     again = found.edit.inpaint(hidden, mask, variants=3, **_FEW)
-    np.testing.assert_array_equal(again.images, made.images)
-    np.testing.assert_array_equal(made.pixels[0][mask == 0], images[0][mask == 0])
+    np.testing.assert_array_equal(again, made)
+    options = {"variants": 3, **_FEW}
+    pixels = found.edit.inpaint(images, mask, output="uint8", **options)
+    np.testing.assert_array_equal(pixels, jcm.to_uint8(made))
+    np.testing.assert_array_equal(pixels[0][mask == 0], images[0][mask == 0])
+    (first, *_) = found.edit.inpaint(images, mask, output="pil", **options)
+    np.testing.assert_array_equal(np.asarray(first), pixels[0, ..., 0])
 
 
 def test_a_result_depends_only_on_its_number_and_the_seed(digits):
     found, images = digits
     mask = np.ones((3, 8, 8))
     mask[:, :, :3] = 0
-    all_at_once = found.edit.inpaint(images, mask, seed=5, **_FEW).images
-    first = found.edit.inpaint(images[:1], mask[:1], seed=5, **_FEW).images
+    all_at_once = found.edit.inpaint(images, mask, seed=5, **_FEW)
+    first = found.edit.inpaint(images[:1], mask[:1], seed=5, **_FEW)
     np.testing.assert_allclose(first[0], all_at_once[0], atol=1e-6)
-    other = found.edit.inpaint(images, mask, seed=6, **_FEW).images
+    other = found.edit.inpaint(images, mask, seed=6, **_FEW)
     assert np.abs(other - all_at_once).max() > 1e-3
 
 
@@ -155,37 +159,47 @@ def test_a_soft_mask_mixes_after_each_step(digits):
     found, images = digits
     x = jcm.to_float(images)
     free = np.random.default_rng(1).uniform(size=(8, 8)).astype(np.float32)
-    made = found.edit.inpaint(images, free, sigmas=(3.0, 1.0), trajectory=True)
+    made, steps = found.edit.inpaint(images, free, sigmas=(3.0, 1.0), trajectory=True)
     # The first step by hand, from the known part, zeros for the rest, and noise.
     known = x * (1 - free[..., None])
-    noisy = found.edit.variations(known, sigma=3.0, trajectory=True)
-    clean = np.clip(noisy.images, -1, 1)
+    clean = np.clip(found.edit.variations(known, sigma=3.0), -1, 1)
     first = known + clean * free[..., None]
-    np.testing.assert_allclose(made.trajectory[0], first, atol=1e-5)
+    np.testing.assert_allclose(steps[0], first, atol=1e-5)
     # The two programs differ in the last bit.
-    np.testing.assert_allclose(made.trajectory[1], made.images, atol=1e-6)
-    assert np.abs(made.trajectory[1] - made.trajectory[0]).max() > 0.01
+    np.testing.assert_allclose(steps[1], made, atol=1e-6)
+    assert np.abs(steps[1] - steps[0]).max() > 0.01
 
 
 def test_trajectories_have_all_images_of_all_batches(digits):
     found, images = digits
     images = np.repeat(images, 4, axis=0)  # More than one batch.
     mask = np.full((8, 8), 0.5)
-    made = found.edit.inpaint(images, mask, trajectory=True, **_FEW)
-    assert [len(step) for step in made.trajectory] == [12, 12, 12]
-    one = found.edit.inpaint(images, mask, sigmas=_FEW["sigmas"][:1]).images
-    np.testing.assert_allclose(made.trajectory[0], one, atol=1e-5)
+    seen = []
+    made, steps = found.edit.inpaint(
+        images,
+        mask,
+        trajectory=True,
+        callback=lambda *step: seen.append(step),
+        **_FEW,
+    )
+    assert [len(step) for step in steps] == [12, 12, 12]
+    one = found.edit.inpaint(images, mask, sigmas=_FEW["sigmas"][:1])
+    np.testing.assert_allclose(steps[0], one, atol=1e-5)
+    # The callback gets the same images, batch after batch.
+    numbers = [(step, sigma, len(x)) for step, sigma, x in seen]
+    levels = list(enumerate(_FEW["sigmas"], start=1))
+    assert numbers == [(*each, 8) for each in levels] + [(*each, 4) for each in levels]
+    np.testing.assert_array_equal(seen[4][2], steps[1][8:])
     # Parts have the same noise, because each number has its own.
     parts = [
-        found.edit.inpaint(images[i : i + 5], mask, first=i, **_FEW).images
-        for i in (0, 5, 10)
+        found.edit.inpaint(images[i : i + 5], mask, first=i, **_FEW) for i in (0, 5, 10)
     ]
-    np.testing.assert_allclose(np.concatenate(parts), made.images, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(parts), made, atol=1e-5)
 
 
 def test_colorization_keeps_the_luma(colours):
     found, images = colours
-    made = found.edit.colorize(images, **_FEW).images
+    made = found.edit.colorize(images, **_FEW)
     luma = np.asarray(edits.LUMA, np.float32)
     np.testing.assert_allclose(made @ luma, images @ luma, atol=2e-6)
     assert np.abs(made - images).max() > 0.1
@@ -196,7 +210,7 @@ def test_super_resolution_keeps_the_means_of_patches(colours, factor):
     found, images = colours
     size = 16 // factor
     small = images[:, :size, :size]
-    made = found.edit.super_resolve(small, **_FEW).images
+    made = found.edit.super_resolve(small, **_FEW)
     means = made.reshape(2, size, factor, size, factor, 3).mean((2, 4))
     np.testing.assert_allclose(means, small, atol=2e-6)
 
@@ -204,7 +218,7 @@ def test_super_resolution_keeps_the_means_of_patches(colours, factor):
 def test_outpainting_keeps_the_given_part(digits):
     found, images = digits
     made = found.edit.outpaint(images[:, :4, :5], top=1, left=3, **_FEW)
-    np.testing.assert_array_equal(made.pixels[:, 1:5, 3:8], images[:, :4, :5])
+    np.testing.assert_array_equal(jcm.to_uint8(made)[:, 1:5, 3:8], images[:, :4, :5])
     with pytest.raises(jcm.JcmError, match="5x4 at top=5, left=0 do not fit into 8x8"):
         found.edit.outpaint(images[:, :4, :5], top=5)
 
@@ -217,9 +231,8 @@ def test_strokes_and_variations_start_at_the_noise_levels_of_the_paper(digits):
         (found.edit.variations(images), (2.0,)),
     ):
         want = found.edit.stroke_to_image(images, sigmas=levels)
-        np.testing.assert_array_equal(made.images, want.images)
-        assert made.nfe == len(levels)
-    close = found.edit.variations(images, sigma=0.01).images
+        np.testing.assert_array_equal(made, want)
+    close = found.edit.variations(images, sigma=0.01)
     assert np.abs(close - x).max() < 0.2
 
 
@@ -229,26 +242,54 @@ def test_denoising_is_one_evaluation(digits):
     x = (jcm.to_float(images) + 4 * noise).astype(np.float32)
     levels = edits.noise_level(x).astype(np.float32)
     for made, sigma in (
-        (found.edit.denoise(x, sigma=0.5, trajectory=True), np.full(3, 0.5)),
+        (found.edit.denoise(x, sigma=0.5), np.full(3, 0.5)),
         (found.edit.denoise(x, sigma=(0.1, 0.5, 2.0)), np.float32([0.1, 0.5, 2.0])),
         (found.edit.denoise(x), levels),
     ):
         want = np.clip(found.denoise(x, sigma), -1, 1)
-        np.testing.assert_allclose(made.images, want, atol=1e-6)
-        assert made.nfe == 1
-        assert not made.trajectory or made.trajectory[0] is made.images
+        np.testing.assert_allclose(made, want, atol=1e-6)
+    pixels = found.edit.denoise(x, output="uint8")
+    np.testing.assert_array_equal(pixels, jcm.to_uint8(found.edit.denoise(x)))
 
 
 def test_interpolation_passes_through_the_images_of_the_seeds(digits):
     found, _ = digits
-    way = found.edit.interpolate((1, 2, 3), count=3, trajectory=True)
-    assert way.images.shape == (5, 8, 8, 1) and len(way.trajectory) == way.nfe == 1
+    way = found.edit.interpolate((1, 2, 3), count=3)
+    assert way.shape == (5, 8, 8, 1)
     a, b, c = (jax.random.normal(jax.random.key(seed), (8, 8, 1)) for seed in (1, 2, 3))
     points = [a, edits.slerp(a, b, 0.5), b, edits.slerp(b, c, 0.5), c]
     start = np.float32(80.0) * np.stack(points)
     want = np.clip(found.denoise(start, np.full(5, 80.0)), -1, 1)
-    np.testing.assert_allclose(way.images, want, atol=1e-5)
-    assert found.edit.interpolate((1, 2), sigmas=(80.0, 0.5)).nfe == 2
+    np.testing.assert_allclose(way, want, atol=1e-5)
+    _, steps = found.edit.interpolate((1, 2), sigmas=(80.0, 0.5), trajectory=True)
+    assert len(steps) == 2
+
+
+def test_steps_choose_noise_levels_that_begin_like_those_of_the_paper(digits):
+    found, images = digits
+    levels = found.edit.sigmas("inpaint", 39)
+    assert levels == found.edit.sigmas("inpaint") and len(levels) == 39
+    assert found.edit.sigmas("stroke_to_image", 2) == (5.38, 2.24)
+    three = found.edit.sigmas("stroke_to_image", 3)
+    assert len(three) == 3 and three[0] == 5.38 and three[-1] > 0.002
+    for task, sigma in (("stroke_to_image", 5.38), ("variations", 2.0)):
+        edit = getattr(found.edit, task)
+        want = edit(images, sigmas=KarrasGrid(0.002, sigma, 7.0).sigmas(4)[:-1])
+        np.testing.assert_array_equal(edit(images, steps=3), want)
+        np.testing.assert_array_equal(
+            edit(images, steps=1), edit(images, sigmas=(sigma,))
+        )
+
+
+def test_help_shows_the_options_of_each_edit(digits):
+    found, _ = digits
+    for name in ("inpaint", "outpaint", "variations", "interpolate", "run"):
+        method = getattr(found.edit, name)
+        assert {"seed", "variants", "callback"} <= set(
+            inspect.signature(method).parameters
+        )
+        text = inspect.getdoc(method)
+        assert "options" not in text and "  callback: called as `callback(" in text
 
 
 @pytest.fixture(scope="module")
@@ -270,9 +311,9 @@ def classes(tiny):
 def test_each_image_is_edited_with_its_label(classes):
     images = np.zeros((2, 8, 8, 1), np.uint8)
     options = {"sigma": 5.0, "variants": 2}
-    made = classes.edit.variations(images, labels=[3, "4"], **options).images
+    made = classes.edit.variations(images, labels=[3, "4"], **options)
     for label, mine in ((3, slice(0, 2)), (4, slice(2, 4))):
-        alike = classes.edit.variations(images, labels=label, **options).images
+        alike = classes.edit.variations(images, labels=label, **options)
         np.testing.assert_allclose(made[mine], alike[mine], atol=1e-5)
         assert np.abs(made - alike)[2 - mine.start : 4 - mine.start].max() > 1e-3
     with pytest.raises(jcm.JcmError, match="3 labels for 2 images: pass one for each"):
@@ -281,15 +322,15 @@ def test_each_image_is_edited_with_its_label(classes):
 
 def test_interpolation_keeps_one_class(classes):
     way = classes.edit.interpolate((1, 1), count=3)
-    np.testing.assert_allclose(way.images[1:], way.images[:2], atol=1e-5)
+    np.testing.assert_allclose(way[1:], way[:2], atol=1e-5)
     other = classes.edit.interpolate((1, 1), count=3, labels=7)
-    assert np.abs(other.images - way.images).max() > 1e-3
+    assert np.abs(other - way).max() > 1e-3
 
 
 def test_all_kinds_of_images_are_accepted(digits, colours, caplog):
     found, images = digits
     mask = Image.fromarray(np.eye(8, dtype=np.uint8) * 255)
-    want = found.edit.inpaint(images[:1], np.eye(8), **_FEW).images
+    want = found.edit.inpaint(images[:1], np.eye(8), **_FEW)
     for given in (
         images[0],
         jcm.to_float(images[:1]),
@@ -301,13 +342,13 @@ def test_all_kinds_of_images_are_accepted(digits, colours, caplog):
         [Image.fromarray(images[0, ..., 0] / np.float32(255))],
         [images[0]],
     ):
-        made = found.edit.inpaint(given, mask, **_FEW).images
+        made = found.edit.inpaint(given, mask, **_FEW)
         np.testing.assert_allclose(made, want, atol=1e-6)
     assert "an image of mode RGB is converted to L" in caplog.text
     grey = Image.fromarray(np.zeros((16, 16), np.uint8))
     for given in (grey, np.full((16, 16, 1), 0, np.uint8)):
         made = colours[0].edit.colorize(given, **_FEW)
-        assert made.images.shape == (1, 16, 16, 3)
+        assert made.shape == (1, 16, 16, 3)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +379,26 @@ def test_all_kinds_of_images_are_accepted(digits, colours, caplog):
             lambda e, x: e.variations(x.astype(np.float32)),
             "images range from .* pass uint8",
         ),
-        (lambda e, x: e.variations("a.png"), "is a string: open it"),
+        (lambda e, x: e.variations("a.png"), "is a path: read it with jcm.open_pict"),
+        (lambda e, x: e.variations(x, steps=0), "steps=0 must be at least 1"),
+        (
+            lambda e, x: e.variations(x, steps=1, sigmas=(1.0,)),
+            "steps and sigmas were both",
+        ),
+        (
+            lambda e, x: e.variations(x, output="png"),
+            "output='png' is unknown: use one",
+        ),
+        (lambda e, x: e.variations(x, n=2), "variations has no argument 'n'"),
+        (
+            lambda e, x: e.variations(x, variant=2),
+            "'variant': use variants .variations",
+        ),
+        (
+            lambda e, x: e.variations(),
+            "variations: missing a required argument: 'given'",
+        ),
+        (lambda e, x: e.variations(x[..., 0]), "has shape|have shape .*adds a grey"),
         (lambda e, x: e.variations(x[:0]), "no images: pass at least one"),
         (lambda e, x: e.variations([]), "no images: pass at least one"),
         (lambda e, x: e.variations(["a.png"]), "must hold arrays of shape"),

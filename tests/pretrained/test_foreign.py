@@ -29,7 +29,7 @@ def test_a_checkpoint_of_the_original_opens_without_a_config(file):
     assert (model.kind, model.step) == ("consistency", 20_000)
     assert model.denoiser.network.arch == golden.network().arch
     originals.check(model)
-    assert model.sample(0, 1).shape == (1, 16, 16, 3)
+    assert model.sample(1).shape == (1, 16, 16, 3)
     originals.check(jcm.load(file, image_size=16, kind="diffusion", ema="params"))
 
 
@@ -130,7 +130,7 @@ def test_impossible_arguments_raise(file, tmp_path, student):
         (file, {"image_size": 15}, "image_size=15 is not divisible by 2"),
         (file, {"image_size": -16}, "image_size=-16 is not divisible by 2"),
         (file, {"num_heads": 3}, "drop num_heads, which files of this format do not"),
-        (file, {"size": 3}, "size: jcm.load takes no such argument"),
+        (file, {"size": 3}, "load has no argument 'size': use image_size"),
         ("cd_imagenet.pt", {}, "there is no cd_imagenet.pt: name a workdir, a file"),
         (file, {"step": 3}, "is a single checkpoint: drop step=3"),
         (student[1], {"kind": "diffusion"}, "is a workdir: drop kind='diffusion'"),
@@ -179,10 +179,10 @@ def test_an_unknown_label_raises(tmp_path):
     path = torch_weights.save(tmp_path / "cd_small.pt", golden.unet_state("cc_ssn"))
     model = jcm.load(path, image_size=16, head_channels=16)
     assert model.kind == "consistency" and len(model.class_names) == 10
-    three = model.sample(0, 2, sigmas=(80.0,), labels=[3, "3"])
+    three = model.sample(2, sigmas=(80.0,), labels=[3, "3"])
     for labels in (3, "3"):
         np.testing.assert_array_equal(
-            model.sample(0, 2, sigmas=(80.0,), labels=labels), three
+            model.sample(2, sigmas=(80.0,), labels=labels), three
         )
     for label, message in (
         (10, "0 to 9"),
@@ -190,7 +190,7 @@ def test_an_unknown_label_raises(tmp_path):
         ("tench", "'tench' is unknown: the classes are 0, 1, 2"),
     ):
         with pytest.raises(jcm.JcmError, match=message):
-            model.sample(0, 1, labels=[label])
+            model.sample(1, labels=[label])
     jcm.save(model, tmp_path / "folder", to="diffusers")
     again = jcm.load(tmp_path / "folder")
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)

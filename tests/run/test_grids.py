@@ -1,7 +1,9 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+from jcm.data.images import to_float
 from jcm.run import grids
 from jcm.runtime.errors import JcmError
 
@@ -75,17 +77,17 @@ def test_a_word_wider_than_its_picture_widens_the_column():
 
 
 def test_a_png_is_read_back_and_no_other_file_remains(tmp_path):
-    picture = grids.grid(solid(10, 20))
+    picture = grids.grid(solid(10, 20), scale=3)
     path = tmp_path / "samples" / "grid.png"
-    grids.save_png(path, picture)
-    grids.save_png(path, picture)  # It replaces the file.
+    grids.save_png(solid(30), path)
+    grids.save_png(solid(10, 20), path)  # It replaces the file.
     np.testing.assert_array_equal(np.asarray(Image.open(path)), picture)
     assert [entry.name for entry in path.parent.iterdir()] == ["grid.png"]
 
 
 def test_a_failed_write_keeps_the_old_png(tmp_path, monkeypatch):
     path = tmp_path / "grid.png"
-    grids.save_png(path, grids.grid(solid(10)))
+    grids.save_png(solid(10), path)
     before = path.read_bytes()
 
     def half(self, target, **kwargs):
@@ -94,5 +96,71 @@ def test_a_failed_write_keeps_the_old_png(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", half)
     with pytest.raises(JcmError, match="no space.*free some space"):
-        grids.save_png(path, grids.grid(solid(20)))
+        grids.save_png(solid(20), path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("given", "shape"),
+    [
+        (solid(10, size=(8, 8), channels=1), (256, 256, 3)),
+        (solid(10, size=(8, 8))[0], (256, 256, 3)),
+        (solid(10, size=(300, 200)), (300, 200, 3)),
+        (solid(10, size=(300, 300)), (300, 300, 3)),
+        (solid(10, 20, 30, size=(8, 8)), (259, 259, 3)),
+        (solid(*range(64), size=(8, 8)), (265, 265, 3)),
+    ],
+)
+def test_small_pictures_are_enlarged_by_whole_numbers(tmp_path, given, shape):
+    path = tmp_path / "a.png"
+    grids.save_png(given, path)
+    picture = np.asarray(Image.open(path))
+    assert picture.shape == shape
+    grids.save_png(given, path, scale=1)
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(path)),
+        grids.grid(
+            given.reshape(-1, *given.shape[-3:]),
+            None,
+            1,
+            int(given.ndim == 4 and len(given) > 1),
+        ),
+    )
+
+
+def test_all_kinds_of_images_make_the_same_png(tmp_path, caplog):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    pillow = [Image.fromarray(each[..., 0]) for each in pixels]
+    paths = []
+    for given in (pixels, to_float(pixels), jnp.asarray(to_float(pixels)), pillow):
+        paths.append(tmp_path / f"{len(paths)}.png")
+        grids.save_png(given, paths[-1])
+    assert len({path.read_bytes() for path in paths}) == 1
+    assert not caplog.text
+    colour = Image.new("RGB", (8, 8), (10, 20, 30))
+    grids.save_png([pillow[0], colour], tmp_path / "mixed.png", scale=1)
+    mixed = np.asarray(Image.open(tmp_path / "mixed.png"))
+    assert (mixed[1:9, 10:18] == (10, 20, 30)).all()
+    grids.save_png(pixels / np.float32(255), tmp_path / "light.png")
+    assert "no value of the images is below 0" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("images", "name", "message"),
+    [
+        (solid(10).astype(np.float32), "a.png", "images range from 10 to 10: pass uin"),
+        (solid(10).astype(int), "a.png", "images are int64: pass uint8"),
+        (solid(10)[..., 0], "a.png", r"\(1, 40, 40\): pass \(n, h, w, c\)"),
+        (np.moveaxis(solid(10), 3, 1), "a.png", r"transpose\(0, 2, 3, 1\)"),
+        (solid(10, channels=2), "a.png", r"pass \(n, h, w, 1\) or \(n, h, w, 3\)"),
+        (solid(10)[:0], "a.png", "there are no images"),
+        (np.full((1, 8, 8, 1), np.nan), "a.png", "not finite"),
+        ("a.png", solid(10), "takes the images first"),
+        (solid(10), "a.jpg", "a.jpg does not end with .png"),
+    ],
+)
+def test_what_is_no_picture_is_refused(tmp_path, images, name, message):
+    path = tmp_path / name if isinstance(name, str) else "a.png"
+    with pytest.raises(JcmError, match=message):
+        grids.save_png(images, path)
+    assert not list(tmp_path.iterdir())

@@ -74,7 +74,7 @@ def _inpaint(model: Model, x: Images, right: Right) -> dict[str, Any]:
     _, nearest = scipy.ndimage.distance_transform_edt(hole, return_indices=True)
     mean = x.copy()
     mean[:, hole] = x[:, ~hole].mean(axis=1, keepdims=True)
-    made = model.edit.inpaint(x, hole, variants=_VARIANTS).images
+    made = model.edit.inpaint(x, hole, variants=_VARIANTS)
 
     def rmse(filled: Images) -> Float[np.ndarray, " n"]:
         error = (filled - np.repeat(x, len(filled) // len(x), axis=0))[:, hole] / 2
@@ -107,7 +107,7 @@ def _super_resolve(model: Model, x: Images, right: Right) -> dict[str, Any]:
             for image in small
         ]
     )
-    made = model.edit.super_resolve(small, variants=_VARIANTS).images
+    made = model.edit.super_resolve(small, variants=_VARIANTS)
     means = made.reshape(-1, half, 2, half, 2, channels).mean(axis=(2, 4))
     error = np.abs(means - np.repeat(small, _VARIANTS, axis=0)).max()
     averages = made.reshape(count, _VARIANTS, *x.shape[1:]).mean(axis=1)
@@ -132,8 +132,8 @@ def _denoise(model: Model, x: Images, right: Right) -> dict[str, Any]:
     ways = {
         "noisy": noisy,
         "gaussian filter": max(filtered, key=psnr),
-        "ours": model.edit.denoise(noisy, sigma=_SIGMA).images,
-        "ours, level estimated": model.edit.denoise(noisy).images,
+        "ours": model.edit.denoise(noisy, sigma=_SIGMA),
+        "ours, level estimated": model.edit.denoise(noisy),
     }
     return {
         way: {"psnr": psnr(made), "right": right(made)} for way, made in ways.items()

@@ -11,9 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jcm.data import images, pictures
+from jcm.data import pictures
 from jcm.model import build
-from jcm.model.editor import Edited
 from jcm.model.model import Model
 from jcm.run import grids
 from jcm.runtime.errors import JcmError
@@ -26,6 +25,8 @@ _VISIBLE = 256
 _PAPER_SIZE = 256
 # A pixel of the model is inpainted if at least this part of it is painted over.
 _PAINTED = 0.05
+# How the page takes images from the model.
+_QUIET: dict[str, Any] = {"output": "uint8", "progress": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,22 +88,28 @@ class Actions:
           common: the settings that all actions share.
           steps: number of steps; for a diffusion model, of points of the noise grid.
         """
-        schedule = build.schedule(self.model.config, self.model.denoiser, steps=steps)
+        model = self.model
+        schedule = build.schedule(model.config, model.denoiser, steps=steps)
         made, time_taken = _timed(
-            lambda: self.model.sample(
-                common.seed, common.count, labels=self._label(common), steps=steps
+            lambda: model.sample(
+                common.count,
+                seed=common.seed,
+                steps=steps,
+                labels=self._label(common),
+                **_QUIET,
             )
         )
         shown = () if schedule.is_ode else schedule.sigmas
         levels = ", ".join(f"{sigma:.3g}" for sigma in shown)
         plural = "s" * (schedule.nfe > 1)
         noise = f" at noise level{plural} {levels}" if levels else ""
-        return self._shown(images.to_uint8(made), time_taken, schedule.nfe, noise)
+        return self._shown(made, time_taken, schedule.nfe, noise)
 
     def picture(self, common: Common) -> UInt8[np.ndarray, "h w 3"]:
         """Samples one image to edit, and enlarges it."""
-        made = self.model.sample(common.seed, 1, labels=self._label(common))
-        return _enlarged(images.to_uint8(made))[0]
+        label = self._label(common)
+        made = self.model.sample(1, seed=common.seed, labels=label, **_QUIET)
+        return _enlarged(made)[0]
 
     def seen(self, given: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
         """Returns a picture of any size as the model sees it, enlarged."""
@@ -113,8 +120,8 @@ class Actions:
 
         It has the colour that is closer to the corners of samples.
         """
-        made = self.model.sample(0, 8)[:, [0, 0, -1, -1], [0, -1, 0, -1]]
-        colour = 255 if np.mean(made) > 0 else 0
+        made = self.model.sample(8, **_QUIET)[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+        colour = 255 if np.mean(made) > 127.5 else 0
         return np.full((_VISIBLE, _VISIBLE, 3), colour, np.uint8)
 
     def stroke_sigma(self) -> float:
@@ -177,12 +184,13 @@ class Actions:
         chosen = self._label(common)
         options = {} if chosen is None else {"labels": chosen}
         seeds, count = (common.seed, other), max(common.count, 2)
-        edited, time_taken = _timed(
-            lambda: self.model.edit.interpolate(seeds, count, **options)
+        made, time_taken = _timed(
+            lambda: self.model.edit.interpolate(seeds, count, **options, **_QUIET)
         )
-        shown = self._shown(edited.pixels, time_taken, edited.nfe)
+        evaluations = len(self.model.edit.sigmas("interpolate"))
+        shown = self._shown(made, time_taken, evaluations)
         scale = -(-_VISIBLE // (2 * self.size))
-        strip = grids.grid(edited.pixels, columns=len(edited.pixels), scale=scale)
+        strip = grids.grid(made, columns=len(made), scale=scale)
         return dataclasses.replace(shown, pictures=[strip])
 
     def _edit(
@@ -192,20 +200,23 @@ class Actions:
         given: UInt8[np.ndarray, "1 h w c"],
         *,
         before: UInt8[np.ndarray, "1 h2 w2 c2"],
+        sigmas: tuple[float, ...] | None = None,
         **options: Any,
     ) -> Shown:
         """Runs an edit; shows the results after the picture they were made from."""
-        routine: Callable[..., Edited] = getattr(self.model.edit, task)
-        edited, time_taken = _timed(
-            lambda: routine(
+        levels = sigmas or self.model.edit.sigmas(task)
+        made, time_taken = _timed(
+            lambda: getattr(self.model.edit, task)(
                 given,
                 seed=common.seed,
                 variants=common.count,
+                sigmas=levels,
                 labels=self._label(common),
                 **options,
+                **_QUIET,
             )
         )
-        shown = self._shown(edited.pixels, time_taken, edited.nfe)
+        shown = self._shown(made, time_taken, len(levels))
         return dataclasses.replace(shown, pictures=_enlarged(before) + shown.pictures)
 
     def _given(

@@ -1,0 +1,97 @@
+"""Picture files, read as a model takes them: `jcm.open_pictures`."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from absl import logging
+from jaxtyping import Float
+from PIL import Image
+
+from jcm.data import images, pictures
+from jcm.model.model import Model
+from jcm.runtime.arguments import explained
+from jcm.runtime.errors import JcmError, one_line
+
+Path = str | os.PathLike
+
+
+@explained
+def open_pictures(
+    paths: Path | Sequence[Path], model: Model, *, size: int | None = None
+) -> Float[np.ndarray, "n h w c"]:
+    """Reads picture files as images that a model can edit.
+
+    Each picture is turned upright, placed on white, cut to its central square, resized,
+    and converted to colour or grey. The conversion is logged.
+
+    Args:
+      paths: a file, a folder, whose pictures are read in the order of their names, or
+        a list of files.
+      model: the model, which decides the size and the channels.
+      size: height and width of the result; by default those of the model. Some edits
+        take smaller images.
+
+    Returns:
+      Images in [-1, 1].
+
+    Raises:
+      JcmError: if a file cannot be read, or if there is none.
+    """
+    arch = model.denoiser.network.arch
+    several = isinstance(paths, Sequence) and not isinstance(paths, str)
+    found = list(map(pathlib.Path, paths)) if several else find(paths)
+    if not found:
+        raise JcmError("there are no pictures: name at least one file")
+    pixels = [
+        read(path, size or arch.image_size, arch.image_channels) for path in found
+    ]
+    return images.to_float(np.stack(pixels))
+
+
+def find(place: Path) -> list[pathlib.Path]:
+    """Returns the pictures in a folder, sorted by name, or the one picture.
+
+    Raises:
+      JcmError: if a folder has no pictures.
+    """
+    path = pathlib.Path(place).expanduser()
+    if not path.is_dir():
+        return [path]
+    found = sorted(each for each in pictures.find(path) if each.parent == path)
+    if not found:
+        raise JcmError(f"no pictures in {path}: name another folder")
+    return found
+
+
+def read(path: pathlib.Path, size: int, channels: int) -> np.ndarray:
+    """Reads the central square of a picture as uint8, and logs how it is converted.
+
+    Raises:
+      JcmError: if the file cannot be read.
+    """
+    with opened(path) as file:
+        found = (file.mode, *file.size)
+        pixels = pictures.to_square(file, size, channels)
+    used = ("RGB" if channels == 3 else "L", size, size)
+    if found != used:
+        logging.info("%s: converting %s %dx%d to %s %dx%d", path, *found, *used)
+    return pixels
+
+
+@contextlib.contextmanager
+def opened(path: pathlib.Path) -> Iterator[Image.Image]:
+    """Opens a picture file, and explains any error within.
+
+    Raises:
+      JcmError: if the file cannot be read.
+    """
+    try:
+        with Image.open(path.expanduser()) as file:
+            yield file
+    # Pillow's decoders raise many types of exception for broken files.
+    except Exception as error:
+        reason = one_line(error)
+        raise JcmError(f"cannot read {path} ({reason}): use another picture") from error

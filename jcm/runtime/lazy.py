@@ -1,0 +1,32 @@
+"""Public names of a package that are imported when they are first used."""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def namespace(
+    package: str, defined_in: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Returns the functions `__getattr__` and `__dir__` of a package.
+
+    Args:
+      package: its name.
+      defined_in: for each public name the module that defines it; for a module of the
+        package, the name of the module itself.
+    """
+
+    def find(name: str) -> Any:
+        if name not in defined_in:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module = importlib.import_module(defined_in[name])
+        is_module = defined_in[name] == f"{package}.{name}"
+        found = module if is_module else getattr(module, name)
+        setattr(sys.modules[package], name, found)
+        return found
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *defined_in})
+
+    return find, names
