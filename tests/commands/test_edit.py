@@ -195,7 +195,7 @@ def test_benchmark_of_editing_measures(student, monkeypatch):
     assert inpaint["ours, best of 8"]["rmse"] < inpaint["ours, all"]["rmse"]
     ways = found["denoise"]
     assert ways["gaussian filter"]["psnr"] > ways["noisy"]["psnr"] > 5
-    monkeypatch.setattr(editing, "_RUN", SimpleNamespace(value=workdir))
     monkeypatch.setattr(editing.distributed, "initialize", lambda _: None)
+    arguments = SimpleNamespace(workdir=str(workdir), held_out="train[1790:]")
     with pytest.raises(JcmError, match="was trained on all of its data: train on a pa"):
-        editing.main(["program"])
+        editing.main(arguments)

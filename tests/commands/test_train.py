@@ -254,7 +254,7 @@ def test_folders_of_other_programs_raise(tiny, tmp_path):
         ({"model.ch_mult": (1, 1, 1, 1, 1)}, "is not divisible by 16"),
         ({"sample.labels": (1,)}, "unconditional"),
         ({"sample.sigmas": (1.0, 80.0)}, "must descend"),
-        ({"sample.sigmas": (80.0, float("nan"))}, "must descend"),
+        ({"sample.sigmas": (80.0, float("nan"))}, "must be above 0"),
         ({"eval.scores": ("fidd",)}, "'fidd' is unknown"),
         ({"eval.scores": ("fid",), "weights": "/nowhere"}, "6726825d.pth is missing"),
         (

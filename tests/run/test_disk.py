@@ -88,7 +88,7 @@ def test_the_disk_is_full_while_training(teacher, data_dir, tmp_path, limit):
     _assert_one_line(done, "free some space", str(run))
     assert checkpoints.Checkpoints(run).latest_step == 8
     assert all(path.read_bytes() == content for path, content in before.items())
-    assert load(run).kind == "edm"
+    assert load(run).kind == "diffusion"
 
 
 def test_the_disk_is_full_while_downloading(tmp_path):
