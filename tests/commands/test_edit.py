@@ -1,6 +1,6 @@
 """Tests of editing picture files with the command."""
 
-from types import SimpleNamespace
+import argparse
 
 import folders
 import numpy as np
@@ -196,6 +196,6 @@ def test_benchmark_of_editing_measures(student, monkeypatch):
     ways = found["denoise"]
     assert ways["gaussian filter"]["psnr"] > ways["noisy"]["psnr"] > 5
     monkeypatch.setattr(editing.distributed, "initialize", lambda _: None)
-    arguments = SimpleNamespace(workdir=str(workdir), held_out="train[1790:]")
+    arguments = argparse.Namespace(workdir=str(workdir), held_out="train[1790:]")
     with pytest.raises(JcmError, match="was trained on all of its data: train on a pa"):
         editing.main(arguments)
