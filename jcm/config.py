@@ -8,7 +8,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jcm import methods
 from jcm.runtime.errors import JcmError, did_you_mean, one_line
 from jcm.runtime.fields import Field, Section
 from jcm.runtime.fields import flatten as flatten_fields
@@ -286,6 +285,8 @@ def sections(method: str) -> Section:
     Raises:
       JcmError: if there is no such method.
     """
+    from jcm import methods  # imports JAX, which the list of configs does not need
+
     recipe = methods.recipe(method)
     return {
         "method": Field(method, f"training method: {', '.join(methods.NAMES)}"),

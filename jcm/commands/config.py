@@ -11,7 +11,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jcm import config as config_lib
-from jcm import methods
 from jcm.commands import cli, parsing
 from jcm.runtime.errors import JcmError, did_you_mean
 from jcm.runtime.fields import Field
@@ -85,6 +84,8 @@ def unknown(name: str, config: ConfigDict) -> JcmError:
             f"config.{name} is a section: name one of its fields, such as"
             f" config.{inside[0]}"
         )
+    from jcm import methods
+
     others = [
         method
         for method in methods.NAMES

@@ -301,6 +301,7 @@ finally:
         return set(ast.literal_eval(done.stderr))
 
     assert imported("train", "--help") == set()
+    assert imported("config") == set()
     assert imported("config", _DIGITS) <= {"jax", "flax"}
 
 
