@@ -12,6 +12,9 @@ from jcm.runtime.errors import JcmError
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
+# Types of more letters are left out of what `help` shows.
+_READABLE = 40
+
 # What other libraries call an argument.
 _ALSO_CALLED = {
     "count": ("n", "num", "num_images", "num_samples", "batch_size", "size"),
@@ -48,6 +51,7 @@ def explained(function: _Function) -> _Function:
         _check(function.__name__, signature, args, keywords)
         return function(*args, **keywords)
 
+    wrapper.__signature__ = _readable(signature)  # type: ignore[attr-defined]
     return wrapper  # type: ignore[return-value]
 
 
@@ -93,11 +97,22 @@ def fields_as_keywords(
             }
             return function(*args, **{name: options(**given)}, **keywords)
 
-        wrapper.__signature__ = signature
+        wrapper.__signature__ = _readable(signature)  # type: ignore[attr-defined]
         wrapper.__doc__ = _with_attributes(inspect.getdoc(function), name, options)
         return wrapper  # type: ignore[return-value]
 
     return decorate
+
+
+def _readable(signature: inspect.Signature) -> inspect.Signature:
+    """Returns a signature without the long types that `help` would spell out."""
+    parameters = [
+        each
+        if len(inspect.formatannotation(each.annotation)) <= _READABLE
+        else each.replace(annotation=inspect.Parameter.empty)
+        for each in signature.parameters.values()
+    ]
+    return signature.replace(parameters=parameters)
 
 
 def _with_attributes(text: str | None, name: str, options: type) -> str | None:
