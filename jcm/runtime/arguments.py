@@ -98,7 +98,9 @@ def fields_as_keywords(
             return function(*args, **{name: options(**given)}, **keywords)
 
         wrapper.__signature__ = _readable(signature)  # type: ignore[attr-defined]
-        wrapper.__doc__ = _with_attributes(inspect.getdoc(function), name, options)
+        text, described = inspect.getdoc(function), inspect.getdoc(options)
+        if text and described:
+            wrapper.__doc__ = with_attributes(text, name, described)
         return wrapper  # type: ignore[return-value]
 
     return decorate
@@ -115,10 +117,16 @@ def _readable(signature: inspect.Signature) -> inspect.Signature:
     return signature.replace(parameters=parameters)
 
 
-def _with_attributes(text: str | None, name: str, options: type) -> str | None:
-    """Returns a docstring with the attributes of a class in place of an argument."""
-    _, _, attributes = (inspect.getdoc(options) or "").partition("Attributes:\n")
-    return text and re.sub(
+def with_attributes(text: str, name: str, described: str) -> str:
+    """Returns a docstring that describes attributes in place of one argument.
+
+    Args:
+      text: the docstring of a function.
+      name: of the argument.
+      described: the docstring of a class, which ends with its attributes.
+    """
+    _, _, attributes = described.partition("Attributes:\n")
+    return re.sub(
         rf"^  {name}: .*(\n    .*)*",
         lambda _: attributes.rstrip(),
         text,
