@@ -14,7 +14,7 @@ namespaces hold the parts: `jcm.methods`, `jcm.networks`, `jcm.diffusion` and
 
 from typing import TYPE_CHECKING
 
-from jcm.runtime import lazy
+from jcm.runtime import lazy as _lazy
 
 if TYPE_CHECKING:
     from jcm import config as config
@@ -55,4 +55,4 @@ _DEFINED_IN = {
     "networks": "jcm.networks",
 }
 __all__ = ["__version__", *_DEFINED_IN]
-__getattr__, __dir__ = lazy.namespace(__name__, _DEFINED_IN)
+__getattr__, __dir__ = _lazy.namespace(__name__, _DEFINED_IN)

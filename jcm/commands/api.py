@@ -109,8 +109,9 @@ def evaluate(
       data: the real images, as `jcm.train` takes them; by default those that the model
         was trained on.
       class_names: names of the classes of arrays or of a source, see `jcm.train`.
-      scores: names of scores, such as "fid"; `config.eval.scores` lists all. By default
-        those of the model's config.
+      scores: one or several of "fid", "sfid", "kid", "inception_score",
+        "precision_recall", "density_coverage", "fd_dinov2", "fd_efficientnet_lite0" and
+        "classifier"; by default those of the model's config.
       num_images: number of samples; by default that of the model's config.
       seed: determines the samples.
       steps: number of steps, see `Model.sample`.

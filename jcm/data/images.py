@@ -6,10 +6,17 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jcm.runtime.arrays import AnyArray
+from jcm.runtime.errors import JcmError
 
 
 def to_float(images: UInt8[AnyArray, "*b h w c"]) -> Float[AnyArray, "*b h w c"]:
-    """Maps 0..255 linearly onto [-1, 1], on the device or the host of the images."""
+    """Maps 0..255 linearly onto [-1, 1], on the device or the host of the images.
+
+    Raises:
+      JcmError: if the images are not uint8.
+    """
+    if images.dtype != np.uint8:
+        raise JcmError(f"to_float takes uint8 images, not {images.dtype}")
     xp = jnp if isinstance(images, jax.Array) else np
     return images.astype(xp.float32) / 127.5 - 1.0
 
@@ -19,6 +26,11 @@ def to_uint8(images: Float[AnyArray, "*b h w c"]) -> UInt8[AnyArray, "*b h w c"]
 
     This is the exact inverse of `to_float`. The original code truncates instead, which
     darkens images by half a level; every score of this project uses rounding.
+
+    Raises:
+      JcmError: if the images are not floats.
     """
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise JcmError(f"to_uint8 takes floats in [-1, 1], not {images.dtype}")
     xp = jnp if isinstance(images, jax.Array) else np
     return xp.round((xp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(xp.uint8)

@@ -22,10 +22,11 @@ from jcm.runtime import arrays
 from jcm.runtime.arrays import AnyArray
 
 Callback = Callable[[int, float, Float[np.ndarray, "b h w c"]], Any]
-"""(step, sigma, images) -> anything, after each step of each batch. `step` counts from
-1; `sigma` is the noise level at which the step begins. `images` are the clean images
-that a consistency model makes in this step, or the points on the trajectory that the
-step of a diffusion model leads to, at the next lower noise level.
+"""A function of (step, sigma, images), called after each step of each batch.
+
+`step` counts from 1; `sigma` is the noise level at which the step begins. `images` are
+the clean images that a consistency model makes in this step, or the points on the
+trajectory that the step of a diffusion model leads to, at the next lower noise level.
 """
 
 

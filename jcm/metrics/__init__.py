@@ -28,7 +28,7 @@ module has one score, or what scores need:
 
 from typing import TYPE_CHECKING
 
-from jcm.runtime import lazy
+from jcm.runtime import lazy as _lazy
 
 if TYPE_CHECKING:
     from jcm.metrics import classifier as classifier
@@ -58,6 +58,6 @@ __all__ = [
     "statistics",
     "weights",
 ]
-__getattr__, __dir__ = lazy.namespace(
+__getattr__, __dir__ = _lazy.namespace(
     __name__, {name: f"{__name__}.{name}" for name in __all__}
 )

@@ -10,6 +10,7 @@ from jcm import networks
 from jcm.model import card, folder
 from jcm.model.model import Model
 from jcm.pretrained import diffusers_folder
+from jcm.runtime.arguments import explained
 from jcm.runtime.errors import JcmError
 
 FORMS = ("jcm", "diffusers")
@@ -18,6 +19,7 @@ FORMS = ("jcm", "diffusers")
 _SECTIONS = ("method", "noise", "model", "sample")
 
 
+@explained
 def save(
     model: Model,
     path: str | os.PathLike,

@@ -48,7 +48,6 @@ __all__ = [
     "ncsnpp",
 ]
 
-# A nested dict of float32 arrays.
 Params = dict[str, Any]
 """Parameters of a network: a nested dict of arrays."""
 

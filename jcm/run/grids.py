@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from jcm.data import inputs
 from jcm.data.inputs import ImagesLike
 from jcm.runtime import files
+from jcm.runtime.arguments import explained
 from jcm.runtime.errors import JcmError
 
 _VISIBLE = 32  # pixels; smaller images are enlarged to at least this size
@@ -77,6 +78,7 @@ def captioned(
     return np.concatenate([*columns, _canvas(height, _MARGIN)], axis=1)
 
 
+@explained
 def save_png(
     images: ImagesLike,
     path: str | os.PathLike,

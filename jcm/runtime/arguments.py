@@ -12,6 +12,9 @@ from jcm.runtime.errors import JcmError
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
+# Types of more letters are left out of what `help` shows.
+_READABLE = 40
+
 # What other libraries call an argument.
 _ALSO_CALLED = {
     "count": ("n", "num", "num_images", "num_samples", "batch_size", "size"),
@@ -48,6 +51,7 @@ def explained(function: _Function) -> _Function:
         _check(function.__name__, signature, args, keywords)
         return function(*args, **keywords)
 
+    wrapper.__signature__ = _readable(signature)  # type: ignore[attr-defined]
     return wrapper  # type: ignore[return-value]
 
 
@@ -93,17 +97,36 @@ def fields_as_keywords(
             }
             return function(*args, **{name: options(**given)}, **keywords)
 
-        wrapper.__signature__ = signature
-        wrapper.__doc__ = _with_attributes(inspect.getdoc(function), name, options)
+        wrapper.__signature__ = _readable(signature)  # type: ignore[attr-defined]
+        text, described = inspect.getdoc(function), inspect.getdoc(options)
+        if text and described:
+            wrapper.__doc__ = with_attributes(text, name, described)
         return wrapper  # type: ignore[return-value]
 
     return decorate
 
 
-def _with_attributes(text: str | None, name: str, options: type) -> str | None:
-    """Returns a docstring with the attributes of a class in place of an argument."""
-    _, _, attributes = (inspect.getdoc(options) or "").partition("Attributes:\n")
-    return text and re.sub(
+def _readable(signature: inspect.Signature) -> inspect.Signature:
+    """Returns a signature without the long types that `help` would spell out."""
+    parameters = [
+        each
+        if len(inspect.formatannotation(each.annotation)) <= _READABLE
+        else each.replace(annotation=inspect.Parameter.empty)
+        for each in signature.parameters.values()
+    ]
+    return signature.replace(parameters=parameters)
+
+
+def with_attributes(text: str, name: str, described: str) -> str:
+    """Returns a docstring that describes attributes in place of one argument.
+
+    Args:
+      text: the docstring of a function.
+      name: of the argument.
+      described: the docstring of a class, which ends with its attributes.
+    """
+    _, _, attributes = described.partition("Attributes:\n")
+    return re.sub(
         rf"^  {name}: .*(\n    .*)*",
         lambda _: attributes.rstrip(),
         text,

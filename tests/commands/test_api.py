@@ -94,10 +94,7 @@ def test_a_folder_and_a_name_of_a_config(tiny, arrays, tmp_path, monkeypatch):
             lambda c, x: jcm.train(c, workdir="x", class_names="ab"),
             "pass data=..., too",
         ),
-        (
-            lambda c, x: jcm.train("none.py", data=x),
-            "there is no config none.py: `jcm config",
-        ),
+        (lambda c, x: jcm.train("none.py", data=x), "there is no config none.py: `jcm"),
     ],
 )
 def test_wrong_calls_name_the_remedy(

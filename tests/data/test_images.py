@@ -1,10 +1,12 @@
 """Tests of the conversion between pixels and floats."""
 
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
 from jcm.data.images import to_float, to_uint8
+from jcm.runtime.errors import JcmError
 
 
 @pytest.mark.parametrize("xp", [np, jnp])
@@ -23,3 +25,13 @@ def test_floats_are_clipped_and_rounded(xp):
     numbers = [-3, -1, -1 + 0.4 * step, -1 + 0.6 * step, 1 - 0.6 * step, 1.0, 7]
     pixels = to_uint8(xp.asarray(numbers, np.float32).reshape(1, 1, 7, 1))
     np.testing.assert_array_equal(pixels.ravel(), [0, 0, 0, 1, 254, 255, 255])
+
+
+def test_the_other_type_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(
+        JcmError, match=r"to_uint8 takes floats in \[-1, 1\], not uint8"
+    ):
+        to_uint8(np.zeros((1, 1, 1, 1), np.uint8))
+    with pytest.raises(JcmError, match="to_float takes uint8 images, not float32"):
+        to_float(np.zeros((1, 1, 1, 1), np.float32))

@@ -8,10 +8,9 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from jcm.commands.benchmark import speed
-from jcm.networks import layers
+from jcm.networks import Conditions, layers
 from jcm.runtime import flops
 from jcm.runtime.errors import JcmError
-from jcm.training import program as program_lib
 
 
 def _count(function, *shapes):
@@ -87,18 +86,19 @@ def test_the_count_equals_that_of_the_compiler():
 def test_the_count_of_a_step_does_not_depend_on_micro_batches_or_devices(tiny):
     def count(**changes):
         config = tiny("digits_cd", **changes)
-        made = program_lib.create(config, 1000)
+        made = speed._program(config, jax.devices())
         return flops.count(made.traced.jaxpr)
 
     whole = count()
     assert count(**{"train.accumulate": 2}) == whole
     assert count(**{"mesh.fsdp": 4}) == whole
     # Twice the teacher, once the target, and three times the student: 6 networks.
-    config = tiny("digits_cd")
-    made = program_lib.create(config, 1000)
+    made = speed._program(tiny("digits_cd"), jax.devices())
     x = jax.ShapeDtypeStruct((16, 8, 8, 1), jnp.float32)
     sigma = jax.ShapeDtypeStruct((16,), jnp.float32)
-    once = flops.count(jax.jit(made.network).trace(made.network.shapes, x, sigma).jaxpr)
+    network = made.network
+    traced = jax.jit(network).trace(network.shapes, x, Conditions(sigma))
+    once = flops.count(traced.jaxpr)
     assert whole == pytest.approx(6 * once, rel=0.02)
 
 
@@ -115,7 +115,8 @@ def test_counts_of_the_published_networks():
         labels = (
             jax.ShapeDtypeStruct((1,), jnp.int32) if network.arch.num_classes else None
         )
-        program = jax.jit(network).trace(network.shapes, x, sigma, labels)
+        given = Conditions(sigma, labels)
+        program = jax.jit(network).trace(network.shapes, x, given)
         assert flops.count(program.jaxpr) / 1e9 == pytest.approx(giga, rel=0.01)
 
 

@@ -93,7 +93,7 @@ def test_two_processes_make_the_same_run_as_one(student, tmp_path, monkeypatch):
     score.prepare()
     port = _free_port()
     changes = {
-        "teachers": config.teachers.to_dict(),
+        "teachers.diffusion": config.teachers.diffusion,
         "eval.scores": "('fd_efficientnet_lite0',)",
         "eval.num_images": 64,
         "program": [stand_in.__file__],
