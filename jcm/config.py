@@ -35,7 +35,11 @@ _INIT = {
 }
 
 _DATA = {
-    "name": Field("cifar10", "data set: cifar10, digits or image_folder"),
+    "name": Field(
+        "cifar10",
+        "data set: cifar10, digits or image_folder; arrays for what was passed to"
+        " jcm.train",
+    ),
     "path": Field("", "folder of images for image_folder, or the archive of cifar10"),
     "split": Field("train", "part to train on and compare with, such as train[:90%]"),
     "dir": Field(

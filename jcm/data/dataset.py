@@ -25,7 +25,7 @@ BUILDERS = {
 }
 
 # The name of data that a program passes, which is not stored.
-GIVEN = "given"
+GIVEN = "arrays"
 
 Batch = dict[str, UInt8[np.ndarray, "n h w c"] | Int32[np.ndarray, " n"]]
 

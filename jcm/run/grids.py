@@ -3,7 +3,8 @@
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -92,8 +93,9 @@ def save_png(
 
     Args:
       images: uint8 arrays or floats in [-1, 1], (n, h, w, c) or (h, w, c), a Pillow
-        image, or a list of them. Floats that are a little outside are clipped. If none
-        is below 0, a warning says that they are taken to be in [-1, 1].
+        image, or a list of them. A list of batches, such as a trajectory, has a row for
+        each. Floats that are a little outside are clipped. If none is below 0, a
+        warning says that they are taken to be in [-1, 1].
       path: of the file; it ends with .png.
       columns: pictures per row; by default about the number of rows.
       scale: the whole number to enlarge by, without smoothing. By default, small
@@ -109,6 +111,9 @@ def save_png(
     path = pathlib.Path(path).expanduser()
     if path.suffix.lower() != ".png":
         raise JcmError(f"{path} does not end with .png: save_png writes PNG files")
+    if isinstance(images, Sequence) and images and _is_batch(images[0]):
+        columns = columns or len(images[0])
+        images = [image for batch in images for image in batch]
     pixels = inputs.as_pixels(images)
     n, h, w, _ = pixels.shape
     if scale is None:
@@ -118,6 +123,11 @@ def save_png(
     picture = grid(pixels, columns, scale, pad=int(n > 1))
     with files.replacing(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
+
+
+def _is_batch(images: Any) -> bool:
+    """Returns whether images are several, and not a single one."""
+    return isinstance(images, Sequence) or np.ndim(images) == 4
 
 
 def _canvas(height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:

@@ -44,7 +44,7 @@ def test_training_on_arrays_equals_training_on_the_stored_images(
     images, labels = arrays
     with pytest.raises(jcm.JcmError, match="run on other data .fingerprint"):
         jcm.train(config, workdir=tmp_path / "part", data=(images[::-1], labels))
-    with pytest.raises(jcm.JcmError, match="data.name='given', not 'digits'"):
+    with pytest.raises(jcm.JcmError, match="data.name='arrays', not 'digits'"):
         jcm.train(config, workdir=tmp_path / "part")
     with pytest.raises(jcm.JcmError, match="the data was passed to jcm.train; pass it"):
         evaluate_lib.evaluate(record.config, tmp_path / "part")

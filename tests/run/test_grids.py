@@ -137,6 +137,14 @@ def test_all_kinds_of_images_make_the_same_png(tmp_path, caplog):
         grids.save_png(given, paths[-1])
     assert len({path.read_bytes() for path in paths}) == 1
     assert not caplog.text
+    # A list of batches has a row for each.
+    wide = [pixels, pixels[:2], pixels[2:]]
+    for rows in (wide, [pillow, pillow[:2], pillow[2:]]):
+        grids.save_png(rows, tmp_path / "rows.png", scale=1)
+        grids.save_png(
+            np.tile(pixels, (2, 1, 1, 1)), tmp_path / "a.png", columns=3, scale=1
+        )
+        assert (tmp_path / "rows.png").read_bytes() == (tmp_path / "a.png").read_bytes()
     colour = Image.new("RGB", (8, 8), (10, 20, 30))
     grids.save_png([pillow[0], colour], tmp_path / "mixed.png", scale=1)
     mixed = np.asarray(Image.open(tmp_path / "mixed.png"))
