@@ -147,7 +147,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     except OSError as error:
         raise JcmError(
             f"cannot write {path} ({error.strerror or error}): free some space, or use"
-            " another --workdir"
+            " another folder"
         ) from error
     finally:
         with contextlib.suppress(OSError):
