@@ -157,13 +157,12 @@ def test_two_processes_make_the_same_run_as_one(student, tmp_path, monkeypatch):
 _SHARES = """
 import sys
 import jax, numpy as np
-from absl import flags
 from jcm import config as config_lib, data
 from jcm.runtime import distributed, sharding
-flags.FLAGS(sys.argv[:-1])
+coordinator, process, folder = sys.argv[1:]
 config = config_lib.load("configs/digits_edm.py:smoke")
-config.data.dir = sys.argv[-1]
-distributed.initialize(config)
+config.data.dir = folder
+distributed.initialize(config, coordinator, 2, int(process))
 place = sharding.batch(sharding.make_mesh())
 stream = data.batches(data.load(config.data), 10, seed=3, flip=False, workers=0,
     rows=sharding.rows(place, 10))
@@ -171,7 +170,7 @@ stream = data.batches(data.load(config.data), 10, seed=3, flip=False, workers=0,
 images = np.concatenate([next(stream)["image"] for _ in range(180)])
 everyone = distributed.gather(images)
 if jax.process_index() == 0:
-    np.save(sys.argv[-1] + "/shares.npy", everyone)
+    np.save(folder + "/shares.npy", everyone)
 """
 
 
@@ -180,8 +179,8 @@ def test_the_shares_of_two_processes_make_an_epoch(data_dir, digit_set):
     pair = [
         subprocess.Popen(
             [
-                *(sys.executable, "-c", _SHARES, f"--coordinator=localhost:{port}"),
-                *("--processes=2", f"--process={process}", str(data_dir)),
+                *(sys.executable, "-c", _SHARES, f"localhost:{port}"),
+                *(str(process), str(data_dir)),
             ],
             env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
         )
