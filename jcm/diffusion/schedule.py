@@ -55,7 +55,8 @@ class Schedule:
     def title(self) -> str:
         """A short description for captions and tables, such as "2 steps"."""
         if not self.is_ode:
-            return f"{self.nfe} step" + "s" * (self.nfe > 1)
+            how = "" if self.solver == "consistency" else f" by {self.solver}"
+            return f"{self.nfe} step{'s' * (self.nfe > 1)}{how}"
         return f"{self.solver.capitalize()}, {self.nfe} evaluations"
 
     def steps(self, floor: float) -> list[tuple[float, float, str]]:

@@ -232,7 +232,12 @@ _SETTINGS = distances.SETTINGS | {
         0.9, "adaptive: EMA rate of the target at the start", above=0, below=1
     ),
 }
-TRAINING = Recipe(create=_create, denoiser=_denoiser, settings=_SETTINGS)
+TRAINING = Recipe(
+    create=_create,
+    denoiser=_denoiser,
+    settings=_SETTINGS,
+    uses_num_steps=lambda config: config.loss.scales == "adaptive",
+)
 """The method `ct`."""
 DISTILLATION = Recipe(
     create=_create,
@@ -241,5 +246,6 @@ DISTILLATION = Recipe(
     | {"solver": Field("heun", "ODE solver of the teacher: heun or euler")},
     teachers={_TEACHER: "diffusion"},
     begins_with=_TEACHER,
+    uses_num_steps=lambda config: config.loss.scales == "adaptive",
 )
 """The method `cd`."""

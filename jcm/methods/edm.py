@@ -92,6 +92,7 @@ def _create(config: Any, network: Network, teachers: Mapping[str, Denoiser]) -> 
 RECIPE = Recipe(
     create=_create,
     denoiser=_denoiser,
+    uses_num_steps=lambda config: False,
     settings={
         "p_mean": Field(-1.2, "mean of ln(sigma)"),
         "p_std": Field(1.2, "standard deviation of ln(sigma)", least=0),

@@ -187,6 +187,8 @@ class Recipe:
         its name. `config.teachers` has a field for each.
       begins_with: the teacher whose weights the student begins with, which must have
         the student's network; None for random weights.
+      uses_num_steps: whether the training of a config depends on the length of the
+        run, which may then not change when the run resumes.
     """
 
     create: Callable[[Any, Network, Mapping[str, Denoiser]], Method]
@@ -194,3 +196,4 @@ class Recipe:
     settings: Section
     teachers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     begins_with: str | None = None
+    uses_num_steps: Callable[[Any], bool] = lambda config: True

@@ -100,9 +100,15 @@ def _scores(records: Sequence[dict[str, Any]]) -> str:
 def _means(
     records: Sequence[dict[str, Any]],
 ) -> dict[tuple[str, int], dict[str, float]]:
-    """Returns the scores by way of sampling and number of images, as means of seeds."""
+    """Returns the scores by way of sampling and number of images, as means of seeds.
+
+    Samples with other noise levels may have the same title; the latest count.
+    """
+    latest = {record["samples"]: record.get("sigmas") for record in records}
     values: dict[tuple[str, int], dict[str, list[float]]] = {}
     for record in records:
+        if record.get("sigmas") != latest[record["samples"]]:
+            continue
         row = values.setdefault((record["samples"], record["num_images"]), {})
         for name, value in record["scores"].items():
             row.setdefault(name, []).append(value)

@@ -74,7 +74,11 @@ class Editor:
           JcmError: for a diffusion model.
         """
         if sampler.denoiser.kind != "consistency":
-            raise JcmError("editing needs a consistency model: distil this one first")
+            kind = sampler.denoiser.kind.replace("_", " ")
+            raise JcmError(
+                f"editing needs a consistency model, and this is a {kind} model: train"
+                " one with configs/digits_cd.py, or load another"
+            )
         self._sampler, self._params, self._denoise = sampler, params, denoise
         self._config, self._class_names = config, class_names
         self._shape = sampler.denoiser.image_shape

@@ -23,6 +23,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from jcm import config as config_lib
+from jcm import methods
 from jcm.run import storage
 from jcm.runtime import files, versions
 from jcm.runtime.errors import JcmError, one_line
@@ -175,9 +176,10 @@ def check_same_settings(workdir: str | os.PathLike, config: ConfigDict) -> None:
     for name, before, now in config_lib.differences(
         read(workdir).config, config, ignore=_FREE
     ):
-        # Both curricula depend on the length of the run.
-        fixed = config.loss.get("scales") != "adaptive"
-        if name == "train.num_steps" and fixed and config.optim.schedule != "linear":
+        if name == "train.num_steps" and not (
+            methods.recipe(config.method).uses_num_steps(config)
+            or config.optim.schedule == "linear"
+        ):
             continue
         raise JcmError(
             f"{workdir} holds a run with config.{name}={before!r}, not {now!r}: use"

@@ -104,8 +104,8 @@ def make_train_step(
         (loss, totals), grads = gradient(trained, frozen, examples, state.step)
         if rules.zero_nonfinite:
             grads = jax.tree.map(_without_nonfinite, grads)
-        grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
+        grad_norm = optax.tree.norm(grads[0])
+        finite = jnp.isfinite(optax.tree.norm(grads)) & jnp.isfinite(loss)
         applies = finite if rules.skip_nonfinite else None
         rate = rules.learning_rate(state.step)
         params, opt_state, updates = _optimise(

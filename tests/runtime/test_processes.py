@@ -162,7 +162,8 @@ from jcm.runtime import distributed, sharding
 coordinator, process, folder = sys.argv[1:]
 config = config_lib.load("configs/digits_edm.py:smoke")
 config.data.dir = folder
-distributed.initialize(config, coordinator=coordinator, processes=2, process=int(process))
+where = {"coordinator": coordinator, "processes": 2, "process": int(process)}
+distributed.initialize(config, **where)
 place = sharding.batch(sharding.make_mesh())
 stream = data.batches(data.load(config.data), 10, seed=3, flip=False, workers=0,
     rows=sharding.rows(place, 10))

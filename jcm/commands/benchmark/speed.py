@@ -18,6 +18,7 @@ from jcm.commands.benchmark.measuring import median_seconds, print_json, timed
 from jcm.diffusion.sampler import Sampler
 from jcm.diffusion.schedule import Schedule
 from jcm.methods import Frozen
+from jcm.model import build
 from jcm.runtime import distributed, files, memory
 from jcm.runtime import flops as flops_lib
 from jcm.runtime.errors import JcmError, one_line
@@ -39,7 +40,6 @@ _PEAK = {
 # The number of classes of a class-conditional network, as in ImageNet.
 _CLASSES = 1000
 _TRACED_STEPS = 3
-_SIGMAS = (80.0, 0.821)
 
 
 def measure(
@@ -72,12 +72,14 @@ def measure(
     logging.info("a training step takes %.3g s", train_seconds)
     if profile:
         _write_profile(profile, training)
-    # One sampler, since both schedules run the same compiled step.
+    # One sampler, since all schedules run the same compiled step.
     sampler = Sampler(program.method.denoiser, batch_size=sample_batch)
-    one_step, two_steps = (
-        _sample_seconds(sampler, training.params, sigmas, sample_batch, repeats)
-        for sigmas in (_SIGMAS[:1], _SIGMAS)
-    )
+    seconds = {
+        schedule.title: _sample_seconds(
+            sampler, training.params, schedule, sample_batch, repeats
+        )
+        for schedule in build.default_schedules(config, program.method.denoiser)
+    }
     batch_size = config.train.batch_size
     speed = about["train_flops_per_image"] * batch_size / train_seconds / len(devices)
     peak = _peak(devices[0])
@@ -89,8 +91,9 @@ def measure(
         "train_peak_memory_gib": train_memory,
         "train_flops_per_second_and_device": speed,
         "share_of_bf16_peak": peak and speed / peak,
-        "one_step_images_per_second": sample_batch / one_step,
-        "two_step_images_per_second": sample_batch / two_steps,
+        "sampled_images_per_second": {
+            title: sample_batch / each for title, each in seconds.items()
+        },
         "peak_memory_gib": _peak_memory_gib(),
     }
 
@@ -195,13 +198,13 @@ def _placement(tree: Any) -> Any:
 def _sample_seconds(
     sampler: Sampler,
     params: networks.Params,
-    sigmas: tuple[float, ...],
+    schedule: Schedule,
     count: int,
     repeats: int,
 ) -> float:
-    """Returns the time of sampling a batch with these noise levels."""
+    """Returns the time of sampling a batch."""
     labels = [1] * count if sampler.denoiser.num_classes else None
-    key, schedule = jax.random.key(2), Schedule(sigmas)
+    key = jax.random.key(2)
     return median_seconds(
         lambda: sampler(params, key, range(count), schedule, labels), repeats
     )

@@ -55,7 +55,7 @@ def theme() -> gr.Theme:
 def _about(actions: Actions) -> str:
     """Returns a line that describes the model."""
     model = actions.model
-    kind = "Consistency" if model.kind == "consistency" else "Diffusion"
+    kind = model.kind.replace("_", " ").capitalize()
     size = f"{actions.size}×{actions.size}"
     colour = "colour" if actions.channels == 3 else "grey"
     step = f", {model.step:,} training steps" if model.step is not None else ""
@@ -94,11 +94,11 @@ def _tab(
 def _sample(actions: Actions, common: list[Any]) -> _Tab:
     """Adds the controls of the tab that samples."""
     del common
-    if actions.model.kind == "consistency":
-        steps = gr.Slider(1, _STEPS, 1, step=1, label="Steps")
-    else:
+    if actions.model.kind == "diffusion":
         points = min(actions.model.config.sample.steps, _POINTS)
         steps = gr.Slider(2, _POINTS, points, step=1, label="Points of the noise grid")
+    else:
+        steps = gr.Slider(1, _STEPS, 1, step=1, label="Steps")
     return "Sample", actions.sample, [steps]
 
 
