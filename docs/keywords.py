@@ -1,7 +1,5 @@
 """Shows the fields of a dataclass that a function takes as keyword arguments."""
 
-import ast
-
 import griffe
 
 from jcm.runtime.arguments import with_attributes
@@ -12,8 +10,8 @@ _DECORATOR = "fields_as_keywords"
 class Keywords(griffe.Extension):
     """Does for the site what `jcm.runtime.arguments.fields_as_keywords` does for help.
 
-    A function with this decorator has one argument that is a dataclass; here its fields
-    take the place of the argument, in the signature and in the docstring.
+    A function with this decorator takes the fields of a dataclass as `**options`; here
+    they take the place of `options`, in the signature and in the docstring.
     """
 
     def on_package(
@@ -27,10 +25,8 @@ class Keywords(griffe.Extension):
                     isinstance(call, griffe.ExprCall)
                     and str(call.function) == _DECORATOR
                 ):
-                    first, *rest = call.arguments
-                    path = first.canonical_path  # of the dataclass
-                    name = ast.literal_eval(str(rest[0])) if rest else "options"
-                    _expand(function, name, loader.modules_collection[path])
+                    path = call.arguments[0].canonical_path  # of the dataclass
+                    _expand(function, loader.modules_collection[path])
 
 
 def _functions(parent: griffe.Object):
@@ -44,9 +40,9 @@ def _functions(parent: griffe.Object):
             yield from _functions(member)
 
 
-def _expand(function: griffe.Function, name: str, options: griffe.Class) -> None:
-    """Puts the fields of a dataclass in the place of an argument."""
-    del function.parameters[name]
+def _expand(function: griffe.Function, options: griffe.Class) -> None:
+    """Puts the fields of a dataclass in the place of `**options`."""
+    del function.parameters["options"]
     for field in options.attributes.values():
         function.parameters.add(
             griffe.Parameter(
@@ -58,4 +54,4 @@ def _expand(function: griffe.Function, name: str, options: griffe.Class) -> None
         )
     text, described = function.docstring, options.docstring
     if text and described:
-        text.value = with_attributes(text.value, name, described.value)
+        text.value = with_attributes(text.value, described.value)

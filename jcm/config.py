@@ -96,7 +96,7 @@ _ADM = {
     "resblock_updown": Field(True, "whether residual blocks change the resolution"),
 }
 
-_MODEL = {
+_MODEL: Section = {
     "name": Field("ncsnpp", "architecture: ncsnpp or adm"),
     "class_conditional": Field(False, "whether the network takes class labels"),
     "nf": Field(128, "channels at full resolution, before ch_mult", least=1),
@@ -403,7 +403,7 @@ def _update(config: ConfigDict, values: dict[str, Any]) -> None:
 
 def flatten(tree: ConfigDict | dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns the fields by dotted name, with values as JSON gives them back."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, ConfigDict | dict):
             flat |= flatten(value, f"{prefix}{name}.")

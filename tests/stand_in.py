@@ -5,7 +5,7 @@ As a program, this file runs `jcm.main` with it: python tests/stand_in.py [FLAG 
 
 import runpy
 
-import numpy as np
+import jax.numpy as jnp
 
 from jcm.metrics import networks
 
@@ -23,7 +23,7 @@ def network(name: str = "inception") -> networks.FeatureNetwork:
             "logits": flat[:, :10],
         }
 
-    return networks.FeatureNetwork(name, {"scale": np.full(1, 3, np.float32)}, apply)
+    return networks.FeatureNetwork(name, {"scale": jnp.full(1, 3, jnp.float32)}, apply)
 
 
 def load(name: str, folder: str = "") -> networks.FeatureNetwork:

@@ -81,7 +81,7 @@ def on_devices() -> Iterator[None]:
 
     preemption.exit_on_sigterm()
     # Training, evaluation and every restart compile the same sampler.
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(download.cache("xla")))
     try:
         yield
@@ -181,7 +181,9 @@ def _take(name: str, words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Returns the arguments that change fields of a config, and all others."""
-    overrides, others, lacks_value = [], [], False
+    overrides: list[str] = []
+    others: list[str] = []
+    lacks_value = False
     for word in words:
         is_override = bool(_OVERRIDE.match(word))
         is_value = lacks_value and not re.match("-+[a-z]", word)

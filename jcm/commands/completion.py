@@ -1,6 +1,7 @@
 """Completion of commands, flags and config fields by the shell."""
 
 import argparse
+from typing import Any
 
 import shtab
 
@@ -51,7 +52,8 @@ def _parser() -> argparse.ArgumentParser:
             parents=[parsing.parser(name)],
             add_help=False,
         )
-        for action in parser._actions:
+        actions: list[Any] = parser._actions  # shtab gives them attributes
+        for action in actions:
             if action.metavar in _FILES:
                 action.complete = _FILES[action.metavar]
             if "--config.FIELD" in action.option_strings:

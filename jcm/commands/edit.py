@@ -134,7 +134,8 @@ def _edit_pictures(
     labels = image_labels(config, len(paths), model.denoiser, model.class_names)
     edit_batch = _routine(config, model, request)
     steps = 1 if request.task == "denoise" else len(_levels(model, request))
-    before, after = [], []
+    before: list[Any] = []
+    after: list[Any] = []
     size = max(1, config.sample.batch_size // variants)
     total = len(names) * steps
     with tqdm.tqdm(total=total, desc=request.task, unit="evaluation") as progress:

@@ -73,12 +73,9 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
         )
     dataset = data.load(config.data, config.data.split)
     scorer = Scorer(config, workdir, dataset) if config.eval.scores else None
-    if config.eval.watch:
-        checkpoints = _each_checkpoint(config, workdir)
-    else:
-        checkpoints = [_subjects(config, workdir)]
+    once = [_subjects(config, workdir)]
     table: list[Row] = []
-    for subjects in checkpoints:
+    for subjects in _each_checkpoint(config, workdir) if config.eval.watch else once:
         rows, pictures = _evaluate_subjects(config, scorer, subjects)
         pictures["real images"] = _real_images(config, dataset)
         # The teacher has the same row at every checkpoint.

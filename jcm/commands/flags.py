@@ -57,8 +57,12 @@ class Flag:
             shown = ",".join(map(str, self.default)) if several else self.default
             text += f"; {shown} by default"
         read = _one_of(self.choices) if self.choices else self.read
-        options = {"metavar": self.value, "type": read, "help": text.replace("%", "%%")}
-        options["choices"] = self.choices or None
+        options: dict[str, Any] = {
+            "metavar": self.value,
+            "type": read,
+            "help": text.replace("%", "%%"),
+            "choices": self.choices or None,
+        }
         if self.name.isupper():
             options["nargs"] = "*" if self.many else None
             group.add_argument(self.name.lower(), **options)

@@ -56,7 +56,7 @@ def search(config: ConfigDict, workdir: str | os.PathLike) -> None:
     sign = -1 if higher_is_better else 1
     points = config.search.points
     levels = np.asarray(build.grid(config)(jnp.arange(points), points))
-    sigmas = (float(config.noise.sigma_max),)
+    sigmas: tuple[float, ...] = (float(config.noise.sigma_max),)
     for _ in range(config.search.steps - 1):
         sigmas = _with_next(sigmas, levels, lambda s: sign * value(s, seed))
     searched = value(sigmas, seed)

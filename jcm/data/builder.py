@@ -1,8 +1,10 @@
 """The base of the tfds builders: images with labels, stored in order as PNG."""
 
+import abc
 import hashlib
 import io
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -29,7 +31,7 @@ class Png(tfds.features.Image):
         return np.asarray(Image.open(io.BytesIO(png))).reshape(self.shape)
 
 
-class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class ImageBuilder(tfds.core.GeneratorBasedBuilder):
     """The base of the builders; subclasses define the shape, classes and splits.
 
     Builders are not registered with tfds, which already has a `cifar10` and accepts no
@@ -38,19 +40,25 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     Images keep the order of the source, since the pipeline shuffles them. The metadata
     of a data set maps each split to a hash of its content, which identifies the data
     independently of where it is stored.
-
-    Attributes:
-      image_shape: height, width and channels of every image.
-      class_names: the meaning of the labels 0, 1, ...
     """
 
     VERSION = tfds.core.Version("1.0.0")
 
-    image_shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
+    @property
+    @abc.abstractmethod
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+
+    @property
+    @abc.abstractmethod
+    def class_names(self) -> tuple[str, ...]:
+        """The meaning of the labels 0, 1, ..."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(skip_registration=True, **options)
 
     @classmethod
-    def source(cls, config_data) -> tfds.core.BuilderConfig | None:
+    def source(cls, config_data: Any) -> tfds.core.BuilderConfig | None:
         """Describes the source of a data set; None if the builder has only one.
 
         The name of the result is different for each data set of this builder.
@@ -60,7 +68,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """
         return None
 
-    def _create_builder_config(self, builder_config, version):
+    def _create_builder_config(self, builder_config: Any, version: Any) -> Any:
         # The original method warns of each config that the class does not list.
         return builder_config
 
@@ -90,6 +98,6 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.info.metadata[split] = digest.hexdigest()
 
 
-def source_name(*facts) -> str:
+def source_name(*facts: Any) -> str:
     """Returns a hash of the facts that identify a source, as a name for a folder."""
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -4,6 +4,7 @@ import pathlib
 import pickle
 import tarfile
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -17,13 +18,16 @@ URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
 REMEDY = f"download {URL} and pass --config.data.path=<that file>"
 
+# The private function of numpy that pickled arrays name.
+_RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
+
 SPLITS = {
     "train": tuple(f"data_batch_{i}" for i in range(1, 6)),
     "test": ("test_batch",),
 }
 
 
-class Cifar10(builder.ImageBuilder, skip_registration=True):
+class Cifar10(builder.ImageBuilder):
     """60,000 images of 32x32x3 in 10 classes, with the splits train and test.
 
     `config.data.path` may name the archive or the folder extracted from it, whose hash
@@ -36,7 +40,7 @@ class Cifar10(builder.ImageBuilder, skip_registration=True):
     )
 
     @classmethod
-    def source(cls, config_data) -> tfds.core.BuilderConfig | None:
+    def source(cls, config_data: Any) -> tfds.core.BuilderConfig | None:
         """Describes the present archive or folder; None means the download."""
         if not config_data.path:
             return None
@@ -47,7 +51,9 @@ class Cifar10(builder.ImageBuilder, skip_registration=True):
         key = builder.source_name(str(path), stat.st_size, stat.st_mtime_ns)
         return tfds.core.BuilderConfig(name=key, description=str(path))
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Any]:
         if self.builder_config:
             path = pathlib.Path(self.builder_config.description)
         else:
@@ -89,8 +95,10 @@ def _batch(
             member = next((m for m in archive if m.name.endswith("/" + name)), None)
             if member is None:
                 raise KeyError(f"no {name} in the archive")
-            file = archive.extractfile(member)
-            batch = DataUnpickler(file, encoding="bytes").load()
+            content = archive.extractfile(member)
+            if content is None:
+                raise KeyError(f"{name} in the archive is not a file")
+            batch = DataUnpickler(content, encoding="bytes").load()
     data, labels = batch[b"data"], [int(label) for label in batch[b"labels"]]
     if data.dtype != np.uint8 or not set(labels) <= set(range(10)):
         raise ValueError(f"{data.dtype} pixels, labels up to {max(labels)}")
@@ -108,12 +116,12 @@ class DataUnpickler(pickle.Unpickler):
     _ALLOWED = {
         ("numpy", "dtype"): np.dtype,
         ("numpy", "ndarray"): np.ndarray,
-        ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-        ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+        ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+        ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
         ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
     }
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         """Resolves the few names that are allowed.
 
         Raises:

@@ -5,8 +5,8 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -30,6 +30,17 @@ GIVEN = "arrays"
 Batch = dict[str, UInt8[np.ndarray, "n h w c"] | Int32[np.ndarray, " n"]]
 
 
+@runtime_checkable
+class Records(Protocol):
+    """Records that are read by their number."""
+
+    def __len__(self) -> int:
+        """Returns the number of records."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns a record, with its image and its label."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """One split of a prepared data set.
@@ -48,7 +59,7 @@ class Dataset:
     channels: int
     class_names: tuple[str, ...]
     fingerprint: str
-    _records: Sequence[dict[str, Any]] = dataclasses.field(repr=False, compare=False)
+    _records: Records = dataclasses.field(repr=False, compare=False)
     _keep_decoded: bool = dataclasses.field(repr=False, compare=False)
     # All records, if they are already in memory.
     _in_memory: Batch | None = dataclasses.field(
@@ -130,20 +141,20 @@ def load(config_data: Any, split: str = "train") -> Dataset:
     image_size, _, channels = builder.info.features["image"].shape
     # All splits are hashed, since one split can name several, as train[:10]+test does.
     identity = [config_data.name, split, dict(builder.info.metadata)]
-    identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     decoded_bytes = len(records) * image_size**2 * channels
     return Dataset(
         name=config_data.name,
         image_size=image_size,
         channels=channels,
         class_names=tuple(builder.info.features["label"].names),
-        fingerprint=identity.hexdigest()[:16],
+        fingerprint=digest.hexdigest()[:16],
         _records=records,
         _keep_decoded=decoded_bytes <= config_data.cache_mib * 2**20,
     )
 
 
-def _prepared(config_data) -> builder_lib.ImageBuilder:
+def _prepared(config_data: Any) -> builder_lib.ImageBuilder:
     """Returns the builder of a data set that is prepared on disk."""
     cls = BUILDERS[config_data.name]
     config = cls.source(config_data)

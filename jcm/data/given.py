@@ -93,7 +93,7 @@ def _of_arrays(
     )
 
 
-class _Rows(Sequence):
+class _Rows:
     """The records of a batch in memory."""
 
     def __init__(self, batch: Batch):
@@ -106,7 +106,7 @@ class _Rows(Sequence):
         return {key: value[index] for key, value in self._batch.items()}
 
 
-class _Records(Sequence):
+class _Records:
     """The records of a source as dicts with a checked image and a label."""
 
     def __init__(self, source: Any, image_size: int, channels: int):

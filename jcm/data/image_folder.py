@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import grain
 import numpy as np
@@ -37,7 +38,7 @@ class FolderConfig(tfds.core.BuilderConfig):
     files: list[tuple[pathlib.Path, int]] = dataclasses.field(default_factory=list)
 
 
-class ImageFolder(builder.ImageBuilder, skip_registration=True):
+class ImageFolder(builder.ImageBuilder):
     """The pictures of `config.data.path`, resized to `config.data.image_size`.
 
     Each first-level sub-folder is a class of the pictures in and below it. A folder
@@ -47,7 +48,7 @@ class ImageFolder(builder.ImageBuilder, skip_registration=True):
     """
 
     @classmethod
-    def source(cls, config_data) -> FolderConfig:
+    def source(cls, config_data: Any) -> FolderConfig:
         """Lists the folder, and describes what its pictures are converted to."""
         if not config_data.path:
             raise JcmError(
@@ -85,7 +86,9 @@ class ImageFolder(builder.ImageBuilder, skip_registration=True):
         """The sub-folders in alphabetical order."""
         return self.builder_config.class_names
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Any]:
         readable = _readable(self.builder_config)
         return {"train": self._generate_examples("train", readable)}
 
@@ -135,7 +138,7 @@ def _readable(
         can be read.
     """
 
-    def read(file):
+    def read(file: tuple[pathlib.Path, int]) -> tuple[pathlib.Path, int, Any]:
         path, label = file
         try:
             return path, label, pictures.read(path, config.image_size, config.channels)
@@ -144,7 +147,7 @@ def _readable(
             return path, label, error
 
     # Pillow releases the GIL while it decodes, so that threads use all cores.
-    threads = os.cpu_count()
+    threads = os.cpu_count() or 1
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8 * threads)
     reader = grain.MapDataset.source(config.files).map(read).to_iter_dataset(options)
     broken = []

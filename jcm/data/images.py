@@ -1,15 +1,19 @@
 """Conversion of pixel values between uint8 and float32 in [-1, 1]."""
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
+_Array = TypeVar("_Array", Array, np.ndarray, AnyArray)
 
-def to_float(images: UInt8[AnyArray, "*b h w c"]) -> Float[AnyArray, "*b h w c"]:
+
+def to_float(images: UInt8[_Array, "*b h w c"]) -> Float[_Array, "*b h w c"]:
     """Maps 0..255 linearly onto [-1, 1], on the device or the host of the images.
 
     Raises:
@@ -21,7 +25,7 @@ def to_float(images: UInt8[AnyArray, "*b h w c"]) -> Float[AnyArray, "*b h w c"]
     return images.astype(xp.float32) / 127.5 - 1.0
 
 
-def to_uint8(images: Float[AnyArray, "*b h w c"]) -> UInt8[AnyArray, "*b h w c"]:
+def to_uint8(images: Float[_Array, "*b h w c"]) -> UInt8[_Array, "*b h w c"]:
     """Clips to [-1, 1] and rounds to the nearest of 0..255, ties to even.
 
     This is the exact inverse of `to_float`. The original code truncates instead, which

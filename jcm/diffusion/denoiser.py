@@ -94,7 +94,7 @@ class Denoiser:
         return self.precond(network, x, sigma)
 
     def as_labels(
-        self, labels: Sequence[int] | AnyArray | None, count: int
+        self, labels: Sequence[int | str] | AnyArray | None, count: int
     ) -> Int[AnyArray, " n"] | None:
         """Returns the labels of `count` images as int32, checked against the classes.
 

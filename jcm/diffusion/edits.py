@@ -177,7 +177,7 @@ def slerp(
         shortest.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    cosine = np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))
+    cosine = float(np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
     angle = math.acos(min(max(cosine, -1.0), 1.0))
     if angle > math.pi - 1e-6:
         raise JcmError("the noises have opposite directions: choose another pair")

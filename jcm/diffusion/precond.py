@@ -29,23 +29,34 @@ Restore = Callable[[Array], Array]
 
 @runtime_checkable
 class Precond(Protocol):
-    """The interface of a preconditioning.
+    """The interface of a preconditioning."""
 
-    Attributes:
-      kind: "diffusion" (D, sampled by an ODE solver), "consistency" (f, sampled by
-        jumps to clean images) or "flow_map" (jumps between noise levels).
-      solvers: the names that `Schedule.solver` may have, the default first.
-      sigma_data: standard deviation of the data.
-      floor: the noise level that f maps to, where the last step of jumps ends. Noise of
-        level sigma that is put back has the variance sigma^2 - floor^2.
-      clip: whether clean images are clipped to [-1, 1] after each jump.
-    """
+    @property
+    def kind(self) -> str:
+        """What the denoiser is, which decides how it is sampled.
 
-    kind: str
-    solvers: Sequence[str]
-    sigma_data: float
-    floor: float
-    clip: bool
+        "diffusion" is D, sampled by an ODE solver. "consistency" is f, sampled by jumps
+        to clean images. "flow_map" jumps between noise levels.
+        """
+
+    @property
+    def solvers(self) -> Sequence[str]:
+        """The names that `Schedule.solver` may have, the default first."""
+
+    @property
+    def sigma_data(self) -> float:
+        """Standard deviation of the data."""
+
+    @property
+    def floor(self) -> float:
+        """The noise level that f maps to, where the last step of jumps ends.
+
+        Noise of level sigma that is put back has the variance sigma^2 - floor^2.
+        """
+
+    @property
+    def clip(self) -> bool:
+        """Whether clean images are clipped to [-1, 1] after each jump."""
 
     def __call__(
         self, network: RawNetwork, x: Float[Array, " b *d"], sigma: Float[Array, " b"]
@@ -137,8 +148,16 @@ class EDM:
 
     kind: ClassVar[str] = "diffusion"
     solvers: ClassVar[Sequence[str]] = ode.SOLVERS
-    floor: ClassVar[float] = 0.0
-    clip: ClassVar[bool] = False
+
+    @property
+    def floor(self) -> float:
+        """0, where the ODE ends."""
+        return 0.0
+
+    @property
+    def clip(self) -> bool:
+        """False, since no step jumps to clean images."""
+        return False
 
     def skip_and_out(
         self, sigma: Float[Array, "*b"]

@@ -117,7 +117,9 @@ class Sampler:
             # Place them once; otherwise every step would copy them to every device.
             params = jax.device_put(arrays.process_local(params), self._everywhere)
         levels = [level for level, *_ in schedule.steps(self.denoiser.precond.floor)]
-        finished, x, running = [], None, None
+        finished: list[np.ndarray] = []
+        x: Array | None = None
+        running: tuple[Array, int] | None = None
         for start in range(0, count, size):
             numbers, *given = jax.tree.map(
                 functools.partial(_part, start=start, size=size),
@@ -138,7 +140,9 @@ class Sampler:
             # Fetch the images only now, while the devices work on the next batch.
             if previous is not None:
                 finished.append(self._join(previous))
-        made = np.concatenate([*finished, self._join(x)])[:count]
+        if x is not None:
+            finished.append(self._join(x))
+        made = np.concatenate(finished)[:count]
         if progress is not None:
             _report(running, progress)
         return made
@@ -164,8 +168,9 @@ class Sampler:
         noisy: bool,
     ) -> Iterator[tuple[Array, Array]]:
         """Yields a batch on the devices after each step, and its clean images."""
-        keys = self._split(jax.random.key_data(keys))
-        labels, origin, known = jax.tree.map(self._split, (labels, origin, known))
+        keys, labels, origin, known = jax.tree.map(
+            self._split, (jax.random.key_data(keys), labels, origin, known)
+        )
         start = schedule.sigmas[0] if noisy else 0.0
         x = self._start(keys, origin, np.float32(start))
         steps = schedule.steps(self.denoiser.precond.floor)
@@ -181,7 +186,17 @@ class Sampler:
         return noise if origin is None else origin + noise
 
     def _step_fn(
-        self, params, x, keys, i, sigma, sigma_next, labels, known, *, solver
+        self,
+        params: Params,
+        x: Array,
+        keys: Array,
+        i: Array,
+        sigma: Array,
+        sigma_next: Array,
+        labels: Array | None,
+        known: Any,
+        *,
+        solver: str,
     ) -> tuple[Array, Array]:
         network = self.denoiser.raw(params, labels)
         return self.denoiser.precond.step(
@@ -210,7 +225,7 @@ class Sampler:
             return jax.jit(fn, out_shardings=self._sharding)
         return jax.pmap(fn, in_axes=in_axes)
 
-    def _split(self, batch: Array | np.ndarray) -> Array | np.ndarray:
+    def _split(self, batch: AnyArray) -> AnyArray:
         """Spreads this process's batch over the devices."""
         if self._sharding is not None:
             return jax.make_array_from_process_local_data(

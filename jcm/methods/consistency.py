@@ -62,7 +62,7 @@ class Consistency(Plain):
     solver: str = "heun"
     stop_gradient: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.weighting not in WEIGHTINGS:
             raise JcmError(
                 f"config.loss.weighting={self.weighting!r} is unknown: use one of "
@@ -136,14 +136,21 @@ class Consistency(Plain):
         return WEIGHTINGS[self.weighting](t) * distance
 
     def _next_point(
-        self, frozen: Frozen, batch: Batch, noise: Array, x: Array, t: Array, t_next
+        self,
+        frozen: Frozen,
+        batch: Batch,
+        noise: Array,
+        x: Array,
+        t: Array,
+        t_next: Array,
     ) -> Float[Array, "b h w c"]:
         """Returns the point at t_next on the trajectory through (x, t)."""
-        if self.teacher is None:
+        teacher = self.teacher
+        if teacher is None:
             return batch.images + t_next[:, None, None, None] * noise
 
         def denoise(point: Array, level: Array) -> Array:
-            return self.teacher(frozen.teachers[_TEACHER], point, level, batch.labels)
+            return teacher(frozen.teachers[_TEACHER], point, level, batch.labels)
 
         point = ode.step(denoise, x, t, t_next, solver=self.solver)
         return jax.lax.stop_gradient(point)

@@ -19,14 +19,15 @@ Images = Float[Array, " b *d"]
 
 @runtime_checkable
 class Distance(Protocol):
-    """A distance between two batches of images, with its parameters.
+    """A distance between two batches of images, with its parameters."""
 
-    Attributes:
-      params: parameters of a perceptual distance's network, or None. They are passed
-        to every call, so that they do not become constants of a compiled program.
-    """
+    @property
+    def params(self) -> Any:
+        """Parameters of a perceptual distance's network, or None.
 
-    params: Any
+        They are passed to every call, so that they do not become constants of a
+        compiled program.
+        """
 
     def __call__(self, params: Any, a: Images, b: Images) -> Float[Array, " b"]:
         """Returns the distance of each pair of images."""
@@ -82,7 +83,9 @@ def pseudo_huber(a: Images, b: Images, *, c: float) -> Float[Array, " b"]:
     return square / (jnp.sqrt(square + c**2) + c)
 
 
-OF_PIXELS = {
+OF_PIXELS: dict[
+    str, Callable[[Any], Callable[[Images, Images], Float[Array, " b"]]]
+] = {
     "l1": lambda loss: l1,
     "l2": lambda loss: l2,
     "linf": lambda loss: linf,

@@ -102,19 +102,22 @@ class Frozen(NamedTuple):
 
 @runtime_checkable
 class Method(Protocol):
-    """A training method.
+    """A training method."""
 
-    Attributes:
-      denoiser: D or f, the function that is trained and later sampled.
-      keeps_target: whether the trainer keeps an EMA of the parameters as
-        `Frozen.target`, which is None otherwise.
-      constants: arrays that the loss reads in addition to the parameters of the
-        student, the target and the teachers; None if there are none.
-    """
+    @property
+    def denoiser(self) -> Denoiser:
+        """D or f, the function that is trained and later sampled."""
 
-    denoiser: Denoiser
-    keeps_target: bool
-    constants: Any
+    @property
+    def keeps_target(self) -> bool:
+        """Whether the trainer keeps an EMA of the parameters as `Frozen.target`."""
+
+    @property
+    def constants(self) -> Any:
+        """Arrays that the loss reads in addition to all parameters; None without any.
+
+        They are neither of the student, nor of the target, nor of a teacher.
+        """
 
     def init_head(self, key: Key[Array, ""]) -> Params | None:
         """Returns the first parameters of a head, or None if the method has no head.
@@ -160,8 +163,15 @@ class Method(Protocol):
 class Plain:
     """The defaults of a method: no head, no target, no constants, no curriculum."""
 
-    keeps_target = False
-    constants = None
+    @property
+    def keeps_target(self) -> bool:
+        """False, since there is no target."""
+        return False
+
+    @property
+    def constants(self) -> Any:
+        """None, since there are no constants."""
+        return None
 
     def init_head(self, key: Key[Array, ""]) -> Params | None:
         """Returns None, since there is no head."""

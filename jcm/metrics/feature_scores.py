@@ -48,7 +48,7 @@ class _FeatureScore:
     feature: str
     min_images: Callable[[int], int]
     from_moments: Callable[[frechet.Moments, frechet.Moments], float] | None = None
-    from_rows: Callable[[np.ndarray, np.ndarray], dict[str, float]] | None = None
+    from_rows: Callable[[Any, Any], dict[str, float]] | None = None
     needs_real: bool = True
     columns: tuple[str, ...] = ()
     higher_is_better: bool = False
@@ -231,11 +231,13 @@ class NetworkScores:
         )
         found: dict[str, float] = {}
         for score in self._scores.values():
-            samples, real = of_samples[score.feature], self._real.get(score.feature)
+            samples = of_samples[score.feature]
+            # None for a score without a reference.
+            real: Any = self._real.get(score.feature)
             if score.from_moments:
                 value = score.from_moments(samples.moments, real.moments)
                 found |= dict.fromkeys(score.columns, value)
-            else:
+            elif score.from_rows:
                 found |= score.from_rows(samples.rows, real.rows if real else None)
         if not np.isfinite(list(found.values())).all():
             raise JcmError(

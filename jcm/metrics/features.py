@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -82,7 +83,7 @@ def _finished(
 def _compiled(
     function: Callable[..., dict[str, Array]], wanted: tuple[str, ...]
 ) -> Callable[..., dict[str, Array]]:
-    def apply(params, x):
+    def apply(params: Any, x: Array) -> dict[str, Array]:
         # By default, some devices multiply matrices at a lower precision, which would
         # change the scores.
         with jax.default_matmul_precision("float32"):

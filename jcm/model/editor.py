@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ from jcm.diffusion import edits
 from jcm.diffusion.edits import Colours, Known, Patches, Pixels
 from jcm.diffusion.sampler import Sampler
 from jcm.model import build, results
-from jcm.model.labels import Labels, image_labels
-from jcm.model.options import Options
+from jcm.model.labels import Labels, image_labels, several
+from jcm.model.options import Keywords, Options
 from jcm.networks import Params
 from jcm.runtime.arguments import explained, fields_as_keywords
 from jcm.runtime.arrays import AnyArray, as_key
@@ -86,7 +86,10 @@ class Editor:
 
     @fields_as_keywords(Options)
     def inpaint(
-        self, given: ImagesLike, mask: AnyArray | Image.Image, *, options: Options
+        self,
+        given: ImagesLike,
+        mask: AnyArray | Image.Image,
+        **options: Unpack[Keywords],
     ) -> Any:
         """Replaces a part of each image; the rest keeps its values to the bit.
 
@@ -96,11 +99,15 @@ class Editor:
             or values between: (h, w) for all images, or (n, h, w).
           options: see `Options`.
         """
-        return self._inpaint(self._images(given), mask, options)
+        return self._inpaint(self._images(given), mask, Options(**options))
 
     @fields_as_keywords(Options)
     def outpaint(
-        self, given: ImagesLike, top: int = 0, left: int = 0, *, options: Options
+        self,
+        given: ImagesLike,
+        top: int = 0,
+        left: int = 0,
+        **options: Unpack[Keywords],
     ) -> Any:
         """Extends smaller images to the model's size.
 
@@ -122,10 +129,10 @@ class Editor:
         canvas[:, rows, columns] = x
         mask = np.ones((self._size, self._size))
         mask[rows, columns] = 0
-        return self._inpaint(canvas, mask, options)
+        return self._inpaint(canvas, mask, Options(**options))
 
     @fields_as_keywords(Options)
-    def colorize(self, given: ImagesLike, *, options: Options) -> Any:
+    def colorize(self, given: ImagesLike, **options: Unpack[Keywords]) -> Any:
         """Colours grey images, keeping their luma.
 
         Args:
@@ -136,10 +143,11 @@ class Editor:
             raise JcmError("the model makes grey images: use a model of colour images")
         x = self._images(given)
         free = np.asarray([0.0, 1.0, 1.0], np.float32)
-        return self._edit("colorize", edits.known(Colours(), x, free), None, options)
+        known = edits.known(Colours(), x, free)
+        return self._edit("colorize", known, known.origin(), Options(**options))
 
     @fields_as_keywords(Options)
-    def super_resolve(self, given: ImagesLike, *, options: Options) -> Any:
+    def super_resolve(self, given: ImagesLike, **options: Unpack[Keywords]) -> Any:
         """Enlarges images; the means of the result's patches are the given pixels.
 
         Args:
@@ -158,10 +166,10 @@ class Editor:
         free = np.ones((self._size, self._size, 1), np.float32)
         free[::factor, ::factor] = 0  # where `Patches` has the mean
         known = edits.known(Patches(factor), x, free)
-        return self._edit("super_resolve", known, None, options)
+        return self._edit("super_resolve", known, known.origin(), Options(**options))
 
     @fields_as_keywords(Options)
-    def stroke_to_image(self, given: ImagesLike, *, options: Options) -> Any:
+    def stroke_to_image(self, given: ImagesLike, **options: Unpack[Keywords]) -> Any:
         """Turns rough strokes into images (SDEdit, Meng et al. 2022).
 
         The first of `sigmas` is the noise that hides the details to be replaced. By
@@ -172,11 +180,13 @@ class Editor:
           given: images of strokes.
           options: see `Options`.
         """
-        return self._edit("stroke_to_image", None, self._images(given), options)
+        return self._edit(
+            "stroke_to_image", None, self._images(given), Options(**options)
+        )
 
     @fields_as_keywords(Options)
     def variations(
-        self, given: ImagesLike, sigma: float = _VARIATION, *, options: Options
+        self, given: ImagesLike, sigma: float = _VARIATION, **options: Unpack[Keywords]
     ) -> Any:
         """Makes images like the given ones: adds noise and removes it.
 
@@ -186,11 +196,12 @@ class Editor:
             `sigmas` it is not used.
           options: see `Options`.
         """
-        if options.sigmas is None:
-            steps = 1 if options.steps is None else options.steps
+        chosen = Options(**options)
+        if chosen.sigmas is None:
+            steps = 1 if chosen.steps is None else chosen.steps
             levels = self._descending(sigma, steps)
-            options = dataclasses.replace(options, sigmas=levels, steps=None)
-        return self._edit("variations", None, self._images(given), options)
+            chosen = dataclasses.replace(chosen, sigmas=levels, steps=None)
+        return self._edit("variations", None, self._images(given), chosen)
 
     @explained
     def denoise(
@@ -222,7 +233,7 @@ class Editor:
 
     @fields_as_keywords(Options)
     def interpolate(
-        self, seeds: Sequence[int], count: int = 8, *, options: Options
+        self, seeds: Sequence[int], count: int = 8, **options: Unpack[Keywords]
     ) -> Any:
         """Interpolates between the images of several seeds (spherical, in the noise).
 
@@ -242,27 +253,29 @@ class Editor:
             for a, b in zip(noises, noises[1:], strict=False)
             for i in range(count - 1)
         ]
-        if self._sampler.denoiser.num_classes and options.labels is None:
-            options = dataclasses.replace(options, labels=0)
-        return self._between(jnp.stack([*between, noises[-1]]), options)
+        chosen = Options(**options)
+        if self._sampler.denoiser.num_classes and chosen.labels is None:
+            chosen = dataclasses.replace(chosen, labels=0)
+        return self._between(jnp.stack([*between, noises[-1]]), chosen)
 
     @fields_as_keywords(Options)
-    def between(self, noises: Float[AnyArray, "n h w c"], *, options: Options) -> Any:
+    def between(
+        self, noises: Float[AnyArray, "n h w c"], **options: Unpack[Keywords]
+    ) -> Any:
         """Makes the images of given noise; by default in one step.
 
         Args:
           noises: standard normal, such as the results of `edits.slerp`.
           options: see `Options`.
         """
-        return self._between(noises, options)
+        return self._between(noises, Options(**options))
 
     @fields_as_keywords(Options)
     def run(
         self,
         known: Known,
         origin: Float[AnyArray, "n h w c"] | None = None,
-        *,
-        options: Options,
+        **options: Unpack[Keywords],
     ) -> Any:
         """Runs Algorithm 4 of Song et al. 2023 for any linear map, mask and noise.
 
@@ -278,7 +291,8 @@ class Editor:
                     f"arrays of shape {np.shape(array)}: the model takes (n,"
                     f" {', '.join(map(str, self._shape))})"
                 )
-        return self._edit("run", known, origin, options)
+        origin = known.origin() if origin is None else origin
+        return self._edit("run", known, origin, Options(**options))
 
     def sigmas(self, task: str, steps: int | None = None) -> tuple[float, ...]:
         """Returns the noise levels of a method, one for each step.
@@ -320,23 +334,24 @@ class Editor:
         options: Options,
     ) -> Any:
         """Replaces what is under the mask."""
-        free = inputs.as_mask(mask, len(x), self._size)
-        return self._edit("inpaint", edits.known(Pixels(), x, free), None, options)
+        known = edits.known(Pixels(), x, inputs.as_mask(mask, len(x), self._size))
+        return self._edit("inpaint", known, known.origin(), options)
 
     def _between(self, noises: Float[AnyArray, "n h w c"], options: Options) -> Any:
         """Makes the images of given noise."""
-        if options.sigmas is None:
+        levels = options.sigmas
+        if levels is None:
             levels = self.sigmas("between", options.steps)
             options = dataclasses.replace(options, sigmas=levels, steps=None)
         options = dataclasses.replace(options, noisy=False)
-        origin = np.float32(options.sigmas[0]) * np.asarray(noises, np.float32)
+        origin = np.float32(levels[0]) * np.asarray(noises, np.float32)
         return self._edit("between", None, origin, options)
 
     def _edit(
         self,
         task: str,
         known: Known | None,
-        origin: Float[AnyArray, "n h w c"] | None,
+        origin: Float[AnyArray, "n h w c"],
         options: Options,
     ) -> Any:
         """Runs the sampler from `origin`, putting back `known` after each step."""
@@ -348,8 +363,6 @@ class Editor:
         schedule = build.schedule(self._config, self._sampler.denoiser, sigmas=sigmas)
         if variants < 1:
             raise JcmError(f"variants={variants} must be at least 1")
-        if origin is None:
-            origin = known.origin()
         labels = self._labels(options.labels, len(origin))
         # Every variant of an image has the same label, origin and known part.
         labels, known, origin = jax.tree.map(
@@ -375,11 +388,9 @@ class Editor:
 
     def _labels(self, labels: Labels, count: int) -> list[int] | None:
         """Returns the number of the class of each of `count` images, or None."""
-        several = labels is not None and np.ndim(labels) > 0
-        if several and len(labels) != count:
-            raise JcmError(
-                f"{len(labels)} labels for {count} images: pass one for each"
-            )
+        each = several(labels)
+        if each is not None and len(each) != count:
+            raise JcmError(f"{len(each)} labels for {count} images: pass one for each")
         denoiser = self._sampler.denoiser
         return image_labels(self._config, count, denoiser, self._class_names, labels)
 

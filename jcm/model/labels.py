@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import Int
 
 from jcm.diffusion.denoiser import Denoiser
@@ -40,10 +39,9 @@ def image_labels(
       JcmError: if a label is not a class, or if there are labels for an unconditional
         denoiser.
     """
-    if labels is not None and _is_one(labels):
-        labels = [labels]
-    if labels is not None and len(labels):
-        return _in_turn(labels, count, denoiser, class_names)
+    chosen = None if labels is None else _each(labels, 1)
+    if chosen is not None and len(chosen):
+        return _in_turn(chosen, count, denoiser, class_names)
     default = config.sample.labels
     if default and not denoiser.num_classes:
         raise JcmError(
@@ -74,14 +72,23 @@ def labels_of_images(
     """
     if labels is None or isinstance(labels, jax.core.Tracer):
         return denoiser.as_labels(labels, count)
-    several = [labels] * count if _is_one(labels) else labels
-    numbers = _numbers(several, class_names)
+    numbers = _numbers(_each(labels, count), class_names)
     return denoiser.as_labels(numbers, count)
 
 
-def _is_one(labels: Labels) -> bool:
-    """Returns whether labels are one number or name, for all images."""
-    return isinstance(labels, str) or np.ndim(labels) == 0
+def several(labels: Labels) -> Sequence[int | str] | AnyArray | None:
+    """Returns labels that are one for each image; None for one label, or none."""
+    if isinstance(labels, AnyArray):
+        return labels if labels.ndim else None
+    if isinstance(labels, Sequence) and not isinstance(labels, str):
+        return labels
+    return None
+
+
+def _each(labels: Any, count: int) -> Sequence[int | str] | AnyArray:
+    """Returns one label for each of `count` images."""
+    found = several(labels)
+    return [labels] * count if found is None else found
 
 
 def _in_turn(
@@ -96,7 +103,8 @@ def _in_turn(
       JcmError: if a label is not a class.
     """
     if not denoiser.num_classes:
-        return denoiser.as_labels(labels if len(labels) else None, count)
+        denoiser.as_labels(labels if len(labels) else None, count)
+        return None
     numbers = _numbers(labels, class_names)
     numbers = numbers or list(range(denoiser.num_classes))
     denoiser.as_labels(numbers, len(numbers))

@@ -1,6 +1,5 @@
 """Loading of models: from workdirs, folders of `jcm.save` and checkpoints of others."""
 
-import dataclasses
 import os
 from typing import Any
 
@@ -17,18 +16,22 @@ from jcm.run import storage
 from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
 from jcm.runtime import sharding
-from jcm.runtime.arguments import fields_as_keywords
+from jcm.runtime.arguments import explained
 from jcm.runtime.errors import JcmError, one_line
 
 
-@fields_as_keywords(foreign.Hints, "hints")
+@explained
 def load(
     path: str | os.PathLike,
     *,
     ema: str = "",
     step: int = 0,
     batch_size: int | None = None,
-    hints: foreign.Hints,
+    kind: str | None = None,
+    image_size: int | None = None,
+    attn_resolutions: tuple[int, ...] | None = None,
+    num_heads: int | None = None,
+    head_channels: int | None = None,
 ) -> Model:
     """Loads the model of a workdir, of a folder of `jcm.save`, or of a checkpoint.
 
@@ -46,17 +49,20 @@ def load(
       step: of the checkpoint of a run; 0 for the newest.
       batch_size: largest number of images at a time on this process's devices; by
         default that of the run's config.
-      hints: what a checkpoint of others does not record; see `foreign.Hints`.
+      kind: of a checkpoint of others that does not record it, "diffusion" or
+        "consistency"; by default diffusion if the name of the file begins with edm, and
+        consistency otherwise.
+      image_size: of such a checkpoint: height and width.
+      attn_resolutions: of such a checkpoint: image sizes with attention, for NCSN++.
+      num_heads: of such a checkpoint: attention heads of each layer, for ADM.
+      head_channels: of such a checkpoint: channels of each head, for ADM.
 
     Raises:
       JcmError: if there is nothing to load, if it is damaged, or if an argument does
         not fit.
     """
-    given = {
-        name: value
-        for name, value in dataclasses.asdict(hints).items()
-        if value is not None
-    }
+    hints = foreign.Hints(kind, image_size, attn_resolutions, num_heads, head_channels)
+    given = {name: value for name, value in vars(hints).items() if value is not None}
     path = storage.local_folder(path) if str(path).startswith("gs://") else path
     if not os.path.exists(path) and not released.is_name(path):
         raise JcmError(
@@ -147,19 +153,19 @@ def _from_workdir(
     )
     ema = which_weights(config, ema)
     with Checkpoints(path) as checkpoints:
-        step = step or checkpoints.latest_step
+        newest = step or checkpoints.latest_step
         if ema in config.train.averages:
             averages = dict.fromkeys(config.train.averages, template)
-            params = checkpoints.restore_part("ema_params", averages, step)[ema]
+            params = checkpoints.restore_part("ema_params", averages, newest)[ema]
         else:
-            params = checkpoints.restore_part(ema, template, step)
+            params = checkpoints.restore_part(ema, template, newest)
     return Model(
         methods.denoiser(config, network),
         params,
         config,
         record.class_names,
         batch_size=batch_size,
-        step=step,
+        step=newest,
         workdir=path,
     )
 

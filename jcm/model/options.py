@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TypedDict
 
 from jaxtyping import Array, Key
 
@@ -43,3 +44,19 @@ class Options:
     trajectory: bool = False
     noisy: bool = True
     first: int = 0
+
+
+class Keywords(TypedDict, total=False):
+    """The fields of `Options` as the keyword arguments of an edit."""
+
+    seed: Key[Array, ""] | int
+    variants: int
+    steps: int | None
+    sigmas: Sequence[float] | None
+    labels: Labels
+    output: str
+    progress: bool
+    callback: Callback | None
+    trajectory: bool
+    noisy: bool
+    first: int

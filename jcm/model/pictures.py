@@ -41,8 +41,10 @@ def open_pictures(
       JcmError: if a file cannot be read, or if there is none.
     """
     arch = model.denoiser.network.arch
-    several = isinstance(paths, Sequence) and not isinstance(paths, str)
-    found = list(map(pathlib.Path, paths)) if several else find(paths)
+    if isinstance(paths, str | os.PathLike):
+        found = find(paths)
+    else:
+        found = [pathlib.Path(path) for path in paths]
     if not found:
         raise JcmError("there are no pictures: name at least one file")
     pixels = [

@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import BinaryIO
 
 import jax
 import numpy as np
@@ -91,7 +92,8 @@ def fill(
       All images, mapped from the file.
     """
     each, count = math.prod(shape[1:]), shape[0]
-    done, file = 0, None
+    done = 0
+    file: BinaryIO | None = None
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,8 +117,8 @@ def fill(
             # A network file system may otherwise keep the data on this machine.
             os.fsync(file.fileno())
         storage.sync(path)
-        file = file or stack.enter_context(path.open("rb"))
-        return np.memmap(file, np.uint8, "r", shape=shape)
+        source = file or stack.enter_context(path.open("rb"))
+        return np.memmap(source, np.uint8, "r", shape=shape)
 
 
 def write_npz(

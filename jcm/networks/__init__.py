@@ -20,7 +20,7 @@ or devices.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -51,7 +51,9 @@ __all__ = [
 Params = dict[str, Any]
 """Parameters of a network: a nested dict of arrays."""
 
-_ARCHITECTURES = {
+_Module = Callable[[Any, nnx.Rngs], nnx.Module]
+
+_ARCHITECTURES: dict[str, tuple[type[UNetSizes], _Module]] = {
     "ncsnpp": (ncsnpp.Architecture, ncsnpp.NCSNpp),
     "adm": (adm.Architecture, adm.ADM),
 }
@@ -65,7 +67,7 @@ class Network:
       shapes: the shapes and dtypes of its parameters, a tree of `ShapeDtypeStruct`.
     """
 
-    def __init__(self, module: type[nnx.Module], arch: UNetSizes):
+    def __init__(self, module: _Module, arch: UNetSizes):
         """Traces the network by shapes alone; no parameter is allocated.
 
         Args:
@@ -133,7 +135,7 @@ def architecture(
             f"{', '.join(sorted(_ARCHITECTURES))}"
         )
     own = {each: config.pop(each, {}) for each in _ARCHITECTURES}[name]
-    sizes = {
+    sizes: dict[str, Any] = {
         # A tuple can be hashed, as the cache of `build` requires.
         key: tuple(value) if isinstance(value, list) else value
         for key, value in {**config, **own}.items()

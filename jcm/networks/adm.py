@@ -9,6 +9,7 @@ normalised activations; in those for LSUN it is added before the normalisation.
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -94,7 +95,12 @@ class Architecture(UNetSizes):
 
 
 def _conv(
-    c_in: int, c_out: int, size: int, arch: Architecture, rngs: nnx.Rngs, stride=1
+    c_in: int,
+    c_out: int,
+    size: int,
+    arch: Architecture,
+    rngs: nnx.Rngs,
+    stride: int = 1,
 ) -> nnx.Conv:
     return nnx.Conv(
         c_in,
@@ -163,7 +169,7 @@ class Embedding(nnx.Module):
             self.label = nnx.Embed(
                 arch.num_classes, width, embedding_init=unit, rngs=rngs
             )
-        dense = {"kernel_init": _fan_in(), "rngs": rngs}
+        dense: dict[str, Any] = {"kernel_init": _fan_in(), "rngs": rngs}
         if arch.augment_dim:
             # Without a bias, so that zeros mean an image as it is.
             self.augment = nnx.Linear(
@@ -228,8 +234,8 @@ class ResBlock(nnx.Module):
         h = self.conv0(h)
         time = self.time(nnx.silu(embedding))
         if self.arch.scale_shift_norm:
-            scale_shift = jnp.split(time, 2, axis=-1)
-            h = self.norm1(h, modulation=tuple(scale_shift), swish=True)
+            scale, shift = jnp.split(time, 2, axis=-1)
+            h = self.norm1(h, modulation=(scale, shift), swish=True)
         else:
             h = self.norm1(h, offset=time, swish=True)
         h = dropout(h, self.arch.dropout, dropout_keys, self.index)
@@ -288,7 +294,9 @@ class ADM(nnx.Module):
         self.arch = arch
         self.embed = Embedding(arch, rngs)
         self.conv_in = _conv(arch.image_channels, arch.first_width, 3, arch, rngs)
-        self.down, self.middle, self.up = nnx.Dict(), nnx.Dict(), nnx.Dict()
+        self.down: nnx.Dict[Any] = nnx.Dict()
+        self.middle: nnx.Dict[Any] = nnx.Dict()
+        self.up: nnx.Dict[Any] = nnx.Dict()
         for index, spec in enumerate(arch.layers):
             getattr(self, spec.part)[spec.name] = _layer(spec, index, arch, rngs)
         channels = arch.layers[-1].c_out

@@ -352,9 +352,8 @@ def attention(
     _, pixels, _, width = query.shape
     kernels = _has_kernels(jax.devices()[0], width, query.dtype)
     by_cudnn = kernels and pixels >= 256
-    implementation = "cudnn" if by_cudnn else None
     return jax.nn.dot_product_attention(
-        query, key, value, implementation=implementation
+        query, key, value, implementation="cudnn" if by_cudnn else None
     )
 
 

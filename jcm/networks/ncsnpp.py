@@ -9,6 +9,7 @@ positional embedding, a box filter and no pyramid it is the DDPM++ of Karras et 
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +88,12 @@ class Architecture(UNetSizes):
 
 
 def _conv(
-    c_in: int, c_out: int, size: int, arch: Architecture, rngs: nnx.Rngs, scale=1.0
+    c_in: int,
+    c_out: int,
+    size: int,
+    arch: Architecture,
+    rngs: nnx.Rngs,
+    scale: float = 1.0,
 ) -> nnx.Conv:
     return nnx.Conv(
         c_in,
@@ -120,7 +126,7 @@ class TimeEmbedding(nnx.Module):
 
     def __init__(self, arch: Architecture, rngs: nnx.Rngs):
         width = 4 * arch.nf
-        dense = {"kernel_init": initializer(1.0), "rngs": rngs}
+        dense: dict[str, Any] = {"kernel_init": initializer(1.0), "rngs": rngs}
         self.count = arch.nf // 2
         if arch.embedding_type == "fourier":
             self.count = arch.nf
@@ -214,15 +220,18 @@ class Attention(nnx.Module):
     def __init__(self, channels: int, arch: Architecture, rngs: nnx.Rngs):
         dtype = jnp.dtype(arch.dtype)
         self.norm = _norm(channels, arch, rngs)
-        for name, scale in (("query", 0.1), ("key", 0.1), ("value", 0.1), ("out", 0.0)):
-            dense = nnx.Linear(
+
+        def dense(scale: float) -> nnx.Linear:
+            return nnx.Linear(
                 channels,
                 channels,
                 dtype=dtype,
                 kernel_init=initializer(scale),
                 rngs=rngs,
             )
-            setattr(self, name, dense)
+
+        self.query, self.key, self.value = dense(0.1), dense(0.1), dense(0.1)
+        self.out = dense(0.0)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         batch, height, width, channels = x.shape
@@ -250,7 +259,9 @@ class NCSNpp(nnx.Module):
         self.arch = arch
         self.embed = TimeEmbedding(arch, rngs)
         self.conv_in = _conv(arch.image_channels, arch.nf, 3, arch, rngs)
-        self.down, self.middle, self.up = nnx.Dict(), nnx.Dict(), nnx.Dict()
+        self.down: nnx.Dict[Any] = nnx.Dict()
+        self.middle: nnx.Dict[Any] = nnx.Dict()
+        self.up: nnx.Dict[Any] = nnx.Dict()
         pyramid = arch.image_channels
         for index, spec in enumerate(arch.layers):
             part = getattr(self, spec.part)
@@ -295,5 +306,6 @@ class NCSNpp(nnx.Module):
 
 def _conv_downsample(conv: nnx.Conv, x: Array, arch: Architecture) -> Array:
     """Halves the resolution of the input pyramid, with the weights of `conv`."""
-    kernel, bias = (v[...].astype(arch.dtype) for v in (conv.kernel, conv.bias))
-    return fir.conv_downsample(x, kernel, arch.fir_kernel) + bias
+    kernel = conv.kernel[...].astype(arch.dtype)
+    change = fir.conv_downsample(x, kernel, arch.fir_kernel)
+    return change if conv.bias is None else change + conv.bias[...].astype(arch.dtype)

@@ -99,6 +99,11 @@ def write(
     Raises:
       JcmError: if diffusers has no such network, or the folder cannot be written.
     """
+    if not isinstance(arch, adm.Architecture):
+        raise JcmError(
+            "diffusers has no NCSN++ with an input pyramid: only an ADM can be saved"
+            " for it"
+        )
     config = diffusers_unet.config_of(arch)
     path = files.new_folder(path)
     scheduler = {

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jcm.networks import Params, UNetSizes, adm
+from jcm.networks import Params, adm
 from jcm.pretrained import tensors
 from jcm.runtime.errors import JcmError
 
@@ -127,17 +127,12 @@ def _check_fields(about: dict[str, Any], arch: adm.Architecture) -> None:
             )
 
 
-def config_of(arch: UNetSizes) -> dict[str, Any]:
+def config_of(arch: adm.Architecture) -> dict[str, Any]:
     """Returns the config of a UNet2DModel.
 
     Raises:
       JcmError: if diffusers has no such network.
     """
-    if not isinstance(arch, adm.Architecture):
-        raise JcmError(
-            "diffusers has no NCSN++ with an input pyramid: only an ADM can be saved"
-            " for it"
-        )
     if any(arch.nf * mult % 32 for mult in arch.ch_mult):
         raise JcmError(
             f"a {CLASS} has channels divisible by 32, not those of nf={arch.nf}: use"

@@ -5,10 +5,10 @@ import pathlib
 
 
 @functools.cache
-def _lines() -> list[tuple[str, str]]:
+def _lines() -> list[list[str]]:
     """Returns the WordNet number and the name of every class."""
     text = pathlib.Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")
-    return [tuple(line.split(" ", 1)) for line in text.splitlines()]
+    return [line.split(" ", 1) for line in text.splitlines()]
 
 
 @functools.cache

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from jcm.networks import Params, UNetSizes, adm, ncsnpp
+from jcm.networks import Params, adm, ncsnpp
 from jcm.pretrained import tensors
 from jcm.runtime.errors import JcmError
+
+_Architecture = adm.Architecture | ncsnpp.Architecture
 
 _BLOCK = {
     "norm0": "norm0",
@@ -53,7 +55,7 @@ class Found:
       prefix: "model." if the preconditioning was saved around the network, else "".
     """
 
-    arch: UNetSizes
+    arch: _Architecture
     tensors: Mapping[str, np.ndarray]
     prefix: str
 
@@ -188,7 +190,7 @@ def params(found: Found, template: Params) -> Params:
     return tensors.fill(template, found.tensors, name_of, tensors.channels_last)
 
 
-def _prepared(state: State, arch: UNetSizes, prefix: str) -> dict[str, np.ndarray]:
+def _prepared(state: State, arch: _Architecture, prefix: str) -> dict[str, np.ndarray]:
     """Converts the tensors that the original stores in another way.
 
     These are the label embedding and the queries, keys and values. Tensors without a
@@ -240,7 +242,7 @@ def _prepared(state: State, arch: UNetSizes, prefix: str) -> dict[str, np.ndarra
     return made
 
 
-def _module_names(arch: UNetSizes) -> dict[str, str]:
+def _module_names(arch: _Architecture) -> dict[str, str]:
     """Returns the original's names of modules by their paths in our tree."""
     song = isinstance(arch, ncsnpp.Architecture)
     size = arch.image_size

@@ -166,8 +166,8 @@ def module_names(arch: adm.Architecture) -> dict[str, str]:
         number, place = places[spec.part]
         # A block or a downsampling layer has a new number; other layers share it.
         begins = spec.kind in ("block", "down") and spec.part != "middle"
-        place = places[spec.part] = (number + 1, 0) if begins else (number, place + 1)
-        theirs = _PARTS[spec.part].format(*place)
+        places[spec.part] = (number + 1, 0) if begins else (number, place + 1)
+        theirs = _PARTS[spec.part].format(*places[spec.part])
         if spec.kind == "attn":
             names |= tensors.named(spec.path, theirs, _ATTENTION)
         elif spec.kind == "block" or arch.resblock_updown:

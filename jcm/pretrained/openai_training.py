@@ -58,15 +58,17 @@ def read(source: str | os.PathLike, network: Network) -> TrainingState:
     if not isinstance(network.arch, ncsnpp.Architecture):
         raise JcmError(f"{path} holds an NCSN++: set config.model.name=ncsnpp")
     try:
-        return _state(found, network)
+        return _state(found, network.arch, network.shapes)
     except JcmError as error:
         raise JcmError(f"{path}: {error}") from error
 
 
-def _state(found: dict[str, Any], network: Network) -> TrainingState:
+def _state(
+    found: dict[str, Any], arch: ncsnpp.Architecture, shapes: Params
+) -> TrainingState:
     def tree(theirs: Any) -> Params:
         flat = flax_file.flatten(theirs)
-        return openai_jcm.params(flat, network.arch, network.shapes)
+        return openai_jcm.params(flat, arch, shapes)
 
     if not {"step", "opt_state", "params", "params_ema"} <= found.keys():
         raise JcmError("the file has only weights: set config.init.state=False")

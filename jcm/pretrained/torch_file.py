@@ -16,7 +16,8 @@ import pickle
 import pickletools
 import struct
 import zipfile
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -110,7 +111,7 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _read_zip(file: io.BufferedIOBase) -> tuple[Any, dict[str, bytes]]:
+def _read_zip(file: io.BufferedReader) -> tuple[Any, dict[str, bytes]]:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         # PyTorch never compresses, and a compressed archive could fill the memory.
@@ -136,7 +137,7 @@ def _read_zip(file: io.BufferedIOBase) -> tuple[Any, dict[str, bytes]]:
         }
 
 
-def _read_stream(file: io.BufferedIOBase) -> tuple[Any, dict[str, bytes]]:
+def _read_stream(file: io.BufferedReader) -> tuple[Any, dict[str, bytes]]:
     magic, version = _unpickle(file), _unpickle(file)
     if magic != _MAGIC or version != _VERSION:
         raise _Refused("it is neither a zip archive nor in PyTorch's older format")
@@ -154,14 +155,14 @@ def _read_stream(file: io.BufferedIOBase) -> tuple[Any, dict[str, bytes]]:
     return tree, storages
 
 
-def _exactly(file: io.BufferedIOBase, size: int) -> bytes:
+def _exactly(file: io.BufferedReader, size: int) -> bytes:
     left = os.fstat(file.fileno()).st_size - file.tell()
     if not 0 <= size <= left:
         raise _Refused(f"{size} bytes are announced, but there are {left}")
     return file.read(size)
 
 
-def _unpickle(file: io.BufferedIOBase) -> Any:
+def _unpickle(file: io.BufferedReader | io.BytesIO) -> Any:
     """Reads one pickle, after a check of its operations.
 
     Without the check, loading a crafted pickle could exhaust the memory.
@@ -174,7 +175,7 @@ def _unpickle(file: io.BufferedIOBase) -> Any:
             raise _Refused(f"it uses {operation.name}, which is refused")
         # Pickles fill the slots of the memo in order, so no slot exceeds this count.
         if operation.name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            if int(argument) > operations:
+            if argument is None or int(argument) > operations:
                 raise _Refused(f"it uses memo slot {argument}")
         if file.tell() - started > _LARGEST_PICKLE:
             raise _Refused("the description of the tensors does not end")
@@ -189,7 +190,11 @@ class _Unpickler(pickle._Unpickler):
     checked: a tuple of tuples of the same tuple would take forever to hash.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(
+        pickle._Unpickler.dispatch
+    )
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
 
     def _set_items(self, target: Any, items: list[Any]) -> None:
         if not isinstance(target, dict):

@@ -70,7 +70,7 @@ class Checkpoints:
                 create=False, multiprocessing_options=alone
             ),
         )
-        self._writer = None
+        self._writer: Any = None
         if keep is not None:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=keep or None,

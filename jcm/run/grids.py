@@ -141,6 +141,8 @@ def _paste(canvas: np.ndarray, image: np.ndarray, top: int, left: int) -> None:
 def _caption(text: str, width: int) -> UInt8[np.ndarray, "height width 3"]:
     """Draws text in lines of at most `width` pixels, unless a single word is wider."""
     font = ImageFont.load_default(_FONT_SIZE)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise JcmError("this Pillow has no FreeType to write captions: use its wheel")
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".lstrip()

@@ -38,14 +38,15 @@ def hold(workdir: str | os.PathLike) -> Iterator[None]:
             if jax.process_index() == 0:
                 path = storage.shared_path(workdir) / ".lock"
                 remote = "://" in os.fspath(path)
-                stack.enter_context(_hold_object(path) if remote else _hold_file(path))
+                stack.enter_context(
+                    _hold_object(path) if remote else _hold_file(pathlib.Path(path))
+                )
         yield
 
 
 @contextlib.contextmanager
-def _hold_file(path: epath.Path) -> Iterator[None]:
+def _hold_file(path: pathlib.Path) -> Iterator[None]:
     """Holds a lease by a file lock, which also ends when the holder is killed."""
-    path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:

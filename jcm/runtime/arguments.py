@@ -5,12 +5,13 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from jcm.runtime import errors
 from jcm.runtime.errors import JcmError
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+_P = ParamSpec("_P")
+_Result = TypeVar("_Result")
 
 # Types of more letters are left out of what `help` shows.
 _READABLE = 40
@@ -42,39 +43,36 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return errors.nearest(name, known) or next(iter(sharing), None)
 
 
-def explained(function: _Function) -> _Function:
+def explained(function: Callable[_P, _Result]) -> Callable[_P, _Result]:
     """Makes a call with wrong arguments raise a JcmError that names the right ones."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
-    def wrapper(*args: Any, **keywords: Any) -> Any:
+    def wrapper(*args: _P.args, **keywords: _P.kwargs) -> _Result:
         _check(function.__name__, signature, args, keywords)
         return function(*args, **keywords)
 
-    wrapper.__signature__ = _readable(signature)  # type: ignore[attr-defined]
-    return wrapper  # type: ignore[return-value]
+    return _with_signature(wrapper, signature)
 
 
 def fields_as_keywords(
-    options: type, name: str = "options"
-) -> Callable[[_Function], _Function]:
-    """Gives a function the fields of a dataclass as keyword arguments.
+    options: type,
+) -> Callable[[Callable[_P, _Result]], Callable[_P, _Result]]:
+    """Shows the fields of a dataclass as the keyword arguments of a function.
 
-    One keyword argument of the function is an instance of the dataclass. Callers pass
-    the fields instead. The signature and the docstring show them: the line about the
-    argument in the docstring is replaced by the attributes of the dataclass.
+    The function takes them as `**options`. Its signature and docstring show each, with
+    its default: the line about `options` in the docstring is replaced by the attributes
+    of the dataclass. A call with wrong arguments raises a JcmError, see `explained`.
 
     Args:
       options: a dataclass whose fields have defaults.
-      name: of the argument.
     """
-    fields = dataclasses.fields(options)
 
-    def decorate(function: _Function) -> _Function:
+    def decorate(function: Callable[_P, _Result]) -> Callable[_P, _Result]:
         own = inspect.signature(function)
         signature = own.replace(
             parameters=[
-                *(each for each in own.parameters.values() if each.name != name),
+                *(each for each in own.parameters.values() if each.name != "options"),
                 *(
                     inspect.Parameter(
                         field.name,
@@ -82,52 +80,49 @@ def fields_as_keywords(
                         default=field.default,
                         annotation=field.type,
                     )
-                    for field in fields
+                    for field in dataclasses.fields(options)
                 ),
             ]
         )
 
         @functools.wraps(function)
-        def wrapper(*args: Any, **keywords: Any) -> Any:
+        def wrapper(*args: _P.args, **keywords: _P.kwargs) -> _Result:
             _check(function.__name__, signature, args, keywords)
-            given = {
-                field.name: keywords.pop(field.name)
-                for field in fields
-                if field.name in keywords
-            }
-            return function(*args, **{name: options(**given)}, **keywords)
+            return function(*args, **keywords)
 
-        wrapper.__signature__ = _readable(signature)  # type: ignore[attr-defined]
+        decorated = _with_signature(wrapper, signature)
         text, described = inspect.getdoc(function), inspect.getdoc(options)
         if text and described:
-            wrapper.__doc__ = with_attributes(text, name, described)
-        return wrapper  # type: ignore[return-value]
+            decorated.__doc__ = with_attributes(text, described)
+        return decorated
 
     return decorate
 
 
-def _readable(signature: inspect.Signature) -> inspect.Signature:
-    """Returns a signature without the long types that `help` would spell out."""
+def _with_signature(
+    function: Callable[_P, _Result], signature: inspect.Signature
+) -> Callable[_P, _Result]:
+    """Gives a function a signature without the long types that `help` spells out."""
     parameters = [
         each
         if len(inspect.formatannotation(each.annotation)) <= _READABLE
         else each.replace(annotation=inspect.Parameter.empty)
         for each in signature.parameters.values()
     ]
-    return signature.replace(parameters=parameters)
+    vars(function)["__signature__"] = signature.replace(parameters=parameters)
+    return function
 
 
-def with_attributes(text: str, name: str, described: str) -> str:
-    """Returns a docstring that describes attributes in place of one argument.
+def with_attributes(text: str, described: str) -> str:
+    """Returns a docstring that describes attributes in place of `options`.
 
     Args:
       text: the docstring of a function.
-      name: of the argument.
       described: the docstring of a class, which ends with its attributes.
     """
     _, _, attributes = described.partition("Attributes:\n")
     return re.sub(
-        rf"^  {name}: .*(\n    .*)*",
+        r"^  options: .*(\n    .*)*",
         lambda _: attributes.rstrip(),
         text,
         count=1,

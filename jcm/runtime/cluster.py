@@ -146,13 +146,13 @@ def _explicit(
     Raises:
       JcmError: if a part is missing, or the index is out of range.
     """
-    given = {"coordinator": coordinator, "processes": processes, "process": process}
-    for name, value in given.items():
-        if value is None:
-            raise JcmError(
-                "--coordinator, --processes and --process go together, and"
-                f" --{name} is missing ({where})"
-            )
+    if coordinator is None or processes is None or process is None:
+        given = {"coordinator": coordinator, "processes": processes, "process": process}
+        missing = next(name for name, value in given.items() if value is None)
+        raise JcmError(
+            "--coordinator, --processes and --process go together, and"
+            f" --{missing} is missing ({where})"
+        )
     if not 0 <= process < processes:
         raise JcmError(
             f"--process={process} must be from 0 to {processes - 1}, one less than"
@@ -162,8 +162,9 @@ def _explicit(
         "coordinator_address": coordinator,
         "num_processes": processes,
         "process_id": process,
+        **options,
     }
-    return Cluster(arguments | options, processes, where)
+    return Cluster(arguments, processes, where)
 
 
 def _warn_without_srun(environment: Mapping[str, str]) -> None:

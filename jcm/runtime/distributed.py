@@ -225,7 +225,7 @@ def _use_cores(batch_size: int) -> None:
     The number of devices is a power of two that divides the batch.
     """
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if chosen or jax.config.jax_num_cpu_devices > 0:
+    if chosen or jax.config.values["jax_num_cpu_devices"] > 0:
         return
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -26,15 +26,15 @@ def count(program: ClosedJaxpr | Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
-        shapes = [getattr(value.aval, "shape", ()) for value in equation.invars]
+        shapes = [_shape(value) for value in equation.invars]
         if name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
             terms = math.prod(shapes[0][axis] for axis in contracted)
-            total += 2 * terms * math.prod(equation.outvars[0].aval.shape)
+            total += 2 * terms * math.prod(_shape(equation.outvars[0]))
         elif name == "conv_general_dilated":
             _, into, *window = params["dimension_numbers"].rhs_spec
             terms = shapes[1][into] * math.prod(shapes[1][axis] for axis in window)
-            outputs = math.prod(equation.outvars[0].aval.shape)
+            outputs = math.prod(_shape(equation.outvars[0]))
             # The other terms are multiplications by the zeros that dilation inserts.
             total += 2 * terms * outputs // math.prod(params["lhs_dilation"])
         elif name.startswith("dot_product_attention_"):
@@ -45,6 +45,11 @@ def count(program: ClosedJaxpr | Jaxpr) -> int:
         iterations = params["length"] if name == "scan" else 1
         total += iterations * sum(map(count, _inner(params.values())))
     return total
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """Returns the shape of a value of a program; that of a token is ()."""
+    return getattr(value.aval, "shape", ())
 
 
 def _inner(values: Any) -> Iterator[ClosedJaxpr | Jaxpr]:

@@ -42,7 +42,7 @@ class Watch:
     the training step returns their maximum to all.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         """Creates a watch, which records nothing until it is entered."""
         self._received = False
         self._before: Any = None

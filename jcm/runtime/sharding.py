@@ -92,6 +92,7 @@ def rows(place: NamedSharding, count: int) -> Int[np.ndarray, " n"]:
     blocks = {
         (where[0].start or 0, count if where[0].stop is None else where[0].stop)
         for where in place.addressable_devices_indices_map((count,)).values()
+        if where is not None
     }
     return np.concatenate([np.arange(*block) for block in sorted(blocks)])
 
@@ -165,7 +166,7 @@ def shard_tree(mesh: Mesh, tree: Any, rules: Rules) -> Any:
         axis = _axis(path, leaf)
         if size == 1 or axis is None:
             return replicated(mesh)
-        spec = [None] * len(leaf.shape)
+        spec: list[str | None] = [None] * len(leaf.shape)
         spec[axis] = "fsdp"
         return NamedSharding(mesh, PartitionSpec(*spec))
 

@@ -274,9 +274,10 @@ def _saved_step(setup: _Setup, checkpoints: Checkpoints) -> int | None:
     If it is the last step, checkpoints that cannot be read are passed over.
     """
     latest = checkpoints.latest_step
-    if (latest or 0) >= setup.config.train.num_steps:
-        return int(checkpoints.restore(setup.program.state).step)
-    return latest
+    if (latest or 0) < setup.config.train.num_steps:
+        return latest
+    state = checkpoints.restore(setup.program.state)
+    return None if state is None else int(state.step)
 
 
 def _is_complete(setup: _Setup, saved_step: int | None, workdir: pathlib.Path) -> bool:

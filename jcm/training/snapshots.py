@@ -6,7 +6,7 @@ training (Karras et al. 2024, section 3).
 
 import dataclasses
 import os
-from typing import Self
+from typing import Any, Self
 
 from ml_collections import ConfigDict
 
@@ -39,6 +39,8 @@ class Snapshots:
 
         Every process must call this.
         """
+        if self._written is None:
+            return
         # All processes do what process 0 sees.
         if distributed.from_main(int(state.step) in self._written.steps):
             return
@@ -50,10 +52,10 @@ class Snapshots:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         """Waits until the last snapshot is complete."""
         if self._written is not None:
-            self._written.__exit__(*error)
+            self._written.__exit__(kind, *rest)
 
 
 def power_averages(config: ConfigDict) -> list[str]:

@@ -68,7 +68,7 @@ def find_teachers(
       config: the config of the student.
       num_classes: number of classes in the data.
       workdir: the workdir of the student.
-      train: trains a config in a workdir.
+      train: trains a config in a workdir; None if no teacher is trained here.
 
     Raises:
       JcmError: if no teacher is named, if it is of another kind than the method needs,
@@ -132,9 +132,14 @@ def _train_and_load(
     config: ConfigDict,
     name: str,
     workdir: str | os.PathLike,
-    train: Callable[[ConfigDict, str | os.PathLike], Any],
+    train: Callable[[ConfigDict, str | os.PathLike], Any] | None,
 ) -> Params:
     """Trains a teacher in WORKDIR/teachers/NAME, and returns its weights."""
+    if train is None:
+        raise JcmError(
+            f"config.teachers.{name}={config.teachers[name]} is not trained here: train"
+            " it first, and name its workdir"
+        )
     source = workdir_lib.teacher_paths(config, workdir)[name]
     logging.info("training the teacher, %s, in %s", config.teachers[name], source)
     train(teacher_config(config, name), source)

@@ -104,16 +104,19 @@ def make_train_step(
         (loss, totals), grads = gradient(trained, frozen, examples, state.step)
         if rules.zero_nonfinite:
             grads = jax.tree.map(_without_nonfinite, grads)
-        grad_norm = optax.tree.norm(grads[0])
+        student_grads, head_grads = grads
+        grad_norm = optax.tree.norm(student_grads)
         finite = jnp.isfinite(optax.tree.norm(grads)) & jnp.isfinite(loss)
         applies = finite if rules.skip_nonfinite else None
         rate = rules.learning_rate(state.step)
         params, opt_state, updates = _optimise(
-            rules.optimizer, rate, applies, grads[0], state.params, state.opt_state
+            rules.optimizer, rate, applies, student_grads, state.params, state.opt_state
         )
-        head, head_opt_state, _ = _optimise(
-            rules.optimizer, rate, applies, grads[1], state.head, state.head_opt_state
-        )
+        head, head_opt_state = state.head, state.head_opt_state
+        if head is not None and head_grads is not None:
+            head, head_opt_state, _ = _optimise(
+                rules.optimizer, rate, applies, head_grads, head, head_opt_state
+            )
         # The curriculum is that of the step being taken, before the count increases.
         curriculum = method.curriculum(state.step)
         if "restart" in curriculum:
@@ -174,22 +177,20 @@ def _optimise(
     optimizer: optax.GradientTransformation,
     rate: Array,
     applies: Array | None,
-    grads: Params | None,
-    params: Params | None,
+    grads: Params,
+    params: Params,
     opt_state: Any,
-) -> tuple[Params | None, Any, Params | None]:
+) -> tuple[Params, Any, Params]:
     """Returns parameters, state of the optimiser and updates of a step.
 
     Args:
       optimizer: turns gradients into directions.
       rate: the learning rate.
       applies: whether the step changes anything; None for yes.
-      grads: gradients of the parameters; None if there are no parameters.
+      grads: gradients of the parameters.
       params: parameters before the step.
       opt_state: state of the optimiser before the step.
     """
-    if params is None:
-        return None, None, None
     direction, new_state = optimizer.update(grads, opt_state, params)
     updates = jax.tree.map(lambda d: -rate * d, direction)
     if applies is not None:

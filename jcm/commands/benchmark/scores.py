@@ -53,7 +53,7 @@ def _measure_networks(pictures: np.ndarray, folder: str) -> dict[str, float]:
             continue
         wanted = {s.feature for s in FEATURE_SCORES.values() if s.network == name}
 
-        def extract(network=network, wanted=wanted) -> list[Any]:
+        def extract(network: Any = network, wanted: set[str] = wanted) -> list[Any]:
             return list(features.extract(network, [pictures], wanted))
 
         extract()  # compiles

@@ -214,7 +214,9 @@ def _write_profile(folder: str, training: _Training) -> None:
     """Traces a few training steps; process 0 writes the trace and the program."""
     writes = jax.process_index() == 0
     if writes:
-        files.write_text(pathlib.Path(folder, "step.hlo"), training.compiled.as_text())
+        files.write_text(
+            pathlib.Path(folder, "step.hlo"), training.compiled.as_text() or ""
+        )
         jax.profiler.start_trace(folder)
     for _ in range(_TRACED_STEPS):
         jax.block_until_ready(training.step())

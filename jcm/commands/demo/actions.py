@@ -182,7 +182,7 @@ class Actions:
     def interpolate(self, common: Common, other: int) -> Shown:
         """Returns a strip of images from that of one seed to that of another."""
         chosen = self._label(common)
-        options = {} if chosen is None else {"labels": chosen}
+        options: dict[str, Any] = {} if chosen is None else {"labels": chosen}
         seeds, count = (common.seed, other), max(common.count, 2)
         made, time_taken = _timed(
             lambda: self.model.edit.interpolate(seeds, count, **options, **_QUIET)
@@ -270,8 +270,8 @@ def _compilations() -> list[str]:
     """Returns a list that grows with each compilation after the first call."""
     found: list[str] = []
 
-    def listen(event: str, seconds: float, **rest: Any) -> None:
-        del seconds, rest
+    def listen(event: str, duration_secs: float, **rest: Any) -> None:
+        del duration_secs, rest
         if event.endswith("backend_compile_duration"):
             found.append(event)
 

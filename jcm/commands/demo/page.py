@@ -21,8 +21,9 @@ def build(actions: Actions) -> gr.Blocks:
     """Builds the page of a model; a diffusion model has only the tab to sample."""
     model = actions.model
     # Pictures that users upload are deleted after an hour.
-    options = {"analytics_enabled": False, "delete_cache": (3600, 3600)}
-    with gr.Blocks(title="jcm", **options) as page:
+    with gr.Blocks(
+        title="jcm", analytics_enabled=False, delete_cache=(3600, 3600)
+    ) as page:
         gr.Markdown(f"# jcm\n{_about(actions)}")
         with gr.Row():
             common = [
@@ -136,7 +137,7 @@ def _strokes(actions: Actions, common: list[Any]) -> _Tab:
     """Adds the controls of the tab for strokes."""
     del common
     paper = actions.paper()
-    colours = ["#000000", "#ffffff", "#808080"]
+    colours: list[Any] = ["#000000", "#ffffff", "#808080"]
     if actions.channels == 3:
         colours += ["#d62828", "#f4a261", "#ffd60a", "#2a9d3f", "#2176c7", "#7b4fa3"]
     brush = gr.Brush(
@@ -230,7 +231,7 @@ def _on(
 ) -> None:
     """Makes a button run an action; one runs at a time, and the page shows errors."""
 
-    def run(seed: int | None, count: int, label: str | None, *values: Any) -> Any:
+    def run(seed: Any, count: int, label: str | None, *values: Any) -> Any:
         try:
             for place, value in zip([common[0], *own], [seed, *values], strict=True):
                 if value is None and isinstance(place, gr.Number | gr.Slider):

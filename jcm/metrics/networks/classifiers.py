@@ -6,6 +6,7 @@ torchvision's names.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +72,7 @@ def squeezenet(p: Params, x: Images) -> list[Images]:
     return maps
 
 
-def _unit(p: Params, name: str, x: Images, **options) -> Images:
+def _unit(p: Params, name: str, x: Images, **options: Any) -> Images:
     return jax.nn.relu(layers.conv(p, name, x, **options))
 
 

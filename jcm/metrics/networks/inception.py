@@ -6,6 +6,8 @@ in three details: mean pooling does not count padding, the last block has max po
 and images are resized inside the graph.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,15 +82,15 @@ def features(p: Params, x: Images) -> dict[str, Float[Array, "b _d"]]:
     for block in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
         x = _block_35(p, block, x)
     x = _reduction_17(p, x)
+    firsts = {}
     for block in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
-        first = _chain(p, block, x, "1x1")
-        if block == "Mixed_6d":
-            spatial = first[..., :7]  # The 7 channels that sFID takes.
-        x = _block_17(p, block, x, first)
+        firsts[block] = _chain(p, block, x, "1x1")
+        x = _block_17(p, block, x, firsts[block])
     x = _reduction_8(p, x)
     x = _block_8(p, "Mixed_7b", x, layers.mean_pool_3x3(x))
     x = _block_8(p, "Mixed_7c", x, layers.max_pool(x, 3, 1, "SAME"))
     pool = jnp.mean(x, axis=(1, 2))
+    spatial = firsts["Mixed_6d"][..., :7]  # The 7 channels that sFID takes.
     return {
         "pool": pool,
         "spatial": spatial.reshape(len(spatial), -1),
@@ -156,7 +158,7 @@ def _block_8(p: Params, block: str, x: Images, pooled: Images) -> Images:
     )
 
 
-def _unit(p: Params, name: str, x: Images, **options) -> Images:
+def _unit(p: Params, name: str, x: Images, **options: Any) -> Images:
     return jax.nn.relu(layers.conv(p, name, x, **options))
 
 

@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
-Params = dict[str, AnyArray]
+Params = dict[str, Array]
 """Parameters of a network, by name."""
-Images = Float[AnyArray, "_b _h _w _c"]
+Images = Float[Array, "_b _h _w _c"]
 """Images, or feature maps of them."""
 Weights = Mapping[str, np.ndarray]
 """Arrays as published; the kernels of convolutions are (out, in, height, width)."""
@@ -87,13 +86,12 @@ def conv(
       stride: step between output pixels.
       padding: "SAME", "VALID", or the number of zeros on every side.
     """
-    if isinstance(padding, int):
-        padding = [(padding, padding)] * 2
+    pads = [(padding, padding)] * 2 if isinstance(padding, int) else padding
     y = jax.lax.conv_general_dilated(
         x,
         params[f"{name}.kernel"].astype(x.dtype),
         (stride, stride),
-        padding,
+        pads,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return y + params[f"{name}.bias"].astype(x.dtype)
