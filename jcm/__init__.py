@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from jcm.run.grids import save_png as save_png
     from jcm.runtime.errors import JcmError as JcmError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Each public name with the module that defines it. It is imported when the name is
 # first used, so that `import jcm` takes no time.

@@ -147,7 +147,9 @@ _OPTIM = {
         0.0, "largest global norm of the gradient; 0 does not clip", least=0
     ),
     "zero_nonfinite": Field(
-        False, "whether NaN in a gradient becomes 0, and an infinite value 1e5"
+        False,
+        "whether NaN in the gradient of a finite loss becomes 0, and an infinite value"
+        " 1e5",
     ),
 }
 
@@ -332,6 +334,14 @@ def fields(config: ConfigDict) -> dict[str, Field]:
     The default of a field is its value in `base(config.method)`.
     """
     return flatten_fields(sections(config.method))
+
+
+def uses_num_steps(config: ConfigDict) -> bool:
+    """Returns whether each step depends on the length of the whole run."""
+    from jcm import methods
+
+    recipe = methods.recipe(config.method)
+    return config.optim.schedule == "linear" or recipe.uses_num_steps(config)
 
 
 def base(method: str = "cd") -> ConfigDict:

@@ -16,7 +16,7 @@ _MAY_IMPORT = {
     "metrics": "runtime data networks pretrained",
     "methods": "runtime.errors runtime.fields networks diffusion metrics",
     "config": "runtime.errors runtime.fields methods",
-    "run": "runtime data networks methods config",
+    "run": "runtime data networks config",
     "model": "runtime data networks run diffusion pretrained metrics methods config",
     "training": "runtime data networks run diffusion pretrained metrics methods model"
     " config",

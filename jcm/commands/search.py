@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from jcm import data
 from jcm.commands.evaluate import load_subject
-from jcm.diffusion.schedule import Schedule
 from jcm.metrics import scores as scores_lib
 from jcm.model import build
 from jcm.model.scoring import Scorer, Subject
@@ -51,7 +50,8 @@ def search(config: ConfigDict, workdir: str | os.PathLike) -> None:
     scorer = Scorer(config, workdir, data.load(config.data, config.data.split))
 
     def value(sigmas: tuple[float, ...], seed: int) -> float:
-        return scorer(subject, Schedule(sigmas), seed)[column]
+        schedule = build.schedule(config, subject.model.denoiser, sigmas=sigmas)
+        return scorer(subject, schedule, seed)[column]
 
     sign = -1 if higher_is_better else 1
     points = config.search.points

@@ -64,7 +64,8 @@ def _loop(run: Run) -> None:
             log.settle()
             with run.progress.pause():
                 run.preview.write(state)
-        if not resumed and due(step, settings.snapshot_every):
+        # Also after a resume: a kill may have come before the snapshot was complete.
+        if due(step, settings.snapshot_every):
             log.settle()
             with run.progress.pause():
                 run.snapshots.save(state)

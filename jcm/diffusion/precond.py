@@ -141,23 +141,17 @@ class EDM:
       sigma_data: standard deviation of the data.
       shift: subtracted from sigma in c_skip and in the numerator of c_out, so that D is
         the identity at this level.
+      floor: 0, where the ODE ends; see `Precond`.
+      clip: False, since no step jumps to clean images; see `Precond`.
     """
 
     sigma_data: float = 0.5
     shift: float = 0.0
+    floor: float = 0.0
+    clip: bool = False
 
     kind: ClassVar[str] = "diffusion"
     solvers: ClassVar[Sequence[str]] = ode.SOLVERS
-
-    @property
-    def floor(self) -> float:
-        """0, where the ODE ends."""
-        return 0.0
-
-    @property
-    def clip(self) -> bool:
-        """False, since no step jumps to clean images."""
-        return False
 
     def skip_and_out(
         self, sigma: Float[Array, "*b"]
@@ -312,11 +306,14 @@ class Consistency(EDM):
             index = np.arange(steps) * (self.levels - 1) // steps
             grid = sampling.grid.sigmas(self.levels)
             chosen = [grid[i] for i in index]
-        found = Schedule(tuple(float(sigma) for sigma in chosen))
+        found = Schedule(tuple(float(sigma) for sigma in chosen), self.solvers[0])
         found.check(sampling.grid.sigma_min, sampling.grid.sigma_max)
         return found
 
     def schedules(self, sampling: Sampling) -> list[Schedule]:
         """Returns one, two, ... steps of the config; see `Precond.schedules`."""
         longest = self.schedule(sampling)
-        return [Schedule(longest.sigmas[: n + 1]) for n in range(longest.nfe)]
+        return [
+            dataclasses.replace(longest, sigmas=longest.sigmas[: n + 1])
+            for n in range(longest.nfe)
+        ]

@@ -61,6 +61,11 @@ class FixedScales:
     num_scales: int
     target_ema: float
 
+    @property
+    def last(self) -> int:
+        """N at the end of the training."""
+        return self.num_scales
+
     def __call__(self, step: Int[Array, ""]) -> tuple[Array, Array]:
         """Returns (N, mu), which are the same at every training step."""
         del step
@@ -86,6 +91,11 @@ class AdaptiveScales:
     end_scales: int
     start_ema: float
     total_steps: int
+
+    @property
+    def last(self) -> int:
+        """N at the end of the training, which is s1 + 1."""
+        return int(self._intervals(np.asarray([self.total_steps]))[0]) + 1
 
     def __call__(self, step: Int[Array, ""]) -> tuple[Array, Array]:
         """Returns (N, mu) at a training step, which may be traced.

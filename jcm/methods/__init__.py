@@ -28,10 +28,12 @@ from jcm.methods.method import Plain as Plain
 from jcm.methods.method import Recipe as Recipe
 from jcm.networks import Network
 from jcm.runtime.errors import JcmError
+from jcm.runtime.fields import Field as Field
 
 __all__ = [
     "NAMES",
     "Batch",
+    "Field",
     "Frozen",
     "Log",
     "Losses",
@@ -79,7 +81,15 @@ def create(config: Any, network: Network, teachers: Mapping[str, Denoiser]) -> M
     Raises:
       JcmError: if the name is unknown, or if the method cannot use the settings.
     """
-    return recipe(config.method).create(config, network, teachers)
+    found = recipe(config.method)
+    arch = network.arch
+    for name, unused in (("times", 1), ("augment_dim", 0), ("guidance", False)):
+        if getattr(arch, name) != unused and name not in found.conditions:
+            raise JcmError(
+                f"config.model.{name}={getattr(arch, name)} is of no use with"
+                f" config.method={config.method!r}: set it to {unused}"
+            )
+    return found.create(config, network, teachers)
 
 
 def denoiser(config: Any, network: Network) -> Denoiser:

@@ -163,13 +163,12 @@ class Consistency(Plain):
 
 def _denoiser(config: Any, network: Network) -> Denoiser:
     """Returns the consistency function f of a config."""
-    noise, loss = config.noise, config.loss
-    levels = loss.num_scales if loss.scales == "fixed" else loss.end_scales
+    noise = config.noise
     function = precond.Consistency(
         sigma_data=noise.sigma_data,
         shift=noise.sigma_min,
         floor=noise.sigma_min,
-        levels=levels,
+        levels=_scales(config).last,
     )
     return Denoiser(network, function)
 
@@ -197,8 +196,23 @@ def _scales(config: Any) -> FixedScales | AdaptiveScales:
     )
 
 
-def _create(
+def _distillation(
     config: Any, network: Network, teachers: Mapping[str, Denoiser]
+) -> Consistency:
+    """Returns CD; see `_create` for errors."""
+    return _create(config, network, teachers[_TEACHER], config.loss.solver)
+
+
+def _training(
+    config: Any, network: Network, teachers: Mapping[str, Denoiser]
+) -> Consistency:
+    """Returns CT; see `_create` for errors."""
+    del teachers
+    return _create(config, network, None)
+
+
+def _create(
+    config: Any, network: Network, teacher: Denoiser | None, solver: str = "heun"
 ) -> Consistency:
     """Returns CD with a teacher, or CT without one.
 
@@ -208,12 +222,12 @@ def _create(
     noise, loss = config.noise, config.loss
     return Consistency(
         denoiser=_denoiser(config, network),
-        teacher=teachers.get(_TEACHER),
+        teacher=teacher,
         grid=KarrasGrid(noise.sigma_min, noise.sigma_max, noise.rho),
         scales=_scales(config),
         distance=distances.create(config),
         weighting=loss.weighting,
-        solver=loss.get("solver", "heun"),
+        solver=solver,
         stop_gradient=loss.stop_gradient,
     )
 
@@ -240,14 +254,14 @@ _SETTINGS = distances.SETTINGS | {
     ),
 }
 TRAINING = Recipe(
-    create=_create,
+    create=_training,
     denoiser=_denoiser,
     settings=_SETTINGS,
     uses_num_steps=lambda config: config.loss.scales == "adaptive",
 )
 """The method `ct`."""
 DISTILLATION = Recipe(
-    create=_create,
+    create=_distillation,
     denoiser=_denoiser,
     settings=_SETTINGS
     | {"solver": Field("heun", "ODE solver of the teacher: heun or euler")},

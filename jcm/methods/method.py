@@ -6,7 +6,7 @@ and a few properties. Each method has its own file in this folder, which ends wi
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -163,15 +163,8 @@ class Method(Protocol):
 class Plain:
     """The defaults of a method: no head, no target, no constants, no curriculum."""
 
-    @property
-    def keeps_target(self) -> bool:
-        """False, since there is no target."""
-        return False
-
-    @property
-    def constants(self) -> Any:
-        """None, since there are no constants."""
-        return None
+    keeps_target: Any = False
+    constants: Any = None
 
     def init_head(self, key: Key[Array, ""]) -> Params | None:
         """Returns None, since there is no head."""
@@ -197,6 +190,8 @@ class Recipe:
         its name. `config.teachers` has a field for each.
       begins_with: the teacher whose weights the student begins with, which must have
         the student's network; None for random weights.
+      conditions: the fields of `config.model` whose conditions the method passes to the
+        network: "times", "augment_dim", "guidance".
       uses_num_steps: whether the training of a config depends on the length of the
         run, which may then not change when the run resumes.
     """
@@ -206,4 +201,5 @@ class Recipe:
     settings: Section
     teachers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     begins_with: str | None = None
+    conditions: Sequence[str] = ()
     uses_num_steps: Callable[[Any], bool] = lambda config: True

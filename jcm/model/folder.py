@@ -84,7 +84,7 @@ def read(path: str | os.PathLike) -> Exported:
         if about["format"] != _FORMAT:
             raise ValueError(f"format {about['format']!r}")
         if about.get("version") != versions.FORMAT:
-            raise versions.OtherVersion(f"{path} was saved by")
+            raise versions.OtherVersion(f"{path} was saved by", about.get("version"))
         step, names = about["step"], about["class_names"]
         if not (step is None or type(step) is int) or not isinstance(names, list):
             raise ValueError(f"step {step!r}")

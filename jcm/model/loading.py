@@ -19,6 +19,10 @@ from jcm.runtime import sharding
 from jcm.runtime.arguments import explained
 from jcm.runtime.errors import JcmError, one_line
 
+# Noise levels of a consistency model of others that does not state their number: those
+# of the published models of 64x64 and larger.
+_LEVELS = 40
+
 
 @explained
 def load(
@@ -211,6 +215,8 @@ def _from_checkpoint(found: foreign.Checkpoint, batch_size: int | None) -> Model
         config.data.image_size = arch.image_size
         config.data.channels = arch.image_channels
         config.noise.update(found.noise)
+        if found.kind == "consistency":
+            config.loss.num_scales = found.levels or _LEVELS
         config.sample.sigmas = found.sigmas or (config.noise.sigma_max,)
         config.sample.steps = found.steps or config.sample.steps
     return Model(

@@ -16,7 +16,7 @@ from jcm.runtime.errors import JcmError
 FORMS = ("jcm", "diffusers")
 
 # Sections of the config that describe a model that was trained elsewhere.
-_SECTIONS = ("method", "noise", "model", "sample")
+_SECTIONS = ("method", "noise", "model", "loss", "sample")
 
 
 @explained

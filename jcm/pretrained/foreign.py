@@ -35,6 +35,8 @@ class Checkpoint:
       step: number of training steps; None if the file does not state it.
       sigmas: noise levels with which the publisher samples; empty if unknown.
       steps: points of the noise grid with which the publisher samples; None if unknown.
+      levels: number of noise levels that a consistency model was trained on; None if
+        unknown.
       noise: the fields of `config.noise` that the checkpoint states.
       class_names: the meaning of the labels 0, 1, ...; empty if unknown.
       notes: the origin of the weights, in Markdown; empty if unknown.
@@ -47,6 +49,7 @@ class Checkpoint:
     step: int | None = None
     sigmas: tuple[float, ...] = ()
     steps: int | None = None
+    levels: int | None = None
     noise: Mapping[str, float] = dataclasses.field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     notes: str = ""
@@ -119,6 +122,7 @@ def read(source: str | os.PathLike, hints: Hints, ema: str = "") -> Checkpoint:
         found,
         sigmas=published.sigmas,
         steps=published.steps,
+        levels=published.levels,
         notes=released.notes(str(source)),
         licence=published.licence,
     )

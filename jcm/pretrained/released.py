@@ -29,6 +29,8 @@ class Released:
       fid: published FID by the number of network evaluations.
       sigmas: published noise levels for two-step sampling; empty if there are none, as
         for a diffusion model.
+      levels: number of noise levels at the end of the training of a consistency model;
+        None for a diffusion model.
       licence: licence of the release.
     """
 
@@ -39,6 +41,7 @@ class Released:
     kind: str
     fid: dict[int, float]
     sigmas: tuple[float, ...]
+    levels: int | None
     licence: str
 
     @property
@@ -119,6 +122,15 @@ _FILES = {
 }
 
 
+# N at the end of the training (Song et al. 2023, Table 3), also by data set.
+_LEVELS: dict[str | tuple[str, str], int] = {
+    "cd": 40,
+    ("cd", "cifar10"): 18,
+    "ct": 151,
+    ("ct", "imagenet64"): 201,
+}
+
+
 def _released(name: str) -> Released:
     method, data, *_ = name.split("-")
     return Released(
@@ -128,6 +140,7 @@ def _released(name: str) -> Released:
         kind="diffusion" if method == "edm" else "consistency",
         fid=_FID.get(name, {}),
         sigmas=(80.0, _SECOND[name]) if name in _SECOND else (),
+        levels=_LEVELS.get((method, data), _LEVELS.get(method)),
         # The JAX release (CIFAR-10) and the PyTorch release have different licences.
         licence="apache-2.0" if data == "cifar10" else "mit",
     )

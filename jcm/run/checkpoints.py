@@ -71,6 +71,8 @@ class Checkpoints:
             ),
         )
         self._writer: Any = None
+        # Steps that are all kept may be saved in any order.
+        self._any_order = keep == 0
         if keep is not None:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=keep or None,
@@ -116,7 +118,9 @@ class Checkpoints:
         sums = {name: checksums(part) for name, part in parts.items()}
         items[_CHECKSUMS] = ocp.args.JsonSave(sums)
         with self._explain_errors(f"cannot save step {step}: {self._remedy()}"):
-            started = self._writer.save(step, args=ocp.args.Composite(**items))
+            started = self._writer.save(
+                step, args=ocp.args.Composite(**items), force=self._any_order
+            )
         if not started:
             raise JcmError(
                 f"step {step} was not saved, since {self._folder} has a checkpoint of"

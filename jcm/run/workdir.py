@@ -23,13 +23,15 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from jcm import config as config_lib
-from jcm import methods
 from jcm.run import storage
 from jcm.runtime import files, versions
 from jcm.runtime.errors import JcmError, one_line
 
 # This file has one line for each scored model, way of sampling and seed.
 SCORES_FILE = os.path.join("evaluation", "scores.jsonl")
+
+# The folders that have one folder for each saved step.
+_STEPS = ("checkpoints", "snapshots")
 
 # The fields that may differ between two starts of a run. They change what is shown,
 # where the data is or how the work is divided.
@@ -82,7 +84,7 @@ def read(workdir: str | os.PathLike) -> Record:
     try:
         fields = json.loads(path.read_text())
         if fields.get("format") != versions.FORMAT:
-            raise versions.OtherVersion(f"{path} was written by")
+            raise versions.OtherVersion(f"{path} was written by", fields.get("format"))
         config = config_lib.from_dict(fields["config"])
         names = tuple(fields["class_names"])
         hashes = fields["data_fingerprint"], fields["teacher_hashes"]
@@ -122,7 +124,11 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
                 f" {old.data_fingerprint}, not {record.data_fingerprint}): use another"
                 " --workdir"
             )
-        record = dataclasses.replace(record, teacher_hashes=old.teacher_hashes)
+        # Those of the teachers may change once their weights have been compared.
+        config = record.config.copy_and_resolve_references()
+        config.teachers = old.config.teachers
+        hashes = old.teacher_hashes
+        record = dataclasses.replace(record, config=config, teacher_hashes=hashes)
     elif begun:
         raise JcmError(
             f"{workdir} has checkpoints but no run.json, so another program has written"
@@ -132,25 +138,33 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
     storage.sync(workdir)  # no process may start before all have checked
 
 
-def claim_teachers(workdir: str | os.PathLike, hashes: dict[str, str]) -> None:
+def claim_teachers(
+    workdir: str | os.PathLike, config: ConfigDict, hashes: dict[str, str]
+) -> None:
     """Records the weights of the teachers, or checks that they are the same.
 
     Args:
       workdir: the run's folder.
+      config: names the teachers.
       hashes: a hash of the weights of each teacher, by its name.
 
     Raises:
       JcmError: if the run has used other weights.
     """
     old = read(workdir)
+    before, now = (teacher_paths(each, workdir) for each in (old.config, config))
     for name, found in hashes.items():
         if _begun(workdir) and old.teacher_hashes.get(name) != found:
-            raise JcmError(
-                f"{workdir} holds a run with another teacher {name}: the weights in"
-                f" {teacher_paths(old.config, workdir)[name]} have changed since the"
-                " run started; restore them, or use another --workdir"
+            changed = (
+                "which have changed since the run started: restore them"
+                if before.get(name) == now[name]
+                else f"and not those in {before.get(name)}: name that one"
             )
-    _write(workdir, dataclasses.replace(old, teacher_hashes=hashes))
+            raise JcmError(
+                f"{workdir} holds a run with another teacher {name} than the weights in"
+                f" {now[name]}, {changed}, or use another --workdir"
+            )
+    _write(workdir, dataclasses.replace(old, config=config, teacher_hashes=hashes))
 
 
 def teacher_paths(config: ConfigDict, workdir: str | os.PathLike) -> dict[str, str]:
@@ -176,10 +190,7 @@ def check_same_settings(workdir: str | os.PathLike, config: ConfigDict) -> None:
     for name, before, now in config_lib.differences(
         read(workdir).config, config, ignore=_FREE
     ):
-        if name == "train.num_steps" and not (
-            methods.recipe(config.method).uses_num_steps(config)
-            or config.optim.schedule == "linear"
-        ):
+        if name == "train.num_steps" and not config_lib.uses_num_steps(config):
             continue
         raise JcmError(
             f"{workdir} holds a run with config.{name}={before!r}, not {now!r}: use"
@@ -203,9 +214,12 @@ def scores(workdir: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def _begun(workdir: str | os.PathLike) -> bool:
-    """Returns whether the run has a checkpoint."""
-    folder = storage.shared_path(workdir) / "checkpoints"
-    return folder.exists() and any(path.name[0].isdigit() for path in folder.iterdir())
+    """Returns whether the run has a checkpoint or a snapshot."""
+    folders = (storage.shared_path(workdir) / each for each in _STEPS)
+    return any(
+        folder.exists() and any(path.name[0].isdigit() for path in folder.iterdir())
+        for folder in folders
+    )
 
 
 def _write(workdir: str | os.PathLike, record: Record) -> None:

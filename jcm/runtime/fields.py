@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Self, Union
+from typing import Any, Union
 
 from jcm.runtime.errors import JcmError
 
@@ -49,10 +49,6 @@ class Field:
         }
         return ", ".join(f"{k} {_short(v)}" for k, v in named.items() if v is not None)
 
-    def but(self, **changes: Any) -> Self:
-        """Returns a copy with other attributes."""
-        return dataclasses.replace(self, **changes)
-
     def check(self, name: str, value: Any) -> None:
         """Checks a value against the bounds.
 
@@ -66,6 +62,14 @@ class Field:
         if self.some and not len(value):
             raise JcmError(f"{name}=() must have at least one value")
         values = value if isinstance(value, list | tuple) else (value,)
+        texts = isinstance(self.default, tuple) and self.default
+        if texts and all(isinstance(each, str) for each in self.default):
+            for each in values:
+                if not isinstance(each, str):
+                    raise JcmError(
+                        f"{name}={value} must be texts: put {each} in quotes, as in"
+                        f" --{name}=\"('{each}',)\""
+                    )
         for each in filter(_is_number, values):
             # Comparisons with NaN are false, so that NaN is out of all bounds.
             within = (

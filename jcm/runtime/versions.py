@@ -14,11 +14,19 @@ FORMAT = 2
 class OtherVersion(JcmError):
     """A workdir or a folder has the form of another version of jcm."""
 
-    def __init__(self, what: str):
-        """Creates the error; `what` is the beginning of its sentence."""
+    def __init__(self, what: str, found: object):
+        """Creates the error.
+
+        Args:
+          what: the beginning of its sentence, such as "run.json was written by".
+          found: the form that the file states; None in version 0.1.
+        """
+        newer = isinstance(found, int) and found > FORMAT
         super().__init__(
-            f"{what} another version of jcm (0.1 or older), whose files this version"
-            " does not open: use that version, or train again in another workdir"
+            f"{what} a newer version of jcm: upgrade jcm to open it"
+            if newer
+            else f"{what} jcm 0.1, whose files this version does not open: use that"
+            " version, or train again in another workdir"
         )
 
 

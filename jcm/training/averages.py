@@ -28,13 +28,13 @@ class Average:
       rate: a constant rate; None for another form.
       half_life: images in which a weight halves; None for another form.
       ramp: largest half-life as a share of the images seen; None for no ramp.
-      gamma: exponent of a power function, if the others are None.
+      gamma: exponent of a power function; None for another form.
     """
 
     rate: float | None = None
     half_life: float | None = None
     ramp: float | None = None
-    gamma: float = 0.0
+    gamma: float | None = None
 
     def update(
         self, average: Params, new: Params, step: Int[Array, ""], batch_size: int
@@ -61,12 +61,14 @@ class Average:
 
     def _weight(self, step: Int[Array, ""], batch_size: int) -> Float[Array, ""]:
         """Returns 1 - rate; in float32, the rate itself is too coarse near 1."""
+        if self.gamma is not None:
+            # 1 - (1 - 1/k)^(gamma + 1)
+            return -jnp.expm1((self.gamma + 1) * jnp.log1p(-1 / step))
         if self.half_life is not None and self.ramp is not None:
             # Counted in steps, since the number of images overflows 32 bits.
             length = jnp.minimum(self.half_life / batch_size, step * self.ramp)
             return -jnp.expm1(-jnp.log(2.0) / length)
-        # 1 - (1 - 1/k)^(gamma + 1)
-        return -jnp.expm1((self.gamma + 1) * jnp.log1p(-1 / step))
+        raise ValueError("the average has no form")
 
 
 def parse(spec: str) -> Average:

@@ -71,9 +71,7 @@ class TrainLog:
         step, metrics = self._pending
         self._pending = None
         found = jax.tree.map(float, jax.device_get(metrics))
-        for name, total in found.pop("logs", {}).items():
-            so_far = self._totals.get(name, (0.0, 0.0))
-            self._totals[name] = so_far[0] + total[0], so_far[1] + total[1]
+        logs = found.pop("logs", {})
         metrics = found
         # Every process sees the same value, so all stop after the same step.
         self.stop |= metrics.pop("stop") > 0
@@ -82,6 +80,9 @@ class TrainLog:
         if all(map(math.isfinite, watched.values())):
             self._in_a_row = 0
             self._losses.append(loss)
+            for name, total in logs.items():
+                so_far = self._totals.get(name, (0.0, 0.0))
+                self._totals[name] = so_far[0] + total[0], so_far[1] + total[1]
         else:
             self._skip(step, watched)
         speed = self._progress.update(step, loss)

@@ -19,7 +19,7 @@ from jcm import config as config_lib
 from jcm import data, methods, networks
 from jcm.data.dataset import Batch
 from jcm.diffusion.denoiser import Denoiser
-from jcm.diffusion.precond import EDM
+from jcm.diffusion.precond import EDM, Consistency
 from jcm.methods import Frozen
 from jcm.metrics import scores as scores_lib
 from jcm.model import build, loading
@@ -212,9 +212,12 @@ class _Setup:
 def _check_settings(config: ConfigDict) -> None:
     """Reports settings that no data can make valid, before the data is prepared."""
     network = build.network(config, num_classes=2)
-    stand_in = Denoiser(network, EDM())
-    teachers = methods.recipe(config.method).teachers
-    methods.create(config, network, dict.fromkeys(teachers, stand_in))
+    kinds = {"diffusion": EDM(), "consistency": Consistency()}
+    stand_ins = {
+        name: Denoiser(network, kinds.get(kind, EDM()))
+        for name, kind in methods.recipe(config.method).teachers.items()
+    }
+    methods.create(config, network, stand_ins)
     snapshots.power_averages(config)
 
 
@@ -307,7 +310,7 @@ def _load_frozen(setup: _Setup, workdir: pathlib.Path) -> Frozen:
         distributed.check_equal(
             {f"the weights of the teacher {name}": hashes[name] for name in hashes}
         )
-        workdir_lib.claim_teachers(workdir, hashes)
+        workdir_lib.claim_teachers(workdir, setup.config, hashes)
     logging.info("\n%s", get_parameter_overview(network.shapes, include_stats=False))
     place = jax.tree.map(lambda leaf: leaf.sharding, setup.program.frozen)
     return jax.device_put(Frozen(teachers=teachers, constants=method.constants), place)

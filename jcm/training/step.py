@@ -105,8 +105,8 @@ def make_train_step(
         if rules.zero_nonfinite:
             grads = jax.tree.map(_without_nonfinite, grads)
         student_grads, head_grads = grads
-        grad_norm = optax.tree.norm(student_grads)
-        finite = jnp.isfinite(optax.tree.norm(grads)) & jnp.isfinite(loss)
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(grad_norm) & jnp.isfinite(loss)
         applies = finite if rules.skip_nonfinite else None
         rate = rules.learning_rate(state.step)
         params, opt_state, updates = _optimise(

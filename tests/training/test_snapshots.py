@@ -86,12 +86,16 @@ def test_files_of_version_0_1_are_refused_by_name(teacher, tmp_path):
     record = json.loads((teacher / "run.json").read_text())
     del record["format"]
     (tmp_path / "run.json").write_text(json.dumps(record))
-    with pytest.raises(JcmError, match=r"run.json was written by another version of j"):
+    with pytest.raises(JcmError, match=r"run.json was written by jcm 0.1, whose files"):
         jcm.load(tmp_path)
     folder = tmp_path / "folder"
     jcm.save(jcm.load(teacher), folder)
     about = json.loads((folder / "config.json").read_text())
     del about["version"]
     (folder / "config.json").write_text(json.dumps(about))
-    with pytest.raises(JcmError, match=r"folder was saved by another version of jcm"):
+    with pytest.raises(JcmError, match=r"folder was saved by jcm 0.1, whose files"):
+        jcm.load(folder)
+    about["version"] = 3
+    (folder / "config.json").write_text(json.dumps(about))
+    with pytest.raises(JcmError, match="saved by a newer version of jcm: upgrade jcm"):
         jcm.load(folder)
