@@ -55,4 +55,4 @@ _DEFINED_IN = {
     "networks": "jcm.networks",
 }
 __all__ = ["__version__", *_DEFINED_IN]
-__getattr__, __dir__ = _lazy.namespace(__name__, _DEFINED_IN)
+_lazy.namespace(__name__, _DEFINED_IN)

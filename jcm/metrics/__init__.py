@@ -58,6 +58,4 @@ __all__ = [
     "statistics",
     "weights",
 ]
-__getattr__, __dir__ = _lazy.namespace(
-    __name__, {name: f"{__name__}.{name}" for name in __all__}
-)
+_lazy.namespace(__name__, {name: f"{__name__}.{name}" for name in __all__})

@@ -6,7 +6,8 @@ import pathlib
 from collections.abc import Mapping
 
 from jcm import networks
-from jcm.networks import Network, Params, UNetSizes, adm
+from jcm.networks import Network, Params, adm
+from jcm.networks.layers import UNetSizes
 from jcm.pretrained import (
     diffusers_folder,
     diffusers_unet,

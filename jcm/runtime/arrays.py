@@ -4,6 +4,7 @@ import operator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
@@ -23,7 +24,7 @@ def as_key(seed: Any) -> Key[Array, ""]:
         32 bits, which JAX would truncate.
     """
     if isinstance(seed, jax.Array) and np.ndim(seed) == 0:
-        if jax.dtypes.issubdtype(seed.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
             return seed
     if getattr(seed, "dtype", None) == np.uint32 and np.shape(seed) == (2,):
         return jax.random.wrap_key_data(seed)

@@ -2,14 +2,15 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 
-def namespace(
-    package: str, defined_in: Mapping[str, str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Returns the functions `__getattr__` and `__dir__` of a package.
+def namespace(package: str, defined_in: Mapping[str, str]) -> None:
+    """Gives a package public names.
+
+    A type checker sees none of them, so the package also imports them for it, under
+    `TYPE_CHECKING`. It reports any other name.
 
     Args:
       package: its name.
@@ -29,4 +30,5 @@ def namespace(
     def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *defined_in})
 
-    return find, names
+    # Assigned in the file of the package, __getattr__ would allow every name.
+    vars(sys.modules[package]).update(__getattr__=find, __dir__=names)

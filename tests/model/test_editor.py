@@ -1,5 +1,6 @@
 """Tests of editing: golden numbers, exact constraints, and errors."""
 
+import dataclasses
 import functools
 import inspect
 
@@ -19,6 +20,7 @@ from jcm.diffusion.edits import Colours, Patches, Pixels
 from jcm.diffusion.schedules import KarrasGrid
 from jcm.model import build
 from jcm.model.loading import load
+from jcm.model.options import Keywords, Options
 
 # --- golden numbers
 
@@ -279,6 +281,11 @@ def test_steps_choose_noise_levels_that_begin_like_those_of_the_paper(digits):
         np.testing.assert_array_equal(
             edit(images, steps=1), edit(images, sigmas=(sigma,))
         )
+
+
+def test_type_checkers_know_the_options():
+    declared = {field.name: str(field.type) for field in dataclasses.fields(Options)}
+    assert {k: str(v) for k, v in Keywords.__annotations__.items()} == declared
 
 
 def test_help_shows_the_options_of_each_edit(digits):
