@@ -25,7 +25,7 @@ def script(shell: str) -> str:
     """Returns the script for a shell, which completes what follows `jcm`.
 
     Args:
-      shell: bash, zsh or tcsh.
+      shell: one that shtab supports, such as bash.
 
     Raises:
       JcmError: if there is no script for the shell.

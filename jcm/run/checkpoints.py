@@ -170,7 +170,7 @@ class Checkpoints:
         """Returns one part of a saved state.
 
         Args:
-          name: `params`, `target_params`, `ema_params` or `opt_state`.
+          name: of the part, a field of `State`.
           template: the shapes, types and placement of the part.
           step: the step of the checkpoint; None for the newest.
 

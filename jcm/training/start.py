@@ -96,7 +96,8 @@ def find_teachers(
         if denoiser.kind != kind:
             raise JcmError(
                 f"{field}={source} is a {denoiser.kind} model, and not a {kind} model:"
-                " name another, or, for a file that is one, convert it with --kind"
+                f" name another, or, if a file does hold a {kind} model, convert it"
+                f" first with jcm convert --kind={kind}"
             )
         if name == recipe.begins_with:
             student = build.network(config, num_classes)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jcm import config as config_lib
+from jcm import methods
 from jcm.diffusion import precond
 from jcm.diffusion.denoiser import Denoiser
 from jcm.methods import Batch, Frozen, distances
@@ -325,3 +326,19 @@ def test_an_impossible_distance_raises(name, c, message, tmp_path):
 def test_unknown_settings_raise(changes):
     with pytest.raises(JcmError, match="unknown"):
         golden.consistency(**changes)
+
+
+def test_distillation_without_its_teacher_is_not_training():
+    network = golden.network()
+    config = config_lib.load("configs/digits_cd.py:smoke")
+    with pytest.raises(KeyError, match="diffusion"):
+        methods.create(config, network, {})
+
+
+def test_the_levels_of_a_model_are_those_at_the_end_of_its_training():
+    for name, levels in (("cifar10_cd", 18), ("cifar10_ct", 151), ("digits_ct", 41)):
+        config = config_lib.load(f"configs/{name}.py")
+        f = methods.denoiser(config, golden.network())
+        assert f.precond.levels == levels
+        scales = methods.consistency._scales(config)
+        assert int(scales(jnp.int32(config.train.num_steps))[0]) == levels

@@ -1,6 +1,7 @@
 """Tests of snapshots of averages, and of workdirs of other versions."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -54,6 +55,22 @@ def test_every_snapshot_is_kept_and_holds_the_power_averages(run):
     np.testing.assert_array_equal(jcm.load(workdir).params["conv_in"]["kernel"], first)
 
 
+def test_snapshots_may_be_made_more_often_after_a_kill(run, tmp_path):
+    """Checkpoints older than the snapshots remain, and the run makes those between."""
+    config, workdir = run
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+    other = config.copy_and_resolve_references()
+    other.optim.learning_rate = 0.5
+    with pytest.raises(JcmError, match="holds a run with config.optim.learning_rate"):
+        train(other, tmp_path / "run")
+    often = config.copy_and_resolve_references()
+    often.train.snapshot_every = 3
+    train(often, tmp_path / "run")
+    with Checkpoints(tmp_path / "run", folder=snapshots.FOLDER) as kept:
+        assert kept.steps == [2, 3, 4, 6]
+
+
 def test_a_resumed_run_leaves_the_snapshots_that_it_has(run, tmp_path):
     """A kill between a snapshot and a checkpoint makes the same step again."""
     config, workdir = run
@@ -74,6 +91,14 @@ def test_a_resumed_run_leaves_the_snapshots_that_it_has(run, tmp_path):
     [
         ({"train.snapshot_every": 2}, "snapshot_every needs power averages: add power"),
         ({"train.averages": ("mean",)}, "config.train.averages: 'mean' is unknown"),
+        (
+            {"train.averages": (0.99,)},
+            r"averages=\(0.99,\) must be texts: put 0.99 in q",
+        ),
+        (
+            {"model.guidance": True},
+            "guidance=True is of no use with config.method='edm'",
+        ),
     ],
 )
 def test_impossible_averages_are_refused_first(tiny, tmp_path, changes, message):

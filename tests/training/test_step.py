@@ -403,3 +403,19 @@ def test_nonfinite_gradients_can_become_zero():
         after, metrics = step(run, Frozen(), white)
         assert np.isfinite(metrics["grad_norm"]) == zero
         assert (after.params["w"] == 1) == zero
+
+
+def test_a_head_that_is_not_finite_is_seen_like_the_student():
+    class Broken(_Fit):
+        def loss(self, params, head, frozen, batch, step):
+            # The value is finite; its gradient at 0 is not.
+            return Losses(jnp.sqrt(jnp.abs(head["h"])) + params["w"] * jnp.ones(16))
+
+    run, _, batch = _fit()
+    run = dataclasses.replace(run, head={"h": jnp.zeros(())})
+    optimizer = optim.create(_settings("adam"))
+    for skip in (True, False):
+        rules = _rules(optimizer, 0.1, ("0.5",), skip_nonfinite=skip)
+        after, metrics = make_train_step(Broken(), rules)(run, Frozen(), batch)
+        assert np.isfinite(metrics["loss"]) and not np.isfinite(metrics["grad_norm"])
+        assert np.isfinite(after.head["h"]) == skip
