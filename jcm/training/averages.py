@@ -36,6 +36,11 @@ class Average:
     ramp: float | None = None
     gamma: float | None = None
 
+    @property
+    def is_power(self) -> bool:
+        """Whether the average is a power function."""
+        return self.rate is None and self.half_life is None
+
     def update(
         self, average: Params, new: Params, step: Int[Array, ""], batch_size: int
     ) -> Params:

@@ -64,9 +64,7 @@ def power_averages(config: ConfigDict) -> list[str]:
     Raises:
       JcmError: if an average is unknown, or if there are none for the snapshots.
     """
-    specs = [
-        spec for spec in config.train.averages if averages.parse(spec).gamma is not None
-    ]
+    specs = [spec for spec in config.train.averages if averages.parse(spec).is_power]
     if config.train.snapshot_every and not specs:
         raise JcmError(
             "config.train.snapshot_every needs power averages: add power:0.05 and"
