@@ -39,7 +39,7 @@ class Average:
     @property
     def is_power(self) -> bool:
         """Whether the average is a power function."""
-        return self.rate is None and self.half_life is None
+        return self.gamma is not None
 
     def update(
         self, average: Params, new: Params, step: Int[Array, ""], batch_size: int
