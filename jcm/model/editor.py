@@ -76,8 +76,8 @@ class Editor:
         if sampler.denoiser.kind != "consistency":
             kind = sampler.denoiser.kind.replace("_", " ")
             raise JcmError(
-                f"editing needs a consistency model, and this is a {kind} model: train"
-                " one with configs/digits_cd.py, or load another"
+                f"editing needs a consistency model, and this is a {kind} model: load"
+                " another, or distil this one with config.method='cd'"
             )
         self._sampler, self._params, self._denoise = sampler, params, denoise
         self._config, self._class_names = config, class_names
