@@ -57,11 +57,14 @@ def _main_of(arguments: argparse.Namespace) -> None:
 def _work_on_a_run(arguments: argparse.Namespace) -> None:
     """Joins the processes of a run, and runs a command in its workdir."""
     from jcm import config as config_lib
+    from jcm import methods
+    from jcm.commands import unused
     from jcm.commands.edit import Request, edit
     from jcm.commands.evaluate import evaluate
     from jcm.commands.sample import sample
     from jcm.commands.search import search
     from jcm.commands.train import train
+    from jcm.model import build
     from jcm.run import storage
     from jcm.runtime import distributed, versions
 
@@ -75,16 +78,20 @@ def _work_on_a_run(arguments: argparse.Namespace) -> None:
     )
     logging.info("workdir %s", storage.shared_path(workdir))
     storage.start_uploads(workdir)
+    given = arguments.given
     if command == "train":
+        denoiser = methods.denoiser(config, build.network(config, num_classes=1))
+        unused.check(command, denoiser.kind, config, given)
         train(config, workdir)
     if command in ("train", "evaluate"):
-        evaluate(config, workdir)
+        evaluate(config, workdir, given)
     if command == "search":
-        search(config, workdir)
+        search(config, workdir, given)
     if command == "sample":
-        sample(config, workdir)
+        sample(config, workdir, given)
     if command == "edit":
-        edit(config, workdir, Request(**flags.values(arguments, flags.EDIT)))
+        request = Request(**flags.values(arguments, flags.EDIT))
+        edit(config, workdir, request, given)
     storage.upload(workdir)
     distributed.barrier("the end")
 

@@ -103,8 +103,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Returns:
       The flags by name. `command` is the name of the command. If the command has a
       config, `config` is the config with the changed fields, or None if neither
-      --config nor --workdir gives one, and `config_name` is its name, such as
-      digits_cd_smoke.
+      --config nor --workdir gives one, `config_name` is its name, such as
+      digits_cd_smoke, and `given` has the dotted names of the changed fields.
 
     Raises:
       JcmError: if an argument is unknown or has a wrong value.
@@ -118,6 +118,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         spec, workdir = arguments.config, getattr(arguments, "workdir", None)
         arguments.config_name = config_lib.name(spec or "")
         arguments.config = _base(spec, workdir)
+        matches = filter(None, map(_OVERRIDE.match, overrides))
+        arguments.given = tuple(found[1] for found in matches)
         if overrides:
             _override(required_config(arguments), overrides)
         if arguments.config is not None:
