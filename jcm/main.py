@@ -41,6 +41,8 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.command == "config":
         _main_of(arguments)
         return
+    if "config" in arguments:
+        cli.required_config(arguments)
     with cli.on_devices():
         if arguments.command in _MODULES:
             _main_of(arguments)
@@ -57,14 +59,12 @@ def _main_of(arguments: argparse.Namespace) -> None:
 def _work_on_a_run(arguments: argparse.Namespace) -> None:
     """Joins the processes of a run, and runs a command in its workdir."""
     from jcm import config as config_lib
-    from jcm import methods
     from jcm.commands import unused
     from jcm.commands.edit import Request, edit
     from jcm.commands.evaluate import evaluate
     from jcm.commands.sample import sample
     from jcm.commands.search import search
     from jcm.commands.train import train
-    from jcm.model import build
     from jcm.run import storage
     from jcm.runtime import distributed, versions
 
@@ -80,8 +80,7 @@ def _work_on_a_run(arguments: argparse.Namespace) -> None:
     storage.start_uploads(workdir)
     given = arguments.given
     if command == "train":
-        denoiser = methods.denoiser(config, build.network(config, num_classes=1))
-        unused.check(command, denoiser.kind, config, given)
+        unused.check_training(config, given)
         train(config, workdir)
     if command in ("train", "evaluate"):
         evaluate(config, workdir, given)

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import importlib.metadata
 import os
+import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -136,9 +137,9 @@ def required_config(arguments: argparse.Namespace) -> ConfigDict:
       JcmError: if there is none.
     """
     if arguments.config is None:
-        workdir = getattr(arguments, "workdir", None)
-        found = f"{workdir} is not the workdir of a run: " if workdir else ""
-        raise JcmError(f"{found}name a config, such as --config=configs/digits_cd.py")
+        from jcm.commands import missing
+
+        raise missing.error(arguments)
     return arguments.config
 
 
@@ -206,6 +207,9 @@ def _base(spec: str | None, workdir: str | None) -> ConfigDict | None:
         return config_lib.load(spec)
     if workdir is None:
         return None
+    is_local = not workdir.startswith("gs://")
+    if is_local and not pathlib.Path(workdir, "run.json").expanduser().exists():
+        return None  # at once, since JAX takes seconds to import
     from jcm.run import storage
     from jcm.run import workdir as workdir_lib
 

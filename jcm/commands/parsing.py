@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -316,6 +317,10 @@ def _unknown(name: str, word: str) -> str:
     """Returns the error for an argument that a command does not take."""
     help_text = f": see jcm {name} --help"
     if not word.startswith("-"):
+        if "--workdir" in flags_of(name) and os.path.isdir(word):
+            return f"unknown argument {word!r}: did you mean --workdir={word}?"
+        if "--config" in flags_of(name) and word.partition(":")[0].endswith(".py"):
+            return f"unknown argument {word!r}: did you mean --config={word}?"
         return f"unknown argument {word!r}{help_text}"
     flag = word.partition("=")[0]
     others = [other for other in COMMANDS if flag in flags_of(other)]

@@ -3,6 +3,8 @@
 from collections.abc import Collection
 from typing import Any
 
+from jcm import methods
+from jcm.model import build
 from jcm.runtime.errors import JcmError
 
 _SIGMAS, _SOLVER = ("sigmas",), ("steps", "solver")
@@ -28,6 +30,20 @@ def check(command: str, kind: str, config: Any, given: Collection[str]) -> None:
                 f"jcm {command} does not use config.sample.{name} for a {kind} model:"
                 f" {remedy}"
             )
+
+
+def check_training(config: Any, given: Collection[str]) -> None:
+    """Checks that training, and the evaluation after it, use the fields of a user.
+
+    Args:
+      config: the whole config.
+      given: dotted names of the fields that the command line set.
+
+    Raises:
+      JcmError: see `check`.
+    """
+    denoiser = methods.denoiser(config, build.network(config, num_classes=1))
+    check("train", denoiser.kind, config, given)
 
 
 def _unused(command: str, kind: str, config: Any) -> tuple[tuple[str, ...], str]:

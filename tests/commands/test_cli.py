@@ -211,11 +211,20 @@ def test_a_workdir_replaces_its_config(run, tmp_path):
         (["config", _DIGITS, "lerning_rate"], "did you mean config.optim.learning_rat"),
         (
             ["config", "--workdir=nowhere"],
-            "nowhere is not the workdir of a run: name a",
+            "nowhere is not the workdir of a run: name a config",
         ),
         (
             ["sample", "--workdir=nowhere"],
-            "nowhere is not the workdir of a run: name a",
+            "nowhere is not the workdir of a run: name a run by --workdir=DIR, or",
+        ),
+        (
+            ["edit"],
+            "name a run by --workdir=DIR, or a model by --config=FILE --config.",
+        ),
+        (["search", "--config.sample.model=m"], "needs a config with images of the sa"),
+        (
+            ["train", "configs/digits_cd.py:smoke"],
+            "did you mean --config=configs/digit",
         ),
         (["sample", _DIGITS, "--workdir=nowhere"], "nowhere is not the workdir"),
         (["train", _DIGITS, "--coordinator=localhost:1"], "go together"),
@@ -235,6 +244,33 @@ def test_mistakes_are_errors_of_one_line(run, arguments, message):
     assert message in output
     assert output.startswith("jcm: ")
     assert "\n" not in output
+
+
+def test_wrong_folders_are_named_with_the_right_flags(run, tmp_path):
+    for folder, name, content in (
+        ("run", "run.json", "{}"),
+        ("mine", "params.safetensors", ""),
+        (
+            "mine",
+            "config.json",
+            '{"config": {"method": "cd", "data": {"name": "digits"}}}',
+        ),
+    ):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text(content)
+    for arguments, message in (
+        (["sample", "--workdir=rum"], "rum is not the workdir of a run: did you mean"),
+        (["sample", "--workdir=rum"], "did you mean --workdir=run?"),
+        (["sample", "run"], "unknown argument 'run': did you mean --workdir=run?"),
+        (["edit", "--workdir=mine"], "mine is a saved model and not the workdir of a"),
+        (
+            ["edit", "--workdir=mine"],
+            "use --config=configs/digits_cd.py --config.sample.model=mine instead of",
+        ),
+    ):
+        code, output = run(*arguments)
+        assert (code, "\n" in output) == (1, False)
+        assert message in output
 
 
 @pytest.mark.parametrize(
@@ -298,11 +334,12 @@ finally:
     def imported(*arguments):
         command = [sys.executable, "-c", program, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-        return set(ast.literal_eval(done.stderr))
+        return set(ast.literal_eval(done.stderr.splitlines()[-1]))
 
     assert imported("train", "--help") == set()
     assert imported("config") == set()
     assert imported("config", _DIGITS) <= {"jax", "flax"}
+    assert imported("sample", "--workdir=nowhere") == set()
 
 
 def test_a_reader_that_ends_early_is_no_error():
