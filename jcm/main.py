@@ -41,6 +41,8 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.command == "config":
         _main_of(arguments)
         return
+    if "config" in arguments:
+        cli.required_config(arguments)
     with cli.on_devices():
         if arguments.command in _MODULES:
             _main_of(arguments)
@@ -57,6 +59,7 @@ def _main_of(arguments: argparse.Namespace) -> None:
 def _work_on_a_run(arguments: argparse.Namespace) -> None:
     """Joins the processes of a run, and runs a command in its workdir."""
     from jcm import config as config_lib
+    from jcm.commands import unused
     from jcm.commands.edit import Request, edit
     from jcm.commands.evaluate import evaluate
     from jcm.commands.sample import sample
@@ -75,16 +78,19 @@ def _work_on_a_run(arguments: argparse.Namespace) -> None:
     )
     logging.info("workdir %s", storage.shared_path(workdir))
     storage.start_uploads(workdir)
+    given = arguments.given
     if command == "train":
+        unused.check_training(config, given)
         train(config, workdir)
     if command in ("train", "evaluate"):
-        evaluate(config, workdir)
+        evaluate(config, workdir, given)
     if command == "search":
-        search(config, workdir)
+        search(config, workdir, given)
     if command == "sample":
-        sample(config, workdir)
+        sample(config, workdir, given)
     if command == "edit":
-        edit(config, workdir, Request(**flags.values(arguments, flags.EDIT)))
+        request = Request(**flags.values(arguments, flags.EDIT))
+        edit(config, workdir, request, given)
     storage.upload(workdir)
     distributed.barrier("the end")
 

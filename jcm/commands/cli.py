@@ -5,6 +5,7 @@ import contextlib
 import errno
 import importlib.metadata
 import os
+import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -103,8 +104,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Returns:
       The flags by name. `command` is the name of the command. If the command has a
       config, `config` is the config with the changed fields, or None if neither
-      --config nor --workdir gives one, and `config_name` is its name, such as
-      digits_cd_smoke.
+      --config nor --workdir gives one, `config_name` is its name, such as
+      digits_cd_smoke, and `given` has the dotted names of the changed fields.
 
     Raises:
       JcmError: if an argument is unknown or has a wrong value.
@@ -118,6 +119,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         spec, workdir = arguments.config, getattr(arguments, "workdir", None)
         arguments.config_name = config_lib.name(spec or "")
         arguments.config = _base(spec, workdir)
+        matches = filter(None, map(_OVERRIDE.match, overrides))
+        arguments.given = tuple(found[1] for found in matches)
         if overrides:
             _override(required_config(arguments), overrides)
         if arguments.config is not None:
@@ -134,9 +137,9 @@ def required_config(arguments: argparse.Namespace) -> ConfigDict:
       JcmError: if there is none.
     """
     if arguments.config is None:
-        workdir = getattr(arguments, "workdir", None)
-        found = f"{workdir} is not the workdir of a run: " if workdir else ""
-        raise JcmError(f"{found}name a config, such as --config=configs/digits_cd.py")
+        from jcm.commands import missing
+
+        raise missing.error(arguments)
     return arguments.config
 
 
@@ -204,6 +207,9 @@ def _base(spec: str | None, workdir: str | None) -> ConfigDict | None:
         return config_lib.load(spec)
     if workdir is None:
         return None
+    is_local = not workdir.startswith("gs://")
+    if is_local and not pathlib.Path(workdir, "run.json").expanduser().exists():
+        return None  # at once, since JAX takes seconds to import
     from jcm.run import storage
     from jcm.run import workdir as workdir_lib
 

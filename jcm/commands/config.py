@@ -11,8 +11,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jcm import config as config_lib
-from jcm.commands import cli, parsing
-from jcm.runtime.errors import JcmError, did_you_mean
+from jcm.commands import cli, parsing, similar
+from jcm.runtime.errors import JcmError
 from jcm.runtime.fields import Field
 
 # The columns in which the values of fields, their explanations, and the titles of
@@ -96,13 +96,10 @@ def unknown(name: str, config: ConfigDict) -> JcmError:
             f"config.{name} is a field of config.method={' or '.join(others)}, and the"
             f" method of this config is {config.method}: drop it"
         )
-    short = name.rpartition(".")[2]
-    same = [f"config.{field}" for field in known if f".{field}".endswith(f".{short}")]
-    if same:
-        guess = f": did you mean {' or '.join(same)}?"
-    else:
-        remedy = ": `jcm config --config=FILE` prints all fields"
-        guess = did_you_mean(name, known, remedy).replace("mean ", "mean config.")
+    meant = similar.fields(name, known) or similar.misspelt(name, known)
+    guess = ": `jcm config --config=FILE` prints all fields"
+    if meant:
+        guess = f": did you mean {' or '.join(f'config.{each}' for each in meant)}?"
     return JcmError(f"unknown field config.{name}{guess}")
 
 

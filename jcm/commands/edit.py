@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from absl import logging
 from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
+from jcm.commands import unused
 from jcm.commands.flags import TASKS
 from jcm.data import images
 from jcm.model import loading
@@ -63,7 +64,12 @@ class Request:
     seeds: tuple[int, ...] = (0, 1)
 
 
-def edit(config: ConfigDict, workdir: str | os.PathLike, request: Request) -> None:
+def edit(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    request: Request,
+    given: Collection[str] = (),
+) -> None:
     """Edits pictures with the model that the config names.
 
     Pictures are cut to their central square and resized to the model's size first.
@@ -73,14 +79,16 @@ def edit(config: ConfigDict, workdir: str | os.PathLike, request: Request) -> No
       config: which model to use, and how to sample.
       workdir: the run's folder.
       request: what to edit, and how.
+      given: dotted names of the fields that the command line set.
 
     Raises:
-      JcmError: if pictures, the mask or settings do not fit, or if the output folder
-        contains files.
+      JcmError: if pictures, the mask or settings do not fit, if the output folder
+        contains files, or if the command does not use a given field.
     """
     _check(request)
     output = files.new_folder(pathlib.Path(request.output).expanduser())
     model = loading.from_config(config, workdir)
+    unused.check("edit", model.kind, config, given)
     if request.task == "interpolate":
         _interpolate(config, model, request, output)
     else:

@@ -5,7 +5,7 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from jcm import data
+from jcm.commands import unused
 from jcm.diffusion.schedule import Schedule
 from jcm.model import build, loading
 from jcm.model.labels import image_labels
@@ -48,7 +49,9 @@ class Row:
     scores: dict[str, list[float]]
 
 
-def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
+def evaluate(
+    config: ConfigDict, workdir: str | os.PathLike, given: Collection[str] = ()
+) -> None:
     """Samples a model in every way that the config asks for, and scores the samples.
 
     Writes `comparison.png` (teacher, one step, two steps, real images), `scores.json`
@@ -61,9 +64,11 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
     Args:
       config: how to sample and what to score. The network is that of the checkpoint.
       workdir: the run's folder.
+      given: dotted names of the fields that the command line set.
 
     Raises:
-      JcmError: if there is no checkpoint, or if a score cannot be computed.
+      JcmError: if there is no checkpoint, if a score cannot be computed, or if the
+        command does not use a given field.
     """
     workdir = storage.local_folder(workdir)
     if config.eval.watch and config.sample.model:
@@ -73,9 +78,10 @@ def evaluate(config: ConfigDict, workdir: str | os.PathLike) -> None:
         )
     dataset = data.load(config.data, config.data.split)
     scorer = Scorer(config, workdir, dataset) if config.eval.scores else None
-    once = [_subjects(config, workdir)]
+    once = [_subjects(config, workdir, given)]
     table: list[Row] = []
-    for subjects in _each_checkpoint(config, workdir) if config.eval.watch else once:
+    watched = _each_checkpoint(config, workdir, given)
+    for subjects in watched if config.eval.watch else once:
         rows, pictures = _evaluate_subjects(config, scorer, subjects)
         pictures["real images"] = _real_images(config, dataset)
         # The teacher has the same row at every checkpoint.
@@ -93,9 +99,12 @@ def load_subject(config: ConfigDict, workdir: pathlib.Path) -> Subject:
     return Subject.of(config.sample.model or model.kind, model)
 
 
-def _subjects(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Subject]:
+def _subjects(
+    config: ConfigDict, workdir: pathlib.Path, given: Collection[str]
+) -> Iterator[Subject]:
     """Yields the teachers that are available, and the model that the config names."""
     subject = load_subject(config, workdir)
+    unused.check("evaluate", subject.model.kind, config, given)
     own = not config.sample.model
     teachers = workdir_lib.teacher_paths(config, workdir) if own else {}
     for name, path in teachers.items():
@@ -109,7 +118,7 @@ def _subjects(config: ConfigDict, workdir: pathlib.Path) -> Iterator[Subject]:
 
 
 def _each_checkpoint(
-    config: ConfigDict, workdir: pathlib.Path
+    config: ConfigDict, workdir: pathlib.Path, given: Collection[str]
 ) -> Iterator[list[Subject]]:
     """Yields the subjects of each checkpoint, and waits for new ones until the last."""
     last = workdir_lib.read(workdir).config.train.num_steps
@@ -120,7 +129,7 @@ def _each_checkpoint(
             time.sleep(_POLL_SECONDS)
             continue
         step = later
-        subjects = _subjects_of_step(config, workdir, step)
+        subjects = _subjects_of_step(config, workdir, step, given)
         if subjects:
             yield subjects
         else:
@@ -140,14 +149,14 @@ def _next_step(workdir: pathlib.Path, step: int) -> int | None:
 
 
 def _subjects_of_step(
-    config: ConfigDict, workdir: pathlib.Path, step: int
+    config: ConfigDict, workdir: pathlib.Path, step: int, given: Collection[str]
 ) -> list[Subject]:
     """Returns the subjects of a checkpoint; [] if training has since deleted it."""
     config = config.copy_and_resolve_references()
     config.sample.step = step
     subjects, error = [], None
     try:
-        subjects = list(_subjects(config, workdir))
+        subjects = list(_subjects(config, workdir, given))
     except JcmError as caught:
         error = caught
     # All processes must have loaded the checkpoint, since they sample together.

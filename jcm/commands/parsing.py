@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from absl.flags import argparse_flags
 
 from jcm.commands import flags
 from jcm.commands.flags import Flag
-from jcm.runtime.errors import JcmError, did_you_mean
+from jcm.runtime.errors import JcmError, did_you_mean, nearest
 
 # Columns of a screen, in a terminal of another width.
 _NARROWEST, _WIDEST = 60, 88
@@ -171,6 +172,23 @@ COMMANDS = {
     ),
 }
 
+# The sections of a config that a command uses most.
+_SECTIONS = {
+    "train": ("train", "optim", "data", "model"),
+    "evaluate": ("eval", "sample", "data"),
+    "sample": ("sample", "data"),
+    "edit": ("sample",),
+    "search": ("search", "sample", "data"),
+}
+# What other programs call the folder for results, and where commands write them.
+_OUTPUTS = ("out", "output", "o", "outdir", "out_dir", "output_dir", "save_dir", "dir")
+_WRITES = {
+    "train": "the folder of the run: name it by --workdir=DIR",
+    "evaluate": "the folder of the run, --workdir=DIR",
+    "sample": "the folder samples of --workdir=DIR",
+    "search": "the folder of the run, --workdir=DIR",
+}
+
 # What commands of two words do together, by the first word.
 _PURPOSES = {"benchmark": "measures speed, or how well edits work"}
 
@@ -316,12 +334,35 @@ def _unknown(name: str, word: str) -> str:
     """Returns the error for an argument that a command does not take."""
     help_text = f": see jcm {name} --help"
     if not word.startswith("-"):
+        if "--workdir" in flags_of(name) and os.path.isdir(word):
+            return f"unknown argument {word!r}: did you mean --workdir={word}?"
+        if "--config" in flags_of(name) and word.partition(":")[0].endswith(".py"):
+            return f"unknown argument {word!r}: did you mean --config={word}?"
         return f"unknown argument {word!r}{help_text}"
     flag = word.partition("=")[0]
+    if name in _WRITES and flag.lstrip("-") in _OUTPUTS:
+        return f"unknown flag {flag}: jcm {name} writes into {_WRITES[name]}"
     others = [other for other in COMMANDS if flag in flags_of(other)]
     if others:
         return f"{flag} is a flag of jcm {others[0]}, not of jcm {name}{help_text}"
-    return f"unknown flag {flag}{did_you_mean(flag, flags_of(name), help_text)}"
+    known = {each.lstrip("-"): each for each in flags_of(name)}
+    fields = _fields_like(name, flag.lstrip("-")) if "config.FIELD" in known else ()
+    if fields:
+        meant = " or ".join(f"--config.{field}" for field in fields)
+        return f"unknown flag {flag}: did you mean {meant}?"
+    near = nearest(flag.lstrip("-"), known)
+    return f"unknown flag {flag}" + (
+        f": did you mean {known[near]}?" if near else help_text
+    )
+
+
+def _fields_like(name: str, flag: str) -> tuple[str, ...]:
+    """Returns the fields of configs that a wrong flag of a command is like."""
+    from jcm import config as config_lib
+    from jcm.commands import similar
+
+    known = config_lib.fields(config_lib.base())
+    return similar.fields(flag, known, _SECTIONS.get(name, ()))
 
 
 def flags_of(name: str) -> list[str]:

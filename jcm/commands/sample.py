@@ -2,11 +2,13 @@
 
 import os
 import re
+from collections.abc import Collection
 
 import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from jcm.commands import unused
 from jcm.model import build, loading
 from jcm.model.labels import image_labels
 from jcm.model.pixels import sample_pixels, write_npz
@@ -16,7 +18,9 @@ from jcm.run import grids, storage
 _SHOWN = 256
 
 
-def sample(config: ConfigDict, workdir: str | os.PathLike) -> None:
+def sample(
+    config: ConfigDict, workdir: str | os.PathLike, given: Collection[str] = ()
+) -> None:
     """Samples `config.sample.num_images` images, and writes them to files.
 
     A consistency model takes all steps of `config.sample.sigmas`. Writes
@@ -27,11 +31,14 @@ def sample(config: ConfigDict, workdir: str | os.PathLike) -> None:
     Args:
       config: which model to use, and how to sample.
       workdir: the run's folder; with `config.sample.model`, a folder for the samples.
+      given: dotted names of the fields that the command line set.
 
     Raises:
-      JcmError: if there is no checkpoint, or if labels or noise levels do not fit.
+      JcmError: if there is no checkpoint, if labels or noise levels do not fit, or if
+        the command does not use a given field.
     """
     model = loading.from_config(config, workdir)
+    unused.check("sample", model.kind, config, given)
     count, seed = config.sample.num_images, config.sample.seed
     schedule = build.schedule(config, model.denoiser)
     labels = image_labels(config, count, model.denoiser, model.class_names)

@@ -5,7 +5,7 @@ other. It assumes that the score has a single minimum over each level.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from jcm import data
+from jcm.commands import unused
 from jcm.commands.evaluate import load_subject
 from jcm.metrics import scores as scores_lib
 from jcm.model import build
@@ -24,7 +25,9 @@ from jcm.runtime import files
 from jcm.runtime.errors import JcmError
 
 
-def search(config: ConfigDict, workdir: str | os.PathLike) -> None:
+def search(
+    config: ConfigDict, workdir: str | os.PathLike, given: Collection[str] = ()
+) -> None:
     """Finds `config.search.steps` noise levels for the newest checkpoint.
 
     Compares noise levels with the seed `config.search.seed`, and reports the score of
@@ -35,14 +38,16 @@ def search(config: ConfigDict, workdir: str | os.PathLike) -> None:
     Args:
       config: what to search for, and how to sample and score.
       workdir: the run's folder.
+      given: dotted names of the fields that the command line set.
 
     Raises:
       JcmError: for a diffusion model, or if no score gives the column that
-        `config.search.score` names.
+        `config.search.score` names, or if the command does not use a given field.
     """
     workdir = storage.local_folder(workdir)
     subject = load_subject(config, workdir)
     _check(config, subject)
+    unused.check("search", subject.model.kind, config, given)
     column, seed = config.search.score, config.search.seed
     score, higher_is_better = scores_lib.of_column(column)
     config = config.copy_and_resolve_references()

@@ -1,6 +1,8 @@
 """The exceptions that end a program, and what to write in their messages."""
 
 import difflib
+import os
+import pathlib
 from collections.abc import Iterable
 
 
@@ -52,6 +54,23 @@ def one_line(error: BaseException, longest: int | None = None) -> str:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Returns the known name that is nearest to a wrong one; None if none is near."""
     return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+
+
+def nearest_path(path: str | os.PathLike, inside: str = "") -> pathlib.Path | None:
+    """Returns the path in the same folder whose name is nearest to a wrong one.
+
+    Args:
+      path: what does not exist, or is not what it should be.
+      inside: a file that the result must contain; "" for any result.
+    """
+    path = pathlib.Path(path)
+    try:
+        others = [other for other in path.parent.iterdir() if other.name != path.name]
+    except OSError:
+        return None
+    names = [other.name for other in others if (other / inside).exists()]
+    found = nearest(path.name, names)
+    return path.with_name(found) if found else None
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:

@@ -190,6 +190,18 @@ def test_a_workdir_replaces_its_config(run, tmp_path):
         (["train", _DIGITS, "x"], "unknown argument 'x': see jcm train --help"),
         (["train", "--confg=x"], "unknown flag --confg: did you mean --config?"),
         (["train", "-workdir=x"], "unknown flag -workdir: did you mean --workdir?"),
+        (["--lr=1"], "--lr: did you mean --config.optim.learning_rate?"),
+        (["sample", "--n=4"], "--n: did you mean --config.sample.num_images?"),
+        (["sample", "--num=4"], "--num: did you mean --config.sample.num_images?"),
+        (["sample", "--out=x"], "jcm sample writes into the folder samples of --work"),
+        (["train", "--output=x"], "writes into the folder of the run: name it by --w"),
+        (["train", "--data=x"], "--data: did you mean --config.data.path?"),
+        (["train", "--batch_size=2"], "did you mean --config.train.batch_size?"),
+        (["sample", "--batch-size=2"], "did you mean --config.sample.batch_size?"),
+        (["train", "--steps=2"], "--steps: did you mean --config.train.num_steps?"),
+        (["search", "--steps=2"], "--steps: did you mean --config.search.steps?"),
+        (["train", "--epochs=2"], "--epochs: did you mean --config.train.num_steps?"),
+        (["train", "--wd=2"], "unknown flag --wd: see jcm train --help"),
         (["train", "--zzz"], "unknown flag --zzz: see jcm train --help"),
         (["train", "--task=x"], "--task is a flag of jcm edit, not of jcm train: see"),
         (["train", "--config"], "--config needs a value: see jcm train --help"),
@@ -211,11 +223,20 @@ def test_a_workdir_replaces_its_config(run, tmp_path):
         (["config", _DIGITS, "lerning_rate"], "did you mean config.optim.learning_rat"),
         (
             ["config", "--workdir=nowhere"],
-            "nowhere is not the workdir of a run: name a",
+            "nowhere is not the workdir of a run: name a config",
         ),
         (
             ["sample", "--workdir=nowhere"],
-            "nowhere is not the workdir of a run: name a",
+            "nowhere is not the workdir of a run: name a run by --workdir=DIR, or",
+        ),
+        (
+            ["edit"],
+            "name a run by --workdir=DIR, or a model by --config=FILE --config.",
+        ),
+        (["search", "--config.sample.model=m"], "needs a config with images of the sa"),
+        (
+            ["train", "configs/digits_cd.py:smoke"],
+            "did you mean --config=configs/digit",
         ),
         (["sample", _DIGITS, "--workdir=nowhere"], "nowhere is not the workdir"),
         (["train", _DIGITS, "--coordinator=localhost:1"], "go together"),
@@ -237,11 +258,44 @@ def test_mistakes_are_errors_of_one_line(run, arguments, message):
     assert "\n" not in output
 
 
+def test_wrong_folders_are_named_with_the_right_flags(run, tmp_path):
+    for folder, name, content in (
+        ("run", "run.json", "{}"),
+        ("mine", "params.safetensors", ""),
+        (
+            "mine",
+            "config.json",
+            '{"config": {"method": "cd", "data": {"name": "digits"}}}',
+        ),
+    ):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text(content)
+    for arguments, message in (
+        (["sample", "--workdir=rum"], "rum is not the workdir of a run: did you mean"),
+        (["sample", "--workdir=rum"], "did you mean --workdir=run?"),
+        (["sample", "run"], "unknown argument 'run': did you mean --workdir=run?"),
+        (["edit", "--workdir=mine"], "mine is a saved model and not the workdir of a"),
+        (
+            ["edit", "--workdir=mine"],
+            "use --config=configs/digits_cd.py --config.sample.model=mine instead of",
+        ),
+    ):
+        code, output = run(*arguments)
+        assert (code, "\n" in output) == (1, False)
+        assert message in output
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("optim.learning_rat=3", "did you mean config.optim.learning_rate?"),
         ("batch_size=3", "mean config.train.batch_size or config.sample.batch_size?"),
+        (
+            "optim.lr=3",
+            "unknown field config.optim.lr: did you mean config.optim.learn",
+        ),
+        ("lr=3", "unknown field config.lr: did you mean config.optim.learning_rate?"),
+        ("optim.zz=3", "unknown field config.optim.zz: `jcm config --config=FILE`"),
         ("zzz=3", "unknown field config.zzz: `jcm config --config=FILE` prints all"),
         ("train=3", "config.train is a section: name one of its fields, such as"),
         ("loss.p_mean=3", "of config.method=edm, and the method of this config is cd"),
@@ -298,11 +352,12 @@ finally:
     def imported(*arguments):
         command = [sys.executable, "-c", program, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-        return set(ast.literal_eval(done.stderr))
+        return set(ast.literal_eval(done.stderr.splitlines()[-1]))
 
     assert imported("train", "--help") == set()
     assert imported("config") == set()
     assert imported("config", _DIGITS) <= {"jax", "flax"}
+    assert imported("sample", "--workdir=nowhere") == set()
 
 
 def test_a_reader_that_ends_early_is_no_error():

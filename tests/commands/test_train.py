@@ -332,6 +332,10 @@ def test_sample_mode_writes_files(student, tmp_path):
         pixels = file["arr_0"]
     assert pixels.shape == (16, 8, 8, 1)
     assert pixels.dtype == np.uint8
+    with pytest.raises(
+        JcmError, match="not use config.sample.steps for a consistency m"
+    ):
+        sample_lib.sample(config, workdir, ("sample.seed", "sample.steps"))
     expected = jcm.to_uint8(jcm.load(workdir).sample(16))
     np.testing.assert_array_equal(pixels, expected)
 
