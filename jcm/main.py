@@ -58,7 +58,7 @@ def _work_on_a_run(arguments: argparse.Namespace) -> None:
     """Joins the processes of a run, and runs a command in its workdir."""
     from jcm import config as config_lib
     from jcm.commands.edit import Request, edit
-    from jcm.commands.evaluate import evaluate
+    from jcm.commands.evaluate import check, evaluate
     from jcm.commands.sample import sample
     from jcm.commands.search import search
     from jcm.commands.train import train
@@ -76,6 +76,7 @@ def _work_on_a_run(arguments: argparse.Namespace) -> None:
     logging.info("workdir %s", storage.shared_path(workdir))
     storage.start_uploads(workdir)
     if command == "train":
+        check(config)
         train(config, workdir)
     if command in ("train", "evaluate"):
         evaluate(config, workdir)
