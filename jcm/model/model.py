@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,17 @@ from jcm.model.editor import Editor
 from jcm.model.labels import Labels, image_labels, labels_of_images
 from jcm.networks import Params
 from jcm.run import workdir as workdir_lib
-from jcm.runtime.arguments import explained
+from jcm.runtime.arguments import explained, no_attribute
 from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
 
 class Model:
     """A denoiser or consistency function with its weights.
+
+    `model.sample(16)` samples images. `print(model.edit)` lists the edits of given
+    images, such as `model.edit.inpaint(images, mask)`. `jcm.save_png` writes images to
+    a file, `jcm.save` the model to a folder, and `jcm.evaluate` scores it.
 
     Attributes:
       denoiser: D or f, as a pure function of its parameters.
@@ -90,6 +94,12 @@ class Model:
         return Editor(
             self.sampler, self.params, self.config, self.class_names, self.denoise
         )
+
+    if not TYPE_CHECKING:  # it would hide wrong names
+
+        def __getattr__(self, name: str) -> Any:
+            known = [*dir(type(self)), *vars(self)]
+            raise no_attribute("a Model", "model", name, known)
 
     def __repr__(self) -> str:
         facts = [self.kind]
