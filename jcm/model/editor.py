@@ -21,7 +21,12 @@ from jcm.model import build, results
 from jcm.model.labels import Labels, image_labels, several
 from jcm.model.options import Keywords, Options
 from jcm.networks import Params
-from jcm.runtime.arguments import explained, fields_as_keywords, no_attribute
+from jcm.runtime.arguments import (
+    explained,
+    fields_as_keywords,
+    no_attribute,
+    whole,
+)
 from jcm.runtime.arrays import AnyArray, as_key
 from jcm.runtime.errors import JcmError
 
@@ -273,7 +278,8 @@ class Editor:
           count: number of images from each seed to the next, including both ends.
           options: see `Options`.
         """
-        if len(seeds) < 2 or count < 2:
+        _check_seeds(seeds)
+        if len(seeds) < 2 or whole("count", count) < 2:
             raise JcmError("interpolation needs at least two seeds and two images")
         noises = [jax.random.normal(as_key(seed), self._shape) for seed in seeds]
         between = [
@@ -367,10 +373,11 @@ class Editor:
 
     def _between(self, noises: Float[AnyArray, "n h w c"], options: Options) -> Any:
         """Makes the images of given noise."""
-        levels = options.sigmas
-        if levels is None:
+        if options.sigmas is None:
             levels = self.sigmas("between", options.steps)
             options = dataclasses.replace(options, sigmas=levels, steps=None)
+        else:
+            levels = build.levels(options.sigmas)
         options = dataclasses.replace(options, noisy=False)
         origin = np.float32(levels[0]) * np.asarray(noises, np.float32)
         return self._edit("between", None, origin, options)
@@ -455,3 +462,12 @@ class Editor:
         """Returns images as an array in [-1, 1]; see `inputs.as_images`."""
         size = None if any_size else self._size
         return inputs.as_images(given, self._channels, size, noisy=noisy)
+
+
+def _check_seeds(seeds: Any) -> None:
+    """Raises JcmError if what should be seeds is something else."""
+    each = seeds if isinstance(seeds, Sequence) else [seeds]
+    images = any(isinstance(one, str | Image.Image) or np.ndim(one) > 2 for one in each)
+    if images or not np.ndim(seeds):
+        given = "images" if images else f"{seeds!r}"
+        raise JcmError(f"interpolate takes seeds, such as [0, 1], not {given}")

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
@@ -92,6 +93,18 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     words = set(name.split("_"))
     sharing = [each for each in known if words & set(each.split("_"))]
     return errors.nearest(name, known, _SIMILAR) or next(iter(sharing), None)
+
+
+def whole(name: str, value: Any) -> int:
+    """Returns an argument that counts something.
+
+    Raises:
+      JcmError: if it is not a whole number.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise JcmError(f"{name}={value!r} must be a whole number") from None
 
 
 def explained(function: Callable[_P, _Result]) -> Callable[_P, _Result]:

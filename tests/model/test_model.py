@@ -30,6 +30,8 @@ def test_the_first_guesses_work(model):
     np.testing.assert_array_equal(model.sample(count=16, sigmas=(80.0, 0.5)), images)
     np.testing.assert_array_equal(model.sample(16, seed=jax.random.key(0)), images)
     np.testing.assert_array_equal(model.sample(16, steps=2), images)
+    one = model.sample(16, steps=1)
+    np.testing.assert_array_equal(model.sample(16, sigmas=80.0), one)
     # The images of the commands are those of the same seed.
     pixels = sample_pixels(
         model.sampler, model.params, 0, range(16), Schedule((80.0, 0.5))
@@ -111,6 +113,36 @@ def test_the_edits_are_listed(model):
         (lambda m: m.sample(), "sample: missing a required argument: 'count'"),
         (lambda m: m.sample(0), "count=0 must be at least 1"),
         (lambda m: m.sample(2.5), "count=2.5 must be a whole number"),
+        (lambda m: m.sample("16"), "count='16' must be a whole number"),
+        (lambda m: m.sample(1, steps="2"), "steps='2' must be a whole number"),
+        (lambda m: m.sample(1, steps=2.0), "steps=2.0 must be a whole number"),
+        (lambda m: m.sample(1, sigmas="80"), r"sigmas='80': pass noise levels, such"),
+        (
+            lambda m: m.edit.variations(np.zeros((1, 8, 8, 1)), steps="2"),
+            "steps='2' must be a whole number",
+        ),
+        *(
+            (
+                lambda m, given=given: m.edit.interpolate(given),
+                rf"takes seeds, such as \[0, 1\], not {text}$",
+            )
+            for given, text in [
+                (np.zeros((2, 8, 8, 1), np.float32), "images"),
+                ([Image.new("L", (8, 8))] * 2, "images"),
+                (["a.png", "b.png"], "images"),
+                (3, "3"),
+            ]
+        ),
+        (lambda m: jcm.save("x", m), "save takes the model first, and then the fold"),
+        (lambda m: jcm.load(np.zeros(3)), "this is of type ndarray$"),
+        (lambda m: jcm.evaluate(np.zeros(3)), "which it samples, .* type ndarray$"),
+        (lambda m: jcm.train(np.zeros(3)), "the config comes first: jcm.train"),
+        (lambda m: jcm.train("digits_cd"), "did you mean configs/digits_cd.py"),
+        (lambda m: m.denoise("x.png", 1.0), "is a path: read it with jcm.open_pic"),
+        (
+            lambda m: m.edit.inpaint(np.zeros((1, 8, 8, 1)), "m.png"),
+            r"'m.png' is a path: pass PIL.Image.open\('m.png'\)",
+        ),
         (lambda m: m.sample(1, seed=-1), "seed=-1 must be at least 0"),
         (lambda m: m.sample(1, seed="a"), "seed='a' must be a whole number"),
         (
