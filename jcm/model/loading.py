@@ -104,7 +104,7 @@ def from_config(config: ConfigDict, workdir: str | os.PathLike) -> Model:
     wanted, other = config.sample, config.sample.model
     if other and (storage.local_folder(workdir) / "run.json").exists():
         raise JcmError(
-            f"{workdir} already holds a run: use another --workdir for what"
+            f"{workdir} already holds a run: use another workdir for what"
             f" config.sample.model={other} makes"
         )
     source = other or workdir

@@ -117,6 +117,17 @@ def test_wrong_calls_name_the_remedy(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_complete_run_says_how_to_train_longer(tiny, tmp_path):
+    config = tiny("digits_ct")
+    workdir_lib.claim(tmp_path, workdir_lib.Record(config, ("a",), "0"))
+    message = "train longer, continue from it there, with config.init.model="
+    with pytest.raises(jcm.JcmError, match=message):
+        longer = tiny("digits_ct", **{"train.num_steps": 9})
+        workdir_lib.check_same_settings(tmp_path, longer)
+    with pytest.raises(jcm.JcmError, match="the workdir without a config is enough$"):
+        workdir_lib.check_same_settings(tmp_path, tiny("digits_ct", **{"seed": 9}))
+
+
 def test_a_part_of_the_arrays_is_passed_and_not_named(tiny, arrays):
     config = tiny("digits_ct", **{"data.split": "train[:10]"})
     with pytest.raises(jcm.JcmError, match="is not used with data=...: set it to 'tr"):
