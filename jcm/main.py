@@ -61,7 +61,7 @@ def _work_on_a_run(arguments: argparse.Namespace) -> None:
     from jcm import config as config_lib
     from jcm.commands import unused
     from jcm.commands.edit import Request, edit
-    from jcm.commands.evaluate import evaluate
+    from jcm.commands.evaluate import check, evaluate
     from jcm.commands.sample import sample
     from jcm.commands.search import search
     from jcm.commands.train import train
@@ -81,6 +81,7 @@ def _work_on_a_run(arguments: argparse.Namespace) -> None:
     given = arguments.given
     if command == "train":
         unused.check_training(config, given)
+        check(config)
         train(config, workdir)
     if command in ("train", "evaluate"):
         evaluate(config, workdir, given)

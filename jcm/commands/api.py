@@ -15,6 +15,7 @@ from jcm.commands import train as train_lib
 from jcm.data import Dataset, given
 from jcm.data.dataset import GIVEN
 from jcm.model import build
+from jcm.model.build import Levels
 from jcm.model.loading import load
 from jcm.model.model import Model
 from jcm.model.scoring import Scorer, Subject
@@ -69,6 +70,11 @@ def train(
         is not finite.
       Preempted: after SIGTERM, once the state is saved.
     """
+    if not isinstance(config, ConfigDict | str | os.PathLike):
+        raise JcmError(
+            "the config comes first: jcm.train(config, data=...), with a config such as"
+            " jcm.config.load('configs/digits_ct.py')"
+        )
     if not isinstance(config, ConfigDict):
         workdir = workdir or f"runs/{config_lib.name(os.fspath(config))}"
         config = config_lib.load(os.fspath(config))
@@ -93,7 +99,7 @@ def evaluate(
     num_images: int | None = None,
     seed: int = 0,
     steps: int | None = None,
-    sigmas: Sequence[float] | None = None,
+    sigmas: Levels | None = None,
     solver: str | None = None,
     workdir: str | os.PathLike | None = None,
 ) -> dict[str, float]:
@@ -126,6 +132,11 @@ def evaluate(
     Raises:
       JcmError: if a score cannot be computed, or an argument does not fit the model.
     """
+    if not isinstance(model, Model | str | os.PathLike):
+        raise JcmError(
+            "evaluate takes a model, which it samples, or what jcm.load opens; this is"
+            f" of type {type(model).__name__}"
+        )
     model = model if isinstance(model, Model) else load(model)
     config = model.config.copy_and_resolve_references()
     if scores is not None:

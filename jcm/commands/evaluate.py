@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from jcm import data
 from jcm.commands import unused
 from jcm.diffusion.schedule import Schedule
+from jcm.metrics import scores as scores_lib
 from jcm.model import build, loading
 from jcm.model.labels import image_labels
 from jcm.model.model import Model
@@ -26,6 +27,7 @@ from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
 from jcm.runtime import distributed, files
 from jcm.runtime.errors import JcmError
+from jcm.training import prepare
 
 _POLL_SECONDS = 10
 # Each picture of the comparison has at most this many images, in this many columns.
@@ -91,6 +93,17 @@ def evaluate(
             if table:
                 _write_table(config, workdir, table)
                 _write_events(workdir, rows)
+
+
+def check(config: ConfigDict) -> None:
+    """Checks before a long training that its model can be scored.
+
+    Raises:
+      JcmError: if a setting is impossible or a score cannot be computed.
+    """
+    prepare.check_settings(config)
+    with distributed.fail_together():  # one machine may lack the data
+        scores_lib.create(config, data.load(config.data, config.data.split))
 
 
 def load_subject(config: ConfigDict, workdir: pathlib.Path) -> Subject:

@@ -114,6 +114,8 @@ def as_mask(
       JcmError: if the shape or a value is wrong, the image is transparent, or a mask is
         zero everywhere.
     """
+    if isinstance(mask, str | os.PathLike):
+        raise JcmError(f"{mask!r} is a path: pass PIL.Image.open({str(mask)!r})")
     if isinstance(mask, Image.Image):
         if mask.has_transparency_data:
             raise JcmError(

@@ -37,7 +37,7 @@ class Classifier:
         if len(dataset.class_names) < 2:
             raise JcmError(
                 f"config.eval.scores: 'classifier' needs classes, but {dataset.name}"
-                " has only one: use --config.eval.scores='()'"
+                " has only one: pass labels, or use another score"
             )
         if num_images <= _HIDDEN[-1]:
             raise JcmError(

@@ -251,7 +251,7 @@ class NetworkScores:
         if count < least:
             raise JcmError(
                 f"{name} needs at least {least} images, but {shown}: {remedy} with"
-                " --config.eval.scores, or none with --config.eval.scores='()'"
+                " config.eval.scores, or none with config.eval.scores=()"
             )
 
     def _check_dataset(self, names: Iterable[str]) -> None:

@@ -3,12 +3,20 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from jaxtyping import Real
+
 from jcm import networks
 from jcm.diffusion import schedules
 from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.schedule import Sampling, Schedule
 from jcm.networks import Network
+from jcm.runtime.arguments import whole
+from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
+
+# Noise levels, one for each step; a single number is one step.
+Levels = Sequence[float] | Real[AnyArray, "..."] | float
 
 
 def network(config: Any, num_classes: int) -> Network:
@@ -54,11 +62,26 @@ def sampling(config: Any) -> Sampling:
     )
 
 
+def levels(sigmas: Levels) -> tuple[float, ...]:
+    """Returns noise levels as numbers.
+
+    Args:
+      sigmas: one for each step; a single number is one step.
+
+    Raises:
+      JcmError: if they are no numbers.
+    """
+    array = np.atleast_1d(np.asarray(sigmas))
+    if array.ndim != 1 or array.dtype.kind not in "iuf":
+        raise JcmError(f"sigmas={sigmas!r}: pass noise levels, such as (80.0, 0.5)")
+    return tuple(map(float, array))
+
+
 def schedule(
     config: Any,
     denoiser: Denoiser,
     *,
-    sigmas: Sequence[float] | None = None,
+    sigmas: Levels | None = None,
     steps: int | None = None,
     solver: str | None = None,
 ) -> Schedule:
@@ -67,7 +90,8 @@ def schedule(
     Args:
       config: what is not given is taken from `config.sample`.
       denoiser: D or f.
-      sigmas: consistency models: descending noise levels, one for each step.
+      sigmas: consistency models: descending noise levels, one for each step; a single
+        number is one step.
       steps: consistency models: number of steps; diffusion models: number of points of
         the noise grid.
       solver: diffusion models: "heun" or "euler".
@@ -77,7 +101,10 @@ def schedule(
         not descend within `config.noise`.
     """
     return denoiser.precond.schedule(
-        sampling(config), sigmas=sigmas, steps=steps, solver=solver
+        sampling(config),
+        sigmas=None if sigmas is None else levels(sigmas),
+        steps=None if steps is None else whole("steps", steps),
+        solver=solver,
     )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,12 @@ from jcm.model import build, results
 from jcm.model.labels import Labels, image_labels, several
 from jcm.model.options import Keywords, Options
 from jcm.networks import Params
-from jcm.runtime.arguments import explained, fields_as_keywords
+from jcm.runtime.arguments import (
+    explained,
+    fields_as_keywords,
+    no_attribute,
+    whole,
+)
 from jcm.runtime.arrays import AnyArray, as_key
 from jcm.runtime.errors import JcmError
 
@@ -37,6 +42,17 @@ _STEPS = 40
 # Noise levels of stroke-to-image in two steps (Appendix D).
 _STROKE = (5.38, 2.24)
 _VARIATION = 2.0
+# The methods that are listed for a user.
+_EDITS = {
+    "inpaint": "replaces what is under a mask",
+    "outpaint": "extends smaller images to the model's size",
+    "colorize": "colours grey images",
+    "super_resolve": "enlarges small images to the model's size",
+    "stroke_to_image": "turns rough strokes into images",
+    "variations": "makes images like the given ones",
+    "denoise": "removes white noise",
+    "interpolate": "goes from the image of one seed to that of the next",
+}
 
 
 class Editor:
@@ -83,6 +99,23 @@ class Editor:
         self._config, self._class_names = config, class_names
         self._shape = sampler.denoiser.image_shape
         self._size, _, self._channels = self._shape
+
+    if not TYPE_CHECKING:  # it would hide wrong names
+
+        def __getattr__(self, name: str) -> Any:
+            raise no_attribute("model.edit", "model.edit", name, dir(type(self)))
+
+    def __repr__(self) -> str:
+        lines = [f"  model.edit.{name:17}{does}" for name, does in _EDITS.items()]
+        return "\n".join(["The edits; help(model.edit.inpaint) explains one:", *lines])
+
+    def __call__(self, *args: object, **keywords: object) -> NoReturn:
+        """Raises JcmError, since each edit is a method."""
+        del args, keywords
+        raise JcmError(
+            "model.edit has a method for each edit: call one, such as"
+            f" model.edit.inpaint ({', '.join(_EDITS)})"
+        )
 
     @fields_as_keywords(Options)
     def inpaint(
@@ -245,7 +278,8 @@ class Editor:
           count: number of images from each seed to the next, including both ends.
           options: see `Options`.
         """
-        if len(seeds) < 2 or count < 2:
+        _check_seeds(seeds)
+        if len(seeds) < 2 or whole("count", count) < 2:
             raise JcmError("interpolation needs at least two seeds and two images")
         noises = [jax.random.normal(as_key(seed), self._shape) for seed in seeds]
         between = [
@@ -339,10 +373,11 @@ class Editor:
 
     def _between(self, noises: Float[AnyArray, "n h w c"], options: Options) -> Any:
         """Makes the images of given noise."""
-        levels = options.sigmas
-        if levels is None:
+        if options.sigmas is None:
             levels = self.sigmas("between", options.steps)
             options = dataclasses.replace(options, sigmas=levels, steps=None)
+        else:
+            levels = build.levels(options.sigmas)
         options = dataclasses.replace(options, noisy=False)
         origin = np.float32(levels[0]) * np.asarray(noises, np.float32)
         return self._edit("between", None, origin, options)
@@ -427,3 +462,12 @@ class Editor:
         """Returns images as an array in [-1, 1]; see `inputs.as_images`."""
         size = None if any_size else self._size
         return inputs.as_images(given, self._channels, size, noisy=noisy)
+
+
+def _check_seeds(seeds: Any) -> None:
+    """Raises JcmError if what should be seeds is something else."""
+    each = seeds if isinstance(seeds, Sequence) else [seeds]
+    images = any(isinstance(one, str | Image.Image) or np.ndim(one) > 2 for one in each)
+    if images or not np.ndim(seeds):
+        given = "images" if images else f"{seeds!r}"
+        raise JcmError(f"interpolate takes seeds, such as [0, 1], not {given}")

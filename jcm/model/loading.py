@@ -65,6 +65,11 @@ def load(
       JcmError: if there is nothing to load, if it is damaged, or if an argument does
         not fit.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise JcmError(
+            f"load takes the name of a folder, file or published model, and this is of"
+            f" type {type(path).__name__}"
+        )
     hints = foreign.Hints(kind, image_size, attn_resolutions, num_heads, head_channels)
     given = {name: value for name, value in vars(hints).items() if value is not None}
     path = storage.local_folder(path) if str(path).startswith("gs://") else path
@@ -99,7 +104,7 @@ def from_config(config: ConfigDict, workdir: str | os.PathLike) -> Model:
     wanted, other = config.sample, config.sample.model
     if other and (storage.local_folder(workdir) / "run.json").exists():
         raise JcmError(
-            f"{workdir} already holds a run: use another --workdir for what"
+            f"{workdir} already holds a run: use another workdir for what"
             f" config.sample.model={other} makes"
         )
     source = other or workdir

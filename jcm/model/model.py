@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +15,22 @@ from jcm import networks
 from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.sampler import Callback, Sampler
 from jcm.model import build, card, results
+from jcm.model.build import Levels
 from jcm.model.editor import Editor
 from jcm.model.labels import Labels, image_labels, labels_of_images
 from jcm.networks import Params
 from jcm.run import workdir as workdir_lib
-from jcm.runtime.arguments import explained
+from jcm.runtime.arguments import explained, no_attribute, whole
 from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
 
 class Model:
     """A denoiser or consistency function with its weights.
+
+    `model.sample(16)` samples images. `print(model.edit)` lists the edits of given
+    images, such as `model.edit.inpaint(images, mask)`. `jcm.save_png` writes images to
+    a file, `jcm.save` the model to a folder, and `jcm.evaluate` scores it.
 
     Attributes:
       denoiser: D or f, as a pure function of its parameters.
@@ -91,6 +96,12 @@ class Model:
             self.sampler, self.params, self.config, self.class_names, self.denoise
         )
 
+    if not TYPE_CHECKING:  # it would hide wrong names
+
+        def __getattr__(self, name: str) -> Any:
+            known = [*dir(type(self)), *vars(self)]
+            raise no_attribute("a Model", "model", name, known)
+
     def __repr__(self) -> str:
         facts = [self.kind]
         if self.about.trained:
@@ -142,6 +153,8 @@ class Model:
         Raises:
           JcmError: if shapes, noise levels or labels do not fit the model.
         """
+        if isinstance(x, str | os.PathLike):
+            raise JcmError(f"{x!r} is a path: read it with jcm.open_pictures")
         x = x if isinstance(x, jax.Array) else np.asarray(x)
         if x.dtype.kind in "iub":
             raise JcmError(f"x is {x.dtype}: pass floats, as jcm.to_float returns")
@@ -166,7 +179,7 @@ class Model:
         *,
         seed: int | Key[Array, ""] = 0,
         steps: int | None = None,
-        sigmas: Sequence[float] | None = None,
+        sigmas: Levels | None = None,
         labels: Labels = None,
         solver: str | None = None,
         output: str = "float",
@@ -183,7 +196,7 @@ class Model:
             steps, and takes those of a grid for more; a diffusion model takes as many
             points of its noise grid. None for the setting of the config.
           sigmas: consistency models: descending noise levels, one for each step, in
-            place of `steps`; (80.0,) is one step.
+            place of `steps`; a single number is one step.
           labels: classes by number or name, which the images have in turn. None for
             those of the config, or else every class in turn.
           solver: diffusion models: "heun" or "euler".
@@ -207,8 +220,7 @@ class Model:
         schedule = build.schedule(
             self.config, self.denoiser, sigmas=sigmas, steps=steps, solver=solver
         )
-        if not isinstance(count, int | np.integer):
-            raise JcmError(f"count={count} must be a whole number")
+        count = whole("count", count)
         if count < 1:
             raise JcmError(f"count={count} must be at least 1")
         numbers = image_labels(

@@ -1,13 +1,15 @@
 """The options that all edits share."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import TypedDict
 
 from jaxtyping import Array, Key
 
 from jcm.diffusion.sampler import Callback
+from jcm.model import build
+from jcm.model.build import Levels
 from jcm.model.labels import Labels
+from jcm.runtime.arguments import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Options:
     seed: Key[Array, ""] | int = 0
     variants: int = 1
     steps: int | None = None
-    sigmas: Sequence[float] | None = None
+    sigmas: Levels | None = None
     labels: Labels = None
     output: str = "float"
     progress: bool = True
@@ -45,6 +47,14 @@ class Options:
     noisy: bool = True
     first: int = 0
 
+    def __post_init__(self) -> None:
+        """Checks the types of numbers."""
+        whole("variants", self.variants)
+        if self.steps is not None:
+            whole("steps", self.steps)
+        if self.sigmas is not None:
+            object.__setattr__(self, "sigmas", build.levels(self.sigmas))
+
 
 class Keywords(TypedDict, total=False):
     """The fields of `Options` as the keyword arguments of an edit."""
@@ -52,7 +62,7 @@ class Keywords(TypedDict, total=False):
     seed: Key[Array, ""] | int
     variants: int
     steps: int | None
-    sigmas: Sequence[float] | None
+    sigmas: Levels | None
     labels: Labels
     output: str
     progress: bool

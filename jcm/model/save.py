@@ -43,6 +43,10 @@ def save(
       JcmError: if the folder has files or cannot be written, or if diffusers has no
         such model.
     """
+    if not (isinstance(model, Model) and isinstance(path, str | os.PathLike)):
+        raise JcmError(
+            "save takes the model first, and then the folder: jcm.save(model, folder)"
+        )
     if to not in FORMS:
         raise JcmError(f"to={to!r}: use one of {', '.join(FORMS)}")
     if to == "diffusers" and model.kind != "consistency":

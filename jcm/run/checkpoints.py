@@ -189,8 +189,8 @@ class Checkpoints:
                 known = ", ".join(map(str, steps))
                 raise JcmError(
                     f"there is no checkpoint of step {step} in {self._folder}"
-                    f" (available: {known or 'none'}): set config.sample.step to an"
-                    " available step"
+                    f" (available: {known or 'none'}): set step, or"
+                    " config.sample.step, to one of these"
                 )
             place = self._folder / str(step)
             if not (place / name).exists():

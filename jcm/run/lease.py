@@ -143,5 +143,5 @@ def _in_use(path: pathlib.PurePath, text: str) -> JcmError:
     holder = text.partition("\n")[0] or "another run"
     return JcmError(
         f"{path.parent} is in use by {holder}: wait, stop that run, or use another"
-        " --workdir"
+        " workdir"
     )

@@ -147,7 +147,7 @@ class _Mirror:
         except ImportError as error:
             raise JcmError(
                 f"cannot {what} {self.remote} ({one_line(error)}): pip install"
-                " 'jcm[gcs]', or use a --workdir on a file system"
+                " 'jcm[gcs]', or use a workdir on a file system"
             ) from error
         except Exception as error:  # the store's libraries raise many types
             reason = one_line(error, 200)
@@ -250,7 +250,7 @@ def check_same_folder(workdir: str | os.PathLike) -> None:
             if next(tries, None) is None:
                 raise JcmError(
                     f"{shared_path(workdir)} is not the folder that process 0 writes"
-                    " in: name a --workdir on storage that all processes share, or"
+                    " in: name a workdir on storage that all processes share, or"
                     " gs://"
                 )
             time.sleep(0.5)

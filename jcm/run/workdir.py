@@ -122,7 +122,7 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
             raise JcmError(
                 f"{workdir} holds a run on other data (fingerprint"
                 f" {old.data_fingerprint}, not {record.data_fingerprint}): use another"
-                " --workdir"
+                " workdir"
             )
         # Those of the teachers may change once their weights have been compared.
         config = record.config.copy_and_resolve_references()
@@ -132,7 +132,7 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
     elif begun:
         raise JcmError(
             f"{workdir} has checkpoints but no run.json, so another program has written"
-            " it: use another --workdir"
+            " it: use another workdir"
         )
     _write(workdir, record)
     storage.sync(workdir)  # no process may start before all have checked
@@ -162,7 +162,7 @@ def claim_teachers(
             )
             raise JcmError(
                 f"{workdir} holds a run with another teacher {name} than the weights in"
-                f" {now[name]}, {changed}, or use another --workdir"
+                f" {now[name]}, {changed}, or use another workdir"
             )
     _write(workdir, dataclasses.replace(old, config=config, teacher_hashes=hashes))
 
@@ -192,10 +192,15 @@ def check_same_settings(workdir: str | os.PathLike, config: ConfigDict) -> None:
     ):
         if name == "train.num_steps" and not config_lib.uses_num_steps(config):
             continue
+        otherwise = (
+            "to train longer, continue from it there, with config.init.model="
+            f"{os.fspath(workdir)!r} and config.init.state=True"
+            if name == "train.num_steps"
+            else "to sample or evaluate, the workdir without a config is enough"
+        )
         raise JcmError(
             f"{workdir} holds a run with config.{name}={before!r}, not {now!r}: use"
-            " another --workdir, or the same setting; to sample or evaluate, --workdir"
-            " without --config is enough"
+            f" another workdir, or the same setting; {otherwise}"
         )
 
 

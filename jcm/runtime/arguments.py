@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
@@ -16,20 +17,71 @@ _Result = TypeVar("_Result")
 # Types of more letters are left out of what `help` shows.
 _READABLE = 40
 
-# What other libraries call an argument.
+# What other libraries call an argument. Of several, the first that a function has is
+# meant.
 _ALSO_CALLED = {
     "count": ("n", "num", "num_images", "num_samples", "batch_size", "size"),
+    "variants": ("n", "num", "count", "num_images", "num_samples", "batch_size"),
+    "num_images": ("n", "num", "count", "num_samples"),
     "image_size": ("size", "resolution"),
     "seed": ("key", "rng", "rng_key", "generator", "random_state"),
     "steps": ("num_steps", "num_inference_steps", "nfe"),
     "sigmas": ("sigma", "ts", "timesteps", "noise_levels"),
-    "labels": ("y", "classes", "class_labels", "class_names"),
+    "sigma": ("noise", "noise_level", "std", "strength"),
+    "labels": ("y", "classes", "class_label", "class_labels", "class_names", "cls"),
+    "columns": ("ncol", "ncols", "nrow", "nrows", "cols"),
+    "scores": ("metrics", "metric"),
     "output": ("output_type", "format", "as_pil", "return_type"),
     "trajectory": ("return_trajectory", "return_intermediates", "intermediates"),
     "progress": ("verbose", "show_progress", "progress_bar", "disable"),
     "data": ("dataset", "images", "x", "train_data"),
     "workdir": ("path", "output_dir", "logdir", "folder"),
 }
+
+# What other libraries call what is found here.
+_PLACES = {
+    "jcm.load": ("load", "load_model", "load_checkpoint", "from_pretrained"),
+    "jcm.save(model, folder)": ("save", "save_model", "save_pretrained", "export"),
+    "jcm.save_png": ("save_png", "save_image", "save_images", "save_grid", "make_grid"),
+    "jcm.open_pictures": ("load_image", "load_images", "open_image", "read_image"),
+    "jcm.train": ("train", "fit"),
+    "jcm.evaluate(model)": ("evaluate", "score"),
+    "model.sample": ("sample", "generate"),
+    "model.denoise": ("denoise",),
+    "model.edit": ("edit", "edits", "editor"),
+    "model.edit.inpaint": ("inpaint", "inpainting"),
+    "model.edit.outpaint": ("outpaint", "outpainting"),
+    "model.edit.colorize": ("colorize", "colorise", "colourise", "colourize"),
+    "model.edit.super_resolve": (
+        *("super_resolve", "superresolve", "superresolution", "super_resolution"),
+        "upscale",
+    ),
+    "model.edit.stroke_to_image": ("stroke_to_image", "sdedit", "img2img"),
+    "model.edit.variations": ("variations", "variation"),
+    "model.edit.interpolate": ("interpolate", "interpolation"),
+}
+# Other names of an argument or attribute must be at least so similar to be suggested.
+_SIMILAR = 0.75
+
+
+def no_attribute(
+    what: str, place: str, name: str, known: Iterable[str]
+) -> AttributeError:
+    """Returns the AttributeError that says what has no such name, and what to use.
+
+    Args:
+      what: begins the message, such as "module 'jcm'".
+      place: how the attributes of it are written, such as "jcm".
+      name: the name that it does not have.
+      known: the names that it has.
+    """
+    message = f"{what} has no attribute {name!r}"
+    if name.startswith("_"):
+        return AttributeError(message)
+    places = (other for other, names in _PLACES.items() if name in names)
+    near = errors.nearest(name, known, _SIMILAR)
+    meant = next(places, f"{place}.{near}" if near else None)
+    return AttributeError(f"{message}: use {meant}" if meant else message)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -40,7 +92,19 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
             return meant
     words = set(name.split("_"))
     sharing = [each for each in known if words & set(each.split("_"))]
-    return errors.nearest(name, known) or next(iter(sharing), None)
+    return errors.nearest(name, known, _SIMILAR) or next(iter(sharing), None)
+
+
+def whole(name: str, value: Any) -> int:
+    """Returns an argument that counts something.
+
+    Raises:
+      JcmError: if it is not a whole number.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise JcmError(f"{name}={value!r} must be a whole number") from None
 
 
 def explained(function: Callable[_P, _Result]) -> Callable[_P, _Result]:

@@ -51,9 +51,15 @@ def one_line(error: BaseException, longest: int | None = None) -> str:
     return " ".join(str(message).split())[:longest] or type(error).__name__
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Returns the known name that is nearest to a wrong one; None if none is near."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1)), None)
+def nearest(name: str, known: Iterable[str], least: float = 0.6) -> str | None:
+    """Returns the known name that is nearest to a wrong one; None if none is near.
+
+    Args:
+      name: the wrong name.
+      known: the names that exist.
+      least: how similar they must be, from 0 to 1.
+    """
+    return next(iter(difflib.get_close_matches(name, list(known), 1, least)), None)
 
 
 def nearest_path(path: str | os.PathLike, inside: str = "") -> pathlib.Path | None:

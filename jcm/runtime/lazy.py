@@ -5,6 +5,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from jcm.runtime import arguments
+
 
 def namespace(package: str, defined_in: Mapping[str, str]) -> None:
     """Gives a package public names.
@@ -20,7 +22,8 @@ def namespace(package: str, defined_in: Mapping[str, str]) -> None:
 
     def find(name: str) -> Any:
         if name not in defined_in:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            what = f"module {package!r}"
+            raise arguments.no_attribute(what, package, name, defined_in)
         module = importlib.import_module(defined_in[name])
         is_module = defined_in[name] == f"{package}.{name}"
         found = module if is_module else getattr(module, name)

@@ -114,9 +114,9 @@ class TrainLog:
             return
         raise JcmError(
             f"step {step}: {values}: stopped; the last checkpoint is kept. Start in"
-            " another --workdir with --config.optim.grad_clip=1.0 or a lower"
-            " --config.optim.learning_rate, or skip single steps with"
-            " --config.train.skip_nonfinite=10"
+            " another workdir with config.optim.grad_clip=1.0 or a lower"
+            " config.optim.learning_rate, or skip single steps with"
+            " config.train.skip_nonfinite=10"
         )
 
 

@@ -209,8 +209,13 @@ class _Setup:
     memory_limit: int | None
 
 
-def _check_settings(config: ConfigDict) -> None:
-    """Reports settings that no data can make valid, before the data is prepared."""
+def check_settings(config: ConfigDict) -> None:
+    """Checks what needs no data, before the data is prepared.
+
+    Raises:
+      JcmError: for settings that no data can make valid.
+    """
+    config_lib.check(config)
     network = build.network(config, num_classes=2)
     kinds = {"diffusion": EDM(), "consistency": Consistency()}
     stand_ins = {
@@ -228,8 +233,7 @@ def _check(
     dataset: data.Dataset | None,
 ) -> _Setup:
     """Checks settings and data, without touching the workdir or compiling anything."""
-    config_lib.check(config)
-    _check_settings(config)
+    check_settings(config)
     with distributed.fail_together():  # one machine may lack the data
         if dataset is None:
             dataset = data.load(config.data, config.data.split)
@@ -254,7 +258,6 @@ def _check(
             "config.sample.ema='target_params', but this method keeps no target: use"
             " params, or one of config.train.averages"
         )
-    groups = scores_lib.create(config, dataset)
     score_every = math.ceil(1000 * config.eval.every_kimg / config.train.batch_size)
     distributed.check_equal({"the data's fingerprint": dataset.fingerprint})
     return _Setup(
@@ -262,9 +265,7 @@ def _check(
         dataset=dataset,
         program=made,
         teachers=teachers,
-        # Without scoring during training, drop the scores: what they hold in memory is
-        # not needed before the evaluation.
-        score_groups=groups if score_every else [],
+        score_groups=scores_lib.create(config, dataset) if score_every else [],
         score_every=score_every,
         profile=profile,
         memory_limit=memory_limit,

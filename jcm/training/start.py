@@ -80,7 +80,7 @@ def find_teachers(
         field, source = f"config.teachers.{name}", config.teachers[name]
         if not source:
             raise JcmError(
-                f"config.method={config.method!r} needs a teacher: set --{field} to the"
+                f"config.method={config.method!r} needs a teacher: set {field} to the"
                 f" workdir or file of a {kind} model, a published name such as"
                 " openai/edm-cifar10, or a config to train first"
             )

@@ -80,6 +80,17 @@ def test_a_folder_and_a_name_of_a_config(tiny, arrays, tmp_path, monkeypatch):
     assert data.load(model.config.data).arrays()["image"].shape == (20, 8, 8, 1)
 
 
+def test_training_on_images_alone_needs_no_scores(tiny, arrays, tmp_path):
+    """The scores of the config need classes; only an evaluation computes them."""
+    changes = {"train.num_steps": 1, "eval.scores": ("classifier",)}
+    config = tiny("digits_ct", **changes)
+    images, _ = arrays
+    model = jcm.train(config, workdir=tmp_path, data=images)
+    assert model.step == 1
+    with pytest.raises(jcm.JcmError, match="'classifier' needs classes, but arrays"):
+        jcm.evaluate(model, data=images)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -104,6 +115,17 @@ def test_wrong_calls_name_the_remedy(
     with pytest.raises(jcm.JcmError, match=message):
         call(tiny("digits_ct"), arrays[0])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_complete_run_says_how_to_train_longer(tiny, tmp_path):
+    config = tiny("digits_ct")
+    workdir_lib.claim(tmp_path, workdir_lib.Record(config, ("a",), "0"))
+    message = "train longer, continue from it there, with config.init.model="
+    with pytest.raises(jcm.JcmError, match=message):
+        longer = tiny("digits_ct", **{"train.num_steps": 9})
+        workdir_lib.check_same_settings(tmp_path, longer)
+    with pytest.raises(jcm.JcmError, match="the workdir without a config is enough$"):
+        workdir_lib.check_same_settings(tmp_path, tiny("digits_ct", **{"seed": 9}))
 
 
 def test_a_part_of_the_arrays_is_passed_and_not_named(tiny, arrays):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import jcm
+from jcm.commands import evaluate as evaluate_lib
 from jcm.commands import sample as sample_lib
 from jcm.commands import train as train_lib
 from jcm.commands.benchmark import speed
@@ -255,13 +256,6 @@ def test_folders_of_other_programs_raise(tiny, tmp_path):
         ({"sample.labels": (1,)}, "unconditional"),
         ({"sample.sigmas": (1.0, 80.0)}, "must descend"),
         ({"sample.sigmas": (80.0, float("nan"))}, "must be above 0"),
-        ({"eval.scores": ("fidd",)}, "'fidd' is unknown"),
-        ({"eval.scores": ("fid",), "weights": "/nowhere"}, "6726825d.pth is missing"),
-        (
-            {"eval.scores": ("fd_efficientnet_lite0",), "eval.num_images": 320},
-            "fd_efficientnet_lite0 needs at least 321 images",
-        ),
-        ({"eval.reference": "/nowhere.npz"}, "eval.reference=/nowhere.npz does not ex"),
         ({"sample.ema": "0.5"}, "ema='0.5' is unknown"),
     ],
 )
@@ -274,6 +268,33 @@ def test_impossible_settings_are_refused_before_anything_is_written(
     made = {path.name for path in (tmp_path / "run").glob("**/*")}
     claimed = {"run.json", "checkpoints", ".lock"}
     assert made <= (claimed if "teachers.diffusion" in changes else set())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"eval.scores": ("fidd",)}, "'fidd' is unknown"),
+        ({"eval.scores": ("fid",), "weights": "/nowhere"}, "6726825d.pth is missing"),
+        (
+            {"eval.scores": ("fd_efficientnet_lite0",), "eval.num_images": 320},
+            "fd_efficientnet_lite0 needs at least 321 images",
+        ),
+        (
+            {"eval.scores": ("fid",), "eval.reference": "/nowhere.npz"},
+            "eval.reference=/nowhere.npz does not exist",
+        ),
+    ],
+)
+def test_impossible_scores_are_refused_before_training(
+    tiny, tmp_path, changes, message
+):
+    """By the command, which scores afterwards, and by scoring during training."""
+    with pytest.raises(JcmError, match=message):
+        evaluate_lib.check(tiny("digits_cd", **changes))
+    config = tiny("digits_cd", **changes, **{"eval.every_kimg": 1})
+    with pytest.raises(JcmError, match=message):
+        train_lib.train(config, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
 
 
 # --- loading, sampling, evaluating

@@ -15,6 +15,7 @@ from jcm.data import pictures
 from jcm.diffusion.schedule import Schedule
 from jcm.model import results
 from jcm.model.pixels import sample_pixels
+from jcm.runtime import arguments
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,8 @@ def test_the_first_guesses_work(model):
     np.testing.assert_array_equal(model.sample(count=16, sigmas=(80.0, 0.5)), images)
     np.testing.assert_array_equal(model.sample(16, seed=jax.random.key(0)), images)
     np.testing.assert_array_equal(model.sample(16, steps=2), images)
+    one = model.sample(16, steps=1)
+    np.testing.assert_array_equal(model.sample(16, sigmas=80.0), one)
     # The images of the commands are those of the same seed.
     pixels = sample_pixels(
         model.sampler, model.params, 0, range(16), Schedule((80.0, 0.5))
@@ -39,6 +42,61 @@ def test_the_first_guesses_work(model):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        *(
+            (lambda m, name=name: getattr(jcm, name), f"'{name}': use jcm.{meant}$")
+            for name, meant in [
+                *(("save_image", "save_png"), ("make_grid", "save_png")),
+                *(("load_image", "open_pictures"), ("load_model", "load")),
+                *(("lod", "load"), ("export", r"save\(model, folder\)")),
+            ]
+        ),
+        (lambda m: jcm.sample, "module 'jcm' has no attribute 'sample': use model.sam"),
+        (lambda m: jcm.edit, "'edit': use model.edit$"),
+        (lambda m: jcm.xyz, "has no attribute 'xyz'$"),
+        (lambda m: m.inpaint, "a Model has no .* 'inpaint': use model.edit.inpaint$"),
+        (lambda m: m.save, r"'save': use jcm.save\(model, folder\)$"),
+        (lambda m: m.score, r"'score': use jcm.evaluate\(model\)$"),
+        (lambda m: m.generate, "'generate': use model.sample$"),
+        (lambda m: m.smaple, "'smaple': use model.sample$"),
+        (lambda m: m.edit.colourise, "'colourise': use model.edit.colorize$"),
+        (lambda m: m.edit.upscale, "'upscale': use model.edit.super_resolve$"),
+        (lambda m: m.edit.sdedit, "'sdedit': use model.edit.stroke_to_image$"),
+        (lambda m: m.edit._repr_html_, "has no attribute '_repr_html_'$"),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_right_one(model, call, message):
+    with pytest.raises(AttributeError, match=message):
+        call(model)
+
+
+def test_every_name_that_is_suggested_exists(model):
+    known = {"jcm": jcm, "model": model}
+    for place in arguments._PLACES:
+        eval(place.partition("(")[0], known)  # noqa: S307
+
+
+def test_the_edits_are_listed(model):
+    lines = repr(model.edit).splitlines()
+    assert len(lines) == 9 and max(map(len, lines)) <= 88
+    assert lines[1] == "  model.edit.inpaint          replaces what is under a mask"
+    for line in lines[1:]:
+        assert eval(line.split()[0], {"model": model}).__doc__  # noqa: S307
+    with pytest.raises(jcm.JcmError, match="for each edit: call one, such as model.ed"):
+        model.edit(np.zeros((1, 8, 8, 1)))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.edit.variations(m, n=2), "'n': use variants"),
+        (lambda m: m.edit.variations(m, count=2), "'count': use variants"),
+        (lambda m: m.edit.variations(m, noise=2), "'noise': use sigma"),
+        (lambda m: m.edit.variations(m, cls=2), "'cls': use labels"),
+        (lambda m: m.sample(1, class_label=2), "'class_label': use labels"),
+        (lambda m: m.edit.super_resolve(m, factor=2), r"'factor' \(super_resolve tak"),
+        (lambda m: jcm.save_png(m, "x", ncol=2), "'ncol': use columns"),
+        (lambda m: jcm.evaluate(m, metrics="fid"), "'metrics': use scores"),
+        (lambda m: jcm.evaluate(m, n=2), "'n': use num_images"),
         (
             lambda m: m.sample(n=16),
             "sample has no argument 'n': use count .sample takes",
@@ -55,6 +113,36 @@ def test_the_first_guesses_work(model):
         (lambda m: m.sample(), "sample: missing a required argument: 'count'"),
         (lambda m: m.sample(0), "count=0 must be at least 1"),
         (lambda m: m.sample(2.5), "count=2.5 must be a whole number"),
+        (lambda m: m.sample("16"), "count='16' must be a whole number"),
+        (lambda m: m.sample(1, steps="2"), "steps='2' must be a whole number"),
+        (lambda m: m.sample(1, steps=2.0), "steps=2.0 must be a whole number"),
+        (lambda m: m.sample(1, sigmas="80"), r"sigmas='80': pass noise levels, such"),
+        (
+            lambda m: m.edit.variations(np.zeros((1, 8, 8, 1)), steps="2"),
+            "steps='2' must be a whole number",
+        ),
+        *(
+            (
+                lambda m, given=given: m.edit.interpolate(given),
+                rf"takes seeds, such as \[0, 1\], not {text}$",
+            )
+            for given, text in [
+                (np.zeros((2, 8, 8, 1), np.float32), "images"),
+                ([Image.new("L", (8, 8))] * 2, "images"),
+                (["a.png", "b.png"], "images"),
+                (3, "3"),
+            ]
+        ),
+        (lambda m: jcm.save("x", m), "save takes the model first, and then the fold"),
+        (lambda m: jcm.load(np.zeros(3)), "this is of type ndarray$"),
+        (lambda m: jcm.evaluate(np.zeros(3)), "which it samples, .* type ndarray$"),
+        (lambda m: jcm.train(np.zeros(3)), "the config comes first: jcm.train"),
+        (lambda m: jcm.train("digits_cd"), "did you mean configs/digits_cd.py"),
+        (lambda m: m.denoise("x.png", 1.0), "is a path: read it with jcm.open_pic"),
+        (
+            lambda m: m.edit.inpaint(np.zeros((1, 8, 8, 1)), "m.png"),
+            r"'m.png' is a path: pass PIL.Image.open\('m.png'\)",
+        ),
         (lambda m: m.sample(1, seed=-1), "seed=-1 must be at least 0"),
         (lambda m: m.sample(1, seed="a"), "seed='a' must be a whole number"),
         (

@@ -215,7 +215,7 @@ def test_a_run_that_has_lost_its_lease_ends(here, monkeypatch):
         assert ended.wait(timeout=20)
     assert told == [
         "gs://bucket/four is in use by process 7 on elsewhere: wait, stop that run, or"
-        " use another --workdir"
+        " use another workdir"
     ]
     # The lease of the other run remains.
     assert here[0].objects["bucket", "four/.lock"].data.startswith(b"process 7")
