@@ -360,7 +360,7 @@ def _unknown(name: str, word: str) -> str:
 def _fields_like(name: str, flag: str) -> tuple[str, ...]:
     """Returns the fields of configs that a wrong flag of a command is like."""
     from jcm import config as config_lib
-    from jcm.commands import similar
+    from jcm.runtime import similar
 
     known = config_lib.fields(config_lib.base())
     return similar.fields(flag, known, _SECTIONS.get(name, ()))
