@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jcm.runtime import similar
 from jcm.runtime.errors import JcmError, did_you_mean, one_line
 from jcm.runtime.fields import Field, Section
 from jcm.runtime.fields import flatten as flatten_fields
@@ -357,8 +358,33 @@ def base(method: str = "cd") -> ConfigDict:
     return _defaults(sections(method)).lock()
 
 
+class Config(ConfigDict):
+    """A config or a section of it; the error for a wrong name guesses the right one."""
+
+    def __getattr__(self, attribute: str) -> Any:
+        try:
+            return super().__getattr__(attribute)
+        except AttributeError:
+            raise AttributeError(self._unknown(attribute)) from None
+
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        if self.is_locked and attribute not in self:
+            raise AttributeError(self._unknown(attribute))
+        super().__setattr__(attribute, value)
+
+    def _unknown(self, name: str) -> str:
+        """Returns the error for a name that no field has."""
+        if name.startswith("_"):  # libraries look for special methods
+            return name
+        known = list(flatten(self))
+        meant = similar.fields(name, known) or similar.misspelt(name, known)
+        if meant:
+            return f"unknown field {name}: did you mean {' or '.join(meant)}?"
+        return f"unknown field {name}: use one of {', '.join(self.keys())}"
+
+
 def _defaults(section: Section) -> ConfigDict:
-    config = ConfigDict()
+    config = Config()
     for name, entry in section.items():
         config[name] = entry.default if isinstance(entry, Field) else _defaults(entry)
     return config

@@ -1,6 +1,7 @@
 """Tests of the configs."""
 
 import json
+import re
 
 import pytest
 from paths import ROOT
@@ -106,3 +107,21 @@ def test_unknown_fields_in_files_raise(tmp_path):
             config_lib.find(wrong)
     with pytest.raises(JcmError, match="configs/digits_cd.py"):
         config_lib.find("digits_cd")
+
+
+def test_a_wrong_name_in_python_is_an_error_of_one_line():
+    config = config_lib.base("cd")
+    for section, name, message in (
+        (config.train, "steps", "unknown field steps: did you mean num_steps?"),
+        (config.optim, "lr", "unknown field lr: did you mean learning_rate?"),
+        (config, "lr", "unknown field lr: did you mean optim.learning_rate?"),
+        (config.mesh, "zz", "unknown field zz: use one of fsdp, fsdp_min_mib, rules"),
+    ):
+        with pytest.raises(AttributeError, match=re.escape(message) + "$"):
+            getattr(section, name)
+        with pytest.raises(AttributeError, match=re.escape(message) + "$"):
+            setattr(section, name, 1)
+    copied = config.copy_and_resolve_references()
+    assert copied == config and type(copied.train) is type(config)
+    with copied.unlocked():
+        copied.train.steps = 3  # as ConfigDict, if it is not locked

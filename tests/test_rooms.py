@@ -15,7 +15,7 @@ _MAY_IMPORT = {
     "pretrained": "runtime networks",
     "metrics": "runtime data networks pretrained",
     "methods": "runtime.errors runtime.fields networks diffusion metrics",
-    "config": "runtime.errors runtime.fields methods",
+    "config": "runtime.errors runtime.fields runtime.similar methods",
     "run": "runtime data networks config",
     "model": "runtime data networks run diffusion pretrained metrics methods config",
     "training": "runtime data networks run diffusion pretrained metrics methods model"

@@ -11,7 +11,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jcm import config as config_lib
-from jcm.commands import cli, parsing, similar
+from jcm.commands import cli, parsing
+from jcm.runtime import similar
 from jcm.runtime.errors import JcmError
 from jcm.runtime.fields import Field
 

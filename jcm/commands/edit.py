@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Callable, Collection
@@ -26,8 +27,9 @@ from jcm.run import grids
 from jcm.runtime import files
 from jcm.runtime.errors import JcmError
 
-# The summary shows this many pictures before and after the edit.
-_SHOWN = 16
+# The summary shows this many pictures before and after the edit, each with all its
+# results, at least this many pixels high, and as wide as a caption.
+_SHOWN, _VISIBLE, _CAPTION = 16, 32, 180
 _SUMMARY = "before_after"
 # The largest difference in aspect ratio between a mask and a picture.
 _SAME_SHAPE = 0.02
@@ -73,7 +75,8 @@ def edit(
     """Edits pictures with the model that the config names.
 
     Pictures are cut to their central square and resized to the model's size first.
-    Writes each result as a PNG file with the name of its picture, and before_after.png.
+    Writes each result as a PNG file with the name of its picture, and before_after.png,
+    which shows the first 16 pictures with all their results.
 
     Args:
       config: which model to use, and how to sample.
@@ -128,7 +131,8 @@ def _interpolate(
         options["sigmas"] = request.sigmas
     pixels = model.edit.interpolate(request.seeds, count, output="uint8", **options)
     _write(output, [f"{i:03d}" for i in range(len(pixels))], pixels)
-    panels = {"interpolation": grids.grid(pixels, columns=count)}
+    scale = _scale(pixels.shape[1], count)
+    panels = {"interpolation": grids.grid(pixels, count, scale)}
     _write_summary(output, panels, len(pixels))
 
 
@@ -146,7 +150,10 @@ def _edit_pictures(
     after: list[Any] = []
     size = max(1, config.sample.batch_size // variants)
     total = len(names) * steps
-    with tqdm.tqdm(total=total, desc=request.task, unit="evaluation") as progress:
+    # With a delay, the bar appears with the first results and not before an error.
+    with tqdm.tqdm(
+        total=total, desc=request.task, unit="evaluation", delay=0.1
+    ) as progress:
         for start in range(0, len(paths), size):
             part = paths[start : start + size]
             batch = open_pictures(part, model, size=_input_size(model, request))
@@ -165,12 +172,24 @@ def _edit_pictures(
                 )
             _write(output, names[results], edited)
             before += list(images.to_uint8(batch[: _SHOWN - len(before)]))
-            after += list(edited[::variants][: _SHOWN - len(after)])
+            after += list(edited[: _SHOWN * variants - len(after)])
+    columns = variants if variants > 1 else math.ceil(math.sqrt(len(before)))
+    scale = _scale(after[0].shape[0], columns)
+    scale_before = max(1, scale * after[0].shape[0] // before[0].shape[0])
+    # Several results of a picture are in its row.
+    columns_before = 1 if variants > 1 else columns
     panels = {
-        "before": grids.grid(np.stack(before)),
-        f"after, {steps} evaluation" + "s" * (steps > 1): grids.grid(np.stack(after)),
+        "before": grids.grid(np.stack(before), columns_before, scale_before),
+        f"after, {steps} evaluation" + "s" * (steps > 1): grids.grid(
+            np.stack(after), columns, scale
+        ),
     }
     _write_summary(output, panels, len(names))
+
+
+def _scale(size: int, columns: int) -> int:
+    """Returns the factor that makes a row wide enough for the caption above it."""
+    return max(math.ceil(_VISIBLE / size), math.ceil(_CAPTION / (size * columns)))
 
 
 def _routine(

@@ -82,7 +82,8 @@ COMMANDS = {
         "--task=TASK --input=PATH --output=DIR [--FLAG=VALUE ...]",
         "Edits pictures with a consistency model. Pictures are cut to their central"
         " square and resized to the size of the model. Each result is a PNG file with"
-        " the name of its picture; before_after.png shows them all.",
+        " the name of its picture; before_after.png shows the first 16 pictures with"
+        " all their results.",
         (
             "--workdir=runs/digits_cd --task=denoise --input=in --output=out",
             "--workdir=runs/digits_cd --task=inpaint --input=photo.png \\\n"
@@ -359,7 +360,7 @@ def _unknown(name: str, word: str) -> str:
 def _fields_like(name: str, flag: str) -> tuple[str, ...]:
     """Returns the fields of configs that a wrong flag of a command is like."""
     from jcm import config as config_lib
-    from jcm.commands import similar
+    from jcm.runtime import similar
 
     known = config_lib.fields(config_lib.base())
     return similar.fields(flag, known, _SECTIONS.get(name, ()))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -71,6 +72,17 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
     def _create_builder_config(self, builder_config: Any, version: Any) -> Any:
         # The original method warns of each config that the class does not list.
         return builder_config
+
+    def _what(self) -> str:
+        """Returns what is prepared, for the log."""
+        return f"the data set {self.name}"
+
+    def _log_download_bytes(self) -> None:
+        # The original method prints a download of unknown size.
+        logging.info("preparing %s in %s", self._what(), self.data_path)
+
+    def _log_download_done(self) -> None:
+        pass
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

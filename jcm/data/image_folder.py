@@ -86,6 +86,10 @@ class ImageFolder(builder.ImageBuilder):
         """The sub-folders in alphabetical order."""
         return self.builder_config.class_names
 
+    def _what(self) -> str:
+        config = self.builder_config
+        return f"{len(config.files)} pictures of {config.description}"
+
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Any]:

@@ -132,7 +132,7 @@ class Editor:
             or values between: (h, w) for all images, or (n, h, w).
           options: see `Options`.
         """
-        return self._inpaint(self._images(given), mask, Options(**options))
+        return self._inpaint("inpaint", self._images(given), mask, Options(**options))
 
     @fields_as_keywords(Options)
     def outpaint(
@@ -162,7 +162,7 @@ class Editor:
         canvas[:, rows, columns] = x
         mask = np.ones((self._size, self._size))
         mask[rows, columns] = 0
-        return self._inpaint(canvas, mask, Options(**options))
+        return self._inpaint("outpaint", canvas, mask, Options(**options))
 
     @fields_as_keywords(Options)
     def colorize(self, given: ImagesLike, **options: Unpack[Keywords]) -> Any:
@@ -290,7 +290,8 @@ class Editor:
         chosen = Options(**options)
         if self._sampler.denoiser.num_classes and chosen.labels is None:
             chosen = dataclasses.replace(chosen, labels=0)
-        return self._between(jnp.stack([*between, noises[-1]]), chosen)
+        path = jnp.stack([*between, noises[-1]])
+        return self._between("interpolate", path, chosen)
 
     @fields_as_keywords(Options)
     def between(
@@ -302,7 +303,7 @@ class Editor:
           noises: standard normal, such as the results of `edits.slerp`.
           options: see `Options`.
         """
-        return self._between(noises, Options(**options))
+        return self._between("between", noises, Options(**options))
 
     @fields_as_keywords(Options)
     def run(
@@ -363,24 +364,27 @@ class Editor:
 
     def _inpaint(
         self,
+        task: str,
         x: Float[np.ndarray, "n h w c"],
         mask: AnyArray | Image.Image,
         options: Options,
     ) -> Any:
         """Replaces what is under the mask."""
         known = edits.known(Pixels(), x, inputs.as_mask(mask, len(x), self._size))
-        return self._edit("inpaint", known, known.origin(), options)
+        return self._edit(task, known, known.origin(), options)
 
-    def _between(self, noises: Float[AnyArray, "n h w c"], options: Options) -> Any:
+    def _between(
+        self, task: str, noises: Float[AnyArray, "n h w c"], options: Options
+    ) -> Any:
         """Makes the images of given noise."""
         if options.sigmas is None:
-            levels = self.sigmas("between", options.steps)
+            levels = self.sigmas(task, options.steps)
             options = dataclasses.replace(options, sigmas=levels, steps=None)
         else:
             levels = build.levels(options.sigmas)
         options = dataclasses.replace(options, noisy=False)
         origin = np.float32(levels[0]) * np.asarray(noises, np.float32)
-        return self._edit("between", None, origin, options)
+        return self._edit(task, None, origin, options)
 
     def _edit(
         self,

@@ -1,6 +1,7 @@
 """Loading of models: from workdirs, folders of `jcm.save` and checkpoints of others."""
 
 import os
+import pathlib
 from typing import Any
 
 import jax
@@ -17,7 +18,14 @@ from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
 from jcm.runtime import sharding
 from jcm.runtime.arguments import explained
-from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime.errors import JcmError, nearest_path, one_line
+
+_REMEDY = (
+    "name a workdir, a file or folder of a model, or a published one, such as"
+    " openai/cd-cifar10-lpips"
+)
+# Endings of the other files in workdirs and folders of models.
+_NO_MODELS = (".png", ".jpg", ".jpeg", ".json", ".jsonl", ".md", ".npz", ".npy", ".py")
 
 # Noise levels of a consistency model of others that does not state their number: those
 # of the published models of 64x64 and larger.
@@ -73,11 +81,7 @@ def load(
     hints = foreign.Hints(kind, image_size, attn_resolutions, num_heads, head_channels)
     given = {name: value for name, value in vars(hints).items() if value is not None}
     path = storage.local_folder(path) if str(path).startswith("gs://") else path
-    if not os.path.exists(path) and not released.is_name(path):
-        raise JcmError(
-            f"there is no {path}: name a workdir, a file or folder of a model, or a"
-            " published one, such as openai/cd-cifar10-lpips"
-        )
+    _check_is_model(path)
     if folder.is_exported(path):
         _check_unused(path, "a saved model", ema=ema, step=step, **given)
         return _from_folder(path, batch_size)
@@ -233,6 +237,31 @@ def _from_checkpoint(found: foreign.Checkpoint, batch_size: int | None) -> Model
         step=found.step,
         about=card.About(trained=False, licence=found.licence, notes=found.notes),
     )
+
+
+def _check_is_model(path: str | os.PathLike) -> None:
+    """Raises JcmError for a path that cannot be a model, and names a near one."""
+    if not os.path.exists(path) and not released.is_name(path):
+        near = nearest_path(path)
+        remedy = f"did you mean {near}?" if near else _REMEDY
+        raise JcmError(f"there is no {path}: {remedy}")
+    place = pathlib.Path(path)
+    if place.is_dir():
+        is_model = folder.is_exported(path) or foreign.is_checkpoint(path)
+        wrong = not is_model and not (place / "run.json").exists()
+    else:
+        wrong = place.suffix.lower() in _NO_MODELS
+    # A relative path may begin in a run.
+    above = [each for each in place.absolute().parents if _is_model_folder(each)]
+    if wrong and above:
+        run = os.path.relpath(above[0]) if not place.is_absolute() else above[0]
+        raise JcmError(f"{path} is a part of a model, not a model: did you mean {run}?")
+    if wrong and place.is_file():
+        raise JcmError(f"{path} is not a model: {_REMEDY}")
+
+
+def _is_model_folder(path: pathlib.Path) -> bool:
+    return (path / "run.json").exists() or folder.is_exported(path)
 
 
 def _check_unused(path: str | os.PathLike, kind: str, /, **arguments: Any) -> None:

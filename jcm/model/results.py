@@ -74,7 +74,7 @@ def run(
     with tqdm.tqdm(
         total=len(indices) * count,
         desc=title,
-        unit="step",
+        unit="evaluation",
         delay=_DELAY,
         disable=not progress or jax.process_index() > 0,
     ) as bar:

@@ -52,6 +52,14 @@ def test_a_folder_is_edited_file_by_file(student, files, tmp_path):
     np.testing.assert_array_equal(after[..., 0][~hole], before[~hole])
     assert (after[..., 0][hole] != before[hole]).any()
     assert (after != _pixels(tmp_path / "out" / "b_1.png")).any()
+    # The summary has a row for each picture, with all its results, enlarged.
+    summary, scale = _pixels(tmp_path / "out" / "before_after.png"), 12
+    after = _pixels(tmp_path / "out" / "b_1.png").repeat(scale, 0).repeat(scale, 1)
+    height, width = after.shape[:2]
+    bottom, right = summary.shape[0] - 12 - 1, summary.shape[1] - 12 - 1
+    assert summary.shape[0] < 12 + 40 + 2 * (height + 1) + 12  # one line of caption
+    shown = summary[bottom - height : bottom, right - width : right]
+    np.testing.assert_array_equal(shown, np.broadcast_to(after, shown.shape))
     with pytest.raises(JcmError, match="out exists already: name a new folder"):
         edit(config, workdir, request)
 

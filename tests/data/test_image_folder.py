@@ -36,6 +36,16 @@ def test_a_flat_folder_is_one_class(data_config, tmp_path):
     assert dataset.arrays()["image"].shape == (1, 4, 4, 1)
 
 
+def test_preparation_logs_the_number_of_pictures(data_config, tmp_path, caplog, capsys):
+    for i in range(3):
+        save(tmp_path / "src" / f"{i}.png")
+    with caplog.at_level("INFO", "absl"):
+        data.load(of_folder(data_config, tmp_path / "src"))
+    assert f"preparing 3 pictures of {tmp_path / 'src'} in " in caplog.text
+    printed = capsys.readouterr()
+    assert "ataset" not in printed.out + printed.err
+
+
 def test_pictures_beside_the_classes_are_refused(data_config, tmp_path):
     save(tmp_path / "cat" / "0.png")
     save(tmp_path / "stray.png")

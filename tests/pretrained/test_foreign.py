@@ -3,6 +3,7 @@
 import os
 import pathlib
 import pickle
+import re
 import zipfile
 
 import golden
@@ -137,6 +138,20 @@ def test_impossible_arguments_raise(file, tmp_path, student):
     ):
         with pytest.raises(jcm.JcmError, match=message):
             jcm.load(name, **hints)
+    workdir = student[1]
+    picture = tmp_path / "grid.png"
+    picture.touch()
+    for path, message in (
+        (workdir / "run.json", f"a model, not a model: did you mean {workdir}?"),
+        (workdir / "checkpoints", f"a model, not a model: did you mean {workdir}?"),
+        (
+            tmp_path / "grit.png",
+            f"there is no {tmp_path}/grit.png: did you mean {picture}",
+        ),
+        (picture, f"{picture} is not a model: name a workdir, a file or"),
+    ):
+        with pytest.raises(jcm.JcmError, match=re.escape(message)):
+            jcm.load(path)
     pickled = tmp_path / "edm-cifar10-32x32-uncond-vp.pkl"
     pickled.write_bytes(b"\x80\x04")
     with pytest.raises(jcm.JcmError, match=r"\.pkl runs code when it is opened"):
