@@ -80,13 +80,16 @@ def test_a_folder_and_a_name_of_a_config(tiny, arrays, tmp_path, monkeypatch):
     assert data.load(model.config.data).arrays()["image"].shape == (20, 8, 8, 1)
 
 
-def test_training_on_images_alone_needs_no_scores(tiny, arrays, tmp_path):
+def test_training_on_images_alone_needs_no_scores(tiny, arrays, tmp_path, caplog):
     """The scores of the config need classes; only an evaluation computes them."""
     changes = {"train.num_steps": 1, "eval.scores": ("classifier",)}
     config = tiny("digits_ct", **changes)
     images, _ = arrays
     model = jcm.train(config, workdir=tmp_path, data=images)
     assert model.step == 1
+    first, then = caplog.messages[:2]
+    assert first.startswith("the parameters of the network:\n+--")
+    assert then == "compiling the training step"
     with pytest.raises(jcm.JcmError, match="'classifier' needs classes, but arrays"):
         jcm.evaluate(model, data=images)
 
