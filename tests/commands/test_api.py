@@ -137,13 +137,17 @@ def test_a_part_of_the_arrays_is_passed_and_not_named(tiny, arrays):
         jcm.train(config, workdir="x", data=arrays)
 
 
-def test_scores_are_those_of_the_command_and_kept(student, arrays, tmp_path):
+def test_scores_are_those_of_the_command_and_kept(student, arrays, tmp_path, caplog):
     config, workdir = student
     shutil.copytree(workdir, tmp_path / "run")
     model = jcm.load(tmp_path / "run", batch_size=16)
     assert "\n" not in repr(model)
     found = jcm.evaluate(model, scores="classifier", num_images=70, steps=1)
     assert {"confident", "fd"} <= found.keys()
+    jcm.evaluate(model, scores="classifier", num_images=70, steps=1, seed=1)
+    assert caplog.messages.count("compiling the sampler") == 1
+    (tmp_path / "run" / workdir_lib.SCORES_FILE).unlink()
+    jcm.evaluate(model, scores="classifier", num_images=70, steps=1)
     (record,) = workdir_lib.scores(tmp_path / "run")
     assert record["scores"] == found and record["samples"] == "1 step"
     assert repr(model).splitlines()[1].startswith("1 step: confident ")
