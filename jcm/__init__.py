@@ -7,7 +7,13 @@
     edited = model.edit.variations(images)
     jcm.save_png(edited, "digits.png")
 
-`help(jcm.Model)` describes a model, and `help(jcm.load)` what can be loaded. The
+    config = jcm.config.load("configs/digits_ct.py")
+    model = jcm.train(config, workdir="runs/mine")  # data=... for your own images
+    jcm.evaluate(model, scores="classifier")  # {"confident": ..., "fd": ...}
+    jcm.save(model, "my_model")  # a folder to share
+
+`help(jcm.Model)` describes a model, `help(jcm.load)` what can be loaded, and
+`help(jcm.train)` what can be trained on. `print(model.edit)` lists the edits. The
 namespaces hold the parts: `jcm.methods`, `jcm.networks`, `jcm.diffusion` and
 `jcm.metrics`. `jcm.config` reads the configs that `jcm.train` takes.
 """

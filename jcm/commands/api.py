@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from jcm import config as config_lib
 from jcm import data as data_lib
-from jcm.commands import logs
 from jcm.commands import train as train_lib
 from jcm.data import Dataset, given
 from jcm.data.dataset import GIVEN
@@ -20,6 +19,7 @@ from jcm.model.loading import load
 from jcm.model.model import Model
 from jcm.model.scoring import Scorer, Subject
 from jcm.run import storage
+from jcm.runtime import logs
 from jcm.runtime.arguments import explained
 from jcm.runtime.errors import JcmError
 

@@ -14,7 +14,8 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from jcm.commands import logs, parsing
+from jcm.commands import parsing
+from jcm.runtime import logs
 from jcm.runtime.errors import JcmError, Preempted, one_line
 from jcm.runtime.fields import Field
 

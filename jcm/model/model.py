@@ -139,6 +139,8 @@ class Model:
         """Computes D(x, sigma) or f(x, sigma), the clean images behind noisy ones.
 
         It may be called inside of `jax.jit`, where values are not checked.
+        `model.edit.denoise` also takes uint8 arrays and Pillow images, and estimates
+        the noise level.
 
         Args:
           x: x0 + sigma z, with x0 in [-1, 1] and z standard normal.
@@ -160,6 +162,8 @@ class Model:
             raise JcmError(f"x is {x.dtype}: pass floats, as jcm.to_float returns")
         x, sigma = jnp.asarray(x, jnp.float32), jnp.asarray(sigma, jnp.float32)
         shape = self.denoiser.image_shape
+        if x.shape == shape:
+            raise JcmError(f"x of shape {x.shape} is one image: pass x[None]")
         if x.shape[1:] != shape or sigma.shape not in ((), x.shape[:1]):
             raise JcmError(
                 f"x of shape {x.shape} with sigma of shape {sigma.shape}: the model"
@@ -168,6 +172,8 @@ class Model:
         # The values of a tracer are unknown.
         if not isinstance(sigma, jax.core.Tracer) and not bool(jnp.all(sigma > 0)):
             raise JcmError("sigma must be above 0 for every image")
+        if not any(isinstance(each, jax.core.Tracer) for each in (x, sigma)):
+            _check_range(x, sigma)
         numbers = labels_of_images(labels, len(x), self.denoiser, self.class_names)
         sigma = jnp.broadcast_to(sigma, len(x))
         return self._denoise(self.params, x, sigma, numbers)
@@ -239,4 +245,16 @@ class Model:
             callback=callback,
             trajectory=trajectory,
             clip=True,
+        )
+
+
+def _check_range(x: Float[Array, "b h w c"], sigma: Float[Array, "..."]) -> None:
+    """Raises JcmError if x cannot be images in [-1, 1] with noise of level sigma."""
+    largest = float(jnp.abs(x).max())
+    if not np.isfinite(largest):
+        raise JcmError("x has values that are not finite: remove them")
+    if largest > 10 * (1 + float(sigma.max())):  # no image has such noise
+        raise JcmError(
+            f"x ranges from {x.min():.3g} to {x.max():.3g}, more than images in [-1, 1]"
+            " with this noise: convert pixels with jcm.to_float, and add the noise"
         )

@@ -12,6 +12,7 @@ from PIL import Image
 
 from jcm.data import images, pictures
 from jcm.model.model import Model
+from jcm.runtime import logs
 from jcm.runtime.arguments import explained
 from jcm.runtime.errors import JcmError, one_line
 
@@ -25,7 +26,7 @@ def open_pictures(
     """Reads picture files as images that a model can edit.
 
     Each picture is turned upright, placed on white, cut to its central square, resized,
-    and converted to colour or grey. The conversion is logged.
+    and converted to colour or grey. A line on each conversion is shown.
 
     Args:
       paths: a file, a folder, whose pictures are read in the order of their names, or
@@ -47,9 +48,10 @@ def open_pictures(
         found = [pathlib.Path(path) for path in paths]
     if not found:
         raise JcmError("there are no pictures: name at least one file")
-    pixels = [
-        read(path, size or arch.image_size, arch.image_channels) for path in found
-    ]
+    with logs.shown():
+        pixels = [
+            read(path, size or arch.image_size, arch.image_channels) for path in found
+        ]
     return images.to_float(np.stack(pixels))
 
 
@@ -75,11 +77,17 @@ def read(path: pathlib.Path, size: int, channels: int) -> np.ndarray:
       JcmError: if the file cannot be read.
     """
     with opened(path) as file:
-        found = (file.mode, *file.size)
+        width, height = file.size
+        colours = "grey" if file.mode[0] in "1LIF" else "colour"
         pixels = pictures.to_square(file, size, channels)
-    used = ("RGB" if channels == 3 else "L", size, size)
-    if found != used:
-        logging.info("%s: converting %s %dx%d to %s %dx%d", path, *found, *used)
+    wanted = "colour" if channels == 3 else "grey"
+    if (width, height, colours) != (size, size, wanted):
+        logging.info(
+            "%s: %dx%d %s, %s to %dx%d %s",
+            *(path, width, height, colours),
+            "resized" if width == height else "cut and resized",
+            *(size, size, wanted),
+        )
     return pixels
 
 
@@ -93,6 +101,8 @@ def opened(path: pathlib.Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path.expanduser()) as file:
             yield file
+    except FileNotFoundError:
+        raise JcmError(f"there is no {path}: name a picture or a folder") from None
     # Pillow's decoders raise many types of exception for broken files.
     except Exception as error:
         reason = one_line(error)

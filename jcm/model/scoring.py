@@ -205,6 +205,8 @@ class Scorer:
                 None if labels is None else [labels[i] for i in part],
             )
 
+        if "sampler" not in vars(model):  # its first batch compiles it
+            logging.info("compiling the sampler")
         shape = (self._config.eval.num_images, *model.denoiser.image_shape)
         # Only the last batch of all processes may be smaller than the others.
         batch = model.sampler.batch_size * jax.process_count()

@@ -312,7 +312,8 @@ def _load_frozen(setup: _Setup, workdir: pathlib.Path) -> Frozen:
             {f"the weights of the teacher {name}": hashes[name] for name in hashes}
         )
         workdir_lib.claim_teachers(workdir, setup.config, hashes)
-    logging.info("\n%s", get_parameter_overview(network.shapes, include_stats=False))
+    overview = get_parameter_overview(network.shapes, include_stats=False)
+    logging.info("the parameters of the network:\n%s", overview)
     place = jax.tree.map(lambda leaf: leaf.sharding, setup.program.frozen)
     return jax.device_put(Frozen(teachers=teachers, constants=method.constants), place)
 

@@ -272,6 +272,7 @@ def trace_step(
 
 def compile_step(traced: jax.stages.Traced) -> jax.stages.Compiled:
     """Compiles a step from `trace_step` and logs its cost."""
+    logging.info("compiling the training step")
     started = time.monotonic()
     compiled = traced.lower().compile()
     memory.release()

@@ -80,13 +80,16 @@ def test_a_folder_and_a_name_of_a_config(tiny, arrays, tmp_path, monkeypatch):
     assert data.load(model.config.data).arrays()["image"].shape == (20, 8, 8, 1)
 
 
-def test_training_on_images_alone_needs_no_scores(tiny, arrays, tmp_path):
+def test_training_on_images_alone_needs_no_scores(tiny, arrays, tmp_path, caplog):
     """The scores of the config need classes; only an evaluation computes them."""
     changes = {"train.num_steps": 1, "eval.scores": ("classifier",)}
     config = tiny("digits_ct", **changes)
     images, _ = arrays
     model = jcm.train(config, workdir=tmp_path, data=images)
     assert model.step == 1
+    first, then = caplog.messages[:2]
+    assert first.startswith("the parameters of the network:\n+--")
+    assert then == "compiling the training step"
     with pytest.raises(jcm.JcmError, match="'classifier' needs classes, but arrays"):
         jcm.evaluate(model, data=images)
 
@@ -134,13 +137,17 @@ def test_a_part_of_the_arrays_is_passed_and_not_named(tiny, arrays):
         jcm.train(config, workdir="x", data=arrays)
 
 
-def test_scores_are_those_of_the_command_and_kept(student, arrays, tmp_path):
+def test_scores_are_those_of_the_command_and_kept(student, arrays, tmp_path, caplog):
     config, workdir = student
     shutil.copytree(workdir, tmp_path / "run")
     model = jcm.load(tmp_path / "run", batch_size=16)
     assert "\n" not in repr(model)
     found = jcm.evaluate(model, scores="classifier", num_images=70, steps=1)
     assert {"confident", "fd"} <= found.keys()
+    jcm.evaluate(model, scores="classifier", num_images=70, steps=1, seed=1)
+    assert caplog.messages.count("compiling the sampler") == 1
+    (tmp_path / "run" / workdir_lib.SCORES_FILE).unlink()
+    jcm.evaluate(model, scores="classifier", num_images=70, steps=1)
     (record,) = workdir_lib.scores(tmp_path / "run")
     assert record["scores"] == found and record["samples"] == "1 step"
     assert repr(model).splitlines()[1].startswith("1 step: confident ")

@@ -130,7 +130,7 @@ def test_interpolation_needs_no_input(student, tmp_path):
         ({"output": ""}, "name a folder for the results: --output"),
         ({"variants": 0}, "--variants=0 must be at least 1"),
         ({"input": ""}, "name a picture or a folder of pictures: --input"),
-        ({"input": "none.png"}, "cannot read none.png .*: use another picture"),
+        ({"input": "none.png"}, "there is no none.png: name a picture"),
         ({"input": "EMPTY"}, "no pictures in .*: name another folder"),
         ({"mask": ""}, "inpainting needs a mask: --mask=mask.png"),
         (

@@ -175,7 +175,16 @@ def test_the_edits_are_listed(model):
             "load has no argument 'batchsize': use b",
         ),
         (lambda m: jcm.open_pictures([], m), "there are no pictures"),
-        (lambda m: jcm.open_pictures("none.png", m), "cannot read none.png"),
+        (lambda m: jcm.open_pictures("none.png", m), "^there is no none.png: name a p"),
+        (
+            lambda m: m.denoise(np.full((1, 8, 8, 1), np.nan), 1.0),
+            "x has values that are not finite",
+        ),
+        (
+            lambda m: m.denoise(np.full((1, 8, 8, 1), 255.0), 1.0),
+            "x ranges from 255 to 255, more than images in",
+        ),
+        (lambda m: m.denoise(np.zeros((8, 8, 1)), 1.0), r"is one image: pass x\[None"),
     ],
 )
 def test_a_wrong_call_names_what_is_right(model, monkeypatch, call, message):
@@ -257,8 +266,12 @@ def test_a_model_describes_itself(model, teacher, tmp_path):
     )
 
 
-def test_pictures_are_opened_as_the_command_does(model, tmp_path, colour_files):
+def test_pictures_are_opened_as_the_command_does(model, tmp_path, colour_files, caplog):
     opened = jcm.open_pictures(tmp_path, model)
+    assert len(caplog.messages) == 2
+    assert caplog.messages[0].endswith(
+        "a.png: 20x30 colour, cut and resized to 8x8 grey"
+    )
     assert opened.shape == (2, 8, 8, 1) and opened.dtype == np.float32
     paths = sorted(tmp_path.iterdir())
     for given in (paths, list(map(str, paths))):
