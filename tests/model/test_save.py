@@ -56,7 +56,7 @@ def test_the_card_of_a_published_model_names_its_source(file, tmp_path, monkeypa
     again = jcm.load(tmp_path / "folder")
     assert again.about == dataclasses.replace(model.about, licence="apache-2.0")
     told = json.loads((tmp_path / "folder" / "config.json").read_text())["config"]
-    assert told.keys() == {"method", "noise", "model", "sample", "data"}
+    assert told.keys() == {"method", "noise", "model", "loss", "sample", "data"}
     assert told["data"] == {"image_size": 16, "channels": 3}
 
 
