@@ -442,5 +442,5 @@ def test_a_model_from_elsewhere_is_scored_and_sampled(run, tmp_path):
         wrong.update_from_flattened_dict({field: value})
         with pytest.raises(JcmError, match=message):
             call(wrong, place)
-    with pytest.raises(JcmError, match="run already holds a run: use another --workd"):
+    with pytest.raises(JcmError, match="run already holds a run: use another workdir"):
         sample_lib.sample(config, workdir)

@@ -49,9 +49,10 @@ def _start(
     fields = {
         "data.dir": config.data.dir,
         "model.ch_mult": config.model.ch_mult,
-        "sample.steps": config.sample.steps,
         **changes,
     }
+    if "--mode=sample" not in flags:  # only the teacher's evaluation uses them
+        fields["sample.steps"] = config.sample.steps
     kind = "cd" if config.method == "cd" else "edm"
     return subprocess.Popen(
         [

@@ -241,7 +241,7 @@ def test_a_model_that_cannot_teach_raises(tiny, student, teacher, tmp_path):
         (teacher, {"noise.sigma_max": 40.0}, "with sigma_max=80.0 and not 40.0: set"),
         ("nothing", {}, "config.teachers.diffusion: there is no nothing: name"),
         ("openai/gan", {}, "'openai/gan' is no published model"),
-        ("", {}, "needs a teacher: set --config.teachers.diffusion"),
+        ("", {}, "needs a teacher: set config.teachers.diffusion"),
     ):
         config = tiny("digits_cd", **{"teachers.diffusion": str(source)}, **changes)
         with pytest.raises(JcmError, match=message):
