@@ -154,6 +154,8 @@ def evaluate(
     schedule = build.schedule(
         config, model.denoiser, sigmas=sigmas, steps=steps, solver=solver
     )
+    if data is not None:
+        config.data.split = "train"  # all of what is passed here
     config, dataset = _with_data(config, data, class_names)
     if dataset is None:
         dataset = data_lib.load(config.data, config.data.split)
@@ -179,14 +181,14 @@ def _with_data(
     if data is None:
         return config, None
     config = config.copy_and_resolve_references()
-    if config.data.split != "train":
-        raise JcmError(
-            f"config.data.split={config.data.split!r} is not used with data=...: set it"
-            " to 'train', and pass that part"
-        )
     if folder:
         config.data.name, config.data.path = "image_folder", os.fspath(data)
         return config, None
+    if config.data.split != "train":
+        raise JcmError(
+            f"config.data.split={config.data.split!r} is not used with arrays and"
+            " sources: set it to 'train', and pass that part"
+        )
     size, channels = config.data.image_size, config.data.channels
     dataset = given.load(data, size, channels, class_names)
     config.data.name = GIVEN

@@ -133,7 +133,7 @@ def test_a_complete_run_says_how_to_train_longer(tiny, tmp_path):
 
 def test_a_part_of_the_arrays_is_passed_and_not_named(tiny, arrays):
     config = tiny("digits_ct", **{"data.split": "train[:10]"})
-    with pytest.raises(jcm.JcmError, match="is not used with data=...: set it to 'tr"):
+    with pytest.raises(jcm.JcmError, match="is not used with arrays and sources: se"):
         jcm.train(config, workdir="x", data=arrays)
 
 
