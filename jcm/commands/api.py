@@ -45,8 +45,8 @@ def train(
     Args:
       config: a config, such as `jcm.config.load` returns, or the name of its file, with
         ":smoke" for a run of seconds: "configs/digits_ct.py:smoke".
-      workdir: the folder of the run, or gs://BUCKET/RUN; by default runs/NAME, with the
-        name of the config's file.
+      workdir: the folder of the run, or gs://BUCKET/RUN; by default runs/NAME with the
+        name of the config's file, or runs/DATA_METHOD for a config without a file.
       data: what to train on, and what a teacher that is trained first is trained on:
         - None for what `config.data` names,
         - a folder of pictures, whose sub-folders are classes. They are resized to
@@ -78,9 +78,8 @@ def train(
     if not isinstance(config, ConfigDict):
         workdir = workdir or f"runs/{config_lib.name(os.fspath(config))}"
         config = config_lib.load(os.fspath(config))
-    if workdir is None:
-        raise JcmError("name the folder of the run: workdir='runs/mine'")
     config, dataset = _with_data(config, data, class_names)
+    workdir = workdir or f"runs/{config.data.name}_{config.method}"
     with logs.shown():
         folder = storage.local_folder(workdir)
         storage.start_uploads(folder)

@@ -9,7 +9,9 @@ import pytest
 
 import jcm
 from jcm import data
+from jcm.commands import api
 from jcm.commands import evaluate as evaluate_lib
+from jcm.data.dataset import GIVEN
 from jcm.run import workdir as workdir_lib
 
 
@@ -97,7 +99,6 @@ def test_training_on_images_alone_needs_no_scores(tiny, arrays, tmp_path, caplog
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda c, x: jcm.train(c, data=x), "name the folder of the run: workdir="),
         (lambda c, x: jcm.train(c, x), "takes config by position: name the other"),
         (lambda c, x: jcm.train(c, dataset=x), "'dataset': use data"),
         (
@@ -129,6 +130,21 @@ def test_a_complete_run_says_how_to_train_longer(tiny, tmp_path):
         workdir_lib.check_same_settings(tmp_path, longer)
     with pytest.raises(jcm.JcmError, match="the workdir without a config is enough$"):
         workdir_lib.check_same_settings(tmp_path, tiny("digits_ct", **{"seed": 9}))
+
+
+def test_without_a_workdir_the_run_is_named_by_its_data_and_method(
+    tiny, arrays, teacher, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    folders, model = [], jcm.load(teacher)
+    monkeypatch.setattr(
+        api.train_lib, "train", lambda config, folder, dataset: folders.append(folder)
+    )
+    monkeypatch.setattr(api, "load", lambda folder: model)
+    jcm.train(tiny("digits_ct"), data=arrays)
+    jcm.train(tiny("digits_edm"))
+    assert [folder.name for folder in folders] == [f"{GIVEN}_ct", "digits_edm"]
+    assert {folder.parent.name for folder in folders} == {"runs"}
 
 
 def test_a_part_of_the_arrays_is_passed_and_not_named(tiny, arrays):
