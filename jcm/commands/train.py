@@ -64,7 +64,7 @@ def _loop(run: Run) -> None:
             log.settle()
             with run.progress.pause():
                 run.preview.write(state)
-        # Also after a resume: a kill may have come before the snapshot was complete.
+        # Also after a resume: SIGTERM saves a step before its snapshot is made.
         if due(step, settings.snapshot_every):
             log.settle()
             with run.progress.pause():

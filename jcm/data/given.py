@@ -5,8 +5,9 @@ That of arrays is a hash of all bytes. That of a source is a hash of its length 
 100 records at equal distances, since a source may be slow.
 """
 
+import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,16 +82,9 @@ def _of_arrays(
     for array in batch.values():
         array.flags.writeable = False
         digest.update(np.ascontiguousarray(array).data)
-    return Dataset(
-        name=GIVEN,
-        image_size=image_size,
-        channels=channels,
-        class_names=names,
-        fingerprint=digest.hexdigest()[:16],
-        _records=_Rows(batch),
-        _keep_decoded=True,
-        _in_memory=batch,
-    )
+    rows = _Rows(batch)
+    make = _dataset(image_size, channels, names, digest.hexdigest())
+    return make(_records=rows, _keep_decoded=True, _in_memory=batch)
 
 
 class _Rows:
@@ -157,14 +151,21 @@ def _of_source(
         record = records[i]
         digest.update(np.ascontiguousarray(record["image"]).data)
         digest.update(record["label"].tobytes())
-    return Dataset(
+    make = _dataset(image_size, channels, names, digest.hexdigest())
+    return make(_records=records, _keep_decoded=False)
+
+
+def _dataset(
+    image_size: int, channels: int, names: tuple[str, ...], digest: str
+) -> Callable[..., Dataset]:
+    """Returns what makes a data set of records."""
+    return functools.partial(
+        Dataset,
         name=GIVEN,
         image_size=image_size,
         channels=channels,
         class_names=names,
-        fingerprint=digest.hexdigest()[:16],
-        _records=records,
-        _keep_decoded=False,
+        fingerprint=digest[:16],
     )
 
 

@@ -16,7 +16,7 @@ DropoutKeys = Key[Array, " b"] | None
 
 
 class Conditions(NamedTuple):
-    """What a network is told about each image besides the image.
+    """What a network receives about each image besides the image.
 
     Attributes:
       c_noise: the time input, computed from the noise level; (b, 2) for a network with

@@ -30,14 +30,15 @@ class Snapshots:
             0 for none; `train.averages` names the averages.
           workdir: the run's folder.
         """
-        self.every = config.train.snapshot_every
         self._specs = power_averages(config)
-        self._written = Checkpoints(workdir, 0, FOLDER) if self.every else None
+        every = config.train.snapshot_every
+        self._written = Checkpoints(workdir, 0, FOLDER) if every else None
 
     def save(self, state: State) -> None:
-        """Starts writing a snapshot, unless a run that was killed has written it.
+        """Writes a snapshot, unless a run that was killed has written it.
 
-        Every process must call this.
+        It is complete when this returns, so that no checkpoint of the same step or a
+        later one can exist without it. Every process must call this.
         """
         if self._written is None:
             return
@@ -48,12 +49,13 @@ class Snapshots:
         averaged = {spec: state.ema_params[spec] for spec in self._specs}
         only = nothing | {"ema_params": averaged}
         self._written.save(dataclasses.replace(state, **only))
+        self._written.finish()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
-        """Waits until the last snapshot is complete."""
+        """Closes the folder."""
         if self._written is not None:
             self._written.__exit__(kind, *rest)
 

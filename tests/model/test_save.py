@@ -55,9 +55,9 @@ def test_the_card_of_a_published_model_names_its_source(file, tmp_path, monkeypa
     assert "Training" not in card  # The project has not trained it.
     again = jcm.load(tmp_path / "folder")
     assert again.about == dataclasses.replace(model.about, licence="apache-2.0")
-    told = json.loads((tmp_path / "folder" / "config.json").read_text())["config"]
-    assert told.keys() == {"method", "noise", "model", "loss", "sample", "data"}
-    assert told["data"] == {"image_size": 16, "channels": 3}
+    stored = json.loads((tmp_path / "folder" / "config.json").read_text())["config"]
+    assert stored.keys() == {"method", "noise", "model", "loss", "sample", "data"}
+    assert stored["data"] == {"image_size": 16, "channels": 3}
 
 
 def test_the_command_converts_and_reports_mistakes(file, tmp_path):
