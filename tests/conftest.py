@@ -27,11 +27,13 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 # Networks this small spend most of their time in the compiler. Without optimisations it
 # is faster, and numbers change by rounding only.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# A module of LLVM is compiled in one part, as several parts have work in common.
+_flags = ["--xla_cpu_parallel_codegen_split_count=1"]
 # Versions of JAX that still have the choice compile twice as fast without these.
 if tuple(map(int, importlib.metadata.version("jax").split(".")[:2])) < (0, 11):
-    _flags = os.environ.get("XLA_FLAGS", "")
-    if "fusion_emitters" not in _flags:  # A worker of xdist inherits it.
-        os.environ["XLA_FLAGS"] = f"{_flags} --xla_cpu_use_fusion_emitters=false"
+    _flags.append("--xla_cpu_use_fusion_emitters=false")
+if "codegen_split" not in os.environ.get("XLA_FLAGS", ""):  # xdist's workers inherit.
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_flags])
 
 # All processes of a test run share what they compile.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # A worker of xdist inherits it.
@@ -100,6 +102,18 @@ def pytest_collection_modifyitems(items):
     """Sorts the files by how long they take."""
     ranks = {name: rank for rank, name in enumerate(_LONG)}
     items.sort(key=lambda item: ranks.get(item.path.stem, len(_LONG)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _freeze():
+    """Hides what modules and the caches of JAX hold from the garbage collector.
+
+    It would take half a second for each collection, and `jcm` collects after it has
+    compiled a step.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
