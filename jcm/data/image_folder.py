@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from jaxtyping import UInt8
 
-from jcm.data import builder, pictures
+from jcm.data import builder, folders, pictures
 from jcm.runtime.errors import JcmError
 
 # An error names at most this many broken files.
@@ -102,15 +102,15 @@ def _listing(root: pathlib.Path) -> list[tuple[str, int, int]]:
     if not root.is_dir():
         raise JcmError(f"config.data.path={root} is not a folder: name one that exists")
     listing = []
-    for path in pictures.find(root):
+    for path in folders.find(root):
         # A broken link is listed too, and reported later as a file that cannot be read.
         stat = os.stat(path, follow_symlinks=os.path.exists(path))
         relative = os.path.relpath(path, root)
         listing.append((relative, stat.st_size, stat.st_mtime_ns))
     if not listing:
-        suffixes = " ".join(sorted(pictures.SUFFIXES))
         raise JcmError(
-            f"there are no pictures in {root}: name a folder with {suffixes} files"
+            f"there are no pictures in {root}: name a folder with .png, .jpg or other"
+            " picture files"
         )
     return sorted(listing)
 
