@@ -107,12 +107,12 @@ def as_seen(image: Image.Image, report: Report = logging.warning) -> Image.Image
 
 
 def read(
-    path: pathlib.Path, size: int, channels: int, report: Report | None = None
+    file: pathlib.Path | bytes, size: int, channels: int, report: Report | None = None
 ) -> UInt8[np.ndarray, "size size channels"]:
     """Reads a picture file and converts it with `to_square`.
 
     Args:
-      path: see `decode`.
+      file: see `decode`.
       size: height and width of the result.
       channels: 3 for colour (grey is repeated), 1 for grey (luma of ITU-R 601).
       report: see `decode`.
@@ -120,7 +120,7 @@ def read(
     Raises:
       Exception: see `decode`.
     """
-    return to_square(decode(path, report), size, channels)
+    return to_square(decode(file, report), size, channels)
 
 
 def to_square(

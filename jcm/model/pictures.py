@@ -64,10 +64,11 @@ def find(place: Path) -> list[pathlib.Path]:
     path = pathlib.Path(place).expanduser()
     if not path.is_dir():
         return [path]
-    found = sorted(each for each in folders.find(path) if each.parent == path)
-    if not found:
+    found = folders.scan(path, below=False)
+    found.report(path)
+    if not found.pictures:
         raise JcmError(f"no pictures in {path}: name another folder")
-    return found
+    return [path / name for name in found.pictures]
 
 
 def read(path: pathlib.Path, size: int, channels: int) -> np.ndarray:
