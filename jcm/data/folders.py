@@ -63,18 +63,20 @@ class Found:
         rest = len(self.passed_over) - len(parts)
         if rest > 0:
             parts.append(f"files with {rest} other suffixes")
+        remedy = ""
         if formats.HEIF_SUFFIXES & self.passed_over.keys():
-            parts.append(f"({formats.HEIF_REMEDY})")
+            remedy = f"; {formats.HEIF_REMEDY}"
         used = {pathlib.PurePath(path).parts[0] for path in self.pictures}
         empty = [each for each in self.folders if each not in used]
         for each in empty[:_NAMED_AT_MOST]:
             parts.append(f"the folder {each}, which has no pictures")
         for link in self.upward[:_NAMED_AT_MOST]:
-            parts.append(f"the link {link}, which leads to a folder that it lies in")
+            parts.append(f"the link {link} to a folder above it")
         if self.repeated:
             parts.append(f"{self.repeated} links to what is there already")
         if parts:
-            logging.warning("%s: passed over %s", folder, ", ".join(parts))
+            what = ", ".join(parts)
+            logging.warning("%s: passed over %s%s", folder, what, remedy)
 
 
 def scan(root: pathlib.Path, *, below: bool = True) -> Found:

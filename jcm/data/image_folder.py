@@ -207,7 +207,7 @@ def _readable(
             yield image, label
     if odd:
         logging.warning(
-            "metadata of %d of %d pictures is ignored (%s)",
+            "ignored metadata of %d of %d pictures (%s)",
             *(len(odd), len(config.files), ", ".join(odd[:_NAMED_AT_MOST])),
         )
     _check_broken(config, broken, found.tolist())

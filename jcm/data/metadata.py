@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageCms
 
 from jcm.runtime.errors import one_line
 
-# Takes a sentence about what is ignored in a file.
+# Takes what is ignored in a file, in a few words.
 Report = Callable[[str], None]
 
 # What undoes each orientation of EXIF.
@@ -73,9 +73,9 @@ def reported(report: Report) -> Iterator[None]:
 
 
 def damaged(reason: Warning | Exception | str) -> str:
-    """Returns the sentence about damaged metadata, for a `Report`."""
+    """Returns the words for damaged metadata, for a `Report`."""
     error = reason if isinstance(reason, Exception) else Exception(reason)
-    return f"damaged metadata ({one_line(error).rstrip('.')}) is ignored"
+    return f"damaged metadata ({one_line(error).rstrip('.')})"
 
 
 def upright(image: Image.Image, report: Report) -> Image.Image:
@@ -94,7 +94,7 @@ def upright(image: Image.Image, report: Report) -> Image.Image:
     if isinstance(found, int) and found in _TURNS:
         return image.transpose(_TURNS[found])
     if found not in (0, 1):
-        report(f"orientation {found!r} is not one of 1 to 8 and is ignored")
+        report(f"orientation {found!r}, which is not one of 1 to 8")
     return image
 
 
@@ -115,13 +115,11 @@ def to_srgb(image: Image.Image, profile: bytes, report: Report) -> Image.Image:
             return image
         mode, transform = found
         if image.mode != mode and (image.mode, mode) != ("L", "RGB"):
-            report(
-                f"a colour profile for {mode} is ignored in a picture of {image.mode}"
-            )
+            report(f"a colour profile for {mode} in a picture of {image.mode}")
             return image
         converted = transform.apply(image.convert(mode))
     except (ImageCms.PyCMSError, OSError, ValueError, KeyError) as error:
-        report(f"a damaged colour profile ({one_line(error)}) is ignored")
+        report(f"a damaged colour profile ({one_line(error)})")
         return image
     # Grey has equal numbers in sRGB.
     return converted.getchannel("G") if image.mode == "L" else converted

@@ -28,10 +28,12 @@ def open_part(builder: builder_lib.ImageBuilder, split: str) -> Records:
     if builder.in_order:
         return _Part(builder, split)
     try:
-        return builder.as_data_source(split)
+        records = builder.as_data_source(split)
+        len(records)  # an error if the part ends before it starts
     except (ValueError, NotImplementedError):
         _cut(builder, split)  # explains the error
         raise
+    return records
 
 
 def is_mixed(builder: builder_lib.ImageBuilder, split: str) -> bool:

@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 from absl import logging
 from jaxtyping import Shaped, UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from jcm.data import formats, metadata
 from jcm.data.metadata import Report
@@ -41,16 +41,23 @@ def decode(file: pathlib.Path | bytes, report: Report | None = None) -> Image.Im
         if found is None:
             raise
         image, ignored = found[0], [metadata.damaged(error), *found[1]]
-    report = report or functools.partial(logging.warning, "%s: %s", path or "a picture")
+    report = report or functools.partial(_log_ignored, path or "a picture")
     # The same warning can come from opening a file and from reading its metadata.
     for each in dict.fromkeys(ignored):
         report(each)
     return image
 
 
+def _log_ignored(path: pathlib.Path | str, what: str) -> None:
+    logging.warning("%s: ignored %s", path, what)
+
+
 def _decode(data: bytes, report: Report) -> Image.Image:
     with metadata.reported(report):
-        image = Image.open(io.BytesIO(data), formats=formats.decoded())
+        try:
+            image = Image.open(io.BytesIO(data), formats=formats.decoded())
+        except UnidentifiedImageError as error:
+            raise UnidentifiedImageError("it is not a picture") from error
         # Pillow turns these upright, and reads their metadata, when it decodes them.
         if image.format == "TIFF":
             image.load()
@@ -67,19 +74,20 @@ def _decode_without_metadata(data: bytes) -> tuple[Image.Image, list[str]] | Non
     return None
 
 
-def as_seen(image: Image.Image, report: Report = logging.warning) -> Image.Image:
+def as_seen(image: Image.Image, report: Report | None = None) -> Image.Image:
     """Returns an image as it is seen: upright by its EXIF data, in sRGB, with 8 bits.
 
     An image without a colour profile is taken for sRGB. Damaged metadata is ignored.
 
     Args:
       image: an image of any mode that Pillow knows.
-      report: takes what is ignored.
+      report: takes what is ignored; by default it is logged.
 
     Returns:
       An image of mode L, LA, RGB or RGBA. It has no metadata, so that a second call
       changes nothing.
     """
+    report = report or functools.partial(_log_ignored, "an image")
     given, profile = image, image.info.get("icc_profile")
     image = metadata.upright(image, report)
     alpha = None

@@ -89,13 +89,13 @@ def test_sound_pixels_with_damaged_metadata_are_read_with_a_warning(tmp_path, ca
         file = io.BytesIO(jpeg(b""))
         expected = np.asarray(Image.open(file))
     np.testing.assert_array_equal(image, np.rot90(expected, -1 if turned else 0))
-    assert len(warnings) == 1 and "ignored" in warnings[0] and "\n" not in warnings[0]
+    assert len(warnings) == 1 and "\n" not in warnings[0]
 
 
 def test_the_warning_names_the_file(tmp_path, caplog):
     (tmp_path / "a.png").write_bytes(DAMAGED["EXIF of PNG"][0])
     pictures.read(tmp_path / "a.png", 8, 3)
-    assert f"{tmp_path / 'a.png'}: damaged metadata" in caplog.text
+    assert f"{tmp_path / 'a.png'}: ignored damaged metadata" in caplog.text
 
 
 @pytest.mark.parametrize("data", [jpeg(exif(SIX)), png(b"eXIf", exif(SIX)[6:])])
@@ -215,7 +215,7 @@ def test_a_file_that_runs_code_is_not_read(tmp_path):
     (tmp_path / "a.png").write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
     )
-    with pytest.raises(Exception, match="cannot identify"):
+    with pytest.raises(Exception, match="not a picture"):
         pictures.decode(tmp_path / "a.png")
     assert not formats.is_picture(tmp_path / "a.eps")
 
