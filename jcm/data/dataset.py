@@ -67,7 +67,7 @@ class Dataset:
 
     def summary(self) -> str:
         """Returns the number of pictures, in all and in each class, in words."""
-        total = _count(len(self), "picture")
+        total = _count(len(self), "pictures", "picture")
         names = self.class_names
         if len(names) == 1:
             return f"{total} in one class, {names[0]}"
@@ -83,10 +83,10 @@ class Dataset:
             return f"{total} in {len(names):,} classes of {least:,}"
         fewest, largest = names[sizes.index(least)], names[sizes.index(most)]
         empty = sizes.count(0)
-        without = f", and {empty:,} classes have none" if empty > 1 else ""
+        more = f"; {_count(empty, 'classes', 'class')} without any" if empty else ""
         return (
-            f"{total} in {len(names):,} classes, from {least:,} ({fewest}) to {most:,}"
-            f" ({largest}) in each{without}"
+            f"{total} in {len(names):,} classes, from {least:,} (class {fewest}) to"
+            f" {most:,} (class {largest}) in each{more}"
         )
 
     def arrays(self) -> Batch:
@@ -172,8 +172,8 @@ def load(config_data: Any, split: str = "train") -> Dataset:
     )
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+def _count(number: int, several: str, one: str) -> str:
+    return f"{number:,} {one if number == 1 else several}"
 
 
 def _prepared(config_data: Any) -> builder_lib.ImageBuilder:

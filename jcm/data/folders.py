@@ -97,8 +97,7 @@ def scan(root: pathlib.Path, *, below: bool = True) -> Found:
         if not folders:
             link = links.popleft()
             real = os.path.realpath(root / link)
-            lies_in = os.path.realpath((root / link).parent)
-            if os.path.commonpath([real, lies_in]) == real:
+            if _is_above(real, root / link):
                 found.upward.append(link)
             elif real in seen:
                 found.repeated += 1
@@ -127,6 +126,13 @@ def scan(root: pathlib.Path, *, below: bool = True) -> Found:
                 _add(found, root, path)
     found.pictures.sort()
     return found
+
+
+def _is_above(folder: str, path: pathlib.Path) -> bool:
+    """Returns whether a path lies in a folder, which is given without links."""
+    if not os.path.isdir(folder):
+        return False
+    return os.path.commonpath([folder, os.path.realpath(path.parent)]) == folder
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry]:

@@ -166,6 +166,6 @@ def test_a_summary_of_many_classes_gives_the_extremes(data_config, tmp_path):
     folder = of_nvlabs(tmp_path / "set", [0, 0, 0, 5, 5, 99])
     dataset = data.load(of_folder(data_config, folder))
     assert dataset.summary() == (
-        "6 pictures in 100 classes, from 0 (1) to 3 (0) in each, and 97 classes have"
-        " none"
+        "6 pictures in 100 classes, from 0 (class 1) to 3 (class 0) in each; 97 classes"
+        " without any"
     )
