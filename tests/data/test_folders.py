@@ -1,13 +1,12 @@
 """Tests of what is found in a folder, and what is passed over."""
 
 import os
-import sys
 
 import pytest
-from folders import picture, save
+from folders import picture, save, with_package
 from PIL import Image
 
-from jcm.data import folders, formats
+from jcm.data import folders
 from jcm.runtime.errors import JcmError
 
 
@@ -48,11 +47,9 @@ def test_a_linked_folder_is_read(tmp_path):
 
 
 def test_all_formats_of_pillow_are_found_and_the_rest_is_reported(
-    tmp_path, caplog, monkeypatch
+    tmp_path, caplog, monkeypatch, request
 ):
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    formats.decoded.cache_clear()
-    formats.suffixes.cache_clear()
+    with_package(monkeypatch, request, None)
     image = Image.fromarray(picture())
     names = "a.JPG a.jpe a.jfif a.tif a.tiff a.ppm a.tga a.webp a.avif a.bmp".split()
     for name in names:

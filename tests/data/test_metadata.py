@@ -3,13 +3,12 @@
 import io
 import pathlib
 import struct
-import sys
 import types
 import zlib
 
 import numpy as np
 import pytest
-from folders import picture
+from folders import picture, with_package
 from PIL import Image, ImageCms
 
 from jcm.data import formats, metadata, pictures
@@ -174,31 +173,25 @@ def heic():
     return b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(8)
 
 
-def test_heic_without_its_package_names_the_remedy(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    formats.decoded.cache_clear()
+def test_heic_without_its_package_names_the_remedy(tmp_path, monkeypatch, request):
+    with_package(monkeypatch, request, None)
     (tmp_path / "phone.jpg").write_bytes(heic())
     with pytest.raises(JcmError, match="pip install pillow-heif"):
         pictures.decode(tmp_path / "phone.jpg")
+    assert not formats.is_picture(tmp_path / "phone.heic")
 
 
-def test_heic_is_read_with_its_package(tmp_path, monkeypatch):
+def test_heic_is_read_with_its_package(tmp_path, monkeypatch, request):
     package = types.ModuleType("pillow_heif")
     package.register_heif_opener = register
     package.__spec__ = types.SimpleNamespace()
-    monkeypatch.setitem(sys.modules, "pillow_heif", package)
     for table in ("OPEN", "EXTENSION"):
         monkeypatch.setattr(Image, table, dict(getattr(Image, table)))
     monkeypatch.setattr(Image, "ID", list(Image.ID))
-    for cached in (formats.decoded, formats.suffixes):
-        cached.cache_clear()
-    try:
-        (tmp_path / "phone.HEIC").write_bytes(heic())
-        assert formats.is_picture(tmp_path / "phone.HEIC")
-        assert pictures.decode(tmp_path / "phone.HEIC").getpixel((0, 0)) == (1, 2, 3)
-    finally:
-        for cached in (formats.decoded, formats.suffixes):
-            cached.cache_clear()
+    with_package(monkeypatch, request, package)
+    (tmp_path / "phone.HEIC").write_bytes(heic())
+    assert formats.is_picture(tmp_path / "phone.HEIC")
+    assert pictures.decode(tmp_path / "phone.HEIC").getpixel((0, 0)) == (1, 2, 3)
 
 
 def register():
