@@ -42,7 +42,7 @@ def check_training(config: Any, given: Collection[str]) -> None:
     Raises:
       JcmError: see `check`.
     """
-    denoiser = methods.denoiser(config, build.network(config, num_classes=1))
+    denoiser = methods.denoiser(config, build.network(config, num_classes=2))
     check("train", denoiser.kind, config, given)
 
 

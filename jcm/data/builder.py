@@ -3,13 +3,14 @@
 import abc
 import hashlib
 import io
+import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 from PIL import Image
 
 
@@ -40,10 +41,15 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
 
     Images keep the order of the source, since the pipeline shuffles them. The metadata
     of a data set maps each split to a hash of its content, which identifies the data
-    independently of where it is stored.
+    independently of where it is stored. The labels of a split are stored in a file of
+    their own, too.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("1.1.0")
+
+    # Whether the records are in order of class, of name or the like, so that parts of a
+    # split are taken from all of it.
+    in_order = False
 
     @property
     @abc.abstractmethod
@@ -103,11 +109,21 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         examples: Iterable[tuple[UInt8[np.ndarray, "h w c"], int]],
     ) -> Iterator[tuple[int, dict]]:
         digest = hashlib.sha256(repr((self.image_shape, self.class_names)).encode())
+        labels = []
         for key, (image, label) in enumerate(examples):
             digest.update(image.tobytes())
             digest.update(label.to_bytes(4, "little"))
+            labels.append(label)
             yield key, {"image": image, "label": label}
         self.info.metadata[split] = digest.hexdigest()
+        np.save(self._labels_file(split), np.asarray(labels, np.int32))
+
+    def labels(self, split: str) -> Int32[np.ndarray, " n"]:
+        """Returns the labels of a prepared split."""
+        return np.load(self._labels_file(split))
+
+    def _labels_file(self, split: str) -> pathlib.Path:
+        return pathlib.Path(self.data_path) / f"labels_{split}.npy"
 
 
 def source_name(*facts: Any) -> str:

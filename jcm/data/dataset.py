@@ -5,8 +5,8 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Collection
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -14,7 +14,8 @@ import tqdm
 from jaxtyping import Int, Int32, UInt8
 
 from jcm.data import builder as builder_lib
-from jcm.data import cifar10, digits, image_folder
+from jcm.data import cifar10, digits, image_folder, parts
+from jcm.data.records import Records
 from jcm.runtime import download, files
 from jcm.runtime.errors import JcmError, one_line
 
@@ -26,19 +27,10 @@ BUILDERS = {
 
 # The name of data that a program passes, which is not stored.
 GIVEN = "arrays"
+# A summary lists the pictures in each class for at most this many classes.
+_LISTED_CLASSES = 12
 
 Batch = dict[str, UInt8[np.ndarray, "n h w c"] | Int32[np.ndarray, " n"]]
-
-
-@runtime_checkable
-class Records(Protocol):
-    """Records that are read by their number."""
-
-    def __len__(self) -> int:
-        """Returns the number of records."""
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns a record, with its image and its label."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +53,10 @@ class Dataset:
     fingerprint: str
     _records: Records = dataclasses.field(repr=False, compare=False)
     _keep_decoded: bool = dataclasses.field(repr=False, compare=False)
+    # Returns the label of each record; None if they are not known without reading it.
+    _labels: Callable[[], Int32[np.ndarray, " n"] | None] = dataclasses.field(
+        repr=False, compare=False
+    )
     # All records, if they are already in memory.
     _in_memory: Batch | None = dataclasses.field(
         default=None, repr=False, compare=False
@@ -68,6 +64,30 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def summary(self) -> str:
+        """Returns the number of pictures, in all and in each class, in words."""
+        total = _count(len(self), "pictures", "picture")
+        names = self.class_names
+        if len(names) == 1:
+            return f"{total} in one class, {names[0]}"
+        labels = self._labels()
+        if labels is None:
+            return f"{total} in {len(names)} classes"
+        sizes = np.bincount(labels, minlength=len(names)).tolist()
+        if len(names) <= _LISTED_CLASSES:
+            each = ", ".join(map("{}: {:,}".format, names, sizes))
+            return f"{total} in {len(names)} classes ({each})"
+        least, most = min(sizes), max(sizes)
+        if least == most:
+            return f"{total} in {len(names):,} classes of {least:,}"
+        fewest, largest = names[sizes.index(least)], names[sizes.index(most)]
+        empty = sizes.count(0)
+        more = f"; {_count(empty, 'classes', 'class')} without any" if empty else ""
+        return (
+            f"{total} in {len(names):,} classes, from {least:,} (class {fewest}) to"
+            f" {most:,} (class {largest}) in each{more}"
+        )
 
     def arrays(self) -> Batch:
         """Returns all records: image uint8 (n, h, w, c) and label int32 (n,).
@@ -114,7 +134,8 @@ def load(config_data: Any, split: str = "train") -> Dataset:
         sets, by default `$JCM_CACHE/data` or ~/.cache/jcm/data; `image_size` and
         `channels` must be those of the data set; a data set of up to `cache_mib` MiB is
         kept decoded in memory.
-      split: a split in the notation of tfds: train, test, train[:1000].
+      split: a split in the notation of tfds: train, test, train[:1000]. If the records
+        are in order, as those of a folder, each part has its share of every class.
 
     Raises:
       JcmError: if the name or the split is unknown, the image size or channels are
@@ -131,16 +152,12 @@ def load(config_data: Any, split: str = "train") -> Dataset:
             f"config.data.name={config_data.name!r} is unknown: use one of {known}"
         )
     builder = _prepared(config_data)
-    try:
-        records = builder.as_data_source(split)
-    except ValueError as error:
-        raise JcmError(
-            f"{config_data.name} has no split {split!r} ({one_line(error)}): set"
-            " config.data.split to another one"
-        ) from error
+    records = parts.open_part(builder, split)
     image_size, _, channels = builder.info.features["image"].shape
     # All splits are hashed, since one split can name several, as train[:10]+test does.
     identity = [config_data.name, split, dict(builder.info.metadata)]
+    if builder.in_order and parts.is_mixed(builder, split):
+        identity.append("mixed")
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     decoded_bytes = len(records) * image_size**2 * channels
     return Dataset(
@@ -151,7 +168,12 @@ def load(config_data: Any, split: str = "train") -> Dataset:
         fingerprint=digest.hexdigest()[:16],
         _records=records,
         _keep_decoded=decoded_bytes <= config_data.cache_mib * 2**20,
+        _labels=functools.partial(parts.labels, builder, split),
     )
+
+
+def _count(number: int, several: str, one: str) -> str:
+    return f"{number:,} {one if number == 1 else several}"
 
 
 def _prepared(config_data: Any) -> builder_lib.ImageBuilder:

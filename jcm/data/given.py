@@ -84,7 +84,12 @@ def _of_arrays(
         digest.update(np.ascontiguousarray(array).data)
     rows = _Rows(batch)
     make = _dataset(image_size, channels, names, digest.hexdigest())
-    return make(_records=rows, _keep_decoded=True, _in_memory=batch)
+    return make(
+        _records=rows,
+        _keep_decoded=True,
+        _labels=lambda: numbers,
+        _in_memory=batch,
+    )
 
 
 class _Rows:
@@ -140,10 +145,11 @@ def _of_source(
     records = _Records(source, image_size, channels)
     if not len(records):
         raise JcmError("data has no images: pass at least one")
-    names = tuple(class_names)
+    names, labels = tuple(class_names), None
     if not names:
         bar = tqdm.tqdm(range(len(records)), "Reading labels", delay=2)
-        names = _numbers(np.asarray([records[i]["label"] for i in bar]))
+        labels = np.asarray([records[i]["label"] for i in bar])
+        names = _numbers(labels)
     records.class_names = names
     digest = hashlib.sha256(repr((len(records), names)).encode())
     chosen = np.linspace(0, len(records) - 1, _HASHED).round().astype(int)
@@ -152,7 +158,7 @@ def _of_source(
         digest.update(np.ascontiguousarray(record["image"]).data)
         digest.update(record["label"].tobytes())
     make = _dataset(image_size, channels, names, digest.hexdigest())
-    return make(_records=records, _keep_decoded=False)
+    return make(_records=records, _keep_decoded=False, _labels=lambda: labels)
 
 
 def _dataset(

@@ -3,7 +3,8 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -12,10 +13,10 @@ import tensorflow_datasets as tfds
 from absl import logging
 from jaxtyping import UInt8
 
-from jcm.data import builder, pictures
-from jcm.runtime.errors import JcmError
+from jcm.data import builder, classes, folders, formats, pictures
+from jcm.runtime.errors import JcmError, one_line
 
-# An error names at most this many broken files.
+# An error names at most this many files.
 _NAMED_AT_MOST = 3
 
 
@@ -27,25 +28,30 @@ class FolderConfig(tfds.core.BuilderConfig):
       image_size: height and width of the images.
       channels: 1 for grey or 3 for colour.
       skip_broken: whether files that cannot be read are skipped.
+      root: the folder, or a zip file.
       class_names: names of the classes.
-      files: each picture file with the label of its class.
+      files: each picture, relative to the root, with the label of its class.
     """
 
     image_size: int = 0
     channels: int = 0
     skip_broken: bool = False
+    root: pathlib.Path = pathlib.Path()
     class_names: tuple[str, ...] = ()
-    files: list[tuple[pathlib.Path, int]] = dataclasses.field(default_factory=list)
+    files: list[tuple[str, int]] = dataclasses.field(default_factory=list)
 
 
 class ImageFolder(builder.ImageBuilder):
     """The pictures of `config.data.path`, resized to `config.data.image_size`.
 
     Each first-level sub-folder is a class of the pictures in and below it. A folder
-    without sub-folders has one class, which has the name of the folder. Hidden files
-    and folders are skipped. `pictures.read` converts a file to pixels. The only split
-    is train.
+    without sub-folders has one class, which has the name of the folder. A file
+    dataset.json of the tools of NVlabs in the folder names the classes instead; the zip
+    files of these tools are read too. `pictures.read` converts a file to pixels. The
+    only split is train.
     """
+
+    in_order = True
 
     @classmethod
     def source(cls, config_data: Any) -> FolderConfig:
@@ -60,18 +66,21 @@ class ImageFolder(builder.ImageBuilder):
                 f"{config_data.channels}: pass a size of at least 1, channels 1 or 3"
             )
         root = pathlib.Path(config_data.path).expanduser().resolve()
-        listing = _listing(root)
-        class_names, files = _classes(root, [path for path, *_ in listing])
+        listing, content = _of_zip(root) if root.is_file() else _of_folder(root)
+        paths = [path for path, *_ in listing]
+        found = classes.of_list(root, content, paths) if content else None
+        class_names, labels = found or classes.of_folders(root, paths)
         options = {
             "image_size": config_data.image_size,
             "channels": config_data.channels,
             "skip_broken": config_data.skip_broken,
         }
         return FolderConfig(
-            name=builder.source_name(str(root), listing, options),
-            description=str(root),
+            name=builder.source_name(str(root), listing, class_names, labels, options),
+            description=classes.readable(str(root)),
+            root=root,
             class_names=class_names,
-            files=files,
+            files=list(zip(paths, labels, strict=True)),
             **options,
         )
 
@@ -83,7 +92,7 @@ class ImageFolder(builder.ImageBuilder):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The sub-folders in alphabetical order."""
+        """The sub-folders in the order of their numbers, or in alphabetical order."""
         return self.builder_config.class_names
 
     def _what(self) -> str:
@@ -97,39 +106,66 @@ class ImageFolder(builder.ImageBuilder):
         return {"train": self._generate_examples("train", readable)}
 
 
-def _listing(root: pathlib.Path) -> list[tuple[str, int, int]]:
-    """Lists the path, size in bytes and time of change of every picture, sorted."""
+# The path, the size in bytes, and what changes with the content of each picture.
+Listing = list[tuple[str, int, int]]
+
+
+def _of_folder(root: pathlib.Path) -> tuple[Listing, bytes]:
+    """Lists the pictures of a folder; reads the list of their classes if it has one."""
     if not root.is_dir():
         raise JcmError(f"config.data.path={root} is not a folder: name one that exists")
+    found = folders.scan(root)
     listing = []
-    for path in pictures.find(root):
+    for path in found.pictures:
+        full = root / path
         # A broken link is listed too, and reported later as a file that cannot be read.
-        stat = os.stat(path, follow_symlinks=os.path.exists(path))
-        relative = os.path.relpath(path, root)
-        listing.append((relative, stat.st_size, stat.st_mtime_ns))
+        stat = os.stat(full, follow_symlinks=os.path.exists(full))
+        listing.append((path, stat.st_size, stat.st_mtime_ns))
+    content = b""
+    if (root / classes.LISTED).is_file():
+        content = (root / classes.LISTED).read_bytes()
+        found.passed_over -= {".json": 1}
+    found.report(root)
+    _check_not_empty(root, listing)
+    return listing, content
+
+
+def _of_zip(root: pathlib.Path) -> tuple[Listing, bytes]:
+    """Lists the pictures of a zip file, and reads the list of their classes."""
+    try:
+        with zipfile.ZipFile(root) as archive:
+            members = [each for each in archive.infolist() if not each.is_dir()]
+            content = archive.read(classes.LISTED)
+    except (zipfile.BadZipFile, KeyError, OSError) as error:
+        raise JcmError(
+            f"config.data.path={root} is not a folder, and not a zip file with"
+            f" {classes.LISTED} ({one_line(error)}): unpack it and pass the folder"
+        ) from error
+    listing = []
+    for each in members:
+        path = pathlib.PurePosixPath(each.filename)
+        hidden = any(map(folders.is_left_behind, path.parts))
+        if not hidden and path.suffix.lower() in formats.suffixes():
+            listing.append((each.filename, each.file_size, each.CRC))
+    _check_not_empty(root, listing)
+    return sorted(listing), content
+
+
+def _check_not_empty(root: pathlib.Path, listing: Listing) -> None:
+    """Checks that there are pictures."""
     if not listing:
-        suffixes = " ".join(sorted(pictures.SUFFIXES))
         raise JcmError(
-            f"there are no pictures in {root}: name a folder with {suffixes} files"
+            f"there are no pictures in {root}: name a folder with .png, .jpg or other"
+            " picture files"
         )
-    return sorted(listing)
 
 
-def _classes(
-    root: pathlib.Path, paths: list[str]
-) -> tuple[tuple[str, ...], list[tuple[pathlib.Path, int]]]:
-    """Returns the names of the classes, and every path with the label of its class."""
-    parts = [pathlib.PurePath(path).parts for path in paths]
-    names = sorted({first for first, *rest in parts if rest}) or [root.name]
-    loose = [first for first, *rest in parts if not rest]
-    if loose and len(loose) < len(paths):
-        raise JcmError(
-            f"{root} has sub-folders, which are classes, and {len(loose)} pictures"
-            f" outside them, such as {loose[0]}: move these into a sub-folder"
-        )
-    number = {name: i for i, name in enumerate(names)}
-    files = [(root.joinpath(*part), number.get(part[0], 0)) for part in parts]
-    return tuple(names), files
+def _reader(root: pathlib.Path) -> Callable[[str], pathlib.Path | bytes]:
+    """Returns what turns the path of a picture into its file, or into its content."""
+    if root.is_dir():
+        return root.joinpath
+    # The archive is closed with its last reference. Threads may read it.
+    return zipfile.ZipFile(root).read
 
 
 def _readable(
@@ -139,28 +175,54 @@ def _readable(
 
     Raises:
       JcmError: if pictures cannot be read and `config.skip_broken` is not set, or none
-        can be read.
+        of a class can be read.
     """
+    content = _reader(config.root)
 
-    def read(file: tuple[pathlib.Path, int]) -> tuple[pathlib.Path, int, Any]:
+    def read(file: tuple[str, int]) -> tuple[str, int, Any, list[str]]:
         path, label = file
+        ignored: list[str] = []
         try:
-            return path, label, pictures.read(path, config.image_size, config.channels)
+            image = pictures.read(
+                content(path), config.image_size, config.channels, ignored.append
+            )
         # Pillow raises many types of exceptions for broken files.
         except Exception as error:
-            return path, label, error
+            return path, label, error, ignored
+        return path, label, image, ignored
 
     # Pillow releases the GIL while it decodes, so that threads use all cores.
     threads = os.cpu_count() or 1
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8 * threads)
     reader = grain.MapDataset.source(config.files).map(read).to_iter_dataset(options)
-    broken = []
-    for path, label, image in reader:
+    broken, odd = [], []
+    found = np.zeros(len(config.class_names), int)
+    for path, label, image, ignored in reader:
+        odd += [f"{path}: {ignored[0]}"] if ignored else []
         if isinstance(image, Exception):
-            logging.warning("cannot read %s: %s", path, image)
-            broken.append(str(path))
+            logging.warning("cannot read %s: %s", config.root / path, image)
+            broken.append(str(config.root / path))
         else:
+            found[label] += 1
             yield image, label
+    if odd:
+        logging.warning(
+            "ignored metadata of %d of %d pictures (%s)",
+            *(len(odd), len(config.files), ", ".join(odd[:_NAMED_AT_MOST])),
+        )
+    _check_broken(config, broken, found.tolist())
+
+
+def _check_broken(
+    config: FolderConfig, broken: Sequence[str], found: Sequence[int]
+) -> None:
+    """Checks that the config allows to skip broken pictures, and that no class is lost.
+
+    Args:
+      config: of the folder.
+      broken: the pictures that cannot be read.
+      found: the number of pictures of each class that were read.
+    """
     if not broken:
         return
     some = ", ".join(broken[:_NAMED_AT_MOST])
@@ -172,5 +234,14 @@ def _readable(
     if not config.skip_broken:
         raise JcmError(
             f"{count} ({some}): delete them or pass --config.data.skip_broken=True"
+        )
+    lost = sorted({label for _, label in config.files if not found[label]})
+    if lost:
+        names = ", ".join(config.class_names[label] for label in lost[:_NAMED_AT_MOST])
+        more = len(lost) - _NAMED_AT_MOST
+        names += f" and of {more} other classes" if more > 0 else ""
+        raise JcmError(
+            f"no picture of the class {names} can be read ({some}): replace them, or"
+            f" move them out of {config.root}"
         )
     logging.warning("%s and are skipped (%s)", count, some)

@@ -1,47 +1,134 @@
-"""Picture files and Pillow images, converted to small square arrays of pixels."""
+"""Picture files and Pillow images, converted to small square arrays of pixels.
 
-import os
+`decode` and `as_seen` are the one place that decides what a picture looks like:
+upright, in the colours of sRGB, with 8 bits.
+"""
+
+import contextlib
+import functools
+import io
 import pathlib
-from collections.abc import Iterator
 
 import numpy as np
+from absl import logging
 from jaxtyping import Shaped, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
+from jcm.data import formats, metadata
+from jcm.data.metadata import Report
 
 
-def find(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields the picture files in and below a folder, in any order.
-
-    Hidden files and folders are skipped.
+def decode(file: pathlib.Path | bytes, report: Report | None = None) -> Image.Image:
+    """Returns the picture in a file as it is seen; see `as_seen`.
 
     Args:
-      folder: the folder; symbolic links in it are followed.
+      file: a path, or the content of a file that Pillow can decode, whatever its
+        suffix, or of HEIF if pillow-heif is installed; of an animation the first frame
+        is used.
+      report: takes what is ignored; by default it is logged, with the path.
+
+    Raises:
+      JcmError: for a file of HEIF without pillow-heif.
+      Exception: whatever Pillow raises for a broken file, which can be of many types.
     """
-    for place, subfolders, names in os.walk(folder, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in names:
-            path = pathlib.Path(place, name)
-            if not name.startswith(".") and path.suffix.lower() in SUFFIXES:
-                yield path
+    path, data = ("", file) if isinstance(file, bytes) else (file, file.read_bytes())
+    formats.check_heif(data)
+    ignored: list[str] = []
+    try:
+        image = _decode(data, ignored.append)
+    except Exception as error:
+        found = _decode_without_metadata(data)
+        if found is None:
+            raise
+        image, ignored = found[0], [metadata.damaged(error), *found[1]]
+    report = report or functools.partial(_log_ignored, path or "a picture")
+    # The same warning can come from opening a file and from reading its metadata.
+    for each in dict.fromkeys(ignored):
+        report(each)
+    return image
+
+
+def _log_ignored(path: pathlib.Path | str, what: str) -> None:
+    logging.warning("%s: ignored %s", path, what)
+
+
+def _decode(data: bytes, report: Report) -> Image.Image:
+    with metadata.reported(report):
+        try:
+            image = Image.open(io.BytesIO(data), formats=formats.decoded())
+        except UnidentifiedImageError as error:
+            raise UnidentifiedImageError("it is not a picture") from error
+        # Pillow turns these upright, and reads their metadata, when it decodes them.
+        if image.format == "TIFF":
+            image.load()
+    image.load()
+    return as_seen(image, report)
+
+
+def _decode_without_metadata(data: bytes) -> tuple[Image.Image, list[str]] | None:
+    """Returns a picture, and what else is ignored; None if its pixels are damaged."""
+    for sound in metadata.without(data):
+        ignored: list[str] = []
+        with contextlib.suppress(Exception):
+            return _decode(sound, ignored.append), ignored
+    return None
+
+
+def as_seen(image: Image.Image, report: Report | None = None) -> Image.Image:
+    """Returns an image as it is seen: upright by its EXIF data, in sRGB, with 8 bits.
+
+    An image without a colour profile is taken for sRGB. Damaged metadata is ignored.
+
+    Args:
+      image: an image of any mode that Pillow knows.
+      report: takes what is ignored; by default it is logged.
+
+    Returns:
+      An image of mode L, LA, RGB or RGBA. It has no metadata, so that a second call
+      changes nothing.
+    """
+    report = report or functools.partial(_log_ignored, "an image")
+    given, profile = image, image.info.get("icc_profile")
+    image = metadata.upright(image, report)
+    alpha = None
+    if image.mode[0] in "IF":
+        image = Image.fromarray(_to_uint8(np.asarray(image), image.mode))
+    if image.has_transparency_data:
+        grey = image.mode in ("1", "L", "LA", "La")
+        image = image.convert("LA" if grey else "RGBA")
+        alpha = image.getchannel("A")
+        image = image.convert("L" if grey else "RGB")
+    if image.mode == "LAB":
+        image = metadata.from_lab(image)
+    elif image.mode not in ("L", "CMYK"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if profile:
+        image = metadata.to_srgb(image, profile, report)
+    if image.mode == "CMYK":
+        image = image.convert("RGB")
+    if alpha is not None:
+        image.putalpha(alpha)
+    if image is given and image.info:
+        image = image.copy()
+    image.info = {}
+    return image
 
 
 def read(
-    path: pathlib.Path, size: int, channels: int
+    file: pathlib.Path | bytes, size: int, channels: int, report: Report | None = None
 ) -> UInt8[np.ndarray, "size size channels"]:
     """Reads a picture file and converts it with `to_square`.
 
     Args:
-      path: a file that Pillow can decode; of an animation the first frame is used.
+      file: see `decode`.
       size: height and width of the result.
       channels: 3 for colour (grey is repeated), 1 for grey (luma of ITU-R 601).
+      report: see `decode`.
 
     Raises:
-      Exception: whatever Pillow raises for a broken file, which can be of many types.
+      Exception: see `decode`.
     """
-    with Image.open(path) as file:
-        return to_square(file, size, channels)
+    return to_square(decode(file, report), size, channels)
 
 
 def to_square(
@@ -69,15 +156,13 @@ def to_square(
 
 
 def to_rgb_or_grey(image: Image.Image, channels: int) -> Image.Image:
-    """Converts an image to 8 bits in colour or grey, upright and on white.
+    """Converts an image as it is seen to colour or grey, on white.
 
     Args:
       image: an image of any mode that Pillow knows.
       channels: 3 for colour (grey is repeated), 1 for grey (luma of ITU-R 601).
     """
-    image = ImageOps.exif_transpose(image)
-    if image.mode[0] in "IF":
-        image = Image.fromarray(_to_uint8(np.asarray(image), image.mode))
+    image = as_seen(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

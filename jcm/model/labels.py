@@ -1,15 +1,20 @@
 """Class labels of images, given by number or by name."""
 
+import functools
+import operator
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from absl import logging
 from jaxtyping import Int
 
 from jcm.diffusion.denoiser import Denoiser
 from jcm.pretrained import imagenet
 from jcm.runtime.arrays import AnyArray
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, nearest
 
 # Classes by number or name: one for all images, or several. None for a default.
 Labels = Sequence[int | str] | Int[AnyArray, "..."] | int | str | None
@@ -119,22 +124,81 @@ def _numbers(
     return [label_number(label, class_names) for label in several]
 
 
-def label_number(label: int | str, class_names: Sequence[str]) -> int:
+def label_number(label: Any, class_names: Sequence[str]) -> int:
     """Returns the number of a class.
 
+    If the classes are named by numbers, a label can mean two classes: "2" as text is
+    the class of this name, and 2 the class number 2. Which one is used is logged if
+    they differ.
+
     Args:
-      label: its number, its name or, for a class of ImageNet, its WordNet id, such as
-        n02123045.
+      label: the number of a class, as a whole number of Python, NumPy or JAX, or its
+        name as text, in any form of Unicode. For a class of ImageNet, the text may be
+        its WordNet id, such as n02123045.
       class_names: names of the classes 0, 1, ...
 
     Raises:
-      JcmError: if no class has this name.
+      JcmError: if no class or several classes have this name, or the label is neither
+        text nor a whole number.
     """
     if not isinstance(label, str):
-        return label
-    for name in (label, imagenet.other_names().get(label)):
-        if name in class_names:
-            return class_names.index(name)
+        number = _as_number(label)
+        if 0 <= number < len(class_names) and str(number) in class_names:
+            _log_choice(
+                repr(number), number, class_names.index(str(number)), class_names
+            )
+        return number
+    names = [unicodedata.normalize("NFC", name) for name in class_names]
+    for name in (
+        unicodedata.normalize("NFC", label),
+        imagenet.other_names().get(label),
+    ):
+        if name in names:
+            if names.count(name) > 1:
+                raise JcmError(f"several classes are named {name!r}: pass a number")
+            number = names.index(name)
+            if name.isdecimal() and int(name) < len(names):
+                _log_choice(repr(label), number, int(name), class_names)
+            return number
     known = ", ".join(class_names[:10]) or "known by number alone"
     more = f", ... ({len(class_names)} in all)" if len(class_names) > 10 else ""
-    raise JcmError(f"label {label!r} is unknown: the classes are {known}{more}")
+    found = f"the classes are {known}{more}"
+    if near := nearest(label, names):
+        found = f"did you mean {near}? {found[0].upper()}{found[1:]}"
+    elif label.isdecimal() and int(label) < len(names):
+        found = f"pass {label} as a number, without quotes; {found}"
+    raise JcmError(f"label {label!r} is unknown: {found}")
+
+
+def _as_number(label: Any) -> int:
+    """Returns a whole number as one of Python.
+
+    Raises:
+      JcmError: if it is something else.
+    """
+    try:
+        if isinstance(label, bool | np.bool):
+            raise TypeError
+        return operator.index(label)
+    except TypeError:
+        raise JcmError(
+            f"label {label!r} is not a class: pass its name, or its number"
+        ) from None
+
+
+def _log_choice(
+    label: str, chosen: int, other: int, class_names: Sequence[str]
+) -> None:
+    """Logs which of two classes a label means, if they differ."""
+    if chosen != other:
+        _log_once(label, chosen, class_names[chosen], other, class_names[other])
+
+
+# A run samples often with the same labels.
+@functools.cache
+def _log_once(label: str, chosen: int, name: str, other: int, its_name: str) -> None:
+    logging.warning(
+        "label %s is class number %d, named %r, and not number %d, named %r: text is"
+        " the name of a class, and a number its place from 0",
+        *(label, chosen, name, other, its_name),
+    )

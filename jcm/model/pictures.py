@@ -10,7 +10,7 @@ from absl import logging
 from jaxtyping import Float
 from PIL import Image
 
-from jcm.data import images, pictures
+from jcm.data import folders, images, pictures
 from jcm.model.model import Model
 from jcm.runtime import logs
 from jcm.runtime.arguments import explained
@@ -64,10 +64,11 @@ def find(place: Path) -> list[pathlib.Path]:
     path = pathlib.Path(place).expanduser()
     if not path.is_dir():
         return [path]
-    found = sorted(each for each in pictures.find(path) if each.parent == path)
-    if not found:
+    found = folders.scan(path, below=False)
+    found.report(path)
+    if not found.pictures:
         raise JcmError(f"no pictures in {path}: name another folder")
-    return found
+    return [path / name for name in found.pictures]
 
 
 def read(path: pathlib.Path, size: int, channels: int) -> np.ndarray:
@@ -93,16 +94,17 @@ def read(path: pathlib.Path, size: int, channels: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def opened(path: pathlib.Path) -> Iterator[Image.Image]:
-    """Opens a picture file, and explains any error within.
+    """Decodes a picture file as it is seen, and explains any error within.
 
     Raises:
       JcmError: if the file cannot be read.
     """
     try:
-        with Image.open(path.expanduser()) as file:
-            yield file
+        yield pictures.decode(path.expanduser())
     except FileNotFoundError:
         raise JcmError(f"there is no {path}: name a picture or a folder") from None
+    except JcmError as error:
+        raise JcmError(f"cannot read {path}: {error}") from error
     # Pillow's decoders raise many types of exception for broken files.
     except Exception as error:
         reason = one_line(error)

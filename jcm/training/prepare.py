@@ -237,6 +237,7 @@ def _check(
     with distributed.fail_together():  # one machine may lack the data
         if dataset is None:
             dataset = data.load(config.data, config.data.split)
+    logging.info("the data: %s", dataset.summary())
     names = dataset.class_names
     with distributed.fail_together():  # or a teacher
         teachers = start.find_teachers(config, len(names), workdir, train)

@@ -44,3 +44,11 @@ def test_the_command_line_knows_which_fields_it_set():
     parsed = cli.parse(["jcm", "sample", config, *words])
     assert parsed.given == ("sample.steps", "seed", "data.flip")
     assert cli.parse(["jcm", "sample", config]).given == ()
+
+
+def test_class_conditional_models_are_trained_from_the_command_line():
+    config = config_lib.base("ct")
+    config.model.class_conditional = True
+    unused.check_training(config, ("sample.labels",))
+    with pytest.raises(JcmError, match="does not use config.sample.steps"):
+        unused.check_training(config, ("sample.steps",))

@@ -73,6 +73,29 @@ def test_broken_pictures_are_counted_and_named(data_config, tmp_path):
         data.load(of_folder(data_config, tmp_path))
 
 
+def test_a_class_whose_pictures_are_all_broken_is_named(data_config, tmp_path):
+    save(tmp_path / "cat" / "0.png")
+    save(tmp_path / "dog" / "0.png")
+    (tmp_path / "dog" / "1.png").write_bytes(b"")
+    config = of_folder(data_config, tmp_path, skip_broken=True)
+    assert len(data.load(config)) == 2
+    (tmp_path / "dog" / "0.png").write_bytes(b"")
+    with pytest.raises(
+        JcmError, match=r"class dog can be read .*: replace them, or mo"
+    ):
+        data.load(config)
+
+
+def test_ignored_metadata_is_reported_once(data_config, tmp_path, caplog):
+    for i in range(5):
+        Image.fromarray(picture(i)).save(tmp_path / f"{i}.webp", exif=b"nonsense")
+    assert len(data.load(of_folder(data_config, tmp_path))) == 5
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert message.startswith("ignored metadata of 5 of 5 pictures (0.webp: damaged")
+    assert "2.webp" in message and "3.webp" not in message
+
+
 @pytest.mark.parametrize("skip_broken", [False, True])
 def test_a_folder_of_broken_pictures_raises(data_config, tmp_path, skip_broken):
     (tmp_path / "broken.png").write_bytes(b"")

@@ -1,0 +1,170 @@
+"""The classes of pictures in folders: their names, their order, and who is in which."""
+
+import json
+import os
+import pathlib
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from absl import logging
+
+from jcm.runtime.errors import JcmError, one_line
+
+# The file that lists the classes in data sets of the tools of NVlabs.
+LISTED = "dataset.json"
+
+# Names of folders that hold parts of a data set and not classes.
+_SPLITS = frozenset(
+    "dev eval evaluation extra holdout test testing train training unlabeled unlabelled"
+    " val valid validation".split()
+)
+# The files of data sets of NVlabs: 00000/img00000000.png.
+_NUMBERED = re.compile(r"[0-9]{5}/img[0-9]{8}\.[a-z]+")
+# More classes than this are taken for labels that do not count from 0.
+_CLASSES = 100_000
+# An error or a warning names at most this many folders.
+_NAMED_AT_MOST = 5
+
+
+def readable(name: str) -> str:
+    r"""Returns the name of a file as text in the composed form of Unicode.
+
+    The bytes of a name that is not UTF-8 are written as numbers, such as \xe9.
+    """
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", text)
+
+
+def in_order(names: set[str]) -> tuple[str, ...]:
+    """Sorts the names of classes: by number if all are whole numbers, else as text."""
+    if all(re.fullmatch("-?[0-9]+", name) for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def of_folders(
+    root: pathlib.Path, paths: Sequence[str]
+) -> tuple[tuple[str, ...], list[int]]:
+    """Takes the first-level folders for classes.
+
+    Without such folders, or if they only divide numbered files, there is one class with
+    the name of the root.
+
+    Args:
+      root: the folder, for its name and for messages.
+      paths: the pictures, relative to the root.
+
+    Returns:
+      The names of the classes, and the label of each picture.
+
+    Raises:
+      JcmError: if pictures lie beside the folders, the folders are splits, or two have
+        the same name in different forms of Unicode.
+    """
+    parts = [pathlib.PurePath(path).parts for path in paths]
+    loose = [path for path, names in zip(paths, parts, strict=True) if len(names) == 1]
+    folders = {first for first, *rest in parts if rest}
+    if not folders or all(_NUMBERED.fullmatch(path) for path in paths):
+        return (readable(root.name),), [0] * len(paths)
+    if loose:
+        raise JcmError(
+            f"{root} has sub-folders, which are classes, and {len(loose)} pictures"
+            f" outside them, such as {loose[0]}: move these into a sub-folder"
+        )
+    _check_not_splits(root, folders)
+    _warn_of_one_folder(root, parts)
+    names = {folder: readable(folder) for folder in folders}
+    ordered = in_order(set(names.values()))
+    if len(ordered) < len(folders):
+        twice = next(name for name in ordered if list(names.values()).count(name) > 1)
+        raise JcmError(
+            f"{root} has several folders that are named {twice!r} in different forms of"
+            " Unicode: rename all but one"
+        )
+    numbers = {name: number for number, name in enumerate(ordered)}
+    return ordered, [numbers[names[first]] for first, *_ in parts]
+
+
+def _check_not_splits(root: pathlib.Path, folders: set[str]) -> None:
+    """Raises an error if all first-level folders are parts of a data set."""
+    if not all(folder.lower() in _SPLITS for folder in folders):
+        return
+    names = sorted(folders)
+    which = "train" if "train" in folders else names[0]
+    raise JcmError(
+        f"the sub-folders of {root} ({', '.join(names)}) are parts of a data set and"
+        f" not classes: pass one, such as --config.data.path={root / which}"
+    )
+
+
+def _warn_of_one_folder(root: pathlib.Path, parts: Sequence[tuple[str, ...]]) -> None:
+    """Warns if the only class is a folder of several folders."""
+    folders = sorted({names[:2] for names in parts if len(names) > 2})
+    if len({names[0] for names in parts}) > 1 or len(folders) < 2:
+        return
+    some = ", ".join(name for _, name in folders[:_NAMED_AT_MOST])
+    more = ", ..." if len(folders) > _NAMED_AT_MOST else ""
+    logging.warning(
+        "%s has one sub-folder, which is the only class: if its sub-folders (%s%s) are"
+        " the classes, pass --config.data.path=%s",
+        *(root, some, more, root / parts[0][0]),
+    )
+
+
+def of_list(
+    root: pathlib.Path, content: bytes, paths: Sequence[str]
+) -> tuple[tuple[str, ...], list[int]] | None:
+    """Reads the classes from the file dataset.json of the tools of NVlabs.
+
+    Args:
+      root: the folder or zip file, for its name and for messages.
+      content: of the file.
+      paths: the pictures, relative to the root.
+
+    Returns:
+      The numbers of the classes as names, and the label of each picture; one class with
+      the name of the root if the file lists none. None if the file is of another kind.
+
+    Raises:
+      JcmError: if the file is damaged, has labels that are not whole numbers, or lacks
+        a picture.
+    """
+    try:
+        listed = json.loads(content)
+    except ValueError as error:
+        raise JcmError(
+            f"{root / LISTED} is damaged ({one_line(error)}): replace it, or delete it"
+            " to take sub-folders for classes"
+        ) from error
+    if not isinstance(listed, Mapping) or "labels" not in listed:
+        return None
+    if not listed["labels"]:
+        name = root.stem if root.suffix == ".zip" else root.name
+        return (readable(name),), [0] * len(paths)
+    try:
+        found = {path.replace("\\", "/"): label for path, label in listed["labels"]}
+    except (TypeError, ValueError, AttributeError):
+        found = {"": None}
+    labels = found.values()
+    if not all(type(label) is int and 0 <= label < _CLASSES for label in labels):
+        raise JcmError(
+            f"the labels in {root / LISTED} are not pairs of a file and a class 0, 1,"
+            " ...: set"
+            ' "labels" to null to take all pictures for one class'
+        )
+    missing = [path for path in paths if _with_slashes(path) not in found]
+    if missing:
+        raise JcmError(
+            f"{root / LISTED} has no label of {len(missing)} pictures, such as"
+            f" {missing[0]}: add them, or move the pictures away"
+        )
+    absent = len(found) - len(paths)
+    if absent > 0:
+        logging.warning("%s lists %d files that are not there", root / LISTED, absent)
+    names = tuple(map(str, range(max(labels) + 1)))
+    return names, [found[_with_slashes(path)] for path in paths]
+
+
+def _with_slashes(path: str) -> str:
+    return path.replace(os.sep, "/")
