@@ -108,10 +108,9 @@ def pytest_collection_modifyitems(items):
 def _freeze():
     """Hides what modules and the caches of JAX hold from the garbage collector.
 
-    It would take half a second for each collection, and `jcm` collects after it has
-    compiled a step.
+    Each collection would take half a second, and `jcm` collects after it has compiled
+    a step.
     """
-    yield
     gc.collect()
     gc.freeze()
 
