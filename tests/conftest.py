@@ -8,6 +8,8 @@ import gc
 import importlib.metadata
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import typing
 
@@ -85,6 +87,9 @@ _LONG = (
     "test_disk",
 )
 
+# The signals that a command handles.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session):
@@ -113,6 +118,36 @@ def _freeze():
     """
     gc.collect()
     gc.freeze()
+
+
+class Done(typing.NamedTuple):
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """A function that runs the command line in this process, which saves its start."""
+    from absl import logging
+
+    from jcm import main
+
+    verbosity = logging.get_verbosity()
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["jcm", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
+            main.command_line()
+        return Done(exit_info.value.code or 0, *capfd.readouterr())
+
+    yield call
+    logging.set_verbosity(verbosity)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

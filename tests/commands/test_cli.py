@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-from absl import logging
 from paths import ROOT
 
 from jcm import config as config_lib
@@ -21,21 +20,16 @@ _DIGITS = f"--config={ROOT / 'configs' / 'digits_cd.py'}:smoke"
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
+def run(command, monkeypatch, tmp_path):
     """Runs the command line in an empty folder; returns exit code and output."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    verbosity = logging.get_verbosity()
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["jcm", *arguments])
-        with pytest.raises(SystemExit) as exit_info:
-            main_lib.command_line()
-        code, printed = exit_info.value.code or 0, capsys.readouterr()
-        return code, printed.err.strip() if code else printed.out
+        done = command(*arguments)
+        return done.code, done.err.strip() if done.code else done.out
 
-    yield call
-    logging.set_verbosity(verbosity)
+    return call
 
 
 _OVERVIEW = """\

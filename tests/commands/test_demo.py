@@ -222,13 +222,8 @@ def _until(page, happened):
     raise AssertionError("nothing happened within 10 s")
 
 
-def _run(*flags):
-    command = [sys.executable, "-m", "jcm.main", "demo", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200)
-
-
-def test_a_wrong_model_is_an_error_of_one_line():
-    done = _run("none")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("jcm: there is no none: name a work")
-    assert "Traceback" not in done.stderr
+def test_a_wrong_model_is_an_error_of_one_line(command):
+    done = command("demo", "none")
+    assert done.code == 1
+    assert done.err.splitlines()[-1].startswith("jcm: there is no none: name a work")
+    assert "Traceback" not in done.err

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -60,13 +58,11 @@ def test_the_card_of_a_published_model_names_its_source(file, tmp_path, monkeypa
     assert stored["data"] == {"image_size": 16, "channels": 3}
 
 
-def test_the_command_converts_and_reports_mistakes(file, tmp_path):
-    def run(*arguments):
-        command = [sys.executable, "-m", "jcm.main", "convert", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=200)
-
-    done = run(file, tmp_path / "model", "--image_size=16", "--licence=mit")
-    assert done.returncode == 0, done.stderr
+def test_the_command_converts_and_reports_mistakes(file, tmp_path, command):
+    done = command(
+        "convert", file, tmp_path / "model", "--image_size=16", "--licence=mit"
+    )
+    assert done.code == 0, done.err
     model = jcm.load(tmp_path / "model")
     jax.tree.map(
         np.testing.assert_array_equal,
@@ -84,10 +80,10 @@ def test_the_command_converts_and_reports_mistakes(file, tmp_path):
             "diffusers has no NCSN",
         ),
     ):
-        done = run(*arguments)
-        assert done.returncode == 1
-        assert done.stderr.splitlines()[-1].startswith("jcm: ")
-        assert message in done.stderr and "Traceback" not in done.stderr
+        done = command("convert", *arguments)
+        assert done.code == 1
+        assert done.err.splitlines()[-1].startswith("jcm: ")
+        assert message in done.err and "Traceback" not in done.err
 
 
 def test_a_damaged_folder_raises(file, tmp_path):

@@ -375,15 +375,10 @@ def test_waiting_for_the_others_ends_with_an_error_of_one_line(process, tmp_path
 
 
 @pytest.mark.parametrize("given", [["--process=0"], ["--processes=2", "--process=2"]])
-def test_inconsistent_flags_are_an_error_of_one_line(given, tmp_path):
-    command = [sys.executable, "-m", "jcm.main", "--config=configs/digits_cd.py:smoke"]
+def test_inconsistent_flags_are_an_error_of_one_line(given, tmp_path, command):
     if len(given) > 1:
         given = [*given, f"--coordinator=localhost:{_free_port()}"]
-    done = subprocess.run(
-        [*command, f"--workdir={tmp_path}", *given],
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("jcm: ") and done.stderr.count("\n") == 1
+    config = "--config=configs/digits_cd.py:smoke"
+    done = command("train", config, f"--workdir={tmp_path}", *given)
+    assert done.code == 1
+    assert done.err.startswith("jcm: ") and done.err.count("\n") == 1
