@@ -142,9 +142,7 @@ def _channels(given: Sequence[Any]) -> int:
     return 1 if all(mode[0] in "1LIF" for mode in modes) else 3
 
 
-def _single(
-    image: Any, channels: int, size: int | None
-) -> Shaped[np.ndarray, "h w c"]:
+def _single(image: Any, channels: int, size: int | None) -> Shaped[np.ndarray, "h w c"]:
     if not isinstance(image, Image.Image):
         if not hasattr(image, "dtype") or np.ndim(image) != 3:
             raise JcmError(
@@ -158,7 +156,9 @@ def _single(
     image = pictures.as_seen(image)
     if size is not None and image.size != (size, size):
         how = "resized" if image.width == image.height else "cut and resized"
-        logging.warning("an image of %dx%d is %s to %dx%d", *image.size, how, size, size)
+        logging.warning(
+            "an image of %dx%d is %s to %dx%d", *image.size, how, size, size
+        )
         return pictures.to_square(image, size, channels)
     converted = np.asarray(pictures.to_rgb_or_grey(image, channels))
     return converted.reshape(*converted.shape[:2], channels)

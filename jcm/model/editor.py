@@ -218,7 +218,10 @@ class Editor:
 
     @fields_as_keywords(Options)
     def variations(
-        self, given: ImagesLike, sigma: float = edit_levels.VARIATION, **options: Unpack[Keywords]
+        self,
+        given: ImagesLike,
+        sigma: float = edit_levels.VARIATION,
+        **options: Unpack[Keywords],
     ) -> Any:
         """Makes images like the given ones: adds noise and removes it.
 
