@@ -31,7 +31,7 @@ from jcm.runtime.errors import JcmError
 _SHOWN, _VISIBLE, _CAPTION = 16, 64, 180
 _SUMMARY = "before_after"
 # What is under the mask has this colour in the summary.
-_PAINT = (255, 51, 85)
+_PAINT = np.asarray([255, 51, 85], np.uint8)
 
 Pixels = UInt8[np.ndarray, "_n _h _w _c"]
 
@@ -223,7 +223,7 @@ def _panels(given: _Given, after: Pixels, steps: int) -> dict[str, np.ndarray]:
     panels = {"before": grids.grid(before, columns_before, scale_before)}
     if given.mask is not None:
         colours = np.broadcast_to(before, (*before.shape[:3], 3))
-        painted = np.where(given.mask[..., None] > 0, np.uint8(_PAINT), colours)
+        painted = np.where(given.mask[..., None] > 0, _PAINT, colours)
         panels["replaced"] = grids.grid(painted, columns_before, scale_before)
     plural = "s" * (steps > 1)
     caption = f"after, {steps} evaluation{plural}"

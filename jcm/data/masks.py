@@ -5,7 +5,7 @@ the stroke ever so thin. The command, Python and the page follow this rule.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -68,7 +68,7 @@ def as_mask(
 
 
 def of_picture(
-    mask: Image.Image, size: int, name: str, sizes: dict[str, Size | None]
+    mask: Image.Image, size: int, name: str, sizes: Mapping[str, Size | None]
 ) -> Float[np.ndarray, "size size"]:
     """Returns 1 for each pixel of the model that a picture is painted on.
 

@@ -192,7 +192,8 @@ class Editor:
         if height != width or rest or factor < 2:
             raise JcmError(
                 f"images of {width}x{height}: height and width must be the same, and"
-                f" divide the model's {self._size} at least twice"
+                f" divide the model's {self._size} at least twice;"
+                " jcm.open_pictures(paths, model, size=...) resizes pictures"
             )
         x = np.repeat(np.repeat(x, factor, axis=1), factor, axis=2)
         free = np.ones((self._size, self._size, 1), np.float32)
