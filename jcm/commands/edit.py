@@ -5,7 +5,7 @@ import functools
 import math
 import os
 import pathlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -17,24 +17,40 @@ from ml_collections import ConfigDict
 
 from jcm.commands import unused
 from jcm.commands.flags import TASKS
-from jcm.data import images
+from jcm.data import masks
 from jcm.model import loading
 from jcm.model import pictures as picture_files
 from jcm.model.labels import image_labels
 from jcm.model.model import Model
-from jcm.model.pictures import open_pictures
 from jcm.run import grids
 from jcm.runtime import files
 from jcm.runtime.errors import JcmError
 
 # The summary shows this many pictures before and after the edit, each with all its
 # results, at least this many pixels high, and as wide as a caption.
-_SHOWN, _VISIBLE, _CAPTION = 16, 32, 180
+_SHOWN, _VISIBLE, _CAPTION = 16, 64, 180
 _SUMMARY = "before_after"
-# The largest difference in aspect ratio between a mask and a picture.
-_SAME_SHAPE = 0.02
+# What is under the mask has this colour in the summary.
+_PAINT = np.asarray([255, 51, 85], np.uint8)
 
 Pixels = UInt8[np.ndarray, "_n _h _w _c"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Given:
+    """What to edit, read completely before the model is loaded.
+
+    Attributes:
+      names: of the pictures, which are unique.
+      pixels: the pictures in the size that the task takes.
+      mask: "inpaint": 1 where they are replaced.
+      skipped: number of pictures that cannot be read.
+    """
+
+    names: list[str]
+    pixels: Pixels
+    mask: Float[np.ndarray, "size size"] | None
+    skipped: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +61,9 @@ class Request:
       task: one of `flags.TASKS`.
       input: a picture or a folder of pictures; not used by "interpolate".
       output: folder for the results, new or empty.
-      mask: "inpaint": a picture that is white where the input is replaced. It is square
-        or has the aspect ratio of the input. A mask of the model's size may be soft;
-        one of another size is rounded to black and white.
+      mask: "inpaint": a picture that is white where the input is replaced, and black
+        elsewhere. It is square or has the aspect ratio of the input. Each pixel of the
+        model that is painted on at all is replaced.
       factor: "super_resolve" and "outpaint": height and width of the result, divided by
         those of the input.
       sigmas: noise levels of the steps; empty for those of the paper. "denoise": the
@@ -74,7 +90,8 @@ def edit(
 ) -> None:
     """Edits pictures with the model that the config names.
 
-    Pictures are cut to their central square and resized to the model's size first.
+    All pictures are read before the model is loaded, and cut to their central square
+    and resized. With `config.data.skip_broken`, those that cannot be read are skipped.
     Writes each result as a PNG file with the name of its picture, and before_after.png,
     which shows the first 16 pictures with all their results.
 
@@ -90,12 +107,22 @@ def edit(
     """
     _check(request)
     output = files.new_folder(pathlib.Path(request.output).expanduser())
-    model = loading.from_config(config, workdir)
-    unused.check("edit", model.kind, config, given)
     if request.task == "interpolate":
+        model = _model(config, workdir, given)
         _interpolate(config, model, request, output)
     else:
-        _edit_pictures(config, model, request, output)
+        found = _read(config, request)
+        model = _model(config, workdir, given)
+        _edit_pictures(config, model, request, found, output)
+
+
+def _model(
+    config: ConfigDict, workdir: str | os.PathLike, given: Collection[str]
+) -> Model:
+    """Loads the model, and checks that the fields of the command line are used."""
+    model = loading.from_config(config, workdir)
+    unused.check("edit", model.kind, config, given)
+    return model
 
 
 def _check(request: Request) -> None:
@@ -117,6 +144,10 @@ def _check(request: Request) -> None:
         raise JcmError("--task=denoise takes one noise level, such as --sigmas=0.5")
     if request.mask and task != "inpaint":
         raise JcmError(f"--task={task} does not use --mask: drop it")
+    if task == "inpaint" and not request.mask:
+        raise JcmError("inpainting needs a mask: --mask=mask.png")
+    if task != "interpolate" and not request.input:
+        raise JcmError("name a picture or a folder of pictures: --input=photo.png")
 
 
 def _interpolate(
@@ -137,16 +168,20 @@ def _interpolate(
 
 
 def _edit_pictures(
-    config: ConfigDict, model: Model, request: Request, output: pathlib.Path
+    config: ConfigDict,
+    model: Model,
+    request: Request,
+    given: _Given,
+    output: pathlib.Path,
 ) -> None:
     """Edits the pictures in batches, and writes each result as soon as it is there."""
-    paths = _paths(request)
-    variants = request.variants
-    names = _names(paths, variants)
-    labels = image_labels(config, len(paths), model.denoiser, model.class_names)
-    edit_batch = _routine(config, model, request)
+    variants, count = request.variants, len(given.pixels)
+    names = given.names
+    if variants > 1:
+        names = [f"{name}_{i}" for name in names for i in range(variants)]
+    labels = image_labels(config, count, model.denoiser, model.class_names)
+    edit_batch = _routine(config, model, request, given)
     steps = 1 if request.task == "denoise" else len(_levels(model, request))
-    before: list[Any] = []
     after: list[Any] = []
     size = max(1, config.sample.batch_size // variants)
     total = len(names) * steps
@@ -154,9 +189,8 @@ def _edit_pictures(
     with tqdm.tqdm(
         total=total, desc=request.task, unit="evaluation", delay=0.1
     ) as progress:
-        for start in range(0, len(paths), size):
-            part = paths[start : start + size]
-            batch = open_pictures(part, model, size=_input_size(model, request))
+        for start in range(0, count, size):
+            batch = given.pixels[start : start + size]
             results = slice(start * variants, (start + len(batch)) * variants)
             options = {"labels": labels and labels[start : start + size]}
             if request.task == "denoise":  # a single step without random noise
@@ -171,20 +205,29 @@ def _edit_pictures(
                     **options,
                 )
             _write(output, names[results], edited)
-            before += list(images.to_uint8(batch[: _SHOWN - len(before)]))
             after += list(edited[: _SHOWN * variants - len(after)])
+    _write_summary(
+        output, _panels(given, np.stack(after), steps), len(names), given.skipped
+    )
+
+
+def _panels(given: _Given, after: Pixels, steps: int) -> dict[str, np.ndarray]:
+    """Returns the first pictures, what is replaced in them, and all their results."""
+    before = given.pixels[:_SHOWN]
+    variants = len(after) // len(before)
     columns = variants if variants > 1 else math.ceil(math.sqrt(len(before)))
-    scale = _scale(after[0].shape[0], columns)
-    scale_before = max(1, scale * after[0].shape[0] // before[0].shape[0])
+    scale = _scale(after.shape[1], columns)
+    scale_before = max(1, scale * after.shape[1] // before.shape[1])
     # Several results of a picture are in its row.
     columns_before = 1 if variants > 1 else columns
-    panels = {
-        "before": grids.grid(np.stack(before), columns_before, scale_before),
-        f"after, {steps} evaluation" + "s" * (steps > 1): grids.grid(
-            np.stack(after), columns, scale
-        ),
-    }
-    _write_summary(output, panels, len(names))
+    panels = {"before": grids.grid(before, columns_before, scale_before)}
+    if given.mask is not None:
+        colours = np.broadcast_to(before, (*before.shape[:3], 3))
+        painted = np.where(given.mask[..., None] > 0, _PAINT, colours)
+        panels["replaced"] = grids.grid(painted, columns_before, scale_before)
+    plural = "s" * (steps > 1)
+    caption = f"after, {steps} evaluation{plural}"
+    return panels | {caption: grids.grid(after, columns, scale)}
 
 
 def _scale(size: int, columns: int) -> int:
@@ -193,7 +236,7 @@ def _scale(size: int, columns: int) -> int:
 
 
 def _routine(
-    config: ConfigDict, model: Model, request: Request
+    config: ConfigDict, model: Model, request: Request, given: _Given
 ) -> Callable[..., Pixels]:
     """Returns the editor's routine for the task, with its options for all pictures."""
     routine = functools.partial(getattr(model.edit, request.task), output="uint8")
@@ -204,13 +247,10 @@ def _routine(
         "seed": config.sample.seed,
         "variants": request.variants,
     }
-    size = model.denoiser.network.arch.image_size
     if request.task == "inpaint":
-        if not request.mask:
-            raise JcmError("inpainting needs a mask: --mask=mask.png")
-        options["mask"] = _mask(request, size)
+        options["mask"] = given.mask
     if request.task == "outpaint":
-        margin = (size - _input_size(model, request)) // 2
+        margin = (config.data.image_size - _input_size(config, request)) // 2
         options |= {"top": margin, "left": margin}
     return functools.partial(routine, **options)
 
@@ -228,38 +268,55 @@ def _write(output: pathlib.Path, names: list[str], pixels: Pixels) -> None:
 
 
 def _write_summary(
-    output: pathlib.Path, panels: dict[str, np.ndarray], count: int
+    output: pathlib.Path, panels: dict[str, np.ndarray], count: int, skipped: int = 0
 ) -> None:
     """Writes before_after.png, and logs how many results there are."""
     if jax.process_index() == 0:
         grids.save_png(grids.captioned(panels), output / f"{_SUMMARY}.png", scale=1)
-        plural = "s" * (count > 1)
-        logging.info("wrote %d picture%s to %s", count, plural, output)
+        logging.info(
+            "wrote %d picture%s to %s%s",
+            *(count, "s" * (count > 1), output),
+            f"; {skipped} cannot be read and were skipped" if skipped else "",
+        )
 
 
 # --- the pictures of a request
 
 
-def _paths(request: Request) -> list[pathlib.Path]:
-    """Returns the pictures in a folder, or the one picture."""
-    if not request.input:
-        raise JcmError("name a picture or a folder of pictures: --input=photo.png")
-    return picture_files.find(request.input)
+def _read(config: ConfigDict, request: Request) -> _Given:
+    """Reads the pictures and the mask of a request."""
+    task, data = request.task, config.data
+    if task == "colorize" and data.channels != 3:
+        raise JcmError(
+            "--task=colorize: the model makes grey images: use a model of colour images"
+        )
+    size = _input_size(config, request)
+    paths = picture_files.find(request.input)
+    found = picture_files.read_all(
+        *(paths, size, data.channels),
+        skip_broken=data.skip_broken,
+        remedy="delete them or pass --config.data.skip_broken=True",
+    )
+    mask = None
+    if task == "inpaint":
+        path = pathlib.Path(request.mask)
+        sizes = dict(zip(map(str, found.paths), found.sizes, strict=True))
+        mask = masks.of_picture(picture_files.decoded(path), size, str(path), sizes)
+    skipped = len(paths) - len(found.paths)
+    return _Given(_names(found.paths), found.pixels, mask, skipped)
 
 
-def _names(paths: list[pathlib.Path], variants: int) -> list[str]:
-    """Returns the name of each result, which is unique."""
+def _names(paths: Sequence[pathlib.Path]) -> list[str]:
+    """Returns the name of each picture, which is unique."""
     stems = [path.stem for path in paths]
     if len(set(stems)) < len(stems) or _SUMMARY in stems:
-        stems = [path.name for path in paths]
-    if variants == 1:
-        return stems
-    return [f"{stem}_{i}" for stem in stems for i in range(variants)]
+        return [path.name for path in paths]
+    return stems
 
 
-def _input_size(model: Model, request: Request) -> int:
+def _input_size(config: ConfigDict, request: Request) -> int:
     """Returns the height and width in which the task takes pictures."""
-    size = model.denoiser.network.arch.image_size
+    size = config.data.image_size
     if request.task not in ("super_resolve", "outpaint"):
         return size
     if request.factor < 2 or size % request.factor:
@@ -268,25 +325,3 @@ def _input_size(model: Model, request: Request) -> int:
             f" {size}"
         )
     return size // request.factor
-
-
-def _mask(request: Request, size: int) -> Float[np.ndarray, "size size"]:
-    """Reads the mask of all pictures."""
-    path = pathlib.Path(request.mask).expanduser()
-    mask = picture_files.read(path, size, 1)[..., 0] / 255
-    with picture_files.opened(path) as file:
-        width, height = file.size
-        clear = file.has_transparency_data
-    if clear:
-        raise JcmError(f"{path} has transparency: use a mask of black and white")
-    if width != height:
-        for picture in _paths(request):
-            with picture_files.opened(picture) as file:
-                other = file.size
-            if abs(other[0] / other[1] - width / height) > _SAME_SHAPE:
-                raise JcmError(
-                    f"{path} of {width}x{height} has another aspect ratio than"
-                    f" {picture} of {other[0]}x{other[1]}: use a mask of the same"
-                    " aspect ratio, or a square one for the central square"
-                )
-    return mask if (width, height) == (size, size) else np.round(mask)

@@ -6,6 +6,7 @@ import os
 import pathlib
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ from jcm.model.labels import image_labels
 from jcm.model.model import Model
 from jcm.model.pixels import sample_pixels
 from jcm.model.scoring import Scorer, Subject
-from jcm.run import grids, storage, writers
+from jcm.run import grids, results, storage, writers
 from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
 from jcm.runtime import distributed, files
@@ -32,6 +33,7 @@ from jcm.training import prepare
 _POLL_SECONDS = 10
 # Each picture of the comparison has at most this many images, in this many columns.
 _SHOWN, _COLUMNS = 64, 8
+_PICTURE, _TABLES = "comparison.png", ("scores.json", "scores.md")
 
 Picture = UInt8[np.ndarray, "_h _w 3"]
 
@@ -57,7 +59,8 @@ def evaluate(
     """Samples a model in every way that the config asks for, and scores the samples.
 
     Writes `comparison.png` (teacher, one step, two steps, real images), `scores.json`
-    and `scores.md` into the workdir, and logs the table. The model is that of
+    and `scores.md` into the workdir, and logs the table. Those of an earlier call with
+    other settings are kept in WORKDIR/earlier. The model is that of
     `config.sample.model`, of the checkpoint `config.sample.step`, or of the newest
     checkpoint. With `config.eval.watch`, every checkpoint is evaluated, old ones first
     and new ones as they appear, up to that of the run's last step. The table has the
@@ -84,11 +87,13 @@ def evaluate(
     table: list[Row] = []
     watched = _each_checkpoint(config, workdir, given)
     for subjects in watched if config.eval.watch else once:
-        rows, pictures = _evaluate_subjects(config, scorer, subjects)
+        rows, pictures, weights = _evaluate_subjects(config, scorer, subjects)
         pictures["real images"] = _real_images(config, dataset)
         # The teacher has the same row at every checkpoint.
         table += [row for row in rows if row not in table]
         if jax.process_index() == 0:
+            settings = _settings(config, weights)
+            results.make_room(workdir, "evaluate", (_PICTURE, *_TABLES), settings)
             _write_pictures(workdir, pictures)
             if table:
                 _write_table(config, workdir, table)
@@ -183,11 +188,16 @@ def _subjects_of_step(
 
 def _evaluate_subjects(
     config: ConfigDict, scorer: Scorer | None, subjects: Iterable[Subject]
-) -> tuple[list[Row], dict[str, Picture]]:
-    """Returns a row and a picture for each subject and way of sampling it."""
+) -> tuple[list[Row], dict[str, Picture], dict[str, str]]:
+    """Returns rows, pictures by title, and fingerprints of weights by subject.
+
+    There is a row and a picture for each subject and way of sampling it.
+    """
     rows: list[Row] = []
     pictures: dict[str, Picture] = {}
+    weights: dict[str, str] = {}
     for subject in subjects:
+        weights[subject.name] = subject.digest
         for schedule in build.default_schedules(config, subject.model.denoiser):
             title = f"{subject.name}, {schedule.title}"
             if scorer:
@@ -195,7 +205,7 @@ def _evaluate_subjects(
                 scores = {key: [each[key] for each in by_seed] for key in by_seed[0]}
                 rows.append(Row(subject.model.step, title, scores))
             pictures[title] = _first_samples(config, subject.model, schedule)
-    return rows, pictures
+    return rows, pictures, weights
 
 
 def _first_samples(config: ConfigDict, model: Model, schedule: Schedule) -> Picture:
@@ -221,9 +231,19 @@ def _real_images(config: ConfigDict, dataset: data.Dataset) -> Picture:
     return grids.grid(dataset.take(chosen)["image"], _COLUMNS)
 
 
+def _settings(config: ConfigDict, weights: dict[str, str]) -> dict[str, Any]:
+    """Returns the settings that an evaluation depends on, as plain data."""
+    data_fields = {name: config.data[name] for name in ("name", "path", "split")}
+    settings = {"data": data_fields} | {
+        name: config[name].to_dict() for name in ("sample", "eval")
+    }
+    # The table of `watch` has many checkpoints.
+    return settings if config.eval.watch else settings | {"weights": weights}
+
+
 def _write_pictures(workdir: pathlib.Path, pictures: dict[str, Picture]) -> None:
     """Writes comparison.png."""
-    path = workdir / "comparison.png"
+    path = workdir / _PICTURE
     grids.save_png(grids.captioned(pictures), path, scale=1)
     logging.info("wrote %s", storage.shared_path(path))
 

@@ -302,8 +302,8 @@ SPEED = (
     Flag(
         "profile",
         "DIR",
-        "folder for a trace of three training steps, for TensorBoard or Perfetto, and"
-        " for the compiled step as text",
+        "new or empty folder for a trace of three training steps, for TensorBoard or"
+        " Perfetto, and for the compiled step as text",
         "",
     ),
     Flag(

@@ -70,7 +70,8 @@ COMMANDS = {
     "sample": Command(
         "writes samples to files",
         _USAGE,
-        "Samples images, and writes them into the folder samples of the workdir.",
+        "Samples images, and writes them into the folder samples of the workdir. The"
+        " names of the files differ by settings, so that no samples are replaced.",
         (
             "--workdir=runs/digits_cd --config.sample.num_images=16",
             "--workdir=runs/digits_cd --config.sample.sigmas='(80.0,)'",
@@ -82,8 +83,8 @@ COMMANDS = {
         "--task=TASK --input=PATH --output=DIR [--FLAG=VALUE ...]",
         "Edits pictures with a consistency model. Pictures are cut to their central"
         " square and resized to the size of the model. Each result is a PNG file with"
-        " the name of its picture; before_after.png shows the first 16 pictures with"
-        " all their results.",
+        " the name of its picture; before_after.png shows the first 16 pictures, what"
+        " is replaced in them, and all their results.",
         (
             "--workdir=runs/digits_cd --task=denoise --input=in --output=out",
             "--workdir=runs/digits_cd --task=inpaint --input=photo.png \\\n"

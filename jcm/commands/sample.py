@@ -1,7 +1,6 @@
 """Sampling into files: `jcm sample`."""
 
 import os
-import re
 from collections.abc import Collection
 
 import jax
@@ -12,7 +11,9 @@ from jcm.commands import unused
 from jcm.model import build, loading
 from jcm.model.labels import image_labels
 from jcm.model.pixels import sample_pixels, write_npz
+from jcm.model.scoring import Subject, identity_of, stem_of
 from jcm.run import grids, storage
+from jcm.runtime import files
 
 # The grid shows at most this many images.
 _SHOWN = 256
@@ -23,10 +24,11 @@ def sample(
 ) -> None:
     """Samples `config.sample.num_images` images, and writes them to files.
 
-    A consistency model takes all steps of `config.sample.sigmas`. Writes
-    WORKDIR/samples/seed_S_HOW.npz, such as seed_0_2_steps.npz, with the images as
-    `arr_0` (uint8, n h w c) and the labels of a class-conditional model as `arr_1`, and
-    a grid of up to 256 images as .png.
+    A consistency model takes all steps of `config.sample.sigmas`. Writes three files
+    into WORKDIR/samples, such as step_800_seed_0_2_steps_16_images_DIGEST.npz: the
+    images as `arr_0` (uint8, n h w c) with the labels of a class-conditional model as
+    `arr_1`; a grid of up to 256 images as .png; all settings as .json. The digest is
+    that of the settings, so that other settings have other files.
 
     Args:
       config: which model to use, and how to sample.
@@ -45,13 +47,17 @@ def sample(
     pixels = sample_pixels(
         model.sampler, model.params, seed, range(count), schedule, labels
     )
+    subject = Subject.of(config.sample.model or model.kind, model)
     if jax.process_index() == 0:
-        how = re.sub(r"\W+", "_", schedule.title.lower())
-        stem = storage.local_folder(workdir) / "samples" / f"seed_{seed}_{how}"
+        about = identity_of(subject, schedule, seed, config.sample.labels, count)
+        step = "" if model.step is None else f"step {model.step}, "
+        title = f"{step}seed {seed}, {schedule.title}, {count} images"
+        stem = storage.local_folder(workdir) / "samples" / stem_of(title, about)
         write_npz(stem.with_suffix(".npz"), pixels, labels)
         grids.save_png(pixels[:_SHOWN], stem.with_suffix(".png"))
+        files.write_json(stem.with_suffix(".json"), about)
         logging.info(
-            "wrote %s.npz and .png: %d images, %s",
+            "wrote %s.npz, .png and .json: %d images, %s",
             *(storage.shared_path(stem), count, schedule.title),
         )
         storage.upload(stem)

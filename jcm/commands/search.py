@@ -6,6 +6,7 @@ other. It assumes that the score has a single minimum over each level.
 
 import os
 from collections.abc import Callable, Collection
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,11 @@ from jcm.commands.evaluate import load_subject
 from jcm.metrics import scores as scores_lib
 from jcm.model import build
 from jcm.model.scoring import Scorer, Subject
-from jcm.run import storage
+from jcm.run import results, storage
 from jcm.runtime import files
 from jcm.runtime.errors import JcmError
+
+_FILE = "search.json"
 
 
 def search(
@@ -32,7 +35,8 @@ def search(
 
     Compares noise levels with the seed `config.search.seed`, and reports the score of
     the best ones for each seed of `config.eval.seeds`, which the search does not use.
-    Writes `search.json` into the workdir. A search that was interrupted reuses the
+    Writes `search.json` into the workdir; that of an earlier call with other settings
+    is kept in WORKDIR/earlier. A search that was interrupted reuses the
     scores it has already computed.
 
     Args:
@@ -73,7 +77,8 @@ def search(
             "searched": searched,
             "reported": reported,
         }
-        files.write_json(workdir / "search.json", content)
+        results.make_room(workdir, "search", [_FILE], _settings(config, subject))
+        files.write_json(workdir / _FILE, content)
     logging.info(
         "%s is %.4g with --config.sample.sigmas='%s', as the mean over eval.seeds=%s",
         *(column, np.mean(list(reported.values())), sigmas, tuple(reported)),
@@ -99,6 +104,17 @@ def _check(config: ConfigDict, subject: Subject) -> None:
             "config.search.score='as_asked' needs a class-conditional model: use"
             " another score"
         )
+
+
+def _settings(config: ConfigDict, subject: Subject) -> dict[str, Any]:
+    """Returns the settings that a search depends on, as plain data."""
+    return {
+        "search": config.search.to_dict(),
+        "eval": config.eval.to_dict(),
+        "labels": list(config.sample.labels),
+        "data": {name: config.data[name] for name in ("name", "path", "split")},
+        "weights": subject.digest,
+    }
 
 
 def _with_next(

@@ -1,4 +1,4 @@
-"""Images and masks that users pass in, validated and converted to arrays."""
+"""Images that users pass in, validated and converted to arrays."""
 
 import os
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 
 from jcm.data import images, pictures
+from jcm.data.masks import Size
 from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
@@ -32,16 +33,18 @@ def as_images(
     Args:
       given: uint8 or float arrays (n, h, w, c) or (h, w, c), Pillow images, or a
         sequence of single images of one size. Pillow images are placed on white and
-        converted to colour or grey; the conversion is logged.
+        converted to colour or grey, and with `size` cut to their central square and
+        resized; the conversion is logged.
       channels: channels of the result, 3 or 1; grey arrays are repeated to get 3. None
         takes those of the images.
-      size: the height and width that the images must have; None allows any.
+      size: the height and width of the result, which arrays must have; None allows
+        any.
       noisy: whether floats may be far outside [-1, 1].
 
     Raises:
       JcmError: if a type, shape or range is wrong, or a number is not finite.
     """
-    x = _as_array(given, channels)
+    x = _as_array(given, channels, size)
     channels = channels or (1 if x.shape[-1:] == (1,) else 3)
     if not x.size:
         raise JcmError("there are no images: pass at least one")
@@ -68,7 +71,10 @@ def as_images(
         elif size is None:
             remedy = "pass (n, h, w, 1) or (n, h, w, 3)"
         else:
-            remedy = f"the model takes (n, {', '.join(map(str, shape))})"
+            remedy = (
+                f"the model takes (n, {', '.join(map(str, shape))}); Pillow images are"
+                " resized"
+            )
         raise JcmError(f"images have shape {x.shape}: {remedy}")
     if not np.isfinite(x).all():
         raise JcmError("images have values that are not finite: remove them")
@@ -96,61 +102,34 @@ def as_pixels(given: ImagesLike) -> UInt8[np.ndarray, "n h w c"]:
     return images.to_uint8(as_images(given, None, None))
 
 
-def as_mask(
-    mask: AnyArray | Image.Image, count: int, size: int
-) -> Float[np.ndarray, "m h w 1"]:
-    """Converts a mask to a float32 array from 0 (keep) to 1 (generate again).
+def sizes(given: ImagesLike, count: int) -> list[Size | None]:
+    """Returns width and height of Pillow images as they are seen; None for arrays.
 
     Args:
-      mask: an array from 0 to 1 of shape (h, w), (n, h, w) or (n, h, w, 1), or a Pillow
-        image from black to white.
-      count: the number n of images.
-      size: height and width of the images.
-
-    Returns:
-      One mask for all images (m = 1) or one for each (m = n).
-
-    Raises:
-      JcmError: if the shape or a value is wrong, the image is transparent, or a mask is
-        zero everywhere.
+      given: what `as_images` takes.
+      count: the number of images in it.
     """
-    if isinstance(mask, str | os.PathLike):
-        raise JcmError(f"{mask!r} is a path: pass PIL.Image.open({str(mask)!r})")
-    if isinstance(mask, Image.Image):
-        if mask.has_transparency_data:
-            raise JcmError(
-                "the mask has transparency: use black to keep pixels and white to"
-                " generate them again"
-            )
-        mask = np.asarray(pictures.to_rgb_or_grey(mask, 1)) / 255
-    free = np.asarray(mask, np.float32)
-    free = free[..., 0] if free.ndim == 4 and free.shape[3] == 1 else free
-    whole = (size, size)
-    if free.shape not in (whole, (count, *whole)):
-        raise JcmError(
-            f"the mask has shape {free.shape}: pass {whole}, or {(count, *whole)} for"
-            f" {count} images"
-        )
-    if not (free.min() >= 0 and free.max() <= 1):
-        raise JcmError(
-            "the mask has values outside [0, 1]: use 0 to keep a pixel and 1 to"
-            " generate it again"
-        )
-    if not free.reshape(-1, size * size).any(axis=1).all():
-        raise JcmError(
-            "the mask is zero everywhere: mark the pixels to generate again with 1"
-        )
-    return free.reshape(-1, *whole, 1)
+    each = [given] if isinstance(given, Image.Image) else given
+    if not isinstance(each, Sequence):
+        return [None] * count
+    return [
+        pictures.as_seen(one, report=lambda _: None).size
+        if isinstance(one, Image.Image)
+        else None
+        for one in each
+    ]
 
 
-def _as_array(given: ImagesLike, channels: int | None) -> Shaped[np.ndarray, "..."]:
+def _as_array(
+    given: ImagesLike, channels: int | None, size: int | None
+) -> Shaped[np.ndarray, "..."]:
     if isinstance(given, str | os.PathLike):
         raise JcmError(f"{given!r} is a path: read it with jcm.open_pictures")
     if isinstance(given, Image.Image):
         given = [given]
     if isinstance(given, Sequence):
         channels = channels or _channels(given)
-        arrays = [_single(image, channels) for image in given]
+        arrays = [_single(image, channels, size) for image in given]
         if len({(array.shape, array.dtype.kind) for array in arrays}) > 1:
             raise JcmError("images have several sizes or types: pass them one by one")
         given = np.stack(arrays) if arrays else np.zeros(0, np.uint8)
@@ -163,7 +142,7 @@ def _channels(given: Sequence[Any]) -> int:
     return 1 if all(mode[0] in "1LIF" for mode in modes) else 3
 
 
-def _single(image: Any, channels: int) -> Shaped[np.ndarray, "h w c"]:
+def _single(image: Any, channels: int, size: int | None) -> Shaped[np.ndarray, "h w c"]:
     if not isinstance(image, Image.Image):
         if not hasattr(image, "dtype") or np.ndim(image) != 3:
             raise JcmError(
@@ -174,5 +153,12 @@ def _single(image: Any, channels: int) -> Shaped[np.ndarray, "h w c"]:
     mode = "RGB" if channels == 3 else "L"
     if image.mode != mode:
         logging.warning("an image of mode %s is converted to %s", image.mode, mode)
+    image = pictures.as_seen(image)
+    if size is not None and image.size != (size, size):
+        how = "resized" if image.width == image.height else "cut and resized"
+        logging.warning(
+            "an image of %dx%d is %s to %dx%d", *image.size, how, size, size
+        )
+        return pictures.to_square(image, size, channels)
     converted = np.asarray(pictures.to_rgb_or_grey(image, channels))
     return converted.reshape(*converted.shape[:2], channels)

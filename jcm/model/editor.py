@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 from PIL import Image
 
-from jcm.data import inputs
+from jcm.data import inputs, masks
 from jcm.data.inputs import ImagesLike
 from jcm.diffusion import edits
 from jcm.diffusion.edits import Colours, Known, Patches, Pixels
 from jcm.diffusion.sampler import Sampler
-from jcm.model import build, results
+from jcm.model import build, edit_levels, results
 from jcm.model.labels import Labels, image_labels, several
 from jcm.model.options import Keywords, Options
 from jcm.networks import Params
@@ -36,12 +35,6 @@ Denoise = Callable[
     Float[Array, "n h w c"],
 ]
 
-# Number of points in the noise grid of editing (Song et al. 2023, Appendix D). The last
-# is sigma_min, where f is the identity, so it is left out.
-_STEPS = 40
-# Noise levels of stroke-to-image in two steps (Appendix D).
-_STROKE = (5.38, 2.24)
-_VARIATION = 2.0
 # The methods that are listed for a user.
 _EDITS = {
     "inpaint": "replaces what is under a mask",
@@ -58,8 +51,9 @@ _EDITS = {
 class Editor:
     """The edits that a consistency model can do without being trained for them.
 
-    Every method takes one or several images of the model's size, as uint8 arrays, as
-    float arrays in [-1, 1] or as Pillow's images. It returns the results in the form
+    Every method takes one or several images: uint8 arrays or float arrays in [-1, 1] of
+    the model's size, or Pillow's images, which are turned upright, cut to their central
+    square and resized. It returns the results in the form
     that `output` names: (n * variants, height, width, channels) for n images. Result
     i * variants + j is variant j of image i. Its noise depends only on this number and
     the seed. Float results may lie slightly outside [-1, 1] if the known part of an
@@ -128,11 +122,16 @@ class Editor:
 
         Args:
           given: images; their content under the mask does not matter.
-          mask: 1 (or True, or white) where the image is replaced, 0 where it is kept,
-            or values between: (h, w) for all images, or (n, h, w).
+          mask: an array (h, w) for all images, or (n, h, w), of the model's size: 1 (or
+            True) where the image is replaced, 0 where it is kept, or values between. Or
+            a Pillow image for all images, of their aspect ratio or square, white where
+            they are replaced and black where they are kept. Each pixel of the model
+            that is painted on at all is replaced.
           options: see `Options`.
         """
-        return self._inpaint("inpaint", self._images(given), mask, Options(**options))
+        x = self._images(given)
+        free = masks.as_mask(mask, inputs.sizes(given, len(x)), self._size)
+        return self._inpaint("inpaint", x, free, Options(**options))
 
     @fields_as_keywords(Options)
     def outpaint(
@@ -160,9 +159,9 @@ class Editor:
         rows, columns = slice(top, top + height), slice(left, left + width)
         canvas = np.zeros((len(x), *self._shape), np.float32)
         canvas[:, rows, columns] = x
-        mask = np.ones((self._size, self._size))
-        mask[rows, columns] = 0
-        return self._inpaint("outpaint", canvas, mask, Options(**options))
+        free = np.ones((1, self._size, self._size, 1), np.float32)
+        free[:, rows, columns] = 0
+        return self._inpaint("outpaint", canvas, free, Options(**options))
 
     @fields_as_keywords(Options)
     def colorize(self, given: ImagesLike, **options: Unpack[Keywords]) -> Any:
@@ -193,7 +192,8 @@ class Editor:
         if height != width or rest or factor < 2:
             raise JcmError(
                 f"images of {width}x{height}: height and width must be the same, and"
-                f" divide the model's {self._size} at least twice"
+                f" divide the model's {self._size} at least twice;"
+                " jcm.open_pictures(paths, model, size=...) resizes pictures"
             )
         x = np.repeat(np.repeat(x, factor, axis=1), factor, axis=2)
         free = np.ones((self._size, self._size, 1), np.float32)
@@ -219,7 +219,10 @@ class Editor:
 
     @fields_as_keywords(Options)
     def variations(
-        self, given: ImagesLike, sigma: float = _VARIATION, **options: Unpack[Keywords]
+        self,
+        given: ImagesLike,
+        sigma: float = edit_levels.VARIATION,
+        **options: Unpack[Keywords],
     ) -> Any:
         """Makes images like the given ones: adds noise and removes it.
 
@@ -232,7 +235,7 @@ class Editor:
         chosen = Options(**options)
         if chosen.sigmas is None:
             steps = 1 if chosen.steps is None else chosen.steps
-            levels = self._descending(sigma, steps)
+            levels = edit_levels.descending(self._config, sigma, steps)
             chosen = dataclasses.replace(chosen, sigmas=levels, steps=None)
         return self._edit("variations", None, self._images(given), chosen)
 
@@ -259,7 +262,7 @@ class Editor:
         """
         results.check_output(output)
         x = self._images(given, noisy=True)
-        levels = self._noise_levels(x, sigma)
+        levels = edit_levels.of_noisy(self._config.noise, x, sigma)
         numbers = self._labels(labels, len(x))
         x0 = self._denoise(x, levels, None if numbers is None else np.asarray(numbers))
         return results.converted(np.clip(np.asarray(x0), -1, 1), output)
@@ -339,38 +342,17 @@ class Editor:
         Raises:
           JcmError: if there are too few or too many steps.
         """
-        grid = build.grid(self._config).sigmas(_STEPS)[:-1]
-        levels = {
-            "stroke_to_image": _STROKE,
-            "variations": (_VARIATION,),
-            "interpolate": grid[:1],
-            "between": grid[:1],
-        }.get(task, grid)
-        if steps is None or steps == len(levels):
-            return levels
-        if task in ("interpolate", "between"):  # it samples from noise
-            denoiser = self._sampler.denoiser
-            return build.schedule(self._config, denoiser, steps=steps).sigmas
-        return self._descending(levels[0], steps)
-
-    def _descending(self, first: float, steps: int) -> tuple[float, ...]:
-        """Returns noise levels of a grid that begins at `first`."""
-        if steps < 1:
-            raise JcmError(f"steps={steps} must be at least 1")
-        if steps == 1:
-            return (first,)
-        grid = dataclasses.replace(build.grid(self._config), sigma_max=first)
-        return tuple(grid.sigmas(steps + 1)[:-1])
+        return edit_levels.of_task(self._config, self._sampler.denoiser, task, steps)
 
     def _inpaint(
         self,
         task: str,
         x: Float[np.ndarray, "n h w c"],
-        mask: AnyArray | Image.Image,
+        free: Float[np.ndarray, "m h w 1"],
         options: Options,
     ) -> Any:
-        """Replaces what is under the mask."""
-        known = edits.known(Pixels(), x, inputs.as_mask(mask, len(x), self._size))
+        """Replaces what is under the mask `free`."""
+        known = edits.known(Pixels(), x, free)
         return self._edit(task, known, known.origin(), options)
 
     def _between(
@@ -432,33 +414,6 @@ class Editor:
             raise JcmError(f"{len(each)} labels for {count} images: pass one for each")
         denoiser = self._sampler.denoiser
         return image_labels(self._config, count, denoiser, self._class_names, labels)
-
-    def _noise_levels(
-        self,
-        x: Float[np.ndarray, "n h w c"],
-        sigma: float | Sequence[float] | Float[AnyArray, " n"] | None,
-    ) -> Float[np.ndarray, " n"]:
-        """Returns the noise level of each image, estimated if `sigma` is None."""
-        noise = self._config.noise
-        levels = edits.noise_level(x) if sigma is None else np.asarray(sigma)
-        if levels.shape not in ((), (1,), (len(x),)):
-            raise JcmError(
-                f"{levels.size} noise levels for {len(x)} images: pass one for each"
-            )
-        levels = np.broadcast_to(levels, len(x)).astype(np.float32)
-        if sigma is None:
-            levels = np.clip(levels, noise.sigma_min, noise.sigma_max)
-            logging.info(
-                "estimated noise levels: median %.3g, from %.3g to %.3g",
-                *(np.median(levels), levels.min(), levels.max()),
-            )
-        # Comparisons with NaN are false, so this also rejects NaN.
-        if not np.all((levels >= noise.sigma_min) & (levels <= noise.sigma_max)):
-            raise JcmError(
-                f"sigma={sigma} must lie within the model's noise levels,"
-                f" {noise.sigma_min} to {noise.sigma_max}"
-            )
-        return levels
 
     def _images(
         self, given: ImagesLike, any_size: bool = False, noisy: bool = False

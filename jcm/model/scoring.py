@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -97,8 +98,14 @@ class Scorer:
           JcmError: if a sample is not finite, or if there are too few for a score.
         """
         title = f"{subject.name}, {schedule.title}, seed {seed}"
-        identity = self._identity(subject, schedule, seed)
-        stem = self._stem(title, identity)
+        identity = identity_of(
+            subject,
+            schedule,
+            seed,
+            self._config.sample.labels,
+            self._config.eval.num_images,
+        )
+        stem = self._folder / stem_of(title, identity)
         kept, unfinished = stem.with_suffix(".npz"), stem.with_suffix(".uint8")
         recorded, is_kept = self._recorded(identity), kept.exists()
         keep = self._config.eval.keep_samples
@@ -129,31 +136,6 @@ class Scorer:
             "  ".join(f"{column} {value:.4g}" for column, value in scores.items()),
         )
         return scores
-
-    def _identity(
-        self, subject: Subject, schedule: Schedule, seed: int
-    ) -> dict[str, Any]:
-        """Returns all that the samples depend on, as JSON gives it back."""
-        return {
-            "model": subject.name,
-            "step": subject.model.step,
-            "weights": subject.digest,
-            "samples": schedule.title,
-            "sigmas": list(schedule.sigmas),
-            "solver": schedule.solver,
-            "labels": list(self._config.sample.labels),
-            "seed": seed,
-            "num_images": self._config.eval.num_images,
-        }
-
-    def _stem(self, title: str, identity: dict[str, Any]) -> pathlib.Path:
-        """Returns the path of the samples' files, without a suffix.
-
-        It has a digest because samples with other noise levels or labels may have the
-        same title.
-        """
-        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
-        return self._folder / re.sub(r"\W+", "_", f"{title}_{digest}".lower())
 
     def _recorded(self, identity: dict[str, Any]) -> dict[str, float]:
         """Returns the recorded scores of these samples; {} if one is missing."""
@@ -234,6 +216,49 @@ class Scorer:
             start = b"" if file.read() in (b"", b"\n") else b"\n"
             line = json.dumps(record, allow_nan=False) + "\n"
             file.write(start + line.encode())
+
+
+def identity_of(
+    subject: Subject,
+    schedule: Schedule,
+    seed: int,
+    labels: Sequence[int | str],
+    count: int,
+) -> dict[str, Any]:
+    """Returns all that samples depend on, as JSON gives it back.
+
+    Args:
+      subject: the model.
+      schedule: how to sample it.
+      seed: of the samples.
+      labels: `config.sample.labels`.
+      count: number of samples.
+    """
+    return {
+        "model": subject.name,
+        "step": subject.model.step,
+        "weights": subject.digest,
+        "samples": schedule.title,
+        "sigmas": list(schedule.sigmas),
+        "solver": schedule.solver,
+        "labels": list(labels),
+        "seed": seed,
+        "num_images": count,
+    }
+
+
+def stem_of(title: str, identity: Mapping[str, Any]) -> str:
+    """Returns the name of the files of samples, without a suffix.
+
+    It has a digest because samples with other noise levels, labels or weights may have
+    the same title.
+
+    Args:
+      title: a short description of the samples.
+      identity: what `identity_of` returns.
+    """
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+    return re.sub(r"\W+", "_", f"{title}_{digest}".lower())
 
 
 def _in_all_processes(condition: bool) -> bool:

@@ -5,9 +5,10 @@ checkpoints/    one folder per saved step
 damaged/        checkpoints that could not be read
 profile/        traces of steps, if config.profile asks for them
 metrics.jsonl, events.*    numbers and pictures over time
-samples/        grids of samples
+samples/        grids of samples during training; what `jcm sample` writes
 evaluation/     the scores so far, and the samples of an evaluation in progress
 scores.md, scores.json, comparison.png, search.json    results
+results.json, earlier/N/    the settings of the results; results of other settings
 snapshots/      power averages of the weights, which are never deleted
 teachers/NAME/  the workdir of a teacher that this run has trained first
 """

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import originals
@@ -41,6 +42,7 @@ def address(student):
         lines = iter(served.stderr.readline, "")
         yield next(found[0] for line in lines if (found := _ADDRESS.findall(line)))
         served.terminate()  # A shell in the background may ignore SIGINT.
+        assert "Traceback" not in served.stderr.read()
         assert served.wait(timeout=30) == 75
 
 
@@ -94,6 +96,24 @@ def test_inpainting_keeps_what_is_not_painted_over(digits):
         digits.inpaint(Common(), given, Image.fromarray(np.zeros_like(paint)))
     with pytest.raises(JcmError, match="there is no picture yet: drop"):
         digits.inpaint(Common(), None, None)
+    thin = np.zeros_like(paint)
+    thin[100, 10:200] = 255  # one of the model's pixels is 32 pixels of the page
+    before, _ = digits.inpaint(Common(count=1), given, Image.fromarray(thin)).pictures
+    want = np.asarray(given).copy()
+    want[96:128, :224] = 127
+    np.testing.assert_array_equal(before, want)
+
+
+def test_a_file_is_not_written_again_while_a_browser_may_read_it(tmp_path, monkeypatch):
+    from jcm.commands.demo import page
+
+    cache = types.SimpleNamespace(GRADIO_CACHE=str(tmp_path))
+    picture = np.asarray(_photo())
+    path = page._file(picture, cache)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(np.asarray(image), picture)
+    monkeypatch.setattr(page.files, "replacing", None)
+    assert page._file(picture, cache) == path
 
 
 def test_super_resolution_keeps_the_means_of_patches(digits):
@@ -147,6 +167,10 @@ def test_the_page_answers_over_http(address, tmp_path):
         assert image.size == (256, 256)
     with pytest.raises(Exception, match="there is no picture yet"):
         client.predict(0, 2, label, None, 2, api_name="/super_resolve")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    broken = handle_file(tmp_path / "broken.png")
+    with pytest.raises(Exception, match="cannot read broken.png .*: use another pic"):
+        client.predict(0, 2, label, broken, 2, api_name="/super_resolve")
     with pytest.raises(Exception, match="To seed: enter a number"):
         client.predict(0, 2, label, None, api_name="/interpolate")
 
@@ -180,7 +204,13 @@ def test_a_mask_is_drawn_in_a_browser(address):
         canvas = page.locator("canvas:visible").first
         canvas.wait_for()
         empty = canvas.screenshot()
+        press("Inpaint")
+        problem = page.get_by_role("alert").locator("visible=true")
+        problem.wait_for()
+        assert problem.inner_text().startswith("there is no picture yet: drop one")
+        assert page.get_by_text("Error").locator("visible=true").count() == 0
         press("Take a sample")
+        problem.wait_for(state="detached")
         _until(page, lambda: canvas.screenshot() != empty)
         box = canvas.bounding_box()
         middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2

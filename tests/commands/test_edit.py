@@ -1,19 +1,27 @@
 """Tests of editing picture files with the command."""
 
 import argparse
+import dataclasses
+import pathlib
+import re
 
 import folders
 import numpy as np
 import pytest
 from PIL import Image
 
+import jcm
 from jcm import data
+from jcm.commands import edit as edit_lib
 from jcm.commands.benchmark import editing
 from jcm.commands.edit import Request, edit
 from jcm.data.images import to_float
 from jcm.metrics.classifier import Classifier
 from jcm.model.loading import load
+from jcm.runtime import logs
 from jcm.runtime.errors import JcmError
+
+_DATA = pathlib.Path(__file__).parents[1] / "data"
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +60,11 @@ def test_a_folder_is_edited_file_by_file(student, files, tmp_path):
     np.testing.assert_array_equal(after[..., 0][~hole], before[~hole])
     assert (after[..., 0][hole] != before[hole]).any()
     assert (after != _pixels(tmp_path / "out" / "b_1.png")).any()
-    # The summary has a row for each picture, with all its results, enlarged.
+    # The summary has a row for each picture: it, what is replaced, and all results.
     summary, scale = _pixels(tmp_path / "out" / "before_after.png"), 12
+    red = (summary == edit_lib._PAINT).all(axis=2)
+    assert red.sum() == 2 * hole.sum() * scale**2
+    assert summary.shape[1] > 4 * 8 * scale
     after = _pixels(tmp_path / "out" / "b_1.png").repeat(scale, 0).repeat(scale, 1)
     height, width = after.shape[:2]
     bottom, right = summary.shape[0] - 12 - 1, summary.shape[1] - 12 - 1
@@ -131,6 +142,8 @@ def test_interpolation_needs_no_input(student, tmp_path):
         ({"variants": 0}, "--variants=0 must be at least 1"),
         ({"input": ""}, "name a picture or a folder of pictures: --input"),
         ({"input": "none.png"}, "there is no none.png: name a picture"),
+        ({"mask": "none.png"}, "there is no none.png: name a picture"),
+        ({"task": "colorize", "mask": ""}, "the model makes grey images: use a model"),
         ({"input": "EMPTY"}, "no pictures in .*: name another folder"),
         ({"mask": ""}, "inpainting needs a mask: --mask=mask.png"),
         (
@@ -141,14 +154,13 @@ def test_interpolation_needs_no_input(student, tmp_path):
             {"task": "outpaint", "mask": "", "factor": 1},
             "--factor=1 must be at least 2",
         ),
-        ({"sigmas": (1.0, 80.0)}, "must descend"),
         (
             {"mask": "WIDE"},
             "wide.png of 16x8 has another aspect ratio than .*a.png of 30x20: use",
         ),
         (
             {"mask": "CLEAR"},
-            "clear.png has transparency: use a mask of black and white",
+            "clear.png has transparency: use black to keep pixels and white to",
         ),
         (
             {"task": "variations"},
@@ -164,8 +176,11 @@ def test_interpolation_needs_no_input(student, tmp_path):
         ),
     ],
 )
-def test_impossible_requests_raise(student, files, tmp_path, changes, message):
+def test_impossible_requests_raise_before_the_model_is_loaded(
+    student, files, tmp_path, monkeypatch, changes, message
+):
     config, workdir = student
+    monkeypatch.setattr(edit_lib.loading, "from_config", _refuse)
     (tmp_path / "empty").mkdir()
     fields = {
         "task": "inpaint",
@@ -185,6 +200,61 @@ def test_impossible_requests_raise(student, files, tmp_path, changes, message):
     with pytest.raises(JcmError, match=message):
         edit(config, workdir, Request(**fields))
     assert not (tmp_path / "out").exists()
+
+
+def _refuse(*_):
+    raise AssertionError("the model is loaded")
+
+
+def test_noise_levels_must_descend(student, files, tmp_path):
+    request = Request("variations", str(files / "in"), str(tmp_path / "out"))
+    with pytest.raises(JcmError, match="must descend"):
+        edit(*student, dataclasses.replace(request, sigmas=(1.0, 80.0)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_fits_the_picture_as_it_is_seen(student, tmp_path):
+    config, workdir = student
+    photo, mask = _DATA / "rotated_photo.png", _DATA / "mask_as_seen.png"
+    request = Request(
+        "inpaint", str(photo), str(tmp_path / "out"), str(mask), sigmas=(80.0,)
+    )
+    edit(config, workdir, request)
+    made = _pixels(tmp_path / "out" / "rotated_photo.png")[..., 0]
+    # The white half of the photograph is kept, and the black half is replaced.
+    np.testing.assert_array_equal(made[4:], 200)
+    assert (made[:4] != 0).any()
+    Image.open(mask).rotate(90, expand=True).save(tmp_path / "stored.png")
+    request = dataclasses.replace(
+        request, mask=str(tmp_path / "stored.png"), output=str(tmp_path / "other")
+    )
+    with pytest.raises(JcmError, match="stored.png of 24x16 has another aspect ratio"):
+        edit(config, workdir, request)
+
+
+def test_broken_pictures_are_found_first_or_skipped(
+    student, tmp_path, monkeypatch, caplog
+):
+    config, workdir = student
+    config = config.copy_and_resolve_references()
+    config.sample.batch_size = 1
+    for name in "abc":
+        folders.save(tmp_path / "in" / f"{name}.png", 0, (8, 8))
+    (tmp_path / "in" / "c.png").write_bytes(b"no picture")
+    request = Request("variations", str(tmp_path / "in"), str(tmp_path / "out"))
+    with monkeypatch.context() as patch:
+        patch.setattr(edit_lib.loading, "from_config", _refuse)
+        with pytest.raises(JcmError, match="1 of 3 pictures cannot be .*skip_broken="):
+            edit(config, workdir, request)
+    assert not (tmp_path / "out").exists()
+    config.data.skip_broken = True
+    with logs.shown():
+        edit(config, workdir, request)
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["a.png", "b.png", "before_after.png"]
+    assert re.search("wrote 2 pictures to .*out; 1 cannot be read", caplog.text)
+    found = jcm.open_pictures(tmp_path / "in", load(workdir), skip_broken=True)
+    assert found.shape == (2, 8, 8, 1)
 
 
 def test_benchmark_of_editing_measures(student, monkeypatch):

@@ -83,6 +83,7 @@ def test_each_way_of_sampling_is_scored_once(run, monkeypatch):
     before = (workdir / "scores.md").read_text()
     evaluate.evaluate(config, workdir)
     assert (workdir / "scores.md").read_text() == before
+    assert not (workdir / "earlier").exists()
     with config.unlocked():
         config.eval.seeds = (0, 6)
     with pytest.raises(AssertionError, match="sampled again"):
@@ -94,6 +95,11 @@ def test_each_way_of_sampling_is_scored_once(run, monkeypatch):
         config.teachers.diffusion = "/nowhere"
     evaluate.evaluate(config, workdir)
     assert len(list((workdir / "evaluation").glob("*.npz"))) == 4
+    # Other settings have other results; the earlier ones are kept.
+    assert (workdir / "earlier" / "1" / "scores.md").read_text() == before
+    kept = {path.name for path in (workdir / "earlier" / "1").iterdir()}
+    assert kept == {"comparison.png", "scores.json", "scores.md", "settings.json"}
+    assert (workdir / "scores.md").read_text() != before
     assert _records(workdir) == records
     # Another score uses the samples that were kept.
     monkeypatch.setattr(scoring, "fill", refuse)
@@ -349,6 +355,8 @@ def test_search_reports_the_scores_of_other_seeds(run):
         config.search.steps = 3
     search.search(config, workdir)
     found = json.loads((workdir / "search.json").read_text())
+    made_by = json.loads((workdir / "results.json").read_text())
+    assert made_by["search"]["search"]["steps"] == 3
     sigmas = found["sigmas"]
     assert len(sigmas) == 3 and sigmas[0] == 80 > sigmas[1] > sigmas[2] >= 0.002
     assert list(found["reported"]) == ["0", "5"]
@@ -418,7 +426,8 @@ def test_a_model_from_elsewhere_is_scored_and_sampled(run, tmp_path):
     assert {r["model"] for r in _records(place)} == {str(tmp_path / "model")}
     assert (place / "comparison.png").exists() and not (place / "run.json").exists()
     sample_lib.sample(config, place)
-    with np.load(place / "samples" / "seed_0_2_steps.npz") as file:
+    (path,) = (place / "samples").glob("step_8_seed_0_2_steps_9_images_*.npz")
+    with np.load(path) as file:
         assert file["arr_0"].shape == (9, 8, 8, 1)
     for call, field, value, message in (
         (

@@ -348,8 +348,10 @@ def test_weights_are_chosen_by_name(student):
 def test_sample_mode_writes_files(student, tmp_path):
     config, workdir = student
     shutil.copytree(workdir, tmp_path / "run")
+    made = tmp_path / "run" / "samples"
     sample_lib.sample(config, tmp_path / "run")
-    with np.load(tmp_path / "run" / "samples" / "seed_0_2_steps.npz") as file:
+    (path,) = made.glob("step_8_seed_0_2_steps_16_images_*.npz")
+    with np.load(path) as file:
         pixels = file["arr_0"]
     assert pixels.shape == (16, 8, 8, 1)
     assert pixels.dtype == np.uint8
@@ -359,6 +361,23 @@ def test_sample_mode_writes_files(student, tmp_path):
         sample_lib.sample(config, workdir, ("sample.seed", "sample.steps"))
     expected = jcm.to_uint8(jcm.load(workdir).sample(16))
     np.testing.assert_array_equal(pixels, expected)
+    # Every setting that changes the samples has its own files, which say what it is.
+    before = path.read_bytes()
+    for field, value in (
+        ("sample.sigmas", (80.0, 0.3)),
+        ("sample.num_images", 8),
+        ("sample.ema", "params"),
+        ("sample.seed", 1),
+    ):
+        other = config.copy_and_resolve_references()
+        other.update_from_flattened_dict({field: value})
+        sample_lib.sample(other, tmp_path / "run")
+    assert len(list(made.glob("step_8_seed_*.npz"))) == 5
+    assert path.read_bytes() == before
+    found = [json.loads(each.read_text()) for each in made.glob("*.json")]
+    assert [80.0, 0.3] in [each["sigmas"] for each in found]
+    sample_lib.sample(config, tmp_path / "run")  # the same again
+    assert len(list(made.glob("step_8_seed_*.png"))) == 5
 
 
 def test_a_model_loads_where_there_are_fewer_devices(student):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import io
 
 import golden
 import jax
@@ -356,6 +357,34 @@ def test_all_kinds_of_images_are_accepted(digits, colours, caplog):
     for given in (grey, np.full((16, 16, 1), 0, np.uint8)):
         made = colours[0].edit.colorize(given, **_FEW)
         assert made.shape == (1, 16, 16, 3)
+
+
+def test_pictures_of_any_size_are_edited_as_by_the_command(digits, caplog):
+    found, _ = digits
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored with the left side up
+    content = io.BytesIO()
+    values = np.random.default_rng(0).integers(0, 256, (12, 16), np.uint8)
+    Image.fromarray(values).save(content, "PNG", exif=exif)
+    photo = Image.open(content)
+    seen = np.rot90(values, -1)
+    mask = np.zeros(seen.shape, np.uint8)
+    mask[7, 5] = 255  # a dot
+    free = np.zeros((8, 8))
+    free[3, 3] = 1
+    square = seen[2:14].astype(np.float32)
+    box = Image.fromarray(square).resize((8, 8), Image.Resampling.BOX)
+    want = np.rint(np.asarray(box))
+    made = found.edit.inpaint(photo, Image.fromarray(mask), output="uint8", **_FEW)
+    assert np.abs(made[0, ..., 0] - want)[free == 0].max() <= 1
+    again = found.edit.inpaint(made, free, output="uint8", **_FEW)
+    np.testing.assert_array_equal(again[0][free == 0], made[0][free == 0])
+    assert "an image of 12x16 is cut and resized to 8x8" in caplog.text
+    for stored in (mask.T, mask[:8]):
+        with pytest.raises(jcm.JcmError, match="another aspect ratio than image 0 of"):
+            found.edit.inpaint([photo], Image.fromarray(stored))
+    with pytest.raises(jcm.JcmError, match="mask of 12x16 is not square, but image 0"):
+        found.edit.inpaint(made, Image.fromarray(mask))
 
 
 @pytest.mark.parametrize(

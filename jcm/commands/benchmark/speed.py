@@ -59,7 +59,7 @@ def measure(
       `remat` computes again do not count for the share of the peak.
     """
     if profile and jax.process_index() == 0:
-        pathlib.Path(profile).mkdir(parents=True, exist_ok=True)
+        files.new_folder(profile).mkdir(parents=True, exist_ok=True)
     devices = jax.devices()
     program = _program(config, devices)
     about = _about(config, devices, program)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +12,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jcm.data import pictures
+from jcm.data import masks, pictures
 from jcm.model import build
+from jcm.model import pictures as picture_files
 from jcm.model.model import Model
 from jcm.run import grids
 from jcm.runtime.errors import JcmError
@@ -23,8 +25,6 @@ ANY = "any class"
 _VISIBLE = 256
 # The image size for which Song et al. 2023 chose the noise level of strokes.
 _PAPER_SIZE = 256
-# A pixel of the model is inpainted if at least this part of it is painted over.
-_PAINTED = 0.05
 # How the page takes images from the model.
 _QUIET: dict[str, Any] = {"output": "uint8", "progress": False}
 
@@ -141,20 +141,19 @@ class Actions:
         Args:
           common: the settings that all actions share.
           given: a picture of any size.
-          painted: a picture of the same size, opaque where `given` is replaced.
+          painted: a picture of the same size; each pixel of the model that is not
+            transparent everywhere is replaced.
         """
         x = self._given(given)
-        if painted is None:
+        alpha = None if painted is None else painted.convert("RGBA").getchannel("A")
+        if given is None or alpha is None or not np.asarray(alpha).any():
             raise JcmError("paint over the part to replace")
-        alpha = np.asarray(painted.convert("RGBA"))[..., 3]
-        share = pictures.to_square(Image.fromarray(alpha), self.size, 1)[..., 0] / 255
-        mask = (share > _PAINTED).astype(np.float32)
-        if not mask.any():
-            raise JcmError("paint over the part to replace")
+        sizes = {"the picture": pictures.as_seen(given).size}
+        mask = masks.of_picture(alpha, self.size, "the painted part", sizes)
         before = np.where(mask[..., None] > 0, np.uint8(127), x[0])[None]
         return self._edit("inpaint", common, x, before=before, mask=mask)
 
-    def colorize(self, common: Common, given: Image.Image | None) -> Shown:
+    def colorize(self, common: Common, given: Image.Image | str | None) -> Shown:
         """Gives new colours to a picture, of which only the luma is used."""
         x = self._given(given)
         grey = pictures.to_square(Image.fromarray(x[0]), self.size, 1)
@@ -162,7 +161,7 @@ class Actions:
         return self._edit("colorize", common, before, before=before)
 
     def super_resolve(
-        self, common: Common, given: Image.Image | None, factor: int
+        self, common: Common, given: Image.Image | str | None, factor: int
     ) -> Shown:
         """Shrinks a picture, and enlarges the small one."""
         if factor not in self.factors():
@@ -220,13 +219,20 @@ class Actions:
         return dataclasses.replace(shown, pictures=_enlarged(before) + shown.pictures)
 
     def _given(
-        self, image: Image.Image | None, size: int = 0
+        self, image: Image.Image | str | None, size: int = 0
     ) -> UInt8[np.ndarray, "1 h w c"]:
-        """Returns a picture of any size as the model takes it."""
-        if image is None:
+        """Returns a picture of any size, also in a file, as the model takes it."""
+        if not image:
             raise JcmError(
                 "there is no picture yet: drop one, draw one, or take a sample"
             )
+        if isinstance(image, str):
+            path = pathlib.Path(image)
+            try:
+                image = picture_files.decoded(path)
+            except JcmError as error:  # users do not know the folder of uploads
+                shown = str(error).replace(str(path), path.name)
+                raise JcmError(shown) from error
         return pictures.to_square(image, size or self.size, self.channels)[None]
 
     def _label(self, common: Common) -> str | None:

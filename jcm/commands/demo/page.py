@@ -1,20 +1,42 @@
 """The layout of the page, and the action of each button."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
+import hashlib
+import html
+import io
+import os
+import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from jcm.commands.demo.actions import ANY, Actions, Common, Shown
+from jcm.runtime import files
 from jcm.runtime.errors import JcmError
 
 # The largest values of the controls.
 _STEPS, _POINTS, _COUNT, _SEED = 8, 40, 16, 2**31 - 1
 # A tab: the text of its button, the action, and the controls that only it has.
 _Tab = tuple[str, Callable[..., Shown], list[Any]]
+_FAILED = "<p role='alert' style='color: var(--error-text-color, #b91c1c)'>{}</p>"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where the controls of a tab are.
+
+    Attributes:
+      common: the controls that all tabs share.
+      problem: shows the error of the last action of the tab.
+    """
+
+    common: list[Any]
+    problem: gr.HTML
 
 
 def build(actions: Actions) -> gr.Blocks:
@@ -65,7 +87,7 @@ def _about(actions: Actions) -> str:
 
 def _tab(
     name: str,
-    make: Callable[..., _Tab],
+    make: Callable[[Actions, _Place], _Tab],
     actions: Actions,
     common: list[Any],
     columns: int = 3,
@@ -73,9 +95,11 @@ def _tab(
     """Adds a tab with its controls on the left and the results on the right."""
     with gr.Tab(name), gr.Row():
         with gr.Column():
-            text, action, own = make(actions, common)
+            place = _Place(common, gr.HTML(visible=False, render=False))
+            text, action, own = make(actions, place)
             button = gr.Button(text, variant="primary")
         with gr.Column():
+            place.problem.render()
             gallery = gr.Gallery(
                 label="Result",
                 columns=columns,
@@ -85,16 +109,16 @@ def _tab(
             )
             line = gr.Markdown()
 
-    def show(*values: Any) -> Any:
-        shown = action(*values)
-        return shown.pictures, shown.line
+        def show(*values: Any) -> list[Any]:
+            shown = action(*values)
+            return [[_file(each, gallery) for each in shown.pictures], shown.line]
 
-    _on(button, show, common, own, [gallery, line], text)
+        _on(button, show, place, own, [gallery, line], text)
 
 
-def _sample(actions: Actions, common: list[Any]) -> _Tab:
+def _sample(actions: Actions, place: _Place) -> _Tab:
     """Adds the controls of the tab that samples."""
-    del common
+    del place
     if actions.model.kind == "diffusion":
         points = min(actions.model.config.sample.steps, _POINTS)
         steps = gr.Slider(2, _POINTS, points, step=1, label="Points of the noise grid")
@@ -103,11 +127,12 @@ def _sample(actions: Actions, common: list[Any]) -> _Tab:
     return "Sample", actions.sample, [steps]
 
 
-def _inpaint(actions: Actions, common: list[Any]) -> _Tab:
+def _inpaint(actions: Actions, place: _Place) -> _Tab:
     """Adds the controls of the tab that inpaints."""
     brush = gr.Brush(default_size=24, colors=["#ff3355"], color_mode="fixed")
-    editor = _editor(actions, "Paint over the part to replace", brush=brush)
-    _take(actions, common, editor)
+    label = "Paint over the part to replace"
+    editor = _editor(actions, place, label, brush=brush)
+    _take(actions, place, editor)
 
     def inpaint(options: Common, drawing: dict[str, Any] | None) -> Shown:
         drawing = drawing or {}
@@ -117,25 +142,24 @@ def _inpaint(actions: Actions, common: list[Any]) -> _Tab:
     return "Inpaint", inpaint, [editor]
 
 
-def _colorize(actions: Actions, common: list[Any]) -> _Tab:
+def _colorize(actions: Actions, place: _Place) -> _Tab:
     """Adds the controls of the tab that colourises."""
-    image = _image()
-    _take(actions, common, image)
+    image = _image(place)
+    _take(actions, place, image)
     return "Colourise", actions.colorize, [image]
 
 
-def _super_resolve(actions: Actions, common: list[Any]) -> _Tab:
+def _super_resolve(actions: Actions, place: _Place) -> _Tab:
     """Adds the controls of the tab for super-resolution."""
-    image = _image()
-    _take(actions, common, image)
+    image = _image(place)
+    _take(actions, place, image)
     factors = actions.factors()
     factor = gr.Dropdown(factors, value=factors[0], label="Factor")
     return "Super-resolve", actions.super_resolve, [image, factor]
 
 
-def _strokes(actions: Actions, common: list[Any]) -> _Tab:
+def _strokes(actions: Actions, place: _Place) -> _Tab:
     """Adds the controls of the tab for strokes."""
-    del common
     paper = actions.paper()
     colours: list[Any] = ["#000000", "#ffffff", "#808080"]
     if actions.channels == 3:
@@ -145,7 +169,7 @@ def _strokes(actions: Actions, common: list[Any]) -> _Tab:
         colors=colours,
         default_color="#000000" if paper.mean() > 127 else "#ffffff",
     )
-    editor = _editor(actions, "Draw a rough picture", paper, brush=brush)
+    editor = _editor(actions, place, "Draw a rough picture", paper, brush=brush)
     noise = actions.model.config.noise
     sigma = gr.Slider(
         max(0.1, noise.sigma_min),
@@ -161,27 +185,41 @@ def _strokes(actions: Actions, common: list[Any]) -> _Tab:
     return "Strokes to picture", draw, [editor, sigma]
 
 
-def _interpolate(actions: Actions, common: list[Any]) -> _Tab:
+def _interpolate(actions: Actions, place: _Place) -> _Tab:
     """Adds the controls of the tab that interpolates."""
-    del common
+    del place
     other = gr.Number(1, label="To seed", precision=0, minimum=0, maximum=_SEED)
     return "Interpolate", actions.interpolate, [other]
 
 
-def _image() -> gr.Image:
-    """Adds a place for a picture."""
-    return gr.Image(
+def _image(place: _Place) -> gr.Image:
+    """Adds a place for a picture, which actions get as the path of its file."""
+    image = gr.Image(
         label="Picture",
-        type="pil",
+        type="filepath",
         image_mode=None,
         format="png",
         height=400,
         sources=["upload", "clipboard"],
     )
+    # Gradio would open the file, and log a stack trace if it is broken.
+    vars(image)["preprocess"] = lambda payload: payload and payload.path
+    image.upload(
+        lambda: gr.HTML(visible=False),
+        None,
+        place.problem,
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    return image
 
 
 def _editor(
-    actions: Actions, label: str, value: np.ndarray | None = None, **options: Any
+    actions: Actions,
+    place: _Place,
+    label: str,
+    value: np.ndarray | None = None,
+    **options: Any,
 ) -> gr.ImageEditor:
     """Adds an editor to draw on; it shows a dropped picture as the model sees it.
 
@@ -201,9 +239,16 @@ def _editor(
 
     def fit(drawing: dict[str, Any] | None) -> Any:
         given = (drawing or {}).get("background")
-        return gr.skip() if given is None else actions.seen(given)
+        shown = gr.skip() if given is None else _file(actions.seen(given), editor)
+        return shown, gr.HTML(visible=False)
 
-    editor.upload(fit, editor, editor, api_visibility="private", show_progress="hidden")
+    editor.upload(
+        fit,
+        editor,
+        [editor, place.problem],
+        api_visibility="private",
+        show_progress="hidden",
+    )
     return editor
 
 
@@ -215,36 +260,82 @@ def _over(layers: list[Image.Image]) -> Image.Image | None:
     return functools.reduce(Image.alpha_composite, layers)
 
 
-def _take(actions: Actions, common: list[Any], place: Any) -> None:
-    """Adds a button that puts a sample into `place`, which shows a picture."""
+def _take(actions: Actions, place: _Place, shows: Any) -> None:
+    """Adds a button that puts a sample into `shows`, which shows a picture."""
     button = gr.Button("Take a sample", size="sm")
-    _on(button, actions.picture, common, [], place, "picture")
+
+    def picture(common: Common) -> list[Any]:
+        return [_file(actions.picture(common), shows)]
+
+    _on(button, picture, place, [], [shows], "picture")
+
+
+def _file(picture: UInt8[np.ndarray, "h w 3"], shown_by: Any) -> str:
+    """Returns the path of a PNG file in the cache of a part of the page.
+
+    Gradio would write a file again for each use of the same picture, also while a
+    browser fetches it.
+    """
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, format="PNG")
+    digest = hashlib.sha256(content.getbuffer()).hexdigest()
+    path = pathlib.Path(shown_by.GRADIO_CACHE, digest, "image.png")
+    if path.exists():
+        os.utime(path)  # old files are deleted
+    else:
+        with files.replacing(path) as temporary:
+            temporary.write_bytes(content.getbuffer())
+    return str(path)
 
 
 def _on(
     button: gr.Button,
-    action: Callable[..., Any],
-    common: list[Any],
+    action: Callable[..., Sequence[Any]],
+    place: _Place,
     own: list[Any],
-    outputs: Any,
+    outputs: list[Any],
     name: str,
 ) -> None:
-    """Makes a button run an action; one runs at a time, and the page shows errors."""
+    """Makes a button run an action; one runs at a time.
 
-    def run(seed: Any, count: int, label: str | None, *values: Any) -> Any:
+    The tab shows an error until its next action. Over HTTP, an error ends the call.
+    """
+    common = place.common
+
+    def run(seed: Any, count: int, label: str | None, *values: Any) -> Sequence[Any]:
+        for control, value in zip([common[0], *own], [seed, *values], strict=True):
+            if value is None and isinstance(control, gr.Number | gr.Slider):
+                raise JcmError(f"{control.label}: enter a number")
+        return action(Common(int(seed), int(count), label or ANY), *values)
+
+    def show(*values: Any) -> list[Any]:
         try:
-            for place, value in zip([common[0], *own], [seed, *values], strict=True):
-                if value is None and isinstance(place, gr.Number | gr.Slider):
-                    raise JcmError(f"{place.label}: enter a number")
-            return action(Common(int(seed), int(count), label or ANY), *values)
+            return [*run(*values), gr.HTML(visible=False)]
+        except JcmError as error:
+            text = _FAILED.format(html.escape(str(error)))
+            kept = [gr.skip()] * len(outputs)
+            return [*kept, gr.HTML(text, visible=True)]
+
+    def answer(*values: Any) -> Any:
+        try:
+            results = run(*values)
         except JcmError as error:
             raise gr.Error(str(error), print_exception=False) from error
+        return results if len(outputs) > 1 else results[0]
 
+    inputs = [*common, *own]
+    one_at_a_time: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
     button.click(
-        run,
-        [*common, *own],
+        show,
+        inputs,
+        [*outputs, place.problem],
+        api_visibility="private",
+        **one_at_a_time,
+    )
+    gr.Button(visible=False).click(
+        answer,
+        inputs,
         outputs,
         api_name=name.lower().replace("-", "_").replace(" ", "_"),
-        concurrency_id="model",
-        concurrency_limit=1,
+        **one_at_a_time,
     )
