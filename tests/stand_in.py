@@ -1,13 +1,19 @@
 """A tiny network in place of the published ones, which compute features of images.
 
-As a program, this file runs `jcm.main` with it: python tests/stand_in.py [FLAG ...]
+As a program, this file runs `jcm` with it, once or twice:
+
+python tests/stand_in.py COMMAND [FLAG ...] [--then COMMAND FLAG ...]
 """
 
-import runpy
+import sys
 
 import jax.numpy as jnp
 
+from jcm import main
 from jcm.metrics import networks
+from jcm.runtime import distributed
+
+_THEN = "--then"
 
 
 def network(name: str = "inception") -> networks.FeatureNetwork:
@@ -34,4 +40,14 @@ def load(name: str, folder: str = "") -> networks.FeatureNetwork:
 
 if __name__ == "__main__":
     networks.load = load
-    runpy.run_module("jcm.main", run_name="__main__", alter_sys=True)
+    then = sys.argv.index(_THEN) if _THEN in sys.argv else len(sys.argv)
+    for words in (sys.argv[1:then], sys.argv[then + 1 :]):
+        if words:
+            sys.argv[1:] = words
+            try:
+                main.command_line()
+            except SystemExit as ended:
+                if ended.code:
+                    raise
+            # The processes have joined.
+            distributed.initialize = lambda *_, **__: None

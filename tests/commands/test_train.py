@@ -120,7 +120,6 @@ def test_a_student_with_classes_and_its_teacher_in_one_run(tiny, tmp_path):
         "digits_cd",
         **{
             "model.class_conditional": True,
-            "model.ch_mult": (1, 2),  # Layers change the size, as in real networks.
             "train.num_steps": 2,
             "train.accumulate": 2,
             "seed": 3,
@@ -198,7 +197,10 @@ def test_a_run_without_checkpoints_may_start_again_with_another_config(
     assert load(tmp_path).config.data.flip
 
 
-def test_a_damaged_checkpoint_is_named_and_set_aside(tiny, student, tmp_path):
+def test_a_damaged_checkpoint_is_named_and_set_aside(
+    tiny, student, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(checkpoints, "_RETRY_SECONDS", 0)
     config, workdir = student
     shutil.copytree(workdir, tmp_path / "run")
     newest = tmp_path / "run" / "checkpoints" / "8"

@@ -25,9 +25,9 @@ main.command_line()
 def _run(limit, *arguments):
     return subprocess.run(
         [sys.executable, "-c", _PROGRAM, str(limit), *arguments],
-        # JAX warns if it cannot write to its cache.
-        env=os.environ
-        | {"JAX_NUM_CPU_DEVICES": "1", "JAX_ENABLE_COMPILATION_CACHE": "false"},
+        # As many devices as here, so that JAX finds in its cache what is compiled. It
+        # warns if it cannot write to the cache.
+        env=os.environ | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1000"},
         capture_output=True,
         text=True,
         timeout=280,

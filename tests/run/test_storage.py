@@ -62,7 +62,8 @@ def _weights(place):
     return jax.tree.leaves(load(place, ema="params").params)
 
 
-def test_a_run_in_a_bucket_equals_one_in_a_folder(here, tiny, teacher):
+def test_a_run_in_a_bucket_equals_one_in_a_folder(here, tiny, teacher, monkeypatch):
+    monkeypatch.setattr(lease, "_LEASE_SECONDS", 2)
     config, place = tiny("digits_edm"), "gs://bucket/a run"
     config.train.num_steps = 4
     train(config, place)

@@ -40,19 +40,18 @@ def _start(
     workdir,
     port,
     process,
-    *flags,
     cwd=None,
     program=("-m", "jcm.main"),
+    then=(),
     **changes,
 ):
     """Starts one of two processes, with two CPU devices, as a user would."""
     fields = {
         "data.dir": config.data.dir,
         "model.ch_mult": config.model.ch_mult,
+        "sample.steps": config.sample.steps,
         **changes,
     }
-    if "--mode=sample" not in flags:  # only the teacher's evaluation uses them
-        fields["sample.steps"] = config.sample.steps
     kind = "cd" if config.method == "cd" else "edm"
     return subprocess.Popen(
         [
@@ -62,8 +61,8 @@ def _start(
             f"--coordinator=localhost:{port}",
             "--processes=2",
             f"--process={process}",
-            *flags,
             *(f"--config.{name}={value}" for name, value in fields.items()),
+            *then,
         ],
         # Each has its own cache, as on two machines.
         env=os.environ
@@ -97,12 +96,19 @@ def test_two_processes_make_the_same_run_as_one(student, tmp_path, monkeypatch):
         "teachers.diffusion": config.teachers.diffusion,
         "eval.scores": "('fd_efficientnet_lite0',)",
         "eval.num_images": 64,
-        "program": [stand_in.__file__],
     }
+    # Each makes a share of the samples. 21 are not divisible, but all are made once.
+    then = ["--then", "sample", f"--workdir={tmp_path / 'run'}"]
     pair = [
-        _start(config, tmp_path / "run", port, process, **changes) for process in (0, 1)
+        _start(
+            *(config, tmp_path / "run", port, process),
+            program=[stand_in.__file__],
+            then=[*then, "--config.sample.num_images=21"],
+            **changes,
+        )
+        for process in (0, 1)
     ]
-    outputs = [process.communicate(timeout=280)[0] for process in pair]
+    outputs = [process.communicate(timeout=480)[0] for process in pair]
     for process, output in zip(pair, outputs, strict=True):
         assert process.returncode == 0, output
     # One process with eight devices and two with two devices give the same numbers.
@@ -117,7 +123,8 @@ def test_two_processes_make_the_same_run_as_one(student, tmp_path, monkeypatch):
         np.testing.assert_allclose(a, b, atol=1e-5)
     # Process 0 writes logs and pictures. The other one reports errors only.
     assert "comparison.png" in outputs[0] and "comparison.png" not in outputs[1]
-    names = sorted(path.name for path in (tmp_path / "run" / "samples").iterdir())
+    written = (tmp_path / "run" / "samples").glob("step_????????.*")
+    names = sorted(path.name for path in written)
     assert names == ["step_00000004.png", "step_00000008.png"]
     for step in (4, 8):
         ours, theirs = (
@@ -128,15 +135,6 @@ def test_two_processes_make_the_same_run_as_one(student, tmp_path, monkeypatch):
         assert np.abs(ours - theirs).max() <= 2
         assert np.std(ours) > 20
     assert len(list((tmp_path / "cache0" / "reference").iterdir())) == 1
-    # Each makes a share of the samples. 21 are not divisible, but all are made once.
-    changes["sample.num_images"] = 21
-    port = _free_port()
-    pair = [
-        _start(config, tmp_path / "run", port, process, "--mode=sample", **changes)
-        for process in (0, 1)
-    ]
-    outputs = [process.communicate(timeout=200)[0] for process in pair]
-    assert [process.returncode for process in pair] == [0, 0], outputs
     (path,) = (tmp_path / "run" / "samples").glob("step_*_seed_0_2_steps_21_*.npz")
     with np.load(path) as file:
         samples = file["arr_0"]
