@@ -1,5 +1,6 @@
 """Every config field with its default, and the checks that a config must pass."""
 
+import os
 import pathlib
 import runpy
 import types
@@ -8,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jcm.runtime import similar
+from jcm.runtime import paths, similar
 from jcm.runtime.errors import JcmError, did_you_mean, one_line
 from jcm.runtime.fields import Field, Section
 from jcm.runtime.fields import flatten as flatten_fields
@@ -372,6 +373,9 @@ class Config(ConfigDict):
             raise AttributeError(self._unknown(attribute))
         super().__setattr__(attribute, value)
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, _plain(value))
+
     def _unknown(self, name: str) -> str:
         """Returns the error for a name that no field has."""
         if name.startswith("_"):  # libraries look for special methods
@@ -381,6 +385,18 @@ class Config(ConfigDict):
         if meant:
             return f"unknown field {name}: did you mean {' or '.join(meant)}?"
         return f"unknown field {name}: use one of {', '.join(self.keys())}"
+
+
+def _plain(value: Any) -> Any:
+    """Returns values of NumPy and JAX as those of Python, and a path as a text."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):
+        value = value.tolist()
+        return tuple(value) if isinstance(value, list) else value
+    return value
 
 
 def _defaults(section: Section) -> ConfigDict:
@@ -501,7 +517,7 @@ def find(path: str) -> pathlib.Path:
     Raises:
       JcmError: if there is no such file.
     """
-    here = pathlib.Path(path)
+    here = paths.expanded(path)
     candidates = [here]
     if str(here.parent) in (".", "configs"):
         candidates.append(_SHIPPED / here.name)

@@ -14,8 +14,9 @@ _MAY_IMPORT = {
     "diffusion": "runtime.errors runtime.arrays networks",
     "pretrained": "runtime networks",
     "metrics": "runtime data networks pretrained",
-    "methods": "runtime.errors runtime.fields networks diffusion metrics",
-    "config": "runtime.errors runtime.fields runtime.similar methods",
+    "methods": "runtime.errors runtime.arrays runtime.fields networks diffusion"
+    " metrics",
+    "config": "runtime.errors runtime.fields runtime.paths runtime.similar methods",
     "run": "runtime data networks config",
     "model": "runtime data networks run diffusion pretrained metrics methods config",
     "training": "runtime data networks run diffusion pretrained metrics methods model"

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from jcm import config as config_lib
@@ -20,7 +21,8 @@ from jcm.model.model import Model
 from jcm.model.scoring import Scorer, Subject
 from jcm.run import storage
 from jcm.runtime import logs
-from jcm.runtime.arguments import explained
+from jcm.runtime.arguments import explained, whole
+from jcm.runtime.arrays import Whole
 from jcm.runtime.errors import JcmError
 
 
@@ -94,10 +96,10 @@ def evaluate(
     *,
     data: Any = None,
     class_names: Sequence[str] = (),
-    scores: Sequence[str] | str | None = None,
-    num_images: int | None = None,
-    seed: int = 0,
-    steps: int | None = None,
+    scores: Sequence[str] | np.ndarray | str | None = None,
+    num_images: Whole | None = None,
+    seed: Whole = 0,
+    steps: Whole | None = None,
     sigmas: Levels | None = None,
     solver: str | None = None,
     workdir: str | os.PathLike | None = None,
@@ -139,9 +141,12 @@ def evaluate(
     model = model if isinstance(model, Model) else load(model)
     config = model.config.copy_and_resolve_references()
     if scores is not None:
-        config.eval.scores = (scores,) if isinstance(scores, str) else tuple(scores)
+        names = (scores,) if isinstance(scores, str) else scores
+        if not isinstance(names, Sequence | np.ndarray):
+            raise JcmError(f"scores={scores!r} must be names, such as 'fid'")
+        config.eval.scores = tuple(map(str, names))
     if num_images is not None:
-        config.eval.num_images = num_images
+        config.eval.num_images = whole("num_images", num_images)
     config_lib.check(config)
     if not config.eval.scores:
         raise JcmError("name at least one score, such as scores='fid'")
@@ -164,7 +169,7 @@ def evaluate(
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="jcm_"))
         folder = storage.local_folder(folder)
         found = Scorer(config, folder, dataset)(
-            Subject.of(model.kind, model), schedule, seed
+            Subject.of(model.kind, model), schedule, whole("seed", seed)
         )
         storage.upload(folder)
     return found

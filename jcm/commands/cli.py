@@ -5,7 +5,6 @@ import contextlib
 import errno
 import importlib.metadata
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from jcm.commands import parsing
 from jcm.runtime import logs
 from jcm.runtime.errors import JcmError, Preempted, one_line
 from jcm.runtime.fields import Field
+from jcm.runtime.paths import expanded
 
 # What the values of fields are called.
 _KINDS = {
@@ -209,7 +209,7 @@ def _base(spec: str | None, workdir: str | None) -> ConfigDict | None:
     if workdir is None:
         return None
     is_local = not workdir.startswith("gs://")
-    if is_local and not pathlib.Path(workdir, "run.json").expanduser().exists():
+    if is_local and not (expanded(workdir) / "run.json").exists():
         return None  # at once, since JAX takes seconds to import
     from jcm.run import storage
     from jcm.run import workdir as workdir_lib

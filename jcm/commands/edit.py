@@ -25,6 +25,7 @@ from jcm.model.model import Model
 from jcm.run import grids
 from jcm.runtime import files
 from jcm.runtime.errors import JcmError
+from jcm.runtime.paths import expanded
 
 # The summary shows this many pictures before and after the edit, each with all its
 # results, at least this many pixels high, and as wide as a caption.
@@ -106,7 +107,7 @@ def edit(
         contains files, or if the command does not use a given field.
     """
     _check(request)
-    output = files.new_folder(pathlib.Path(request.output).expanduser())
+    output = files.new_folder(request.output)
     if request.task == "interpolate":
         model = _model(config, workdir, given)
         _interpolate(config, model, request, output)
@@ -299,7 +300,7 @@ def _read(config: ConfigDict, request: Request) -> _Given:
     )
     mask = None
     if task == "inpaint":
-        path = pathlib.Path(request.mask)
+        path = expanded(request.mask)
         sizes = dict(zip(map(str, found.paths), found.sizes, strict=True))
         mask = masks.of_picture(picture_files.decoded(path), size, str(path), sizes)
     skipped = len(paths) - len(found.paths)

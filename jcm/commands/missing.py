@@ -5,7 +5,8 @@ import json
 import pathlib
 
 from jcm import config as config_lib
-from jcm.runtime.errors import JcmError, nearest_path
+from jcm.runtime.errors import JcmError
+from jcm.runtime.paths import expanded, nearest_path
 
 # Commands that use a model, which `config.sample.model` can also name.
 _USES_MODEL = ("sample", "edit", "evaluate", "search")
@@ -34,7 +35,7 @@ def error(arguments: argparse.Namespace) -> JcmError:
         remedy = f"name a config, such as {_ANY}"
     if not workdir:
         return JcmError(remedy)
-    folder = pathlib.Path(workdir).expanduser()
+    folder = expanded(workdir)
     if uses_model and (folder / "params.safetensors").is_file():
         return JcmError(
             f"{workdir} is a saved model and not the workdir of a run: use"

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from jcm.data import builder
 from jcm.runtime import download
 from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime.paths import expanded
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -44,7 +45,7 @@ class Cifar10(builder.ImageBuilder):
         """Describes the present archive or folder; None means the download."""
         if not config_data.path:
             return None
-        path = pathlib.Path(config_data.path).expanduser().resolve()
+        path = expanded(config_data.path).resolve()
         if not path.exists():
             raise JcmError(f"config.data.path={path} does not exist: {REMEDY}")
         stat = path.stat()

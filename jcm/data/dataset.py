@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import pathlib
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -18,6 +17,7 @@ from jcm.data import cifar10, digits, image_folder, parts
 from jcm.data.records import Records
 from jcm.runtime import download, files
 from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime.paths import expanded
 
 BUILDERS = {
     "digits": digits.Digits,
@@ -180,7 +180,7 @@ def _prepared(config_data: Any) -> builder_lib.ImageBuilder:
     """Returns the builder of a data set that is prepared on disk."""
     cls = BUILDERS[config_data.name]
     config = cls.source(config_data)
-    folder = pathlib.Path(config_data.dir or download.cache("data")).expanduser()
+    folder = expanded(config_data.dir or download.cache("data"))
     builder = cls(data_dir=folder, config=config)
     size, _, channels = builder.info.features["image"].shape
     if (config_data.image_size, config_data.channels) != (size, channels):

@@ -32,9 +32,12 @@ def to_uint8(images: Float[_Array, "*b h w c"]) -> UInt8[_Array, "*b h w c"]:
     darkens images by half a level; every score of this project uses rounding.
 
     Raises:
-      JcmError: if the images are not floats.
+      JcmError: if the images are not floats, or if a value is NaN or infinite, unless
+        the images are traced.
     """
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise JcmError(f"to_uint8 takes floats in [-1, 1], not {images.dtype}")
     xp = jnp if isinstance(images, jax.Array) else np
+    if not isinstance(images, jax.core.Tracer) and not bool(xp.isfinite(images).all()):
+        raise JcmError("the images have values that are not finite: check the model")
     return xp.round((xp.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(xp.uint8)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jcm.diffusion.precond import Precond, RawNetwork
 from jcm.networks import Conditions, Network, Params
-from jcm.runtime.arrays import AnyArray
+from jcm.runtime.arrays import AnyArray, check_floats
 from jcm.runtime.errors import JcmError
 
 
@@ -89,7 +89,11 @@ class Denoiser:
 
         Returns:
           Clean images in float32.
+
+        Raises:
+          JcmError: if the images are not floats.
         """
+        check_floats("x", x)
         network = self.raw(params, labels, dropout_keys, augment, guidance)
         return self.precond(network, x, sigma)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jcm.runtime.arrays import AnyArray
+from jcm.runtime.arrays import AnyArray, check_floats
 from jcm.runtime.errors import JcmError
 
 LUMA = (0.2989, 0.5870, 0.1140)
@@ -153,7 +153,11 @@ def known(
       y: images in [-1, 1].
       free: mask over A y: 1 for what is replaced, 0 for what is kept; of any shape that
         broadcasts to that of y.
+
+    Raises:
+      JcmError: if the images are not floats.
     """
+    check_floats("y", y)
     y = jnp.asarray(y, jnp.float32)
     free = jnp.broadcast_to(jnp.asarray(free, jnp.float32), y.shape)
     return Known(coordinates, coordinates.forward(y), free)
@@ -174,8 +178,10 @@ def slerp(
 
     Raises:
       JcmError: if the arrays have opposite directions, between which no path is the
-        shortest.
+        shortest, or if they are not floats.
     """
+    check_floats("a", a)
+    check_floats("b", b)
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     cosine = float(np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
     angle = math.acos(min(max(cosine, -1.0), 1.0))
@@ -196,7 +202,11 @@ def noise_level(images: Float[AnyArray, "n h w c"]) -> Float[np.ndarray, " n"]:
     of 2x2 pixels, divided by 0.6745. These differences contain all of the noise and
     little of a large picture. In small pictures they also contain edges, so that the
     estimate is too high.
+
+    Raises:
+      JcmError: if the images are not floats.
     """
+    check_floats("images", images)
     x = np.asarray(images, np.float64)
     details = (x[:, :-1, :-1] - x[:, :-1, 1:] - x[:, 1:, :-1] + x[:, 1:, 1:]) / 2
     return np.median(np.abs(details), axis=(1, 2, 3)) / 0.6745

@@ -19,7 +19,7 @@ from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.schedule import Schedule
 from jcm.networks import Params
 from jcm.runtime import arrays
-from jcm.runtime.arrays import AnyArray
+from jcm.runtime.arrays import AnyArray, check_floats
 
 Callback = Callable[[int, float, Float[np.ndarray, "b h w c"]], Any]
 """A function of (step, sigma, images), called after each step of each batch.
@@ -108,8 +108,9 @@ class Sampler:
           Images in about [-1, 1]; `images.to_uint8` clips and rounds them.
 
         Raises:
-          JcmError: if the labels do not fit the denoiser.
+          JcmError: if the labels do not fit the denoiser, or `origin` is not of floats.
         """
+        check_floats("origin", origin)
         indices = np.asarray(indices, np.uint32)
         count, size = len(indices), self._batch_size(len(indices))
         labels = self.denoiser.as_labels(labels, count)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jcm.metrics import lpips
+from jcm.runtime.arrays import check_floats
 from jcm.runtime.errors import JcmError
 from jcm.runtime.fields import Field
 
@@ -51,6 +52,9 @@ class OfPixels:
 
 
 def _flat(a: Images, b: Images) -> Float[Array, "b n"]:
+    """Returns a - b; the difference of uint8 would wrap around."""
+    check_floats("a", a)
+    check_floats("b", b)
     return (a - b).reshape(a.shape[0], -1)
 
 

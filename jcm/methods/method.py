@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jcm.diffusion.denoiser import Denoiser
 from jcm.networks import Network, Params
+from jcm.runtime.arrays import check_floats
 from jcm.runtime.fields import Section
 
 
@@ -46,7 +47,12 @@ class Batch(NamedTuple):
         return jax.vmap(lambda key: jax.random.fold_in(key, stream))(self.keys)
 
     def normal(self, stream: int) -> Float[Array, "b h w c"]:
-        """Draws standard normal noise in the shape of the images; see `fold`."""
+        """Draws standard normal noise in the shape of the images; see `fold`.
+
+        Raises:
+          JcmError: if the images are not floats.
+        """
+        check_floats("the images of a batch", self.images)
         shape = self.images.shape[1:]
         return jax.vmap(lambda key: jax.random.normal(key, shape))(self.fold(stream))
 

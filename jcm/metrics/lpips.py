@@ -54,7 +54,7 @@ class Perceptual:
           b: images to compare them with, in the same number.
 
         Raises:
-          JcmError: if the images are too small for the network.
+          JcmError: if the images are too small for the network, or are not floats.
         """
         # Two passes, so that no gradient is computed for a side that is constant.
         pairs = zip(self._maps(params, a), self._maps(params, b), strict=True)

@@ -8,7 +8,9 @@ import pathlib
 from jcm.metrics.networks.layers import Weights
 from jcm.pretrained import torch_file
 from jcm.runtime import download
+from jcm.runtime.arrays import check_finite
 from jcm.runtime.errors import JcmError
+from jcm.runtime.paths import expanded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +95,7 @@ def path(name: str, folder: str | os.PathLike = "") -> pathlib.Path:
         _check(found, "sha256:57934424", remedy)
         return found
     file = FILES[name]
-    place = pathlib.Path(folder).expanduser() if folder else download.cache("weights")
+    place = expanded(folder) if folder else download.cache("weights")
     target = place / file.name
     remedy = f"download {file.url} elsewhere and put it at {target}"
     if not target.exists():
@@ -112,5 +114,12 @@ def _check(file: pathlib.Path, expected: str, remedy: str) -> None:
 
 
 def read(name: str, folder: str | os.PathLike = "") -> Weights:
-    """Reads the arrays in the file of one network; see `path`."""
-    return torch_file.load(path(name, folder))
+    """Reads the arrays in the file of one network; see `path`.
+
+    Raises:
+      JcmError: if the file is missing or damaged.
+    """
+    file = path(name, folder)
+    found = torch_file.load(file)
+    check_finite(found, f"{file} is damaged, download it again")
+    return found

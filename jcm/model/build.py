@@ -11,12 +11,12 @@ from jcm.diffusion import schedules
 from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.schedule import Sampling, Schedule
 from jcm.networks import Network
-from jcm.runtime.arguments import whole
-from jcm.runtime.arrays import AnyArray
+from jcm.runtime.arguments import numbers, optional
+from jcm.runtime.arrays import AnyArray, Number, Whole
 from jcm.runtime.errors import JcmError
 
 # Noise levels, one for each step; a single number is one step.
-Levels = Sequence[float] | Real[AnyArray, "..."] | float
+Levels = Sequence[Number] | Real[AnyArray, "..."] | Number
 
 
 def network(config: Any, num_classes: int) -> Network:
@@ -71,9 +71,9 @@ def levels(sigmas: Levels) -> tuple[float, ...]:
     Raises:
       JcmError: if they are no numbers.
     """
-    array = np.atleast_1d(np.asarray(sigmas))
-    if array.ndim != 1 or array.dtype.kind not in "iuf":
-        raise JcmError(f"sigmas={sigmas!r}: pass noise levels, such as (80.0, 0.5)")
+    array = np.atleast_1d(np.asarray(numbers("sigmas", sigmas)))
+    if array.ndim != 1:
+        raise JcmError(f"sigmas={sigmas!r}: pass one noise level for each step")
     return tuple(map(float, array))
 
 
@@ -82,7 +82,7 @@ def schedule(
     denoiser: Denoiser,
     *,
     sigmas: Levels | None = None,
-    steps: int | None = None,
+    steps: Whole | None = None,
     solver: str | None = None,
 ) -> Schedule:
     """Returns the schedule that samples a model; see `precond.Precond.schedule`.
@@ -103,7 +103,7 @@ def schedule(
     return denoiser.precond.schedule(
         sampling(config),
         sigmas=None if sigmas is None else levels(sigmas),
-        steps=None if steps is None else whole("steps", steps),
+        steps=optional("steps", steps),
         solver=solver,
     )
 

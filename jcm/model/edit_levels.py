@@ -1,7 +1,6 @@
 """The noise levels of the edits (Song et al. 2023, Appendix D)."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
@@ -11,7 +10,8 @@ from ml_collections import ConfigDict
 from jcm.diffusion import edits
 from jcm.diffusion.denoiser import Denoiser
 from jcm.model import build
-from jcm.runtime.arrays import AnyArray
+from jcm.model.build import Levels
+from jcm.runtime.arguments import numbers
 from jcm.runtime.errors import JcmError
 
 # Number of points in the noise grid of editing. The last is sigma_min, where f is the
@@ -68,7 +68,7 @@ def descending(config: ConfigDict, first: float, steps: int) -> tuple[float, ...
 def of_noisy(
     noise: ConfigDict,
     x: Float[np.ndarray, "n h w c"],
-    sigma: float | Sequence[float] | Float[AnyArray, " n"] | None,
+    sigma: Levels | None,
 ) -> Float[np.ndarray, " n"]:
     """Returns the noise level of each image, estimated if `sigma` is None.
 
@@ -81,7 +81,10 @@ def of_noisy(
       JcmError: if there are several, but not one for each image, or if one is outside
         of the model's.
     """
-    levels = edits.noise_level(x) if sigma is None else np.asarray(sigma)
+    if sigma is None:
+        levels = edits.noise_level(x)
+    else:
+        levels = np.asarray(numbers("sigma", sigma))
     if levels.shape not in ((), (1,), (len(x),)):
         raise JcmError(
             f"{levels.size} noise levels for {len(x)} images: pass one for each"

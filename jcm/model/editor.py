@@ -17,6 +17,7 @@ from jcm.diffusion import edits
 from jcm.diffusion.edits import Colours, Known, Patches, Pixels
 from jcm.diffusion.sampler import Sampler
 from jcm.model import build, edit_levels, results
+from jcm.model.build import Levels
 from jcm.model.labels import Labels, image_labels, several
 from jcm.model.options import Keywords, Options
 from jcm.networks import Params
@@ -24,9 +25,11 @@ from jcm.runtime.arguments import (
     explained,
     fields_as_keywords,
     no_attribute,
+    number,
+    optional,
     whole,
 )
-from jcm.runtime.arrays import AnyArray, as_key
+from jcm.runtime.arrays import AnyArray, Number, Whole, as_key, check_floats
 from jcm.runtime.errors import JcmError
 
 # (x, sigma, labels) -> x0
@@ -221,7 +224,7 @@ class Editor:
     def variations(
         self,
         given: ImagesLike,
-        sigma: float = edit_levels.VARIATION,
+        sigma: Number = edit_levels.VARIATION,
         **options: Unpack[Keywords],
     ) -> Any:
         """Makes images like the given ones: adds noise and removes it.
@@ -234,8 +237,9 @@ class Editor:
         """
         chosen = Options(**options)
         if chosen.sigmas is None:
-            steps = 1 if chosen.steps is None else chosen.steps
-            levels = edit_levels.descending(self._config, sigma, steps)
+            steps = optional("steps", chosen.steps) or 1
+            level = number("sigma", sigma)
+            levels = edit_levels.descending(self._config, level, steps)
             chosen = dataclasses.replace(chosen, sigmas=levels, steps=None)
         return self._edit("variations", None, self._images(given), chosen)
 
@@ -243,7 +247,7 @@ class Editor:
     def denoise(
         self,
         given: ImagesLike,
-        sigma: float | Sequence[float] | Float[AnyArray, " n"] | None = None,
+        sigma: Levels | None = None,
         *,
         labels: Labels = None,
         output: str = "float",
@@ -263,13 +267,16 @@ class Editor:
         results.check_output(output)
         x = self._images(given, noisy=True)
         levels = edit_levels.of_noisy(self._config.noise, x, sigma)
-        numbers = self._labels(labels, len(x))
-        x0 = self._denoise(x, levels, None if numbers is None else np.asarray(numbers))
+        each = self._labels(labels, len(x))
+        x0 = self._denoise(x, levels, None if each is None else np.asarray(each))
         return results.converted(np.clip(np.asarray(x0), -1, 1), output)
 
     @fields_as_keywords(Options)
     def interpolate(
-        self, seeds: Sequence[int], count: int = 8, **options: Unpack[Keywords]
+        self,
+        seeds: Sequence[Whole] | AnyArray,
+        count: Whole = 8,
+        **options: Unpack[Keywords],
     ) -> Any:
         """Interpolates between the images of several seeds (spherical, in the noise).
 
@@ -282,7 +289,8 @@ class Editor:
           options: see `Options`.
         """
         _check_seeds(seeds)
-        if len(seeds) < 2 or whole("count", count) < 2:
+        count = whole("count", count)
+        if len(seeds) < 2 or count < 2:
             raise JcmError("interpolation needs at least two seeds and two images")
         noises = [jax.random.normal(as_key(seed), self._shape) for seed in seeds]
         between = [
@@ -332,7 +340,7 @@ class Editor:
         origin = known.origin() if origin is None else origin
         return self._edit("run", known, origin, Options(**options))
 
-    def sigmas(self, task: str, steps: int | None = None) -> tuple[float, ...]:
+    def sigmas(self, task: str, steps: Whole | None = None) -> tuple[float, ...]:
         """Returns the noise levels of a method, one for each step.
 
         Args:
@@ -342,6 +350,7 @@ class Editor:
         Raises:
           JcmError: if there are too few or too many steps.
         """
+        steps = optional("steps", steps, least=1)
         return edit_levels.of_task(self._config, self._sampler.denoiser, task, steps)
 
     def _inpaint(
@@ -359,6 +368,7 @@ class Editor:
         self, task: str, noises: Float[AnyArray, "n h w c"], options: Options
     ) -> Any:
         """Makes the images of given noise."""
+        check_floats("noises", noises)
         if options.sigmas is None:
             levels = self.sigmas(task, options.steps)
             options = dataclasses.replace(options, sigmas=levels, steps=None)
@@ -382,8 +392,6 @@ class Editor:
         elif options.steps is not None:
             raise JcmError("steps and sigmas were both given: use one of them")
         schedule = build.schedule(self._config, self._sampler.denoiser, sigmas=sigmas)
-        if variants < 1:
-            raise JcmError(f"variants={variants} must be at least 1")
         labels = self._labels(options.labels, len(origin))
         # Every variant of an image has the same label, origin and known part.
         labels, known, origin = jax.tree.map(

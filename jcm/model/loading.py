@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,8 +19,10 @@ from jcm.run import storage
 from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
 from jcm.runtime import sharding
-from jcm.runtime.arguments import explained
-from jcm.runtime.errors import JcmError, nearest_path, one_line
+from jcm.runtime.arguments import explained, number, optional, whole, wholes
+from jcm.runtime.arrays import AnyArray, Number, Whole
+from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime.paths import nearest_path
 
 _REMEDY = (
     "name a workdir, a file or folder of a model, or a published one, such as"
@@ -36,14 +40,14 @@ _LEVELS = 40
 def load(
     path: str | os.PathLike,
     *,
-    ema: str = "",
-    step: int = 0,
-    batch_size: int | None = None,
+    ema: str | Number = "",
+    step: Whole = 0,
+    batch_size: Whole | None = None,
     kind: str | None = None,
-    image_size: int | None = None,
-    attn_resolutions: tuple[int, ...] | None = None,
-    num_heads: int | None = None,
-    head_channels: int | None = None,
+    image_size: Whole | None = None,
+    attn_resolutions: Sequence[int] | AnyArray | None = None,
+    num_heads: Whole | None = None,
+    head_channels: Whole | None = None,
 ) -> Model:
     """Loads the model of a workdir, of a folder of `jcm.save`, or of a checkpoint.
 
@@ -54,7 +58,7 @@ def load(
         - a file of the original JAX or PyTorch code or of NVlabs/edm, or a folder of
           diffusers; see `pretrained.foreign.read`,
         - the name of a published model, such as openai/cd-cifar10-lpips.
-      ema: which weights of a run: one of `config.train.averages` such as "0.9999",
+      ema: which weights of a run: one of `config.train.averages` such as 0.9999,
         "params" for the trained weights, or "target_params" for those of the target;
         by default what `config.sample.ema` of the run says. A checkpoint of the
         original JAX code has "params_ema", "params" and "target_params".
@@ -70,17 +74,33 @@ def load(
       head_channels: of such a checkpoint: channels of each head, for ADM.
 
     Raises:
-      JcmError: if there is nothing to load, if it is damaged, or if an argument does
-        not fit.
+      JcmError: if there is nothing to load, if it is damaged, if a weight is not
+        finite, or if an argument does not fit.
     """
     if not isinstance(path, str | os.PathLike):
         raise JcmError(
             f"load takes the name of a folder, file or published model, and this is of"
             f" type {type(path).__name__}"
         )
-    hints = foreign.Hints(kind, image_size, attn_resolutions, num_heads, head_channels)
+    ema, step = _ema(ema), whole("step", step)
+    batch_size = optional("batch_size", batch_size, least=1)
+    hints = foreign.Hints(
+        kind,
+        optional("image_size", image_size, least=1),
+        attn_resolutions=None
+        if attn_resolutions is None
+        else wholes("attn_resolutions", attn_resolutions),
+        num_heads=optional("num_heads", num_heads, least=1),
+        head_channels=optional("head_channels", head_channels, least=1),
+    )
     given = {name: value for name, value in vars(hints).items() if value is not None}
-    path = storage.local_folder(path) if str(path).startswith("gs://") else path
+    address = str(path)
+    if re.match("(https?|hf)://", address):
+        raise JcmError(
+            f"{address} is an address: download what it names, and load the file or"
+            " folder"
+        )
+    path = storage.local_folder(path)
     _check_is_model(path)
     if folder.is_exported(path):
         _check_unused(path, "a saved model", ema=ema, step=step, **given)
@@ -88,7 +108,7 @@ def load(
     if foreign.is_checkpoint(path):
         _check_unused(path, "a single checkpoint", step=step)
         found = foreign.read(path, hints, ema)
-        return _from_checkpoint(found, batch_size)
+        return _from_checkpoint(path, found, batch_size)
     _check_unused(path, "a workdir", **given)
     return _from_workdir(path, ema, step, batch_size)
 
@@ -152,7 +172,7 @@ def which_weights(config: ConfigDict, ema: str = "") -> str:
 
 
 def _from_workdir(
-    path: str | os.PathLike, ema: str, step: int, batch_size: int | None
+    path: pathlib.Path, ema: str, step: int, batch_size: int | None
 ) -> Model:
     """Loads a checkpoint of a run."""
     record = workdir_lib.read(path)
@@ -172,7 +192,8 @@ def _from_workdir(
             params = checkpoints.restore_part("ema_params", averages, newest)[ema]
         else:
             params = checkpoints.restore_part(ema, template, newest)
-    return Model(
+    return _model(
+        path,
         methods.denoiser(config, network),
         params,
         config,
@@ -183,7 +204,7 @@ def _from_workdir(
     )
 
 
-def _from_folder(path: str | os.PathLike, batch_size: int | None) -> Model:
+def _from_folder(path: pathlib.Path, batch_size: int | None) -> Model:
     """Loads what `jcm.save` wrote.
 
     Raises:
@@ -203,7 +224,8 @@ def _from_folder(path: str | os.PathLike, batch_size: int | None) -> Model:
         raise JcmError(
             f"{path}: config.json is damaged or of another version of jcm ({reason})"
         ) from error
-    return Model(
+    return _model(
+        path,
         denoiser,
         jax.device_put(params),
         config,
@@ -214,7 +236,9 @@ def _from_folder(path: str | os.PathLike, batch_size: int | None) -> Model:
     )
 
 
-def _from_checkpoint(found: foreign.Checkpoint, batch_size: int | None) -> Model:
+def _from_checkpoint(
+    path: pathlib.Path, found: foreign.Checkpoint, batch_size: int | None
+) -> Model:
     """Makes a model and its config of another project's checkpoint."""
     arch = found.network.arch
     config = config_lib.base("edm" if found.kind == "diffusion" else "cd")
@@ -228,7 +252,8 @@ def _from_checkpoint(found: foreign.Checkpoint, batch_size: int | None) -> Model
             config.loss.num_scales = found.levels or _LEVELS
         config.sample.sigmas = found.sigmas or (config.noise.sigma_max,)
         config.sample.steps = found.steps or config.sample.steps
-    return Model(
+    return _model(
+        path,
         methods.denoiser(config, found.network),
         jax.device_put(found.params),
         config,
@@ -239,13 +264,43 @@ def _from_checkpoint(found: foreign.Checkpoint, batch_size: int | None) -> Model
     )
 
 
-def _check_is_model(path: str | os.PathLike) -> None:
+def _model(path: pathlib.Path, *parts: Any, **facts: Any) -> Model:
+    """Creates a model of what was read from `path`."""
+    try:
+        return Model(*parts, **facts)
+    except JcmError as error:
+        raise JcmError(f"{path}: {error}") from error
+
+
+def _ema(ema: Any) -> str:
+    """Returns the name of the weights; an average may be named by its rate.
+
+    Raises:
+      JcmError: if it is neither a text nor a number.
+    """
+    if isinstance(ema, str):
+        return ema
+    try:
+        number("ema", ema)
+    except JcmError:
+        raise JcmError(
+            f"ema={ema!r} must be a text or a number, such as 0.9999"
+        ) from None
+    return str(ema)
+
+
+def _check_is_model(place: pathlib.Path) -> None:
     """Raises JcmError for a path that cannot be a model, and names a near one."""
-    if not os.path.exists(path) and not released.is_name(path):
+    path = str(place)
+    if not place.exists() and not released.is_name(path):
         near = nearest_path(path)
         remedy = f"did you mean {near}?" if near else _REMEDY
+        if not near and re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+            remedy += (
+                f"; if it is a repository of the Hugging Face Hub, download it with `hf"
+                f" download {path} --local-dir=FOLDER` and load FOLDER"
+            )
         raise JcmError(f"there is no {path}: {remedy}")
-    place = pathlib.Path(path)
     if place.is_dir():
         is_model = folder.is_exported(path) or foreign.is_checkpoint(path)
         wrong = not is_model and not (place / "run.json").exists()

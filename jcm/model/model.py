@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key, Real
 from ml_collections import ConfigDict
 
 from jcm import networks
+from jcm.data.images import to_float
 from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.sampler import Callback, Sampler
 from jcm.model import build, card, results
@@ -20,8 +21,8 @@ from jcm.model.editor import Editor
 from jcm.model.labels import Labels, image_labels, labels_of_images
 from jcm.networks import Params
 from jcm.run import workdir as workdir_lib
-from jcm.runtime.arguments import explained, no_attribute, whole
-from jcm.runtime.arrays import AnyArray
+from jcm.runtime.arguments import explained, no_attribute, numbers, optional, whole
+from jcm.runtime.arrays import AnyArray, Whole, check_finite, check_floats
 from jcm.runtime.errors import JcmError
 
 
@@ -50,8 +51,8 @@ class Model:
         config: ConfigDict,
         class_names: Sequence[str] = (),
         *,
-        batch_size: int | None = None,
-        step: int | None = None,
+        batch_size: Whole | None = None,
+        step: Whole | None = None,
         workdir: str | os.PathLike | None = None,
         about: card.About | None = None,
     ):
@@ -69,16 +70,32 @@ class Model:
           about: what else a model card says of them.
 
         Raises:
-          JcmError: if `batch_size` is below 1.
+          JcmError: if `batch_size` is below 1, or if the weights are not finite.
         """
-        if batch_size is not None and batch_size < 1:
-            raise JcmError(f"batch_size={batch_size} must be at least 1")
-        self.denoiser, self.params, self.config = denoiser, params, config
+        batch_size = optional("batch_size", batch_size, least=1)
+        self.denoiser, self.config = denoiser, config
+        self.params = params
         self.class_names = tuple(class_names) if denoiser.num_classes else ()
         self.kind = denoiser.kind
-        self.step, self.workdir, self.about = step, workdir, about or card.About()
+        self.step = optional("step", step)
+        self.workdir, self.about = workdir, about or card.About()
         self._batch_size = batch_size or config.sample.batch_size
         self._denoise = jax.jit(denoiser)
+
+    @property
+    def params(self) -> Params:
+        """The weights; other ones may be set.
+
+        Raises:
+          JcmError: if a weight that is set is not finite.
+        """
+        return self._params
+
+    @params.setter
+    def params(self, params: Params) -> None:
+        check_finite(params, "use an earlier checkpoint, or copy the file again")
+        self._params = params
+        vars(self).pop("_digest", None)
 
     @functools.cached_property
     def sampler(self) -> Sampler:
@@ -132,18 +149,18 @@ class Model:
     @explained
     def denoise(
         self,
-        x: Float[AnyArray, "b h w c"],
-        sigma: float | np.number | Sequence[float] | Real[AnyArray, "..."],
+        x: Real[AnyArray, "b h w c"],
+        sigma: Levels,
         labels: Labels = None,
     ) -> Float[Array, "b h w c"]:
         """Computes D(x, sigma) or f(x, sigma), the clean images behind noisy ones.
 
         It may be called inside of `jax.jit`, where values are not checked.
-        `model.edit.denoise` also takes uint8 arrays and Pillow images, and estimates
-        the noise level.
+        `model.edit.denoise` also takes Pillow images, and estimates the noise level.
 
         Args:
-          x: x0 + sigma z, with x0 in [-1, 1] and z standard normal.
+          x: x0 + sigma z, with x0 in [-1, 1] and z standard normal. Pixels in uint8 are
+            converted by `jcm.to_float`.
           sigma: noise level above 0, one for all images or one for each. The model was
             trained for the levels of `config.noise`.
           labels: classes by number or name, one for all images or one for each. None
@@ -158,9 +175,10 @@ class Model:
         if isinstance(x, str | os.PathLike):
             raise JcmError(f"{x!r} is a path: read it with jcm.open_pictures")
         x = x if isinstance(x, jax.Array) else np.asarray(x)
-        if x.dtype.kind in "iub":
-            raise JcmError(f"x is {x.dtype}: pass floats, as jcm.to_float returns")
-        x, sigma = jnp.asarray(x, jnp.float32), jnp.asarray(sigma, jnp.float32)
+        x = to_float(x) if x.dtype == np.uint8 else x
+        check_floats("x", x)
+        sigma = jnp.asarray(numbers("sigma", sigma), jnp.float32)
+        x = jnp.asarray(x, jnp.float32)
         shape = self.denoiser.image_shape
         if x.shape == shape:
             raise JcmError(f"x of shape {x.shape} is one image: pass x[None]")
@@ -174,17 +192,17 @@ class Model:
             raise JcmError("sigma must be above 0 for every image")
         if not any(isinstance(each, jax.core.Tracer) for each in (x, sigma)):
             _check_range(x, sigma)
-        numbers = labels_of_images(labels, len(x), self.denoiser, self.class_names)
+        each = labels_of_images(labels, len(x), self.denoiser, self.class_names)
         sigma = jnp.broadcast_to(sigma, len(x))
-        return self._denoise(self.params, x, sigma, numbers)
+        return self._denoise(self.params, x, sigma, each)
 
     @explained
     def sample(
         self,
-        count: int,
+        count: Whole,
         *,
-        seed: int | Key[Array, ""] = 0,
-        steps: int | None = None,
+        seed: Whole | Key[Array, ""] = 0,
+        steps: Whole | None = None,
         sigmas: Levels | None = None,
         labels: Labels = None,
         solver: str | None = None,
@@ -226,19 +244,15 @@ class Model:
         schedule = build.schedule(
             self.config, self.denoiser, sigmas=sigmas, steps=steps, solver=solver
         )
-        count = whole("count", count)
-        if count < 1:
-            raise JcmError(f"count={count} must be at least 1")
-        numbers = image_labels(
-            self.config, count, self.denoiser, self.class_names, labels
-        )
+        count = whole("count", count, least=1)
+        each = image_labels(self.config, count, self.denoiser, self.class_names, labels)
         return results.run(
             self.sampler,
             self.params,
             seed,
             range(count),
             schedule,
-            numbers,
+            each,
             title="sample",
             output=output,
             progress=progress,

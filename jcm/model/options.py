@@ -9,7 +9,8 @@ from jcm.diffusion.sampler import Callback
 from jcm.model import build
 from jcm.model.build import Levels
 from jcm.model.labels import Labels
-from jcm.runtime.arguments import whole
+from jcm.runtime.arguments import optional, whole
+from jcm.runtime.arrays import Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Options:
       first: number of the first result, to make a part of a larger set of results.
     """
 
-    seed: Key[Array, ""] | int = 0
-    variants: int = 1
-    steps: int | None = None
+    seed: Key[Array, ""] | Whole = 0
+    variants: Whole = 1
+    steps: Whole | None = None
     sigmas: Levels | None = None
     labels: Labels = None
     output: str = "float"
@@ -45,23 +46,26 @@ class Options:
     callback: Callback | None = None
     trajectory: bool = False
     noisy: bool = True
-    first: int = 0
+    first: Whole = 0
 
     def __post_init__(self) -> None:
-        """Checks the types of numbers."""
-        whole("variants", self.variants)
-        if self.steps is not None:
-            whole("steps", self.steps)
-        if self.sigmas is not None:
-            object.__setattr__(self, "sigmas", build.levels(self.sigmas))
+        """Makes numbers of Python of those of NumPy and JAX."""
+        numbers = {
+            "variants": whole("variants", self.variants, least=1),
+            "steps": optional("steps", self.steps, least=1),
+            "first": whole("first", self.first, least=0),
+            "sigmas": None if self.sigmas is None else build.levels(self.sigmas),
+        }
+        for name, number in numbers.items():
+            object.__setattr__(self, name, number)
 
 
 class Keywords(TypedDict, total=False):
     """The fields of `Options` as the keyword arguments of an edit."""
 
-    seed: Key[Array, ""] | int
-    variants: int
-    steps: int | None
+    seed: Key[Array, ""] | Whole
+    variants: Whole
+    steps: Whole | None
     sigmas: Levels | None
     labels: Labels
     output: str
@@ -69,4 +73,4 @@ class Keywords(TypedDict, total=False):
     callback: Callback | None
     trajectory: bool
     noisy: bool
-    first: int
+    first: Whole

@@ -14,8 +14,10 @@ from jcm.data import folders, images, pictures
 from jcm.data.masks import Size
 from jcm.model.model import Model
 from jcm.runtime import logs
-from jcm.runtime.arguments import explained
+from jcm.runtime.arguments import explained, optional
+from jcm.runtime.arrays import Whole
 from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime.paths import expanded
 
 Path = str | os.PathLike
 # An error names at most this many broken files.
@@ -42,7 +44,7 @@ def open_pictures(
     paths: Path | Sequence[Path],
     model: Model,
     *,
-    size: int | None = None,
+    size: Whole | None = None,
     skip_broken: bool = False,
 ) -> Float[np.ndarray, "n h w c"]:
     """Reads picture files as images that a model can edit.
@@ -64,11 +66,11 @@ def open_pictures(
     Raises:
       JcmError: if a file cannot be read, or if there is none.
     """
-    arch = model.denoiser.network.arch
+    arch, size = model.denoiser.network.arch, optional("size", size, least=1)
     if isinstance(paths, str | os.PathLike):
         files = find(paths)
     else:
-        files = [pathlib.Path(path) for path in paths]
+        files = [expanded(path) for path in paths]
     with logs.shown():
         found = read_all(
             *(files, size or arch.image_size, arch.image_channels),
@@ -84,7 +86,7 @@ def find(place: Path) -> list[pathlib.Path]:
     Raises:
       JcmError: if a folder has no pictures.
     """
-    path = pathlib.Path(place).expanduser()
+    path = expanded(place)
     if not path.is_dir():
         return [path]
     found = folders.scan(path, below=False)
@@ -154,7 +156,7 @@ def decoded(path: pathlib.Path) -> Image.Image:
       JcmError: if the file cannot be read.
     """
     try:
-        return pictures.decode(path.expanduser())
+        return pictures.decode(path)
     except FileNotFoundError:
         raise JcmError(f"there is no {path}: name a picture or a folder") from None
     except JcmError as error:

@@ -13,7 +13,7 @@ from jcm.data import images as images_lib
 from jcm.diffusion.sampler import Callback, Sampler
 from jcm.diffusion.schedule import Schedule
 from jcm.networks import Params
-from jcm.runtime.arrays import AnyArray, as_key
+from jcm.runtime.arrays import AnyArray, Whole, as_key
 from jcm.runtime.errors import JcmError
 
 OUTPUTS = ("float", "uint8", "pil")
@@ -24,7 +24,7 @@ _DELAY = 2
 def run(
     sampler: Sampler,
     params: Params,
-    seed: Key[Array, ""] | int,
+    seed: Key[Array, ""] | Whole,
     indices: Sequence[int],
     schedule: Schedule,
     labels: Sequence[int] | Int[AnyArray, " n"] | None,
@@ -59,7 +59,8 @@ def run(
       trajectory), where entry i of the trajectory has all images after step i + 1.
 
     Raises:
-      JcmError: if the output is unknown or the labels do not fit.
+      JcmError: if the output is unknown, the labels do not fit, or an image is not
+        finite.
     """
     check_output(output)
     count = len(schedule.steps(sampler.denoiser.precond.floor))
@@ -88,6 +89,7 @@ def run(
             progress=bar.update if progress else None,
             **start,
         )
+    _check_finite(made)
     made = np.clip(made, -1.0, 1.0) if clip else made
     if not trajectory:
         return converted(made, output)
@@ -115,9 +117,10 @@ def converted(x: Float[np.ndarray, "n h w c"], output: str) -> Any:
         makes a list of Pillow images of that, grey ones for one channel.
 
     Raises:
-      JcmError: if the images of a model have neither one nor three channels, and Pillow
-        cannot show them.
+      JcmError: if an image is not finite, or if the images of a model have neither one
+        nor three channels, and Pillow cannot show them.
     """
+    _check_finite(x)
     if output == "float":
         return x
     pixels = images_lib.to_uint8(x)
@@ -131,3 +134,12 @@ def converted(x: Float[np.ndarray, "n h w c"], output: str) -> Any:
         Image.fromarray(each[..., 0] if each.shape[-1] == 1 else each)
         for each in pixels
     ]
+
+
+def _check_finite(x: Float[np.ndarray, "n h w c"]) -> None:
+    """Raises JcmError if a model has made an image that is not finite."""
+    if not np.isfinite(x).all():
+        raise JcmError(
+            "the model makes images that are not finite: use an earlier checkpoint, or"
+            " another model"
+        )

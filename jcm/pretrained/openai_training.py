@@ -7,7 +7,6 @@ continued.
 
 import dataclasses
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from jcm.networks import Network, Params, ncsnpp
 from jcm.pretrained import flax_file, formats, openai_jcm, released
 from jcm.runtime.errors import JcmError
+from jcm.runtime.paths import expanded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +46,8 @@ def read(source: str | os.PathLike, network: Network) -> TrainingState:
     Raises:
       JcmError: if it is another kind of file, or does not fit the network.
     """
-    path = released.fetch(str(source)) if released.is_name(source) else source
-    path = pathlib.Path(path)
+    published = released.is_name(source)
+    path = released.fetch(str(source)) if published else expanded(source)
     if path.is_dir() or formats.is_torch(path):
         raise JcmError(
             f"{source} has weights but no optimiser state: start a new training from"

@@ -10,9 +10,11 @@ import os
 import pathlib
 
 from jcm.runtime import download
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, nearest
 
 _PUBLISHER = "openai/"
+# A published name must be at least so similar to a wrong one to be suggested.
+_SIMILAR = 0.8
 _BASE = "https://openaipublic.blob.core.windows.net/consistency/"
 
 
@@ -177,14 +179,26 @@ def fetch(name: str) -> pathlib.Path:
         states which file to put where.
     """
     if name not in RELEASED:
-        raise JcmError(
-            f"{name!r} is no published model: use one of {', '.join(RELEASED)}"
-        )
+        raise _unknown(name)
     url = _BASE + RELEASED[name].file
     target = _place(name)
     return download.fetch(
         url, target, "", f"download {url} elsewhere and put it at {target}"
     )
+
+
+def _unknown(name: str) -> JcmError:
+    """Returns the error for a name under which no checkpoint is published."""
+    # Such as openai/diffusers-cd_imagenet64_l2, in the documentation of diffusers.
+    twin = name.replace(f"{_PUBLISHER}diffusers-", _PUBLISHER).replace("_", "-")
+    if twin in RELEASED:
+        return JcmError(
+            f"{name} is a repository of the Hugging Face Hub, from which jcm does not"
+            f" download: use {twin}, which has the same weights"
+        )
+    near = nearest(name, RELEASED, _SIMILAR)
+    remedy = f"did you mean {near}?" if near else f"use one of {', '.join(RELEASED)}"
+    return JcmError(f"{name!r} is no published model: {remedy}")
 
 
 def notes(name: str) -> str:

@@ -2,7 +2,6 @@
 
 import math
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 from jcm.data import inputs
 from jcm.data.inputs import ImagesLike
 from jcm.runtime import files
-from jcm.runtime.arguments import explained
+from jcm.runtime.arguments import explained, optional
+from jcm.runtime.arrays import Whole
 from jcm.runtime.errors import JcmError
+from jcm.runtime.paths import expanded
 
 _VISIBLE = 32  # pixels; smaller images are enlarged to at least this size
 _LARGE = 256  # pixels; smaller files are enlarged to about this size
@@ -84,8 +85,8 @@ def save_png(
     images: ImagesLike,
     path: str | os.PathLike,
     *,
-    columns: int | None = None,
-    scale: int | None = None,
+    columns: Whole | None = None,
+    scale: Whole | None = None,
 ) -> None:
     """Writes one picture, or a grid of several, to a PNG file.
 
@@ -108,19 +109,21 @@ def save_png(
     """
     if isinstance(images, str | os.PathLike):
         raise JcmError("save_png takes the images first, and then the path")
-    path = pathlib.Path(path).expanduser()
+    in_a_row = optional("columns", columns, least=1)
+    larger = optional("scale", scale, least=1)
+    path = expanded(path)
     if path.suffix.lower() != ".png":
         raise JcmError(f"{path} does not end with .png: save_png writes PNG files")
     if isinstance(images, Sequence) and images and _is_batch(images[0]):
-        columns = columns or len(images[0])
+        in_a_row = in_a_row or len(images[0])
         images = [image for batch in images for image in batch]
     pixels = inputs.as_pixels(images)
     n, h, w, _ = pixels.shape
-    if scale is None:
-        in_a_row = min(columns or math.ceil(math.sqrt(n)), n)
-        longer = max(in_a_row * w, math.ceil(n / in_a_row) * h)
-        scale = max(math.ceil(_VISIBLE / min(h, w)), _LARGE // longer)
-    picture = grid(pixels, columns, scale, pad=int(n > 1))
+    if larger is None:
+        row = min(in_a_row or math.ceil(math.sqrt(n)), n)
+        longer = max(row * w, math.ceil(n / row) * h)
+        larger = max(math.ceil(_VISIBLE / min(h, w)), _LARGE // longer)
+    picture = grid(pixels, in_a_row, larger, pad=int(n > 1))
     with files.replacing(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
 

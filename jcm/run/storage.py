@@ -28,6 +28,7 @@ from etils import epath
 
 from jcm.runtime import distributed
 from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime.paths import expanded
 
 # A kill loses at most the numbers of this time; see _GROWTH for samples.
 _UPLOAD_SECONDS = 30
@@ -165,7 +166,7 @@ def local_folder(workdir: str | os.PathLike) -> pathlib.Path:
     """
     text = os.fspath(workdir).rstrip("/")
     if not text.startswith("gs://"):
-        return pathlib.Path(workdir).expanduser()
+        return expanded(workdir)
     if text not in _mirrors:
         _mirrors[text] = _Mirror(text)
     return _mirrors[text].local

@@ -207,7 +207,7 @@ def check_same_settings(workdir: str | os.PathLike, config: ConfigDict) -> None:
 
 def scores(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """Returns the scores of a workdir in order, without lines cut short by a kill."""
-    path = pathlib.Path(workdir) / SCORES_FILE
+    path = storage.local_folder(workdir) / SCORES_FILE
     if not path.exists():
         return []
     records = []

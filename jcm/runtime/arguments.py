@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
+
 from jcm.runtime import errors
 from jcm.runtime.errors import JcmError
 
@@ -95,16 +97,66 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return errors.nearest(name, known, _SIMILAR) or next(iter(sharing), None)
 
 
-def whole(name: str, value: Any) -> int:
-    """Returns an argument that counts something.
+def whole(name: str, value: Any, least: int | None = None) -> int:
+    """Returns a whole number of Python, NumPy or JAX as an int.
+
+    Args:
+      name: of the argument, for the error.
+      value: the number, which may be an array without axes.
+      least: the smallest allowed value; None for no bound.
 
     Raises:
-      JcmError: if it is not a whole number.
+      JcmError: if it is not a whole number, or too small.
     """
     try:
-        return operator.index(value)
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
     except TypeError:
         raise JcmError(f"{name}={value!r} must be a whole number") from None
+    if least is not None and number < least:
+        raise JcmError(f"{name}={number} must be at least {least}")
+    return number
+
+
+def optional(name: str, value: Any, least: int | None = None) -> int | None:
+    """Returns a whole number like `whole`, and None for None."""
+    return None if value is None else whole(name, value, least)
+
+
+def wholes(name: str, values: Any) -> tuple[int, ...]:
+    """Returns whole numbers, or a single one, as a tuple; raises like `whole`."""
+    several = np.ndim(values) or isinstance(values, Sequence)
+    return tuple(whole(name, each) for each in (values if several else [values]))
+
+
+def numbers(name: str, values: Any) -> Any:
+    """Returns one or several numbers of Python, NumPy or JAX as an array.
+
+    Args:
+      name: of the argument, for the error.
+      values: a number, a sequence of numbers or an array; traced ones are allowed.
+
+    Raises:
+      JcmError: if a value is no number, such as a text or None.
+    """
+    is_array = hasattr(values, "dtype") and hasattr(values, "ndim")
+    try:
+        array = values if is_array else np.asarray(values)
+    except (TypeError, ValueError):  # such as a number beside a list
+        array = np.empty(0, object)
+    dtype = array.dtype  # that of a JAX key has no kind
+    if getattr(dtype, "kind", "?") not in "iuf" and dtype.name != "bfloat16":
+        raise JcmError(f"{name}={values!r} must be a number, or several")
+    return array
+
+
+def number(name: str, value: Any) -> float:
+    """Returns one number of Python, NumPy or JAX; raises like `numbers`."""
+    array = numbers(name, value)
+    if array.ndim:
+        raise JcmError(f"{name}={value!r} must be a single number")
+    return float(array)
 
 
 def explained(function: Callable[_P, _Result]) -> Callable[_P, _Result]:

@@ -1,4 +1,4 @@
-"""The array types of signatures, random keys, and local copies of parameters."""
+"""The array types of signatures, random keys, and checks of values and types."""
 
 import operator
 from typing import Any
@@ -6,11 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Integer, Key, Real
 
 from jcm.runtime.errors import JcmError
 
 AnyArray = Array | np.ndarray
+
+Whole = int | np.integer | Integer[AnyArray, ""]
+"""A whole number of Python, NumPy or JAX; `arguments.whole` makes an int of it."""
+Number = float | np.number | Real[AnyArray, ""]
+"""A number of Python, NumPy or JAX."""
 
 
 def as_key(seed: Any) -> Key[Array, ""]:
@@ -29,12 +34,57 @@ def as_key(seed: Any) -> Key[Array, ""]:
     if getattr(seed, "dtype", None) == np.uint32 and np.shape(seed) == (2,):
         return jax.random.wrap_key_data(seed)
     try:
+        if isinstance(seed, bool):
+            raise TypeError
         seed = operator.index(seed)
     except TypeError:
         raise JcmError(f"seed={seed!r} must be a whole number or a JAX key") from None
     if not 0 <= seed < 2**32:
         raise JcmError(f"seed={seed} must be at least 0 and below 2**32")
     return jax.random.key(seed)
+
+
+def check_finite(tree: Any, remedy: str) -> None:
+    """Checks that no weight is NaN or infinite.
+
+    Args:
+      tree: a tree of arrays. Of an array that spans several processes, only the part of
+        this process is checked, and of a traced array nothing.
+      remedy: what to do, for the error.
+
+    Raises:
+      JcmError: names the first array with such a value.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not isinstance(leaf, jax.Array | np.ndarray):
+            continue
+        if isinstance(leaf, jax.core.Tracer) or not _is_floating(leaf):
+            continue
+        parts = [leaf]
+        if isinstance(leaf, jax.Array):
+            parts = [shard.data for shard in leaf.addressable_shards[:1]]
+            if not leaf.is_fully_replicated:
+                parts = [shard.data for shard in leaf.addressable_shards]
+        if not all(np.isfinite(np.asarray(part)).all() for part in parts):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise JcmError(f"the weights {name} are not finite: {remedy}")
+
+
+def check_floats(name: str, images: Any) -> None:
+    """Checks that images are floats, since integers are read as pixels elsewhere.
+
+    Raises:
+      JcmError: if their type is another one, such as uint8.
+    """
+    dtype = getattr(images, "dtype", None)
+    if dtype is not None and not _is_floating(images):
+        raise JcmError(
+            f"{name} is {dtype}: pass floats in [-1, 1], as jcm.to_float returns"
+        )
+
+
+def _is_floating(array: Any) -> bool:
+    return bool(jnp.issubdtype(array.dtype, jnp.floating))
 
 
 def process_local(params: Any) -> Any:

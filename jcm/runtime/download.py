@@ -12,12 +12,13 @@ import urllib.request
 import tqdm
 
 from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime.paths import expanded
 
 
 def cache(kind: str) -> pathlib.Path:
     """Returns the cache folder of one kind of file, in $JCM_CACHE or ~/.cache/jcm."""
     root = os.environ.get("JCM_CACHE") or "~/.cache/jcm"
-    return pathlib.Path(root).expanduser() / kind
+    return expanded(root) / kind
 
 
 def fetch(url: str, target: pathlib.Path, expected: str, remedy: str) -> pathlib.Path:

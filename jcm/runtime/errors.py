@@ -1,8 +1,6 @@
 """The exceptions that end a program, and what to write in their messages."""
 
 import difflib
-import os
-import pathlib
 from collections.abc import Iterable
 
 
@@ -60,23 +58,6 @@ def nearest(name: str, known: Iterable[str], least: float = 0.6) -> str | None:
       least: how similar they must be, from 0 to 1.
     """
     return next(iter(difflib.get_close_matches(name, list(known), 1, least)), None)
-
-
-def nearest_path(path: str | os.PathLike, inside: str = "") -> pathlib.Path | None:
-    """Returns the path in the same folder whose name is nearest to a wrong one.
-
-    Args:
-      path: what does not exist, or is not what it should be.
-      inside: a file that the result must contain; "" for any result.
-    """
-    path = pathlib.Path(path)
-    try:
-        others = [other for other in path.parent.iterdir() if other.name != path.name]
-    except OSError:
-        return None
-    names = [other.name for other in others if (other / inside).exists()]
-    found = nearest(path.name, names)
-    return path.with_name(found) if found else None
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:

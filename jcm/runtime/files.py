@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime.paths import expanded
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -83,7 +84,7 @@ def new_folder(path: str | os.PathLike) -> pathlib.Path:
     Raises:
       JcmError: if the path is a file or a folder with files in it.
     """
-    path = pathlib.Path(path)
+    path = expanded(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise JcmError(f"{path} exists already: name a new folder")
     return path

@@ -30,6 +30,7 @@ from jcm.run.checkpoints import Checkpoints
 from jcm.run.progress import Progress
 from jcm.run.state import State
 from jcm.runtime import distributed, memory, preemption, sharding
+from jcm.runtime.arrays import check_finite
 from jcm.runtime.errors import JcmError
 from jcm.training import memory_plan, program, snapshots, start
 from jcm.training.log import TrainLog
@@ -344,7 +345,7 @@ def _load_state(setup: _Setup, checkpoints: Checkpoints, frozen: Frozen) -> Stat
     state = checkpoints.restore(made.state)
     if state is not None:
         logging.info("resuming from step %d", state.step)
-        return state
+        return _finite(state)
     begins_with = methods.recipe(setup.config.method).begins_with
     if begins_with is None:
         weights = jax.jit(made.network.init)(made.init_key)
@@ -355,6 +356,17 @@ def _load_state(setup: _Setup, checkpoints: Checkpoints, frozen: Frozen) -> Stat
     )
     del weights
     memory.release()
+    return _finite(state)
+
+
+def _finite(state: State) -> State:
+    """Returns a state whose weights are finite.
+
+    Raises:
+      JcmError: in every process, if one is not: averages would stay so without a word.
+    """
+    with distributed.fail_together():
+        check_finite(state, "delete this checkpoint, or start from another model")
     return state
 
 

@@ -159,8 +159,8 @@ def test_the_edits_are_listed(model):
         (lambda m: m.sample(1, steps=0), "steps=0 must be at least 1"),
         (lambda m: m.sample(1, solver="heun"), "solver is for diffusion models"),
         (
-            lambda m: m.denoise(np.zeros((1, 8, 8, 1), np.uint8), 1.0),
-            "x is uint8: pass",
+            lambda m: m.denoise(np.zeros((1, 8, 8, 1), np.int32), 1.0),
+            "x is int32: pass",
         ),
         (
             lambda m: m.denoise(np.zeros((1, 8, 8, 1)), (1.0, 2.0)),

@@ -22,6 +22,7 @@ from jcm.model import build
 from jcm.runtime import distributed, files, memory
 from jcm.runtime import flops as flops_lib
 from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime.paths import expanded
 from jcm.training import memory_plan, start
 from jcm.training import program as program_lib
 from jcm.training.program import Program
@@ -71,7 +72,7 @@ def measure(
     train_memory = _peak_memory_gib()
     logging.info("a training step takes %.3g s", train_seconds)
     if profile:
-        _write_profile(profile, training)
+        _write_profile(expanded(profile), training)
     # One sampler, since all schedules run the same compiled step.
     sampler = Sampler(program.method.denoiser, batch_size=sample_batch)
     seconds = {
@@ -210,13 +211,11 @@ def _sample_seconds(
     )
 
 
-def _write_profile(folder: str, training: _Training) -> None:
+def _write_profile(folder: pathlib.Path, training: _Training) -> None:
     """Traces a few training steps; process 0 writes the trace and the program."""
     writes = jax.process_index() == 0
     if writes:
-        files.write_text(
-            pathlib.Path(folder, "step.hlo"), training.compiled.as_text() or ""
-        )
+        files.write_text(folder / "step.hlo", training.compiled.as_text() or "")
         jax.profiler.start_trace(folder)
     for _ in range(_TRACED_STEPS):
         jax.block_until_ready(training.step())

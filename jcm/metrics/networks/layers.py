@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jcm.runtime.arrays import check_floats
 from jcm.runtime.errors import JcmError
 
 Params = dict[str, Array]
@@ -179,8 +180,9 @@ def to_rgb(x: Images) -> Images:
     """Repeats the channel of grey images three times; colour images are unchanged.
 
     Raises:
-      JcmError: if the images have neither 1 nor 3 channels.
+      JcmError: if the images have neither 1 nor 3 channels, or are not floats.
     """
+    check_floats("images", x)
     if x.shape[-1] not in (1, 3):
         raise JcmError(f"images have {x.shape[-1]} channels: use 1 or 3")
     return jnp.broadcast_to(x, (*x.shape[:3], 3))
