@@ -241,13 +241,14 @@ _SAMPLE = {
 _EVAL = {
     "scores": Field(
         ("fd_efficientnet_lite0",),
-        "scores to compute: classifier, fid, sfid, kid, inception_score,"
-        " precision_recall, density_coverage, fd_dinov2 or fd_efficientnet_lite0",
+        "scores to compute, of which the first counts: classifier, fid, sfid, kid,"
+        " inception_score, precision_recall, density_coverage, fd_dinov2 or"
+        " fd_efficientnet_lite0",
     ),
     "reference": Field(
         "",
-        "file (.npz) with published statistics of real images for Inception; empty"
-        " computes them from the data set",
+        "folder of real pictures to compare with instead of the data set, or file"
+        " (.npz) with published statistics of real images for Inception",
     ),
     "num_images": Field(1000, "samples per model, way of sampling and seed", least=2),
     "seeds": Field(
@@ -270,7 +271,11 @@ _EVAL = {
 }
 
 _SEARCH = {
-    "score": Field("fd_efficientnet_lite0", "column of the score table to optimise"),
+    "score": Field(
+        "",
+        "column of the score table to optimise; empty uses that of the first of"
+        " eval.scores",
+    ),
     "steps": Field(2, "sampling steps, and so noise levels, to find", least=2),
     "points": Field(40, "noise levels of the grid to choose from", least=2),
     "seed": Field(

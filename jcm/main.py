@@ -84,7 +84,7 @@ def _work_on_a_run(arguments: argparse.Namespace) -> None:
         check(config)
         train(config, workdir)
     if command in ("train", "evaluate"):
-        evaluate(config, workdir, given)
+        evaluate(config, workdir, given, getattr(arguments, "samples", ""))
     if command == "search":
         search(config, workdir, given)
     if command == "sample":
@@ -112,7 +112,9 @@ def _config_and_workdir(
         )
     name = re.sub(r"\W+", "_", other).strip("_") or arguments.config_name
     workdir = storage.local_folder(arguments.workdir or f"runs/{name}")
-    if arguments.command != "train" and not other:
+    # Pictures of other programs need no run.
+    alone = getattr(arguments, "samples", "") and not (workdir / "run.json").exists()
+    if arguments.command != "train" and not other and not alone:
         workdir_lib.check_same_settings(workdir, config)
     return config, workdir
 

@@ -10,10 +10,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jcm import config as config_lib
-from jcm import data as data_lib
 from jcm.commands import train as train_lib
 from jcm.data import Dataset, given
 from jcm.data.dataset import GIVEN
+from jcm.metrics import scores as scores_lib
 from jcm.model import build
 from jcm.model.build import Levels
 from jcm.model.loading import load
@@ -159,10 +159,10 @@ def evaluate(
         config, model.denoiser, sigmas=sigmas, steps=steps, solver=solver
     )
     if data is not None:
-        config.data.split = "train"  # all of what is passed here
+        # All of what is passed here is compared, and nothing else.
+        config.data.split, config.eval.reference = "train", ""
     config, dataset = _with_data(config, data, class_names)
-    if dataset is None:
-        dataset = data_lib.load(config.data, config.data.split)
+    dataset = scores_lib.real_images(config, dataset)
     with logs.shown(), contextlib.ExitStack() as stack:
         folder = workdir or model.workdir
         if folder is None:

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from jcm import data
 from jcm.commands import unused
 from jcm.diffusion.schedule import Schedule
+from jcm.metrics import given as given_samples
 from jcm.metrics import scores as scores_lib
 from jcm.model import build, loading
 from jcm.model.labels import image_labels
@@ -28,6 +29,7 @@ from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
 from jcm.runtime import distributed, files
 from jcm.runtime.errors import JcmError
+from jcm.runtime.paths import expanded
 from jcm.training import prepare
 
 _POLL_SECONDS = 10
@@ -46,15 +48,20 @@ class Row:
       step: training step of the model; None if it is unknown.
       samples: name of the model and way of sampling, such as "consistency, 1 step".
       scores: for each score, its value for each seed.
+      num_images: number of images for each value.
     """
 
     step: int | None
     samples: str
     scores: dict[str, list[float]]
+    num_images: int
 
 
 def evaluate(
-    config: ConfigDict, workdir: str | os.PathLike, given: Collection[str] = ()
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    given: Collection[str] = (),
+    samples: str = "",
 ) -> None:
     """Samples a model in every way that the config asks for, and scores the samples.
 
@@ -66,10 +73,14 @@ def evaluate(
     and new ones as they appear, up to that of the run's last step. The table has the
     scores of this call; `evaluation/scores.jsonl` has all scores of the workdir.
 
+    Pictures that another program made get a row of their own. If the workdir then holds
+    no run, and the config names no model, they are scored alone.
+
     Args:
       config: how to sample and what to score. The network is that of the checkpoint.
       workdir: the run's folder.
       given: dotted names of the fields that the command line set.
+      samples: a folder or file of pictures to score, too; see `metrics.given.samples`.
 
     Raises:
       JcmError: if there is no checkpoint, if a score cannot be computed, or if the
@@ -81,23 +92,54 @@ def evaluate(
             "config.eval.watch evaluates the checkpoints of a workdir: drop"
             " config.sample.model"
         )
-    dataset = data.load(config.data, config.data.split)
-    scorer = Scorer(config, workdir, dataset) if config.eval.scores else None
-    once = [_subjects(config, workdir, given)]
+    dataset = scores_lib.real_images(config)
+    given_rows, shown = _score_pictures(config, workdir, dataset, samples)
+    alone = bool(samples) and not config.sample.model and not _holds_run(workdir)
+    uses_scores = config.eval.scores and not alone
+    scorer = Scorer(config, workdir, dataset) if uses_scores else None
     table: list[Row] = []
+    once = [iter(()) if alone else _subjects(config, workdir, given)]
     watched = _each_checkpoint(config, workdir, given)
     for subjects in watched if config.eval.watch else once:
         rows, pictures, weights = _evaluate_subjects(config, scorer, subjects)
-        pictures["real images"] = _real_images(config, dataset)
+        pictures |= shown
+        pictures["real images"] = _some_images(config, dataset)
         # The teacher has the same row at every checkpoint.
         table += [row for row in rows if row not in table]
         if jax.process_index() == 0:
-            settings = _settings(config, weights)
+            settings = _settings(config, weights) | {"samples": samples}
             results.make_room(workdir, "evaluate", (_PICTURE, *_TABLES), settings)
             _write_pictures(workdir, pictures)
-            if table:
-                _write_table(config, workdir, table)
+            if complete := [*table, *given_rows]:
+                _write_table(config, workdir, complete)
+            if rows:
                 _write_events(workdir, rows)
+
+
+def _holds_run(workdir: pathlib.Path) -> bool:
+    return (workdir / "run.json").exists()
+
+
+def _score_pictures(
+    config: ConfigDict, workdir: pathlib.Path, dataset: data.Dataset, samples: str
+) -> tuple[list[Row], dict[str, Picture]]:
+    """Returns the row and the picture of samples that another program made, if any.
+
+    Raises:
+      JcmError: if they cannot be read or scored.
+    """
+    if not samples:
+        return [], {}
+    if not config.eval.scores:
+        raise JcmError("--samples needs scores: name some by config.eval.scores")
+    with distributed.fail_together():  # one machine may lack the folder
+        pictures = given_samples.samples(config, samples, "--samples")
+    name, count = expanded(samples).resolve().name, len(pictures)
+    title = f"{name}, {count} pictures"
+    scorer = Scorer(config, workdir, dataset, given=count)
+    found = scorer.of_pictures(name, pictures)
+    scores = {column: [value] for column, value in found.items()}
+    return [Row(None, title, scores, count)], {title: _some_images(config, pictures)}
 
 
 def check(config: ConfigDict) -> None:
@@ -108,7 +150,7 @@ def check(config: ConfigDict) -> None:
     """
     prepare.check_settings(config)
     with distributed.fail_together():  # one machine may lack the data
-        scores_lib.create(config, data.load(config.data, config.data.split))
+        scores_lib.create(config, scores_lib.real_images(config))
 
 
 def load_subject(config: ConfigDict, workdir: pathlib.Path) -> Subject:
@@ -203,7 +245,8 @@ def _evaluate_subjects(
             if scorer:
                 by_seed = [scorer(subject, schedule, s) for s in config.eval.seeds]
                 scores = {key: [each[key] for each in by_seed] for key in by_seed[0]}
-                rows.append(Row(subject.model.step, title, scores))
+                count = config.eval.num_images
+                rows.append(Row(subject.model.step, title, scores, count))
             pictures[title] = _first_samples(config, subject.model, schedule)
     return rows, pictures, weights
 
@@ -223,8 +266,8 @@ def _first_samples(config: ConfigDict, model: Model, schedule: Schedule) -> Pict
     return grids.grid(pixels, _COLUMNS)
 
 
-def _real_images(config: ConfigDict, dataset: data.Dataset) -> Picture:
-    """Returns a grid of random real images."""
+def _some_images(config: ConfigDict, dataset: data.Dataset) -> Picture:
+    """Returns a grid of random images of a data set."""
     count = min(config.sample.num_images, _SHOWN)
     # The first images of a folder are often of one class.
     chosen = np.random.default_rng(0).permutation(len(dataset))[:count]
@@ -263,28 +306,32 @@ def _write_table(config: ConfigDict, workdir: pathlib.Path, table: list[Row]) ->
 
 def _markdown(config: ConfigDict, table: list[Row]) -> str:
     """Returns the table as text, with a note on how to read it."""
-    columns = list(table[0].scores)
+    columns = list(dict.fromkeys(name for row in table for name in row.scores))
     lines = [
         f"| samples | step | {' | '.join(columns)} |",
         "|---" * (len(columns) + 2) + "|",
     ]
     for row in table:
-        cells = (_cell(row.scores[column]) for column in columns)
+        cells = (_cell(row.scores.get(column, ())) for column in columns)
         step = "" if row.step is None else row.step
         lines.append(f"| {row.samples} | {step} | {' | '.join(cells)} |")
-    seeds = len(config.eval.seeds)
-    note = f"{config.eval.num_images} uint8 images per row" + (
+    counts = " or ".join(dict.fromkeys(str(row.num_images) for row in table))
+    seeds = max(len(values) for row in table for values in row.scores.values())
+    note = f"{counts} uint8 images per row" + (
         f" and seed; mean ± standard deviation (minimum) of {seeds} seeds"
         if seeds > 1
         else ""
     )
+    if len(columns) > 1:
+        main = scores_lib.main_column(config.eval.scores)
+        note += f"; {main} counts, of the first of config.eval.scores"
     return "\n".join(lines) + f"\n\n{note}\n"
 
 
 def _cell(values: Sequence[float]) -> str:
     """Returns the text of a cell, given one value for each seed."""
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
+    if len(values) < 2:
+        return "".join(f"{value:.3f}" for value in values)
     spread = f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
     return f"{spread} ({np.min(values):.3f})"
 

@@ -184,6 +184,17 @@ PROCESSES = (
     ),
 )
 RUN = (*_CONFIG, _WORKDIR)
+EVALUATE = (
+    *RUN,
+    Flag(
+        "samples",
+        "PATH",
+        "samples that another program made, to score too: a folder of pictures of any"
+        " size, or an .npz file with pixels as arr_0; without a run in the workdir,"
+        " these alone",
+        "",
+    ),
+)
 EDIT = (
     Flag("task", "TASK", f"one of {', '.join(TASKS)}", TASKS[0], choices=TASKS),
     Flag(

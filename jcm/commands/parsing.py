@@ -64,8 +64,9 @@ COMMANDS = {
             "--workdir=runs/digits_cd --config.eval.seeds='(0,1,2)'",
             "--config=configs/cifar10_cd.py \\\n"
             "      --config.sample.model=openai/cd-cifar10-lpips",
+            "--config=configs/cifar10_cd.py --samples=FOLDER",
         ),
-        {"flags": flags.RUN, _SEVERAL: flags.PROCESSES},
+        {"flags": flags.EVALUATE, _SEVERAL: flags.PROCESSES},
     ),
     "sample": Command(
         "writes samples to files",

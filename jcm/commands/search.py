@@ -15,7 +15,6 @@ from absl import logging
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from jcm import data
 from jcm.commands import unused
 from jcm.commands.evaluate import load_subject
 from jcm.metrics import scores as scores_lib
@@ -52,11 +51,17 @@ def search(
     subject = load_subject(config, workdir)
     _check(config, subject)
     unused.check("search", subject.model.kind, config, given)
-    column, seed = config.search.score, config.search.seed
+    column, seed = _column(config), config.search.seed
     score, higher_is_better = scores_lib.of_column(column)
     config = config.copy_and_resolve_references()
     config.eval.scores = (score,)  # no other score is used
-    scorer = Scorer(config, workdir, data.load(config.data, config.data.split))
+    scorer = Scorer(config, workdir, scores_lib.real_images(config))
+
+    logging.info(
+        "searching by %s of the score %s, %s is better; config.search.score names"
+        " another column",
+        *(column, score, "higher" if higher_is_better else "lower"),
+    )
 
     def value(sigmas: tuple[float, ...], seed: int) -> float:
         schedule = build.schedule(config, subject.model.denoiser, sigmas=sigmas)
@@ -85,6 +90,19 @@ def search(
     )
 
 
+def _column(config: ConfigDict) -> str:
+    """Returns the column to optimise; by default that of the first score.
+
+    Raises:
+      JcmError: if there is none.
+    """
+    if config.search.score:
+        return config.search.score
+    if not config.eval.scores:
+        raise JcmError("name the column to optimise, such as config.search.score=fid")
+    return scores_lib.main_column(config.eval.scores)
+
+
 def _check(config: ConfigDict, subject: Subject) -> None:
     """Checks that the config can be searched for this model.
 
@@ -99,7 +117,7 @@ def _check(config: ConfigDict, subject: Subject) -> None:
             " another one, since the result is reported for seeds that the search has"
             " not used"
         )
-    if config.search.score == "as_asked" and not subject.model.class_names:
+    if _column(config) == "as_asked" and not subject.model.class_names:
         raise JcmError(
             "config.search.score='as_asked' needs a class-conditional model: use"
             " another score"

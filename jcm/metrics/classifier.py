@@ -24,12 +24,13 @@ class Classifier:
     other half. This class is a `scores.ScoreGroup`.
     """
 
-    def __init__(self, dataset: Dataset, num_images: int):
+    def __init__(self, dataset: Dataset, num_images: int, given: int | None = None):
         """Checks the data set; `prepare` fits the classifier.
 
         Args:
           dataset: the real images with their labels.
-          num_images: the number of samples that will be scored.
+          num_images: the number of samples that a model will make.
+          given: the number of samples that another program made; None for none.
 
         Raises:
           JcmError: if the data has no classes, or there are too few samples.
@@ -39,11 +40,7 @@ class Classifier:
                 f"config.eval.scores: 'classifier' needs classes, but {dataset.name}"
                 " has only one: pass labels, or use another score"
             )
-        if num_images <= _HIDDEN[-1]:
-            raise JcmError(
-                f"classifier needs at least {_HIDDEN[-1] + 1} images, but"
-                f" config.eval.num_images is {num_images}: raise it"
-            )
+        features.check_count("classifier", _HIDDEN[-1] + 1, num_images, given)
         self._dataset = dataset
 
     def identity(self) -> dict[str, Any]:

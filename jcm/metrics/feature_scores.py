@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from ml_collections import ConfigDict
 
 from jcm.data import Dataset
 from jcm.metrics import (
+    features,
     frechet,
     inception_score,
     kid,
@@ -23,6 +23,7 @@ from jcm.metrics import (
 )
 from jcm.metrics.statistics import Statistics
 from jcm.runtime.errors import JcmError
+from jcm.runtime.paths import expanded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,13 +113,20 @@ class NetworkScores:
     This class is a `scores.ScoreGroup`.
     """
 
-    def __init__(self, names: Sequence[str], dataset: Dataset, config: ConfigDict):
+    def __init__(
+        self,
+        names: Sequence[str],
+        dataset: Dataset,
+        config: ConfigDict,
+        given: int | None = None,
+    ):
         """Reads the weights of the network; `prepare` handles the real images.
 
         Args:
           names: keys of `FEATURE_SCORES` with the same network.
           dataset: the real images.
           config: the whole config.
+          given: the number of samples that another program made; None for none.
 
         Raises:
           JcmError: if weights are missing, or there are too few samples or real images.
@@ -127,20 +135,18 @@ class NetworkScores:
         self._scores = {name: FEATURE_SCORES[name] for name in names}
         (network,) = {score.network for score in self._scores.values()}
         self._network = networks.load(network, config.weights)
-        # Published statistics are all of Inception's features.
-        self._published = config.eval.reference if network == "inception" else ""
+        # Published statistics are all of Inception's features. A folder has become the
+        # data set.
+        named = config.eval.reference if network == "inception" else ""
+        self._published = named if named and expanded(named).is_file() else ""
         size, channels = dataset.image_size, config.data.channels
         self._sizes = self._network.sizes((size, size, channels))
         self._min_images = {
             name: score.min_images(self._sizes[score.feature])
             for name, score in self._scores.items()
         }
-        count = config.eval.num_images
-        for name in self._scores:
-            self._check_count(
-                *(name, count, f"config.eval.num_images is {count}"),
-                "raise it, or choose other scores",
-            )
+        for name, least in self._min_images.items():
+            features.check_count(name, least, config.eval.num_images, given)
         if not self._published:
             self._check_dataset(
                 name for name, score in self._scores.items() if score.needs_real
@@ -151,7 +157,7 @@ class NetworkScores:
         """Returns, for each score, all that its value depends on except the samples."""
         digest = ""
         if self._published:
-            with pathlib.Path(self._published).expanduser().open("rb") as file:
+            with expanded(self._published).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         depends = {
             "network": self._network.version,

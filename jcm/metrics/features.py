@@ -31,6 +31,31 @@ def check_uint8(images: np.ndarray) -> None:
         )
 
 
+def check_count(name: str, least: int, asked: int, given: int | None) -> None:
+    """Checks before the long work that there will be enough samples for a score.
+
+    Args:
+      name: of the score.
+      least: the fewest samples that it accepts.
+      asked: `config.eval.num_images`.
+      given: the number of samples that another program made; None if a model will make
+        as many as `asked`.
+
+    Raises:
+      JcmError: if there are too few.
+    """
+    if (asked if given is None else given) >= least:
+        return
+    if given is None:
+        found = f"config.eval.num_images is {asked}: raise it"
+    else:
+        found = f"there are {given} samples: make more of them"
+    raise JcmError(
+        f"{name} needs at least {least} images, but {found}, or choose other scores"
+        " with config.eval.scores, or none with config.eval.scores=()"
+    )
+
+
 def extract(
     network: FeatureNetwork,
     batches: Iterable[np.ndarray],

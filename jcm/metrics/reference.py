@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import zipfile
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -10,15 +9,15 @@ from absl import logging
 
 from jcm.data import Dataset
 from jcm.metrics import frechet, statistics
+from jcm.metrics.given import UNREADABLE
 from jcm.metrics.networks import FeatureNetwork
 from jcm.metrics.statistics import Statistics
 from jcm.runtime import distributed, download, files
 from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime.paths import expanded
 
 # The most real images whose rows are kept; scores of rows would take too long on more.
 _MOST_ROWS = 50_000
-# What numpy raises for a file that is not an .npz of plain arrays.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 
 def of_dataset(
@@ -115,8 +114,8 @@ def published(
       JcmError: if the file is none of these, or its images have another size.
     """
     try:
-        arrays = _arrays(pathlib.Path(path).expanduser())
-    except _UNREADABLE as error:
+        arrays = _arrays(expanded(path))
+    except UNREADABLE as error:
         raise JcmError(
             f"config.eval.reference={path} cannot be read ({one_line(error)}): name an"
             " .npz with mu and sigma"
@@ -205,7 +204,7 @@ def _read(path: pathlib.Path, with_rows: bool) -> Statistics:
             arrays["mean"], arrays["cov"], count=int(arrays["count"])
         )
         return Statistics(moments, arrays.get("rows"))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise JcmError(f"{path} is damaged ({one_line(error)}): delete it") from error
 
 

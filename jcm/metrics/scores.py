@@ -1,21 +1,23 @@
 """The scores that a config can name, and the table of their columns."""
 
-import pathlib
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from jcm import data
 from jcm.data import Dataset
-from jcm.metrics import classifier
+from jcm.metrics import classifier, given
 from jcm.metrics.classifier import Classifier
 from jcm.metrics.feature_scores import FEATURE_SCORES, NetworkScores
 from jcm.runtime.errors import JcmError
+from jcm.runtime.paths import expanded
 
 _CLASSIFIER = "classifier"
 # The columns of the classifier that can be better or worse, and whether higher is
 # better.
+_MAIN = "fd"  # of the classifier
 _CLASSIFIER_COLUMNS = {"confident": True, "fd": False, "as_asked": True}
 
 
@@ -49,36 +51,48 @@ class ScoreGroup(Protocol):
         """
 
 
-def create(config: ConfigDict, dataset: Dataset) -> list[ScoreGroup]:
+def real_images(config: ConfigDict, dataset: Dataset | None = None) -> Dataset:
+    """Returns the images that samples are compared with.
+
+    Args:
+      config: `eval.reference` may name a folder of pictures.
+      dataset: the images without such a folder; by default those of `config.data`.
+
+    Raises:
+      JcmError: if they cannot be opened.
+    """
+    named = config.eval.reference
+    if named and expanded(named).is_dir():
+        return given.of_folder(config, named, "config.eval.reference")
+    if dataset is None:
+        dataset = data.load(config.data, config.data.split)
+    return dataset
+
+
+def create(
+    config: ConfigDict, dataset: Dataset, count: int | None = None
+) -> list[ScoreGroup]:
     """Creates the scores that `config.eval.scores` names.
 
     Reads the weights of the networks, and downloads them if they are missing; no image
     is used yet.
 
+    Args:
+      config: the whole config.
+      dataset: the real images, from `real_images`.
+      count: the number of samples that another program made; None for
+        `config.eval.num_images`, which a model makes.
+
     Raises:
       JcmError: if a name is unknown, weights are missing, there are too few images, or
         a score cannot use the data set.
     """
-    published = config.eval.reference
-    if published and not pathlib.Path(published).expanduser().is_file():
-        raise JcmError(
-            f"config.eval.reference={published} does not exist: name an .npz file"
-        )
-    uses = [
-        FEATURE_SCORES[name].uses_published
-        for name in config.eval.scores
-        if name in FEATURE_SCORES
-    ]
-    if published and not any(uses):
-        raise JcmError(
-            f"config.eval.reference={published} is for Inception, which no score of"
-            f" config.eval.scores={tuple(config.eval.scores)} uses: drop it"
-        )
+    _check_reference(config)
     groups: list[ScoreGroup] = []
     by_network: dict[str, list[str]] = {}
     for name in config.eval.scores:
         if name == _CLASSIFIER:
-            groups.append(Classifier(dataset, config.eval.num_images))
+            groups.append(Classifier(dataset, config.eval.num_images, count))
         elif name in FEATURE_SCORES:
             by_network.setdefault(FEATURE_SCORES[name].network, []).append(name)
         else:
@@ -87,13 +101,45 @@ def create(config: ConfigDict, dataset: Dataset) -> list[ScoreGroup]:
                 f" {', '.join((_CLASSIFIER, *FEATURE_SCORES))}"
             )
     return groups + [
-        NetworkScores(names, dataset, config) for names in by_network.values()
+        NetworkScores(names, dataset, config, count) for names in by_network.values()
     ]
+
+
+def _check_reference(config: ConfigDict) -> None:
+    """Checks that `config.eval.reference` exists, and that a score uses it.
+
+    Raises:
+      JcmError: if not.
+    """
+    named, names = config.eval.reference, tuple(config.eval.scores)
+    if not named or expanded(named).is_dir():
+        return
+    if not expanded(named).is_file():
+        raise JcmError(
+            f"config.eval.reference={named} does not exist: name a folder of pictures,"
+            " or an .npz file"
+        )
+    known = [FEATURE_SCORES[name] for name in names if name in FEATURE_SCORES]
+    if not any(score.uses_published for score in known):
+        raise JcmError(
+            f"config.eval.reference={named} is for Inception, which no score of"
+            f" config.eval.scores={names} uses: drop it, or name a folder of pictures"
+        )
 
 
 def columns(name: str) -> tuple[str, ...]:
     """Returns the columns that a score gives."""
     return classifier.COLUMNS if name == _CLASSIFIER else FEATURE_SCORES[name].columns
+
+
+def main_column(names: Sequence[str]) -> str:
+    """Returns the column that decides which samples are better.
+
+    Args:
+      names: scores, such as `config.eval.scores`; the first decides.
+    """
+    first = names[0]
+    return _MAIN if first == _CLASSIFIER else FEATURE_SCORES[first].columns[0]
 
 
 def of_column(column: str) -> tuple[str, bool]:

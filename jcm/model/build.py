@@ -13,7 +13,7 @@ from jcm.diffusion.schedule import Sampling, Schedule
 from jcm.networks import Network
 from jcm.runtime.arguments import numbers, optional
 from jcm.runtime.arrays import AnyArray, Number, Whole
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, shown
 
 # Noise levels, one for each step; a single number is one step.
 Levels = Sequence[Number] | Real[AnyArray, "..."] | Number
@@ -73,7 +73,7 @@ def levels(sigmas: Levels) -> tuple[float, ...]:
     """
     array = np.atleast_1d(np.asarray(numbers("sigmas", sigmas)))
     if array.ndim != 1:
-        raise JcmError(f"sigmas={sigmas!r}: pass one noise level for each step")
+        raise JcmError(f"sigmas={shown(sigmas)}: pass one noise level for each step")
     return tuple(map(float, array))
 
 

@@ -21,7 +21,7 @@ from jcm.run.checkpoints import Checkpoints
 from jcm.runtime import sharding
 from jcm.runtime.arguments import explained, number, optional, whole, wholes
 from jcm.runtime.arrays import AnyArray, Number, Whole
-from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime.errors import JcmError, one_line, shown
 from jcm.runtime.paths import nearest_path
 
 _REMEDY = (
@@ -284,7 +284,7 @@ def _ema(ema: Any) -> str:
         number("ema", ema)
     except JcmError:
         raise JcmError(
-            f"ema={ema!r} must be a text or a number, such as 0.9999"
+            f"ema={shown(ema)} must be a text or a number, such as 0.9999"
         ) from None
     return str(ema)
 

@@ -31,9 +31,14 @@ from jcm.model.model import Model
 from jcm.model.pixels import fill, sample_pixels, write_npz
 from jcm.run import workdir as workdir_lib
 from jcm.runtime import distributed
+from jcm.runtime.errors import JcmError
 
 # Least number of images between two writes, and so the most that a kill can lose.
 _PART = 1024
+# The score that depends on the numbers of the classes.
+_BY_CLASS = "classifier"
+# An error names at most this many classes.
+_NAMED_AT_MOST = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,22 +65,27 @@ class Scorer:
     """Scores models as a config asks, and records the scores in the workdir."""
 
     def __init__(
-        self, config: ConfigDict, workdir: str | os.PathLike, dataset: Dataset
+        self,
+        config: ConfigDict,
+        workdir: str | os.PathLike,
+        dataset: Dataset,
+        given: int | None = None,
     ):
         """Creates the scores; no image is used yet.
 
         Args:
           config: `eval` and `sample.labels` say what to score.
           workdir: where samples and scores are kept.
-          dataset: the real images.
+          dataset: the real images, from `metrics.scores.real_images`.
+          given: the number of pictures, to score pictures instead of models.
 
         Raises:
           JcmError: if a score cannot be computed.
         """
-        self._config, self._prepared = config, False
+        self._config, self._dataset, self._prepared = config, dataset, False
         self._folder = pathlib.Path(workdir) / "evaluation"
         self._path = pathlib.Path(workdir) / workdir_lib.SCORES_FILE
-        self._groups = scores_lib.create(config, dataset)
+        self._groups = scores_lib.create(config, dataset, given)
         # By name of a score, all that its value depends on except the samples.
         self._by: dict[str, Any] = {}
         for group in self._groups:
@@ -95,7 +105,8 @@ class Scorer:
           seed: determines the samples.
 
         Raises:
-          JcmError: if a sample is not finite, or if there are too few for a score.
+          JcmError: if a sample is not finite, if there are too few for a score, or if
+            the model has other classes than the real images.
         """
         title = f"{subject.name}, {schedule.title}, seed {seed}"
         identity = identity_of(
@@ -122,20 +133,51 @@ class Scorer:
                 subject.model, schedule, seed, labels, unfinished, title
             )
         scores = self._score(pixels, labels)
-        record = identity | {"by": self._by, "scores": scores}
+        if keep and not is_kept and jax.process_index() == 0:
+            write_npz(kept, pixels, labels)
+        self._record(identity, scores, write=not recorded)
         if jax.process_index() == 0:
-            if keep and not is_kept:
-                write_npz(kept, pixels, labels)
-            if not recorded:
-                self._append(record)
             unfinished.unlink(missing_ok=True)
-        self._records.append(record)
-        logging.info(
-            "%s: %d images in %.1f s  %s",
-            *(title, len(pixels), time.monotonic() - started),
-            "  ".join(f"{column} {value:.4g}" for column, value in scores.items()),
-        )
+        _log(title, len(pixels), started, scores)
         return scores
+
+    def of_pictures(self, name: str, pictures: Dataset) -> dict[str, float]:
+        """Returns all scores of pictures that another program made, by column.
+
+        What the workdir has is not computed again. Every process must call.
+
+        Args:
+          name: for the table.
+          pictures: the samples. If they have the classes of the real images, it is
+            scored whether they are recognised as what they are said to be.
+        """
+        identity = {
+            "model": name,
+            "step": None,
+            "weights": None,
+            "samples": pictures.fingerprint,
+            "num_images": len(pictures),
+        }
+        recorded = self._recorded(identity)
+        if _in_all_processes(bool(recorded)):
+            return recorded
+        self._prepare()
+        started, arrays = time.monotonic(), pictures.arrays()
+        same = pictures.class_names == self._dataset.class_names
+        labels = arrays["label"].tolist() if same else None
+        scores = self._score(arrays["image"], labels)
+        self._record(identity, scores, write=True)
+        _log(name, len(pictures), started, scores)
+        return scores
+
+    def _record(
+        self, identity: dict[str, Any], scores: dict[str, float], *, write: bool
+    ) -> None:
+        """Keeps scores in memory, and appends them to the file of scores."""
+        record = identity | {"by": self._by, "scores": scores}
+        if write and jax.process_index() == 0:
+            self._append(record)
+        self._records.append(record)
 
     def _recorded(self, identity: dict[str, Any]) -> dict[str, float]:
         """Returns the recorded scores of these samples; {} if one is missing."""
@@ -163,6 +205,15 @@ class Scorer:
 
     def _labels(self, model: Model) -> list[int] | None:
         """Returns the label of each sample."""
+        ours, theirs = self._dataset.class_names, model.class_names
+        by_number = all(name.isdigit() for name in theirs)
+        if theirs and ours != theirs and _BY_CLASS in self._config.eval.scores:
+            if len(ours) != len(theirs) or not by_number:
+                raise JcmError(
+                    f"the model has the classes {_short(theirs)}, and the real images"
+                    f" {_short(ours)}: name images of the same classes, or drop"
+                    f" {_BY_CLASS!r} from config.eval.scores"
+                )
         count = self._config.eval.num_images
         return image_labels(self._config, count, model.denoiser, model.class_names)
 
@@ -259,6 +310,21 @@ def stem_of(title: str, identity: Mapping[str, Any]) -> str:
     """
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     return re.sub(r"\W+", "_", f"{title}_{digest}".lower())
+
+
+def _short(names: Sequence[str]) -> str:
+    """Returns the first names, and how many there are."""
+    some = ", ".join(names[:_NAMED_AT_MOST])
+    return some if len(names) <= _NAMED_AT_MOST else f"{some}, ... ({len(names)})"
+
+
+def _log(title: str, count: int, started: float, scores: dict[str, float]) -> None:
+    """Logs scores, and the time since `started` in seconds."""
+    logging.info(
+        "%s: %d images in %.1f s  %s",
+        *(title, count, time.monotonic() - started),
+        "  ".join(f"{column} {value:.4g}" for column, value in scores.items()),
+    )
 
 
 def _in_all_processes(condition: bool) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from jcm.runtime import errors
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, shown
 
 _P = ParamSpec("_P")
 _Result = TypeVar("_Result")
@@ -113,7 +113,7 @@ def whole(name: str, value: Any, least: int | None = None) -> int:
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise JcmError(f"{name}={value!r} must be a whole number") from None
+        raise JcmError(f"{name}={shown(value)} must be a whole number") from None
     if least is not None and number < least:
         raise JcmError(f"{name}={number} must be at least {least}")
     return number
@@ -147,7 +147,7 @@ def numbers(name: str, values: Any) -> Any:
         array = np.empty(0, object)
     dtype = array.dtype  # that of a JAX key has no kind
     if getattr(dtype, "kind", "?") not in "iuf" and dtype.name != "bfloat16":
-        raise JcmError(f"{name}={values!r} must be a number, or several")
+        raise JcmError(f"{name}={shown(values)} must be a number, or several")
     return array
 
 
@@ -155,7 +155,7 @@ def number(name: str, value: Any) -> float:
     """Returns one number of Python, NumPy or JAX; raises like `numbers`."""
     array = numbers(name, value)
     if array.ndim:
-        raise JcmError(f"{name}={value!r} must be a single number")
+        raise JcmError(f"{name}={shown(value)} must be a single number")
     return float(array)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Integer, Key, Real
 
+from jcm.runtime import errors
 from jcm.runtime.errors import JcmError
 
 AnyArray = Array | np.ndarray
@@ -38,7 +39,9 @@ def as_key(seed: Any) -> Key[Array, ""]:
             raise TypeError
         seed = operator.index(seed)
     except TypeError:
-        raise JcmError(f"seed={seed!r} must be a whole number or a JAX key") from None
+        raise JcmError(
+            f"seed={errors.shown(seed)} must be a whole number or a JAX key"
+        ) from None
     if not 0 <= seed < 2**32:
         raise JcmError(f"seed={seed} must be at least 0 and below 2**32")
     return jax.random.key(seed)

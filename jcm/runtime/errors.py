@@ -2,6 +2,10 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+# An error shows at most so many characters of a wrong value.
+_LONGEST = 60
 
 
 class JcmError(Exception):
@@ -47,6 +51,12 @@ def one_line(error: BaseException, longest: int | None = None) -> str:
     while isinstance(message, KeyError | AttributeError) and message.args:
         message = message.args[0]
     return " ".join(str(message).split())[:longest] or type(error).__name__
+
+
+def shown(value: Any) -> str:
+    """Returns the repr of a wrong value on one line, shortened if it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def nearest(name: str, known: Iterable[str], least: float = 0.6) -> str | None:

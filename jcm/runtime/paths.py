@@ -3,7 +3,7 @@
 import os
 import pathlib
 
-from jcm.runtime.errors import JcmError, nearest
+from jcm.runtime.errors import JcmError, nearest, shown
 
 
 def expanded(path: str | os.PathLike) -> pathlib.Path:
@@ -18,7 +18,7 @@ def expanded(path: str | os.PathLike) -> pathlib.Path:
     try:
         return pathlib.Path(path).expanduser()
     except TypeError:
-        raise JcmError(f"{path!r} must be a path") from None
+        raise JcmError(f"{shown(path)} must be a path") from None
     except RuntimeError:
         raise JcmError(f"{path} begins with an unknown user: name a path") from None
 

@@ -267,11 +267,18 @@ def _check(
         dataset=dataset,
         program=made,
         teachers=teachers,
-        score_groups=scores_lib.create(config, dataset) if score_every else [],
+        score_groups=_score_groups(config, dataset) if score_every else [],
         score_every=score_every,
         profile=profile,
         memory_limit=memory_limit,
     )
+
+
+def _score_groups(
+    config: ConfigDict, dataset: data.Dataset
+) -> list[scores_lib.ScoreGroup]:
+    """Returns the scores to compute while training on a data set."""
+    return scores_lib.create(config, scores_lib.real_images(config, dataset))
 
 
 def _saved_step(setup: _Setup, checkpoints: Checkpoints) -> int | None:

@@ -12,6 +12,7 @@ from jcm import data
 from jcm.commands import evaluate, search
 from jcm.commands import sample as sample_lib
 from jcm.commands import train as train_lib
+from jcm.data import given
 from jcm.diffusion.schedule import Schedule
 from jcm.metrics import scores
 from jcm.metrics.classifier import Classifier
@@ -184,7 +185,7 @@ def test_sampling_resumes_after_a_kill(run, monkeypatch):
 def test_a_sample_that_is_not_finite_gets_no_score(run):
     config, workdir = run
     trained = load(workdir)
-    trained.params = jax.tree.map(lambda p: p * np.nan, trained.params)
+    trained.params = jax.tree.map(lambda p: p * 1e30, trained.params)
     scorer = scoring.Scorer(config, workdir, data.load(config.data))
     with pytest.raises(JcmError, match="image 0 of seed 0, 1 step, is not finite"):
         scorer(scoring.Subject.of("broken", trained), Schedule((80.0,)), 0)
@@ -335,6 +336,65 @@ def test_scores_while_training_change_nothing_else(
 # --- search
 
 
+def test_samples_of_another_program_are_scored_beside_the_run_or_alone(
+    run, classifier, tmp_path
+):
+    config, workdir = run
+    real = data.load(config.data).take(np.arange(70))
+    np.savez(tmp_path / "theirs.npz", real["image"])
+    with config.unlocked():
+        config.eval.seeds = (0,)
+    evaluate.evaluate(config, workdir, samples=str(tmp_path / "theirs.npz"))
+    rows = json.loads((workdir / "scores.json").read_text())["rows"]
+    assert [row["samples"] for row in rows] == [
+        "teacher, Heun, 5 evaluations",
+        *("consistency, 1 step", "consistency, 2 steps", "theirs.npz, 70 pictures"),
+    ]
+    # No one knows what the samples should be, so `as_asked` is missing.
+    expected = classifier(real["image"], None)
+    assert rows[3]["scores"] == {name: [value] for name, value in expected.items()}
+    assert [row["num_images"] for row in rows] == [80, 80, 80, 70]
+    text = (workdir / "scores.md").read_text()
+    assert "80 or 70 uint8 images per row; fd counts, of the first of config.e" in text
+    place = tmp_path / "alone"
+    evaluate.evaluate(config, place, samples=str(tmp_path / "theirs.npz"))
+    (row,) = json.loads((place / "scores.json").read_text())["rows"]
+    assert row == rows[3] and (place / "comparison.png").exists()
+    before = (place / "evaluation" / "scores.jsonl").read_text()
+    evaluate.evaluate(config, place, samples=str(tmp_path / "theirs.npz"))
+    assert (place / "evaluation" / "scores.jsonl").read_text() == before
+    with config.unlocked():
+        config.eval.scores = ()
+    with pytest.raises(JcmError, match="--samples needs scores: name some"):
+        evaluate.evaluate(config, place, samples=str(tmp_path / "theirs.npz"))
+
+
+def test_labelled_samples_are_scored_by_their_labels(run, classifier, tmp_path):
+    config, _ = run
+    dataset = data.load(config.data)
+    real = dataset.take(np.arange(70))
+    scorer = scoring.Scorer(config, tmp_path, dataset, given=70)
+    found = scorer.of_pictures(
+        "theirs", given.load((real["image"], real["label"]), 8, 1)
+    )
+    assert found == classifier(real["image"], real["label"].tolist())
+    assert found["as_asked"] > 0.97
+
+
+def test_classes_of_other_images_are_not_compared_by_number(run, tmp_path):
+    config, workdir = run
+    dataset = data.load(config.data)
+    model = load(workdir)
+    scorer = scoring.Scorer(config, tmp_path, dataset)
+    model.class_names = ("cat", "dog")
+    with pytest.raises(
+        JcmError, match=r"classes cat, dog, and .* 0, 1, 2, \.\.\. .10.: "
+    ):
+        scorer._labels(model)
+    model.class_names = tuple(reversed("0123456789"))  # numbers without a meaning
+    assert scorer._labels(model) is None
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 17, 40])
 def test_ternary_search_finds_the_minimum(count):
     for best in range(count):
@@ -348,12 +408,13 @@ def test_ternary_search_finds_the_minimum(count):
         assert len(asked) == len(set(asked)) <= 2 * np.log(count + 1) / np.log(1.5) + 2
 
 
-def test_search_reports_the_scores_of_other_seeds(run):
+def test_search_reports_the_scores_of_other_seeds(run, caplog):
     config, workdir = run
-    with config.unlocked():
-        config.search.score, config.search.points = "fd", 6
-        config.search.steps = 3
-    search.search(config, workdir)
+    with config.unlocked():  # The first of `eval.scores` decides what is optimised.
+        config.search.points, config.search.steps = 6, 3
+    with caplog.at_level("INFO"):
+        search.search(config, workdir)
+    assert "searching by fd of the score classifier, lower is better" in caplog.text
     found = json.loads((workdir / "search.json").read_text())
     made_by = json.loads((workdir / "results.json").read_text())
     assert made_by["search"]["search"]["steps"] == 3
@@ -375,6 +436,10 @@ def test_search_reports_the_scores_of_other_seeds(run):
         ({"search.score": "fidd"}, "no score gives 'fidd': use one of confident, fd"),
         ({"search.score": "as_asked"}, "needs a class-conditional model"),
         ({"search.seed": 5}, "search.seed=5 is one of config.eval.seeds"),
+        (
+            {"search.score": "", "eval.scores": ()},
+            "name the column to optimise, such as config.search.score=fid",
+        ),
         ({"search.points": 2, "search.steps": 4}, "too large for config.search.points"),
     ],
 )

@@ -9,6 +9,7 @@ from PIL import Image, ImageFilter
 from scipy import linalg
 from skimage.util import view_as_blocks
 
+from jcm import config as config_lib
 from jcm import data
 from jcm.commands.benchmark import scores as benchmark
 from jcm.metrics import (
@@ -398,6 +399,21 @@ def test_the_classifier_scores_whether_samples_have_their_label(digits, classifi
     image, label = arrays["image"][:200], arrays["label"][:200]
     assert classifier(image, label.tolist())["as_asked"] > 0.97
     assert classifier(image, ((label + 1) % 10).tolist())["as_asked"] < 0.05
+
+
+def test_the_first_score_decides():
+    assert scores.main_column(("classifier", "fd_efficientnet_lite0")) == "fd"
+    assert scores.main_column(("precision_recall", "fid")) == "precision"
+    for name, column in (
+        ("digits_cd", "fd"),
+        ("digits_ct", "fd"),
+        ("digits_edm", "fd"),
+        ("cifar10_cd", "fd_efficientnet_lite0"),
+        ("folder_cd", "fd_efficientnet_lite0"),
+    ):
+        found = config_lib.load(f"configs/{name}.py")
+        assert scores.main_column(found.eval.scores) == column
+        assert found.search.score == ""
 
 
 def test_unknown_scores_raise(tiny, digits):

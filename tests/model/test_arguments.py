@@ -211,6 +211,7 @@ def test_scores_take_numbers_of_all_libraries(model, monkeypatch):
         jcm.evaluate(model, scores=names, **numbers)
         assert asked == {"num_images": 80, "seed": 3, "sigmas": (9.0,)}
         assert type(asked["num_images"]) is type(asked["seed"]) is int
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     for wrong in ({"seed": 0.5}, {"seed": jax.random.key(0)}, {"num_images": 80.0}):
         with pytest.raises(jcm.JcmError, match="must be a whole number"):
             jcm.evaluate(model, scores="classifier", **wrong)
@@ -266,7 +267,8 @@ def test_a_data_set_may_begin_with_a_tilde(home, data_config):
     assert list((home / "prepared").iterdir())
 
 
-def test_one_function_expands_a_tilde():
+def test_one_function_expands_a_tilde(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     for path in (ROOT / "jcm").rglob("*.py"):
         if path.name != "paths.py":
             assert "expanduser" not in path.read_text(), path
