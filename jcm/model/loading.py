@@ -12,8 +12,10 @@ from ml_collections import ConfigDict
 
 from jcm import config as config_lib
 from jcm import methods, networks
+from jcm.diffusion.denoiser import Denoiser
 from jcm.model import build, card, folder
 from jcm.model.model import Model
+from jcm.networks import Params
 from jcm.pretrained import foreign, released, tensors
 from jcm.run import storage
 from jcm.run import workdir as workdir_lib
@@ -204,6 +206,20 @@ def _from_workdir(
     )
 
 
+def parts(found: folder.Exported) -> tuple[Denoiser, Params, ConfigDict]:
+    """Returns the parts of the model that a folder describes.
+
+    Raises:
+      JcmError: if the weights do not fit the config, or the config is impossible.
+      Exception: if the config is not that of this version.
+    """
+    config = config_lib.from_dict(found.config)
+    config_lib.check(config)
+    network = build.network(config, len(found.class_names))
+    params = tensors.fill(network.shapes, found.params, "/".join)
+    return methods.denoiser(config, network), params, config
+
+
 def _from_folder(path: pathlib.Path, batch_size: int | None) -> Model:
     """Loads what `jcm.save` wrote.
 
@@ -212,11 +228,7 @@ def _from_folder(path: pathlib.Path, batch_size: int | None) -> Model:
     """
     found = folder.read(path)
     try:
-        config = config_lib.from_dict(found.config)
-        config_lib.check(config)
-        network = build.network(config, len(found.class_names))
-        denoiser = methods.denoiser(config, network)
-        params = tensors.fill(network.shapes, found.params, "/".join)
+        denoiser, params, config = parts(found)
     except JcmError as error:
         raise JcmError(f"{path}: {error}") from error
     except Exception as error:  # the file may hold anything

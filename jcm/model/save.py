@@ -1,17 +1,18 @@
 """Saving of models as folders to share: `jcm.save`."""
 
 import dataclasses
+import json
 import os
 
 import jax
 import numpy as np
 
 from jcm import networks
-from jcm.model import card, folder
+from jcm.model import card, folder, loading
 from jcm.model.model import Model
 from jcm.pretrained import diffusers_folder
 from jcm.runtime.arguments import explained
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
 FORMS = ("jcm", "diffusers")
 
@@ -40,8 +41,8 @@ def save(
       notes: for the model card, in Markdown; by default the origin of the model.
 
     Raises:
-      JcmError: if the folder has files or cannot be written, or if diffusers has no
-        such model.
+      JcmError: if the folder has files or cannot be written, or if the form cannot
+        express the model, so that it could not be loaded. Nothing is then written.
     """
     if not (isinstance(model, Model) and isinstance(path, str | os.PathLike)):
         raise JcmError(
@@ -61,15 +62,23 @@ def save(
         scores=model.scores,
     )
     text = card.markdown(_sentence(model), to, model.config, about)
+    exported = _exported(model, about)
+    _check(model, exported)
     if to == "diffusers":
         noise = model.config.noise.to_dict()
         diffusers_folder.write(path, arch, model.params, noise, text)
-        return
+    else:
+        folder.write(path, exported, text)
+
+
+def _exported(model: Model, about: card.About) -> folder.Exported:
+    """Returns what the folder of a model holds."""
+    arch = model.denoiser.network.arch
     config = model.config.to_dict()
     if not about.trained:
         data = {"image_size": arch.image_size, "channels": arch.image_channels}
         config = {name: config[name] for name in _SECTIONS} | {"data": data}
-    exported = folder.Exported(
+    return folder.Exported(
         params={
             jax.tree_util.keystr(keys, simple=True, separator="/"): np.asarray(leaf)
             for keys, leaf in jax.tree_util.tree_leaves_with_path(model.params)
@@ -79,7 +88,28 @@ def save(
         step=model.step,
         about=about,
     )
-    folder.write(path, exported, text)
+
+
+def _check(model: Model, exported: folder.Exported) -> None:
+    """Checks that what a folder holds describes the model.
+
+    Raises:
+      JcmError: if not, as for a model that was made of parts that do not fit.
+    """
+    remedy = "create it with the config and class_names that it was made with"
+    try:
+        stored = json.loads(json.dumps(exported.config))
+        as_read = dataclasses.replace(exported, config=stored)
+        denoiser, _, _ = loading.parts(as_read)
+    except Exception as error:  # a config that was made by hand can be anything
+        raise JcmError(
+            f"the model cannot be saved ({one_line(error)}): {remedy}"
+        ) from error
+    ours, theirs = model.denoiser, denoiser
+    if (ours.precond, ours.network.arch) != (theirs.precond, theirs.network.arch):
+        raise JcmError(
+            f"the model cannot be saved, since its config describes another: {remedy}"
+        )
 
 
 def _sentence(model: Model) -> str:

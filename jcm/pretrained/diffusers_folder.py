@@ -106,6 +106,8 @@ def write(
             " for it"
         )
     config = diffusers_unet.config_of(arch)
+    diffusers_unet.check(arch, config)
+    tensors = diffusers_unet.tensors_of(arch, params)
     path = files.new_folder(path)
     scheduler = {
         "_class_name": _SOLVER,
@@ -126,7 +128,7 @@ def write(
     files.write_json(path / _UNET / _CONFIG, config)
     files.write_tensors(
         path / _UNET / f"{_WEIGHTS}.safetensors",
-        diffusers_unet.tensors_of(arch, params),
+        tensors,
         {"format": "pt"},  # diffusers requires this note.
     )
     # The index comes last, since a folder is recognised by it.

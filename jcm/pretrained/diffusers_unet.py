@@ -27,6 +27,8 @@ _BLOCK = {
     "conv1": "conv2",
     "shortcut": "conv_shortcut",
 }
+# The only values of these sizes that a UNet2DModel can have.
+_PLAIN = {"times": 1, "augment_dim": 0, "guidance": False}
 _ATTENTION = {
     "norm": "group_norm",
     "qkv": "qkv",
@@ -181,6 +183,43 @@ def config_of(arch: adm.Architecture) -> dict[str, Any]:
         ],
         "upsample_type": resample,
     }
+
+
+def check(arch: adm.Architecture, config: Mapping[str, Any]) -> None:
+    """Checks that the config of a UNet2DModel says all of a network.
+
+    Args:
+      arch: sizes of the network.
+      config: what `config_of` makes of them.
+
+    Raises:
+      JcmError: if it does not, so that diffusers would have another network.
+    """
+    for name, plain in _PLAIN.items():
+        if getattr(arch, name) != plain:
+            raise JcmError(
+                f"a {CLASS} has {name}={plain}, not {getattr(arch, name)}: use another"
+                " format"
+            )
+    if arch.num_res_blocks < 1:
+        raise JcmError(
+            f"a {CLASS} has num_res_blocks of at least 1, not {arch.num_res_blocks}:"
+            " use another format"
+        )
+    try:
+        again = architecture(config)
+    except JcmError as error:
+        raise JcmError(
+            f"diffusers has no such network ({error}): use another format"
+        ) from error
+    for name, (ours, theirs) in {
+        name: (getattr(arch, name), getattr(again, name))
+        for name in ("layers", "nf", "image_size", "image_channels", "num_classes")
+    }.items():
+        if ours != theirs:
+            raise JcmError(
+                f"a {CLASS} has other {name} than this network: use another format"
+            )
 
 
 def params(

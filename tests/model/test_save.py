@@ -35,6 +35,27 @@ def test_a_saved_model_is_the_same_to_the_bit(student, file, tmp_path):
         jcm.save(model, tmp_path / name)
 
 
+@pytest.mark.parametrize("to", ["jcm", "diffusers"])
+def test_a_model_that_could_not_be_loaded_is_not_saved(student, tmp_path, to):
+    model = jcm.load(student[1])
+
+    def changed(**changes):
+        config = model.config.copy_and_resolve_references()
+        config.update_from_flattened_dict(changes)
+        return config
+
+    for config, message in (
+        (changed(**{"model.nf": 16}), "cannot be saved .tensor 'conv_in/bias' of sha"),
+        (changed(**{"noise.sigma_max": 1e-4}), "cannot be saved .config.noise"),
+        (changed(**{"noise.sigma_min": 0.01}), "since its config describes another: c"),
+        (changed(**{"loss.num_scales": 5}), "since its config describes another: cre"),
+    ):
+        other = jcm.Model(model.denoiser, model.params, config)
+        with pytest.raises(jcm.JcmError, match=message):
+            jcm.save(other, tmp_path / "folder", to=to)
+    assert not (tmp_path / "folder").exists()
+
+
 def test_the_card_of_a_published_model_names_its_source(file, tmp_path, monkeypatch):
     originals.publish(monkeypatch)
     monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))

@@ -126,6 +126,10 @@ def test_noise_levels_come_from_the_scheduler(tmp_path):
         ),
         ({"model.nf": 48}, "channels divisible by 32, not those of nf=48: use"),
         ({"model.name": "ncsnpp"}, "no NCSN.. with an input pyramid"),
+        ({"model.num_res_blocks": 0}, "num_res_blocks of at least 1, not 0: use anoth"),
+        ({"model.augment_dim": 9}, "a UNet2DModel has augment_dim=0, not 9: use anoth"),
+        ({"model.guidance": True}, "a UNet2DModel has guidance=False, not True: use"),
+        ({"model.times": 2}, "a UNet2DModel has times=1, not 2: use another format"),
         ({"method": "edm"}, "a pipeline for consistency models only"),
     ],
 )

@@ -129,7 +129,7 @@ def test_impossible_arguments_raise(file, tmp_path, student):
     for name, hints, message in (
         (file, {"kind": "gan"}, "kind='gan': use one of diffusion, consistency"),
         (file, {"image_size": 15}, "image_size=15 is not divisible by 2"),
-        (file, {"image_size": -16}, "image_size=-16 is not divisible by 2"),
+        (file, {"image_size": -16}, "image_size=-16 must be at least 1"),
         (file, {"num_heads": 3}, "drop num_heads, which files of this format do not"),
         (file, {"size": 3}, "load has no argument 'size': use image_size"),
         ("cd_imagenet.pt", {}, "there is no cd_imagenet.pt: name a workdir, a file"),
