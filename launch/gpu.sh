@@ -9,8 +9,8 @@ usage: launch/gpu.sh [COMMAND] --config=CONFIG[:smoke] [--workdir=DIR]
                      [--FLAG=VALUE ...]
 
 Does the same as launch/local.sh on the NVIDIA GPUs of this machine. It also installs
-what they need, and fails if JAX finds no GPU instead of using the CPU. The driver must
-be version 525 or newer.
+what they need. On a machine without a GPU it fails before it installs anything. The
+driver must be version 525 or newer.
 
   launch/gpu.sh --config=configs/cifar10_cd.py    # trains in runs/cifar10_cd
 

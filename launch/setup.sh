@@ -1,7 +1,10 @@
 # shellcheck shell=bash
 # Finds or creates an environment and installs jcm in it. Other scripts source this file
-# and call `prepare [EXTRA...]`, which sets `python` to the interpreter to use.
+# and call `prepare [--elsewhere] [EXTRA...]`, which sets `python` to the interpreter to
+# use.
 #
+#   - With "cuda" or "tpu" among the extras, it fails if this machine has no such device,
+#     before it makes or installs anything. --elsewhere: the devices are on other machines.
 #   - An active virtual or conda environment is used. Otherwise the environment is .venv
 #     in the repository, which the first run creates.
 #   - PYTHON names the interpreter that creates .venv. If it is set, an active
@@ -64,11 +67,51 @@ find_environment() {
   run "$base" -m venv --clear "$environment"
 }
 
+# Succeeds if JAX can see an NVIDIA GPU. The driver has nvidia-smi; a container may have
+# the devices alone. /dev/dxg is the GPU of Windows in WSL.
+has_gpu() {
+  if command -v nvidia-smi >/dev/null; then
+    [[ $(nvidia-smi --list-gpus 2>/dev/null) == *GPU* ]]
+  else
+    [[ -e /dev/nvidia0 || -e /dev/nvidiactl || -e /dev/dxg ]]
+  fi
+}
+
+# Succeeds if this machine has a device by Google, as JAX looks for TPUs.
+has_tpu() {
+  [[ -e /dev/accel0 ]] || grep -qs 0x1ae0 /sys/bus/pci/devices/*/vendor
+}
+
+# Fails if an extra is for a device that this machine does not have. CUDA alone takes 6
+# GB, and JAX would report an error of the plugin at every start.
+need_device() {
+  ! dry || return 0
+  case $1 in
+  cuda)
+    has_gpu ||
+      die "no NVIDIA GPU found here, so nothing is installed: use launch/local.sh, or" \
+        "see why nvidia-smi lists none"
+    ;;
+  tpu)
+    has_tpu ||
+      die "no TPU found here, so nothing is installed: use launch/local.sh without" \
+        "JCM_EXTRAS=tpu, or launch/tpu_pod.sh"
+    ;;
+  esac
+}
+
 prepare() {
-  local extra install installed missing='' extras=${JCM_EXTRAS:-}
-  find_environment
+  local extra install installed missing='' extras=${JCM_EXTRAS:-} elsewhere=''
+  if [[ ${1:-} == --elsewhere ]]; then
+    elsewhere=yes
+    shift
+  fi
   # shellcheck disable=SC2086  # a list separated by commas or spaces
   set -- "$@" ${extras//,/ }
+  for extra in "$@"; do
+    [[ -n $elsewhere ]] || need_device "$extra"
+  done
+  find_environment
   # The files .jcm-EXTRA record what was installed. The path is part of it because an
   # active environment may have another clone of jcm installed.
   installed=$(version "$python" && echo "$root" && cat "$root/setup.cfg")

@@ -71,6 +71,14 @@ def tools(folder):
     return folder
 
 
+def gpus(folder, count=1):
+    """Creates an nvidia-smi that lists some GPUs, and returns a PATH that has it."""
+    lines = "; ".join(f"echo 'GPU {i}: NVIDIA X'" for i in range(count))
+    ending = lines or "echo 'No devices were found'; exit 6"
+    executable(folder / "nvidia-smi", f"#!/bin/sh\n{ending}\n")
+    return f"{folder}:{os.environ['PATH']}"
+
+
 def assert_one_line(done, *parts):
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and done.stdout == ""

@@ -11,6 +11,7 @@ from scripts import (
     assert_one_line,
     executable,
     files,
+    gpus,
     launch,
     lines_of,
     make_clone,
@@ -103,6 +104,7 @@ def test_a_dry_run_prints_the_commands_and_makes_nothing(clone, tmp_path):
 def test_a_dry_run_does_not_install_again(script, clone, environment, tmp_path):
     script = clone / "launch" / script
     variables = {"cwd": tmp_path, "VIRTUAL_ENV": environment}
+    variables["path"] = gpus(tmp_path / "driver")
     assert launch(script, "--workdir=w", **variables).returncode == 0
     (line,) = lines_of(launch(script, "--workdir=w", DRY_RUN=1, **variables))
     assert line.endswith("/bin/python' -P -m jcm.main --workdir=w")
@@ -134,6 +136,39 @@ def test_printed_commands_are_quoted(clone, environment, tmp_path):
     assert words(lines[-1])[4:] == ["--x", *flags]
 
 
+@pytest.mark.parametrize(
+    ("script", "variables", "message"),
+    [
+        (
+            "gpu.sh",
+            {},
+            "no NVIDIA GPU found here, so nothing is installed: use ",
+        ),
+        ("local.sh", {"JCM_EXTRAS": "cuda"}, "no NVIDIA GPU found here"),
+        ("local.sh", {"JCM_EXTRAS": "tpu"}, "no TPU found here, so nothing is inst"),
+        ("test.sh", {"JCM_EXTRAS": "cuda"}, "no NVIDIA GPU found here"),
+    ],
+)
+def test_nothing_is_installed_for_a_device_that_is_missing(
+    clone, tmp_path, script, variables, message
+):
+    path = gpus(tmp_path / "driver", count=0)
+    executable(tmp_path / "driver" / "grep", "#!/bin/sh\nexit 1\n")  # no TPU
+    before = files(clone)
+    for active in ({}, {"VIRTUAL_ENV": make_environment(tmp_path / "env")}):
+        done = launch(
+            clone / "launch" / script,
+            "--x",
+            cwd=clone,
+            path=path,
+            **variables,
+            **active,
+        )
+        assert_one_line(done, message)
+    assert files(clone) == before
+    assert not (tmp_path / "env" / "bin" / "installed").exists()
+
+
 def test_gpu_installs_cuda_and_fails_without_it(clone, environment, tmp_path):
     python = environment / "bin" / "python"
     python.write_text(python.read_text().replace('"$PWD"', '"$JAX_PLATFORMS"'))
@@ -141,6 +176,7 @@ def test_gpu_installs_cuda_and_fails_without_it(clone, environment, tmp_path):
         clone / "launch" / "gpu.sh",
         "--config=configs/a.py",
         cwd=tmp_path,
+        path=gpus(tmp_path / "driver"),
         VIRTUAL_ENV=environment,
     )
     assert done.stdout.splitlines() == [
@@ -157,7 +193,7 @@ def test_signals_reach_the_program(script, clone, environment, tmp_path):
     python.write_text(python.read_text().replace('printf \'%s\\n\' "$PWD" "$@"', waits))
     program = subprocess.Popen(
         ["bash", clone / "launch" / script, "--workdir=w"],
-        env={"PATH": os.environ["PATH"], "VIRTUAL_ENV": str(environment)},
+        env={"PATH": gpus(tmp_path / "driver"), "VIRTUAL_ENV": str(environment)},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -208,6 +244,7 @@ def test_only_what_is_missing_is_installed(clone, environment, tmp_path):
             clone / "launch" / script,
             "--workdir=w",
             cwd=tmp_path,
+            path=gpus(tmp_path / "driver"),
             VIRTUAL_ENV=environment,
             **variables,
         )

@@ -12,6 +12,7 @@ from scripts import (
     assert_one_line,
     calls,
     dry_runs,
+    gpus,
     launch,
     make_environment,
     records,
@@ -51,6 +52,7 @@ def test_dry_runs(dry, tmp_path):
         launch(
             *(ROOT / "launch" / "gpu.sh", "--workdir=w"),
             **{"cwd": tmp_path, "VIRTUAL_ENV": environment, "JCM_EXTRAS": extra},
+            path=gpus(tmp_path / "driver"),
         )
 
     def run(*flags, **variables):
