@@ -11,8 +11,8 @@ from jcm.data import given as given_data
 from jcm.runtime.errors import JcmError, one_line
 from jcm.runtime.paths import expanded
 
-# What numpy raises for a file that is not an .npz of plain arrays.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+"""What numpy raises for a file that is not an .npz of plain arrays."""
 
 
 def of_folder(config: ConfigDict, path: str, name: str) -> Dataset:
