@@ -93,7 +93,8 @@ def evaluate(
             " config.sample.model"
         )
     dataset = scores_lib.real_images(config)
-    given_rows, shown = _score_pictures(config, workdir, dataset, samples)
+    theirs = _open_samples(config, samples) if samples else None
+    given_rows, shown = _score_pictures(config, workdir, dataset, samples, theirs)
     alone = bool(samples) and not config.sample.model and not _holds_run(workdir)
     uses_scores = config.eval.scores and not alone
     scorer = Scorer(config, workdir, dataset) if uses_scores else None
@@ -107,7 +108,8 @@ def evaluate(
         # The teacher has the same row at every checkpoint.
         table += [row for row in rows if row not in table]
         if jax.process_index() == 0:
-            settings = _settings(config, weights) | {"samples": samples}
+            settings = _settings(config, weights)
+            settings["samples"] = theirs.fingerprint if theirs else ""
             results.make_room(workdir, "evaluate", (_PICTURE, *_TABLES), settings)
             _write_pictures(workdir, pictures)
             if complete := [*table, *given_rows]:
@@ -120,20 +122,32 @@ def _holds_run(workdir: pathlib.Path) -> bool:
     return (workdir / "run.json").exists()
 
 
+def _open_samples(config: ConfigDict, samples: str) -> data.Dataset:
+    """Opens samples that another program made.
+
+    Raises:
+      JcmError: if they cannot be read, or if there is no score.
+    """
+    if not config.eval.scores:
+        raise JcmError("--samples needs scores: name some by config.eval.scores")
+    with distributed.fail_together():  # one machine may lack the folder
+        return given_samples.samples(config, samples, "--samples")
+
+
 def _score_pictures(
-    config: ConfigDict, workdir: pathlib.Path, dataset: data.Dataset, samples: str
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    dataset: data.Dataset,
+    samples: str,
+    pictures: data.Dataset | None,
 ) -> tuple[list[Row], dict[str, Picture]]:
     """Returns the row and the picture of samples that another program made, if any.
 
     Raises:
-      JcmError: if they cannot be read or scored.
+      JcmError: if they cannot be scored.
     """
-    if not samples:
+    if pictures is None:
         return [], {}
-    if not config.eval.scores:
-        raise JcmError("--samples needs scores: name some by config.eval.scores")
-    with distributed.fail_together():  # one machine may lack the folder
-        pictures = given_samples.samples(config, samples, "--samples")
     name, count = expanded(samples).resolve().name, len(pictures)
     title = f"{name}, {count} pictures"
     scorer = Scorer(config, workdir, dataset, given=count)
