@@ -23,7 +23,7 @@ from jcm.run import storage
 from jcm.runtime import logs
 from jcm.runtime.arguments import explained, whole
 from jcm.runtime.arrays import Whole
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, shown
 
 
 @explained
@@ -141,10 +141,7 @@ def evaluate(
     model = model if isinstance(model, Model) else load(model)
     config = model.config.copy_and_resolve_references()
     if scores is not None:
-        names = (scores,) if isinstance(scores, str) else scores
-        if not isinstance(names, Sequence | np.ndarray):
-            raise JcmError(f"scores={scores!r} must be names, such as 'fid'")
-        config.eval.scores = tuple(map(str, names))
+        config.eval.scores = _names(scores)
     if num_images is not None:
         config.eval.num_images = whole("num_images", num_images)
     config_lib.check(config)
@@ -173,6 +170,18 @@ def evaluate(
         )
         storage.upload(folder)
     return found
+
+
+def _names(scores: Any) -> tuple[str, ...]:
+    """Returns the names of scores; one name may stand alone.
+
+    Raises:
+      JcmError: if it is something else.
+    """
+    several = (scores,) if isinstance(scores, str) else scores
+    if not isinstance(several, Sequence | np.ndarray):
+        raise JcmError(f"scores={shown(scores)} must be names, such as 'fid'")
+    return tuple(map(str, several))
 
 
 def _with_data(

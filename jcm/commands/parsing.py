@@ -56,7 +56,7 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "scores a model and shows its samples",
-        "[--config=FILE] [--workdir=DIR] [--samples=PATH] [--config.FIELD=VALUE ...]",
+        _USAGE,
         "Samples a model in every way that the config asks for, scores the samples, and"
         " writes scores.md and comparison.png into the workdir.",
         (
