@@ -269,6 +269,43 @@ def test_only_what_is_missing_is_installed(clone, environment, tmp_path):
     assert run("local.sh") == "."
 
 
+@pytest.mark.parametrize(
+    ("changes", "installers"),
+    [
+        ([], ["-m pip install", "-m uv -q pip"]),
+        # uv fails.
+        (
+            [('*"pip install"*)', '*"-m uv"*) exit 1 ;;\n*"pip install"*)')],
+            ["-m pip"] * 2,
+        ),
+        # pip has the address of another index, which uv would not read.
+        (
+            [
+                (
+                    '*"-m pip"*',
+                    '*"pip config"*) echo "global.index-url=x" ;;\n*"-m pip"*',
+                )
+            ],
+            ["-m pip"],
+        ),
+    ],
+)
+def test_uv_installs_in_the_environment_of_the_clone_where_it_can(
+    clone, changes, installers
+):
+    environment = make_environment(clone / ".venv")
+    (environment / "bin" / "pip").touch()
+    python = environment / "bin" / "python"
+    for old, new in changes:
+        python.write_text(python.read_text().replace(old, new, 1))
+    done = launch(clone / "launch" / "local.sh", "--workdir=w", cwd=clone)
+    assert done.returncode == 0, done.stderr
+    lines = (environment / "bin" / "installed").read_text().splitlines()
+    assert lines[-1].endswith(" -e .")
+    for line, installer in zip(lines, installers, strict=True):
+        assert line.startswith(installer)
+
+
 def test_a_failed_installation_is_tried_again(clone, environment):
     fake = environment / "bin" / "python"
     works = fake.read_text()
