@@ -45,12 +45,14 @@ class _Given:
       names: of the pictures, which are unique.
       pixels: the pictures in the size that the task takes.
       mask: "inpaint": 1 where they are replaced.
+      places: of the pictures among all, which include those that cannot be read.
       skipped: number of pictures that cannot be read.
     """
 
     names: list[str]
     pixels: Pixels
     mask: Float[np.ndarray, "size size"] | None
+    places: list[int]
     skipped: int
 
 
@@ -180,7 +182,11 @@ def _edit_pictures(
     names = given.names
     if variants > 1:
         names = [f"{name}_{i}" for name in names for i in range(variants)]
-    labels = image_labels(config, count, model.denoiser, model.class_names)
+    # A picture that is skipped takes its label with it.
+    labels = image_labels(
+        config, count + given.skipped, model.denoiser, model.class_names
+    )
+    labels = labels and [labels[place] for place in given.places]
     edit_batch = _routine(config, model, request, given)
     steps = 1 if request.task == "denoise" else len(_levels(model, request))
     after: list[Any] = []
@@ -303,16 +309,22 @@ def _read(config: ConfigDict, request: Request) -> _Given:
         path = expanded(request.mask)
         sizes = dict(zip(map(str, found.paths), found.sizes, strict=True))
         mask = masks.of_picture(picture_files.decoded(path), size, str(path), sizes)
-    skipped = len(paths) - len(found.paths)
-    return _Given(_names(found.paths), found.pixels, mask, skipped)
+    places = {path: place for place, path in enumerate(paths)}
+    return _Given(
+        _names(found.paths),
+        found.pixels,
+        mask,
+        places=[places[path] for path in found.paths],
+        skipped=len(paths) - len(found.paths),
+    )
 
 
 def _names(paths: Sequence[pathlib.Path]) -> list[str]:
     """Returns the name of each picture, which is unique."""
-    stems = [path.stem for path in paths]
-    if len(set(stems)) < len(stems) or _SUMMARY in stems:
-        return [path.name for path in paths]
-    return stems
+    for names in ([path.stem for path in paths], [path.name for path in paths]):
+        if len(set(names)) == len(names) and _SUMMARY not in names:
+            return names
+    raise JcmError(f"the summary is named {_SUMMARY}: rename the picture of this name")
 
 
 def _input_size(config: ConfigDict, request: Request) -> int:

@@ -108,7 +108,7 @@ def evaluate(
         # The teacher has the same row at every checkpoint.
         table += [row for row in rows if row not in table]
         if jax.process_index() == 0:
-            settings = _settings(config, weights)
+            settings = _settings(config, dataset, weights)
             settings["samples"] = theirs.fingerprint if theirs else ""
             results.make_room(workdir, "evaluate", (_PICTURE, *_TABLES), settings)
             _write_pictures(workdir, pictures)
@@ -288,10 +288,13 @@ def _some_images(config: ConfigDict, dataset: data.Dataset) -> Picture:
     return grids.grid(dataset.take(chosen)["image"], _COLUMNS)
 
 
-def _settings(config: ConfigDict, weights: dict[str, str]) -> dict[str, Any]:
+def _settings(
+    config: ConfigDict, dataset: data.Dataset, weights: dict[str, str]
+) -> dict[str, Any]:
     """Returns the settings that an evaluation depends on, as plain data."""
-    data_fields = {name: config.data[name] for name in ("name", "path", "split")}
-    settings = {"data": data_fields} | {
+    fields = {name: config.data[name] for name in ("name", "path", "split")}
+    # A folder may have other pictures than before.
+    settings = {"data": fields | {"fingerprint": dataset.fingerprint}} | {
         name: config[name].to_dict() for name in ("sample", "eval")
     }
     # The table of `watch` has many checkpoints.

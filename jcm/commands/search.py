@@ -55,7 +55,8 @@ def search(
     score, higher_is_better = scores_lib.of_column(column)
     config = config.copy_and_resolve_references()
     config.eval.scores = (score,)  # no other score is used
-    scorer = Scorer(config, workdir, scores_lib.real_images(config))
+    dataset = scores_lib.real_images(config)
+    scorer = Scorer(config, workdir, dataset)
 
     logging.info(
         "searching by %s of the score %s, %s is better; config.search.score names"
@@ -82,7 +83,8 @@ def search(
             "searched": searched,
             "reported": reported,
         }
-        results.make_room(workdir, "search", [_FILE], _settings(config, subject))
+        settings = _settings(config, dataset, subject)
+        results.make_room(workdir, "search", [_FILE], settings)
         files.write_json(workdir / _FILE, content)
     logging.info(
         "%s is %.4g with --config.sample.sigmas='%s', as the mean over eval.seeds=%s",
@@ -124,13 +126,17 @@ def _check(config: ConfigDict, subject: Subject) -> None:
         )
 
 
-def _settings(config: ConfigDict, subject: Subject) -> dict[str, Any]:
+def _settings(
+    config: ConfigDict, dataset: data.Dataset, subject: Subject
+) -> dict[str, Any]:
     """Returns the settings that a search depends on, as plain data."""
+    fields = {name: config.data[name] for name in ("name", "path", "split")}
     return {
         "search": config.search.to_dict(),
         "eval": config.eval.to_dict(),
         "labels": list(config.sample.labels),
-        "data": {name: config.data[name] for name in ("name", "path", "split")},
+        # A folder may have other pictures than before.
+        "data": fields | {"fingerprint": dataset.fingerprint},
         "weights": subject.digest,
     }
 

@@ -6,6 +6,7 @@ import pathlib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import logging
 
@@ -14,10 +15,10 @@ from jcm.runtime.errors import JcmError, one_line
 # The file that lists the classes in data sets of the tools of NVlabs.
 LISTED = "dataset.json"
 
-# Names of folders that hold parts of a data set and not classes.
-_SPLITS = frozenset(
-    "dev eval evaluation extra holdout test testing train training unlabeled unlabelled"
-    " val valid validation".split()
+# Names of folders that hold parts of a data set and not classes, such as train2017.
+_SPLIT = re.compile(
+    "(dev|eval|evaluation|extra|holdout|test|testing|train|training|unlabell?ed|val"
+    "|valid|validation)[-_ ]?[0-9]*"
 )
 # The files of data sets of NVlabs: 00000/img00000000.png.
 _NUMBERED = re.compile(r"[0-9]{5}/img[0-9]{8}\.[a-z]+")
@@ -88,10 +89,10 @@ def of_folders(
 
 def _check_not_splits(root: pathlib.Path, folders: set[str]) -> None:
     """Raises an error if all first-level folders are parts of a data set."""
-    if not all(folder.lower() in _SPLITS for folder in folders):
+    if not all(_SPLIT.fullmatch(folder.lower()) for folder in folders):
         return
     names = sorted(folders)
-    which = "train" if "train" in folders else names[0]
+    which = next((name for name in names if "train" in name.lower()), names[0])
     raise JcmError(
         f"the sub-folders of {root} ({', '.join(names)}) are parts of a data set and"
         f" not classes: pass one, such as --config.data.path={root / which}"
@@ -124,11 +125,12 @@ def of_list(
 
     Returns:
       The numbers of the classes as names, and the label of each picture; one class with
-      the name of the root if the file lists none. None if the file is of another kind.
+      the name of the root if the file lists none. None if the file is of another kind,
+      which is logged.
 
     Raises:
-      JcmError: if the file is damaged, has labels that are not whole numbers, or lacks
-        a picture.
+      JcmError: if the file is damaged, has labels that are not whole numbers, lists a
+        picture with two labels, or lacks a picture.
     """
     try:
         listed = json.loads(content)
@@ -138,21 +140,12 @@ def of_list(
             " to take sub-folders for classes"
         ) from error
     if not isinstance(listed, Mapping) or "labels" not in listed:
+        logging.warning('%s has no "labels", and is not used', root / LISTED)
         return None
-    if not listed["labels"]:
+    if listed["labels"] in (None, []):
         name = root.stem if root.suffix == ".zip" else root.name
         return (readable(name),), [0] * len(paths)
-    try:
-        found = {path.replace("\\", "/"): label for path, label in listed["labels"]}
-    except (TypeError, ValueError, AttributeError):
-        found = {"": None}
-    labels = found.values()
-    if not all(type(label) is int and 0 <= label < _CLASSES for label in labels):
-        raise JcmError(
-            f"the labels in {root / LISTED} are not pairs of a file and a class 0, 1,"
-            " ...: set"
-            ' "labels" to null to take all pictures for one class'
-        )
+    found = _labels_in(root, listed["labels"])
     missing = [path for path in paths if _with_slashes(path) not in found]
     if missing:
         raise JcmError(
@@ -162,8 +155,31 @@ def of_list(
     absent = len(found) - len(paths)
     if absent > 0:
         logging.warning("%s lists %d files that are not there", root / LISTED, absent)
-    names = tuple(map(str, range(max(labels) + 1)))
+    names = tuple(map(str, range(max(found.values()) + 1)))
     return names, [found[_with_slashes(path)] for path in paths]
+
+
+def _labels_in(root: pathlib.Path, pairs: Any) -> dict[str, int]:
+    """Returns the label of each file in dataset.json.
+
+    Raises:
+      JcmError: if the file does not contain one whole number for each file.
+    """
+    found: dict[str, int] = {}
+    try:
+        for path, label in pairs:
+            if type(label) is not int or not 0 <= label < _CLASSES:
+                raise ValueError
+            if found.setdefault(path.replace("\\", "/"), label) != label:
+                raise JcmError(
+                    f"{root / LISTED} lists {path} with several labels: keep one"
+                )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise JcmError(
+            f"the labels in {root / LISTED} are not pairs of a file and a class 0, 1,"
+            ' ...: set "labels" to null to take all pictures for one class'
+        ) from error
+    return found
 
 
 def _with_slashes(path: str) -> str:

@@ -44,6 +44,7 @@ class Found:
       passed_over: the number of other files with each suffix.
       upward: links to a folder that they lie in, which are not followed.
       repeated: the number of links to files and folders that are there already.
+      not_searched: the number of folders that are not searched.
     """
 
     pictures: list[str] = dataclasses.field(default_factory=list)
@@ -53,6 +54,7 @@ class Found:
     )
     upward: list[str] = dataclasses.field(default_factory=list)
     repeated: int = 0
+    not_searched: int = 0
 
     def report(self, folder: pathlib.Path) -> None:
         """Logs what is not read: one warning, or none."""
@@ -73,7 +75,10 @@ class Found:
         for link in self.upward[:_NAMED_AT_MOST]:
             parts.append(f"the link {link} to a folder above it")
         if self.repeated:
-            parts.append(f"{self.repeated} links to what is there already")
+            plural = "s" * (self.repeated > 1)
+            parts.append(f"{self.repeated} link{plural} to what is there already")
+        if self.not_searched:
+            parts.append(f"{self.not_searched} folder{'s' * (self.not_searched > 1)}")
         if parts:
             what = ", ".join(parts)
             logging.warning("%s: passed over %s%s", folder, what, remedy)
@@ -115,8 +120,8 @@ def scan(root: pathlib.Path, *, below: bool = True) -> Found:
         for entry in _entries(os.path.join(root, place)):
             path = os.path.join(place, entry.name)
             if not below and entry.is_dir():
-                continue
-            if entry.is_symlink():
+                found.not_searched += 1
+            elif entry.is_symlink():
                 links.append(path)
             elif entry.is_dir():
                 folders.append((path, os.path.join(real, entry.name)))

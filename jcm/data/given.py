@@ -177,10 +177,7 @@ def _dataset(
 
 def _numbers(labels: Int32[np.ndarray, " n"]) -> tuple[str, ...]:
     """Returns the numbers of the classes as their names."""
-    largest = int(labels.max())
-    if largest >= _CLASSES:
-        raise JcmError(f"data has labels up to {largest}: number the classes 0, 1, ...")
-    return tuple(map(str, range(largest + 1)))
+    return tuple(map(str, range(labels.max() + 1)))
 
 
 def _check_images(images: np.ndarray, what: str, dimensions: int) -> None:
@@ -256,6 +253,10 @@ def _as_labels(labels: np.ndarray, count: int) -> Int32[np.ndarray, " n"]:
         raise JcmError(f"labels of data are {labels.dtype}: pass whole numbers")
     if labels.min() < 0:
         raise JcmError(f"label {labels.min()} of data must be at least 0")
+    if labels.max() >= _CLASSES:
+        raise JcmError(
+            f"data has labels up to {labels.max()}: number the classes 0, 1, ..."
+        )
     return labels.astype(np.int32)
 
 

@@ -135,19 +135,26 @@ def _of_zip(root: pathlib.Path) -> tuple[Listing, bytes]:
     """Lists the pictures of a zip file, and reads the list of their classes."""
     try:
         with zipfile.ZipFile(root) as archive:
-            members = [each for each in archive.infolist() if not each.is_dir()]
+            # A name that is there twice stands for the last file.
+            members = {each.filename: each for each in archive.infolist()}
             content = archive.read(classes.LISTED)
-    except (zipfile.BadZipFile, KeyError, OSError) as error:
+    # A file can be damaged in many ways, encrypted, or compressed in an unknown way.
+    except Exception as error:
         raise JcmError(
             f"config.data.path={root} is not a folder, and not a zip file with"
             f" {classes.LISTED} ({one_line(error)}): unpack it and pass the folder"
         ) from error
-    listing = []
-    for each in members:
+    found, listing = folders.Found(), []
+    for each in members.values():
         path = pathlib.PurePosixPath(each.filename)
-        hidden = any(map(folders.is_left_behind, path.parts))
-        if not hidden and path.suffix.lower() in formats.suffixes():
+        suffix = path.suffix.lower()
+        if each.is_dir() or any(map(folders.is_left_behind, path.parts)):
+            continue
+        if suffix in formats.suffixes():
             listing.append((each.filename, each.file_size, each.CRC))
+        elif each.filename != classes.LISTED:
+            found.passed_over[suffix] += 1
+    found.report(root)
     _check_not_empty(root, listing)
     return sorted(listing), content
 
@@ -208,7 +215,7 @@ def _readable(
             yield image, label
     if odd:
         logging.warning(
-            "ignored metadata of %d of %d pictures (%s)",
+            "ignored parts of %d of %d pictures (%s)",
             *(len(odd), len(config.files), ", ".join(odd[:_NAMED_AT_MOST])),
         )
     _check_broken(config, broken, found.tolist())

@@ -139,7 +139,7 @@ def _as_array(
 def _channels(given: Sequence[Any]) -> int:
     """Returns 1 if all Pillow images are grey, and 3 otherwise."""
     modes = [image.mode for image in given if isinstance(image, Image.Image)]
-    return 1 if all(mode[0] in "1LIF" for mode in modes) else 3
+    return 1 if all(mode[0] in "1LIF" and mode != "LAB" for mode in modes) else 3
 
 
 def _single(image: Any, channels: int, size: int | None) -> Shaped[np.ndarray, "h w c"]:

@@ -85,7 +85,8 @@ def of_picture(
         if no pixel is painted on.
     """
     mask = pictures.as_seen(mask)
-    if mask.has_transparency_data:
+    # A channel that is opaque everywhere says nothing.
+    if mask.has_transparency_data and np.asarray(mask.getchannel("A")).min() < 255:
         raise JcmError(
             f"{name} has transparency: use black to keep pixels and white to generate"
             " them again"
@@ -94,12 +95,17 @@ def of_picture(
     if width != height:
         for other, theirs in sizes.items():
             _check_same_shape(name, mask.size, other, theirs)
-    values = np.asarray(mask)
+    values = np.asarray(mask.convert("RGB"))
     # A pixel of any colour is painted on.
-    painted = values.reshape(height, width, -1).max(axis=2) >= _PAINTED
+    painted = values.max(axis=2) >= _PAINTED
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     inside = painted[top : top + side, left : left + side]
+    if not painted.any() and values.any():
+        raise JcmError(
+            f"{name} is almost black, with values up to {values.max()} of 255: paint"
+            " white what to generate again"
+        )
     if not inside.any():
         where = " in its central square" if painted.any() else ""
         raise JcmError(

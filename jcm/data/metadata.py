@@ -53,6 +53,12 @@ _JPEG_KEPT: tuple[Collection[int], ...] = (
     (),
 )
 
+# Files with these formats hold animations, or independent pages. Those of other formats
+# with several pictures hold layers, previews or sizes of one.
+WITH_FRAMES = frozenset({"AVIF", "DCX", "FLI", "GIF", "HEIF", "PNG", "TIFF", "WEBP"})
+# That of sRGB in a PNG file, and how much it may differ.
+_GAMMA, _SAME_GAMMA = 0.45455, 0.01
+
 _lock = threading.Lock()
 
 
@@ -96,6 +102,28 @@ def upright(image: Image.Image, report: Report) -> Image.Image:
     if found not in (0, 1):
         report(f"orientation {found!r}, which is not one of 1 to 8")
     return image
+
+
+def check_frames(image: Image.Image, report: Report) -> None:
+    """Reports that a file has several pictures, of which the first is used.
+
+    Args:
+      image: an opened file with one of the formats `WITH_FRAMES`. It may be at another
+        frame afterwards.
+      report: takes what is ignored.
+    """
+    several = False
+    with contextlib.suppress(Exception):  # a later frame may be damaged
+        several = getattr(image, "is_animated", False)
+    if several:
+        report("all frames but the first")
+
+
+def check_gamma(image: Image.Image, report: Report) -> None:
+    """Reports a gamma in a PNG file that is not that of sRGB."""
+    gamma = image.info.get("gamma", _GAMMA)
+    if "srgb" not in image.info and abs(gamma - _GAMMA) > _SAME_GAMMA:
+        report(f"a gamma of {gamma:.4g}, where sRGB has {_GAMMA:.4g}")
 
 
 def to_srgb(image: Image.Image, profile: bytes, report: Report) -> Image.Image:

@@ -1,10 +1,12 @@
 """Parts of a split, such as train[:90%]: which records they contain."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 from jaxtyping import Int, Int32
 
 from jcm.data import builder as builder_lib
@@ -25,8 +27,15 @@ def open_part(builder: builder_lib.ImageBuilder, split: str) -> Records:
     Raises:
       JcmError: if there is no such split, or no record in it.
     """
-    if builder.in_order:
-        return _Part(builder, split)
+    if builder.in_order or "+" in split:
+        pieces = _cut(builder, split)
+        repeated = _repeated(pieces)
+        if repeated:
+            logging.warning(
+                "the pieces of config.data.split=%r overlap: %d records are used again",
+                *(split, repeated),
+            )
+        return _Part(builder, pieces)
     try:
         records = builder.as_data_source(split)
         len(records)  # an error if the part ends before it starts
@@ -50,8 +59,7 @@ def labels(builder: builder_lib.ImageBuilder, split: str) -> Int32[np.ndarray, "
 class _Part:
     """Records that are chosen from several sources."""
 
-    def __init__(self, builder: builder_lib.ImageBuilder, split: str):
-        pieces = _cut(builder, split)
+    def __init__(self, builder: builder_lib.ImageBuilder, pieces: list["_Piece"]):
         self._sources = [builder.as_data_source(piece.split) for piece in pieces]
         numbers = [piece.numbers for piece in pieces]
         self._numbers = np.concatenate(numbers)
@@ -97,6 +105,16 @@ def _cut(builder: builder_lib.ImageBuilder, split: str) -> list[_Piece]:
             f"config.data.split={split!r} has 0 pictures of {count}: take a larger part"
         )
     return pieces
+
+
+def _repeated(pieces: Sequence[_Piece]) -> int:
+    """Returns how many records of pieces are in an earlier piece, too."""
+    count = 0
+    for i, piece in enumerate(pieces):
+        earlier = [each.numbers for each in pieces[:i] if each.split == piece.split]
+        if earlier:
+            count += int(np.isin(piece.numbers, np.concatenate(earlier)).sum())
+    return count
 
 
 def mixed(labels: Int32[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

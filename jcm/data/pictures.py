@@ -16,6 +16,15 @@ from PIL import Image, UnidentifiedImageError
 
 from jcm.data import formats, metadata
 from jcm.data.metadata import Report
+from jcm.runtime.errors import JcmError
+
+# What white is in an image whose largest value is up to the first number. Programs that
+# resize fractions exceed their range a little. Values up to 16 could be those of bright
+# fractions or of a dark picture.
+_WHITE: dict[str, dict[float, int | None]] = {
+    "F": {1.1: 1, 16: None, 280: 255, 72_000: 65_535},
+    "I": {255: 255, 65_535: 65_535},
+}
 
 
 def decode(file: pathlib.Path | bytes, report: Report | None = None) -> Image.Image:
@@ -54,15 +63,22 @@ def _log_ignored(path: pathlib.Path | str, what: str) -> None:
 
 def _decode(data: bytes, report: Report) -> Image.Image:
     with metadata.reported(report):
-        try:
-            image = Image.open(io.BytesIO(data), formats=formats.decoded())
-        except UnidentifiedImageError as error:
-            raise UnidentifiedImageError("it is not a picture") from error
+        image = _opened(data)
+        if image.format in metadata.WITH_FRAMES:
+            metadata.check_frames(image, report)
+            image = _opened(data)
         # Pillow turns these upright, and reads their metadata, when it decodes them.
         if image.format == "TIFF":
             image.load()
     image.load()
     return as_seen(image, report)
+
+
+def _opened(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=formats.decoded())
+    except UnidentifiedImageError as error:
+        raise UnidentifiedImageError("it is not a picture") from error
 
 
 def _decode_without_metadata(data: bytes) -> tuple[Image.Image, list[str]] | None:
@@ -86,6 +102,9 @@ def as_seen(image: Image.Image, report: Report | None = None) -> Image.Image:
     Returns:
       An image of mode L, LA, RGB or RGBA. It has no metadata, so that a second call
       changes nothing.
+
+    Raises:
+      JcmError: if values of more than 8 bits have an unknown range.
     """
     report = report or functools.partial(_log_ignored, "an image")
     given, profile = image, image.info.get("icc_profile")
@@ -98,12 +117,14 @@ def as_seen(image: Image.Image, report: Report | None = None) -> Image.Image:
         image = image.convert("LA" if grey else "RGBA")
         alpha = image.getchannel("A")
         image = image.convert("L" if grey else "RGB")
-    if image.mode == "LAB":
-        image = metadata.from_lab(image)
+    if image.mode == "LAB":  # its colours need no profile
+        image, profile = metadata.from_lab(image), None
     elif image.mode not in ("L", "CMYK"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     if profile:
         image = metadata.to_srgb(image, profile, report)
+    else:
+        metadata.check_gamma(given, report)
     if image.mode == "CMYK":
         image = image.convert("RGB")
     if alpha is not None:
@@ -175,7 +196,16 @@ def _to_uint8(x: Shaped[np.ndarray, "h w"], mode: str) -> UInt8[np.ndarray, "h w
 
     Modes I and F have no fixed range. Their largest value decides whether they are
     taken for 16 bits, 8 bits or fractions.
+
+    Raises:
+      JcmError: if values are none of these.
     """
-    largest = 65535 if mode.startswith("I;16") else x.max()
-    scale = 1 / 257 if largest > 255 else 255 if mode == "F" and largest <= 1 else 1
-    return np.clip(np.rint(x * scale), 0, 255).astype(np.uint8)
+    least, largest = x.min(), x.max()
+    found = (white for limit, white in _WHITE[mode[:1]].items() if largest <= limit)
+    white = 65_535 if mode.startswith("I;16") else next(found, None)
+    if white is None or least < (-0.1 * largest if mode == "F" else 0):
+        raise JcmError(
+            f"its values from {least:.4g} to {largest:.4g} have no known range: save it"
+            " with 8 bits"
+        )
+    return np.clip(np.rint(x * (255 / white)), 0, 255).astype(np.uint8)

@@ -163,11 +163,17 @@ def label_number(label: Any, class_names: Sequence[str]) -> int:
     known = ", ".join(class_names[:10]) or "known by number alone"
     more = f", ... ({len(class_names)} in all)" if len(class_names) > 10 else ""
     found = f"the classes are {known}{more}"
-    if near := nearest(label, names):
+    same = [name for name in names if label.isdecimal() and _is_number(name, label)]
+    if near := " or ".join(same) or nearest(label, names):
         found = f"did you mean {near}? {found[0].upper()}{found[1:]}"
     elif label.isdecimal() and int(label) < len(names):
         found = f"pass {label} as a number, without quotes; {found}"
     raise JcmError(f"label {label!r} is unknown: {found}")
+
+
+def _is_number(name: str, label: str) -> bool:
+    """Returns whether a name is a number with other leading zeros than a label."""
+    return name.isdecimal() and name.lstrip("0") == label.lstrip("0")
 
 
 def _as_number(label: Any) -> int:

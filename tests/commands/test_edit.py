@@ -257,6 +257,40 @@ def test_broken_pictures_are_found_first_or_skipped(
     assert found.shape == (2, 8, 8, 1)
 
 
+def test_a_picture_that_is_skipped_takes_its_label_with_it(
+    student, tmp_path, monkeypatch
+):
+    config, workdir = student
+    config = config.copy_and_resolve_references()
+    config.sample.batch_size, config.data.skip_broken = 2, True
+    for name in "abcd":
+        folders.save(tmp_path / "in" / f"{name}.png", 0, (8, 8))
+    (tmp_path / "in" / "b.png").write_bytes(b"no picture")
+    used = []
+
+    def routine(*_):
+        return lambda batch, labels, **options: (used.extend(labels), batch)[1]
+
+    def labels(config, count, denoiser, class_names):
+        return list(range(count))
+
+    monkeypatch.setattr(edit_lib, "_routine", routine)
+    monkeypatch.setattr(edit_lib, "image_labels", labels)
+    edit(config, workdir, Request("denoise", str(tmp_path / "in"), f"{tmp_path}/out"))
+    assert used == [0, 2, 3]
+
+
+def test_no_result_has_the_name_of_the_summary(student, tmp_path, monkeypatch):
+    config, workdir = student
+    for name in ("before_after.png", "x.png", "x.bmp"):
+        folders.save(tmp_path / "in" / name, 0, (8, 8))
+    (tmp_path / "in/before_after.png").rename(tmp_path / "in/before_after")
+    monkeypatch.setattr(edit_lib.loading, "from_config", _refuse)
+    request = Request("variations", str(tmp_path / "in"), str(tmp_path / "out"))
+    with pytest.raises(JcmError, match="before_after: rename the picture"):
+        edit(config, workdir, request)
+
+
 def test_benchmark_of_editing_measures(student, monkeypatch):
     config, workdir = student
     seen = data.load(config.data, "train[:300]")

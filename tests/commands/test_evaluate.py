@@ -1,7 +1,9 @@
 """Tests of evaluation, also with interruptions, and of the search for noise levels."""
 
+import dataclasses
 import json
 import shutil
+from unittest import mock
 
 import jax
 import numpy as np
@@ -124,6 +126,17 @@ class _Constant:
 
     def __call__(self, images, labels):
         return {self.name: float(len(self.name) + int(self.version))}
+
+
+def test_results_depend_on_the_pictures_of_a_folder(student, digit_set):
+    config, _ = student
+    changed = dataclasses.replace(digit_set, fingerprint="changed")
+    subject = mock.Mock(spec=scoring.Subject, digest="weights")
+    for settings in (
+        lambda dataset: evaluate._settings(config, dataset, {}),
+        lambda dataset: search._settings(config, dataset, subject),
+    ):
+        assert settings(digit_set) != settings(changed)
 
 
 def test_a_recorded_score_is_found_among_any_others(run, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import os
 import zipfile
 
+import numpy as np
 import pytest
 from folders import of_folder, save
 
@@ -34,6 +35,7 @@ def of_nvlabs(folder, labels=NUMBERS):
     names = [f"{i // 4:05d}/img{i:08d}.png" for i in range(6)]
     for i, name in enumerate(names):
         save(folder / name, seed=i)
+    names.append(names[0])
     pairs = labels and [
         [name, label] for name, label in zip(names, labels, strict=False)
     ]
@@ -86,6 +88,7 @@ def test_a_data_set_of_nvlabs_without_labels_has_one_class(
         ([-1] * 6, 'set "labels" to null'),
         ([True] * 6, 'set "labels" to null'),
         ([10**9] * 6, 'set "labels" to null'),
+        ([0, 1, 2, 0, 1, 2, 1], "lists 00000/img00000000.png with several labels"),
     ],
 )
 def test_a_wrong_list_of_classes_is_an_error(data_config, tmp_path, labels, remedy):
@@ -100,10 +103,36 @@ def test_a_damaged_list_of_classes_is_an_error(data_config, tmp_path):
         data.load(of_folder(data_config, folder))
 
 
-def test_another_file_of_this_name_is_ignored(data_config, tmp_path):
+@pytest.mark.parametrize("text", ['{"name": "pets"}', '[["cat/0.png", 0]]'])
+def test_another_file_of_this_name_is_reported(data_config, tmp_path, text, caplog):
     save(tmp_path / "cat" / "0.png")
-    (tmp_path / classes.LISTED).write_text('{"name": "pets"}')
+    (tmp_path / classes.LISTED).write_text(text)
     assert data.load(of_folder(data_config, tmp_path)).class_names == ("cat",)
+    assert 'dataset.json has no "labels", and is not used' in caplog.text
+
+
+def test_each_name_in_a_zip_file_is_one_picture(data_config, tmp_path, caplog):
+    place = zipped(of_nvlabs(tmp_path / "set"))
+    name = "00000/img00000000.png"
+    with zipfile.ZipFile(place, "a") as archive, pytest.warns(match="Duplicate name"):
+        archive.write(tmp_path / "set" / "00000" / "img00000001.png", name)
+        archive.writestr("notes.txt", "nothing")
+    images = data.load(of_folder(data_config, place)).arrays()["image"]
+    assert len(images) == 6
+    np.testing.assert_array_equal(images[0], images[1])  # the last file of the name
+    assert f"{place}: passed over 1 .txt" in caplog.text
+
+
+def test_an_encrypted_zip_file_is_refused(data_config, tmp_path):
+    place = zipped(of_nvlabs(tmp_path / "set"))
+    content = place.read_bytes()
+    for start, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        head, *files = content.split(start)
+        marked = [bytes([*each[: flags - 4], 1, *each[flags - 3 :]]) for each in files]
+        content = start.join([head, *marked])
+    place.write_bytes(content)
+    with pytest.raises(JcmError, match="encrypted.*: unpack it and pass the folder"):
+        data.load(of_folder(data_config, place))
 
 
 def test_a_zip_file_without_a_list_of_classes_is_refused(data_config, tmp_path):
@@ -121,6 +150,10 @@ def test_folders_that_are_splits_are_refused(data_config, tmp_path):
     save(tmp_path / "bus" / "0.png")
     dataset = data.load(of_folder(data_config, tmp_path))
     assert dataset.class_names == ("bus", "train", "val")
+    for split in ("Val_2017", "train2017", "test-2"):
+        save(tmp_path / "coco" / split / "0.png")
+    with pytest.raises(JcmError, match=rf"pass .*path={tmp_path}/coco/train2017"):
+        data.load(of_folder(data_config, tmp_path / "coco"))
 
 
 def test_one_folder_of_folders_is_reported(data_config, tmp_path, caplog):

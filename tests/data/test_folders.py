@@ -86,11 +86,15 @@ def test_folders_without_pictures_are_reported(tmp_path, caplog):
     assert "the folder dog, which has no pictures" in caplog.text
 
 
-def test_the_folders_below_can_be_left_out(tmp_path):
+def test_the_folders_below_can_be_left_out(tmp_path, caplog):
     save(tmp_path / "b.png")
     save(tmp_path / "a.png")
     save(tmp_path / "cat" / "0.png")
-    assert folders.scan(tmp_path, below=False).pictures == ["a.png", "b.png"]
+    (tmp_path / "dog").symlink_to("cat")
+    found = folders.scan(tmp_path, below=False)
+    assert found.pictures == ["a.png", "b.png"]
+    found.report(tmp_path)
+    assert caplog.text.endswith("passed over 2 folders\n")
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):

@@ -124,6 +124,8 @@ def test_a_source_is_read_only_where_it_must():
         ((_IMAGES, _LABELS / 2), "labels of data are float64: pass whole numbers"),
         ((_IMAGES, _LABELS - 1), "label -1 of data must be at least 0"),
         ((_IMAGES, _LABELS + 10**6), "labels up to 1000002: number the classes"),
+        ((_IMAGES, _LABELS + 2**32), "labels up to 4294967298: number the classes"),
+        (Source(lambda i: (_IMAGES[i], 2**32)), "labels up to 4294967296: number the"),
         (3, "data is of type int: pass a folder, images"),
         (iter(_IMAGES), "data is of type iterator: pass a folder"),
         (Source(lambda i: {"picture": 1}), "record 0 of data has picture and no image"),

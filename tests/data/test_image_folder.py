@@ -92,7 +92,7 @@ def test_ignored_metadata_is_reported_once(data_config, tmp_path, caplog):
     assert len(data.load(of_folder(data_config, tmp_path))) == 5
     (record,) = caplog.records
     message = record.getMessage()
-    assert message.startswith("ignored metadata of 5 of 5 pictures (0.webp: damaged")
+    assert message.startswith("ignored parts of 5 of 5 pictures (0.webp: damaged")
     assert "2.webp" in message and "3.webp" not in message
 
 

@@ -75,7 +75,7 @@ def test_a_mask_has_the_shape_of_the_upright_picture():
     ("mask", "message"),
     [
         (Image.new("L", (9, 9)), "the mask is zero everywhere: paint white what"),
-        (Image.new("L", (9, 9), 20), "the mask is zero everywhere: paint white what"),
+        (Image.new("L", (9, 9), 1), "almost black, with values up to 1 of 255: paint"),
         (Image.new("RGBA", (9, 9)), "the mask has transparency: use black to keep"),
         (Image.new("L", (9, 8), 255), "9x8 is not square, but photo.png is: pass the"),
     ],
@@ -90,3 +90,12 @@ def test_paint_outside_of_the_central_square_raises():
     mask[:, :8] = 255
     with pytest.raises(JcmError, match="zero everywhere in its central square: paint"):
         _painted(Image.fromarray(mask), shape=(48, 16))
+
+
+def test_an_opaque_channel_is_no_transparency():
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:4, 2:4] = 255
+    grey = Image.fromarray(mask)
+    want = _painted(grey)
+    for mode in ("LA", "RGBA", "PA"):
+        np.testing.assert_array_equal(_painted(grey.convert(mode)), want)

@@ -11,7 +11,7 @@ import pytest
 from folders import picture, with_package
 from PIL import Image, ImageCms
 
-from jcm.data import formats, metadata, pictures
+from jcm.data import formats, inputs, metadata, pictures
 from jcm.runtime.errors import JcmError
 
 # A flat colour with an embedded profile of Display P3.
@@ -163,10 +163,46 @@ def test_a_profile_of_other_colours_is_reported():
     assert len(warnings) == 1
 
 
-def test_colours_of_lab_are_converted():
-    lab = Image.merge("LAB", [Image.new("L", (1, 1), n) for n in (255, 128, 128)])
+def test_colours_of_lab_are_converted(tmp_path, caplog):
+    lab = Image.merge("LAB", [Image.new("L", (8, 8), n) for n in (255, 128, 128)])
     white = pictures.as_seen(lab).getpixel((0, 0))
     np.testing.assert_allclose(white, 255, atol=1)
+    red = Image.merge("LAB", [Image.new("L", (8, 8), n) for n in (114, 189, 168)])
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    red.save(tmp_path / "a.tif", icc_profile=profile)
+    read = pictures.read(tmp_path / "a.tif", 1, 3)[0, 0]
+    np.testing.assert_allclose(read, [200, 40, 40], atol=4)
+    assert not caplog.records
+    np.testing.assert_array_equal(inputs.as_pixels(red)[0, 0, 0], read)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "tif", "webp", "avif"])
+def test_later_frames_are_reported(tmp_path, suffix, caplog):
+    frames = [Image.new("RGB", (8, 8), (10, 200, c)) for c in (30, 60, 90)]
+    path = tmp_path / f"a.{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    found = pictures.read(path, 1, 3)[0, 0]
+    np.testing.assert_allclose(found, [10, 200, 30], atol=9)
+    (record,) = caplog.records
+    assert record.getMessage() == f"{path}: ignored all frames but the first"
+
+
+def test_a_damaged_later_frame_does_not_matter(tmp_path):
+    frames = [Image.new("L", (8, 8), c) for c in (30, 60)]
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+    content = (tmp_path / "a.tif").read_bytes()
+    for cut in range(1, 120, 7):
+        (tmp_path / "a.tif").write_bytes(content[:-cut])
+        assert pictures.decode(tmp_path / "a.tif", [].append).getpixel((0, 0)) == 30
+
+
+def test_another_gamma_is_reported(caplog):
+    for gamma in (45455, 45000):
+        pictures.decode(png(b"gAMA", struct.pack(">I", gamma)))
+    assert not caplog.records
+    linear = pictures.decode(png(b"gAMA", struct.pack(">I", 100000)))
+    np.testing.assert_array_equal(np.asarray(linear), picture(size=(16, 8)))
+    assert "ignored a gamma of 1, where sRGB has 0.4546" in caplog.text
 
 
 def heic():

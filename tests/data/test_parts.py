@@ -53,6 +53,16 @@ def test_other_data_sets_are_cut_in_their_published_order(data_config, digit_set
     assert part.summary().startswith("10 pictures in 10 classes (0: 1, 1: 1,")
 
 
+def test_records_that_are_used_twice_are_reported(pets, data_config, caplog):
+    assert len(data.load(pets, "train[:60%]+train[40%:]")) == 24
+    assert "config.data.split='train[:60%]+train[40%:]' overlap: 4 rec" in caplog.text
+    assert len(data.load(data_config, "train[:9]+train[1:2]+train[5:]")) == 1802
+    assert "overlap: 5 records are used again" in caplog.text
+    caplog.clear()
+    data.load(pets, "+".join(HALVES))
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("split", ["train[:1%]", "train[5:5]", "train[9:4]"])
 def test_a_part_without_pictures_is_an_error(pets, data_config, split):
     with pytest.raises(JcmError, match=r"has 0 pictures of 20: take a larger part"):

@@ -6,6 +6,7 @@ from folders import picture, save
 from PIL import Image
 
 from jcm.data import pictures
+from jcm.runtime.errors import JcmError
 
 
 def test_transparent_pictures_are_put_on_white(tmp_path):
@@ -38,6 +39,41 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
         [0, 1],
         [128, 255],
     ]
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "read"),
+    [
+        ([0, 0.5, 1, 1.05], np.float32, [0, 128, 255, 255]),
+        ([-3, 128, 255, 262], np.float32, [0, 128, 255, 255]),
+        ([0, 257, 32896, 65535], np.float32, [0, 1, 128, 255]),
+        ([0, 100, 200, 255], np.int32, [0, 100, 200, 255]),
+        ([0, 257, 32896, 65535], np.int32, [0, 1, 128, 255]),
+    ],
+)
+def test_the_range_of_grey_values_is_found(tmp_path, values, dtype, read):
+    Image.fromarray(np.reshape(values, (2, 2)).astype(dtype)).save(tmp_path / "a.tif")
+    assert pictures.read(tmp_path / "a.tif", 2, 1).ravel().tolist() == read
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([-1, 0, 0, 1], np.float32),
+        ([-2.1, 0, 0, 2.6], np.float32),
+        ([0, 0, 1, 3.5], np.float32),
+        ([0, 0, 1, np.nan], np.float32),
+        ([0, 0, 1, np.inf], np.float32),
+        ([0, 0, 1, -np.inf], np.float32),
+        ([0, 0, 0, 10**6], np.float32),
+        ([-1, 0, 0, 1], np.int32),
+        ([0, 0, 0, 65536], np.int32),
+    ],
+)
+def test_grey_values_of_unknown_range_are_refused(tmp_path, values, dtype):
+    Image.fromarray(np.reshape(values, (2, 2)).astype(dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(JcmError, match="its values from .* have no known range: save"):
+        pictures.read(tmp_path / "a.tif", 2, 1)
 
 
 def test_exif_rotation_is_applied(tmp_path):

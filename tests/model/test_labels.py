@@ -62,6 +62,13 @@ def test_an_unknown_name_is_an_error_with_a_remedy(label, remedy):
         labels.label_number(label, names)
 
 
+def test_leading_zeros_are_named():
+    names = ("00", "01", "007", "1")
+    for label, meant in (("7", "007"), ("0", "00"), ("001", "01 or 1")):
+        with pytest.raises(JcmError, match=f"unknown: did you mean {meant}[?]"):
+            labels.label_number(label, names)
+
+
 def test_classes_of_imagenet_have_two_names():
     names = ("tench", "goldfish")
     assert labels.label_number("n01443537", names) == 1
