@@ -23,7 +23,7 @@ _SPLIT = re.compile(
 # The files of data sets of NVlabs: 00000/img00000000.png.
 _NUMBERED = re.compile(r"[0-9]{5}/img[0-9]{8}\.[a-z]+")
 # More classes than this are taken for labels that do not count from 0.
-_CLASSES = 100_000
+MOST_CLASSES = 100_000
 # An error or a warning names at most this many folders.
 _NAMED_AT_MOST = 5
 
@@ -168,7 +168,7 @@ def _labels_in(root: pathlib.Path, pairs: Any) -> dict[str, int]:
     found: dict[str, int] = {}
     try:
         for path, label in pairs:
-            if type(label) is not int or not 0 <= label < _CLASSES:
+            if type(label) is not int or not 0 <= label < MOST_CLASSES:
                 raise ValueError
             if found.setdefault(path.replace("\\", "/"), label) != label:
                 raise JcmError(

@@ -75,15 +75,15 @@ class Dataset:
         if labels is None:
             return f"{total} in {len(names)} classes"
         sizes = np.bincount(labels, minlength=len(names)).tolist()
+        empty = sizes.count(0)
+        more = f"; {_count(empty, 'classes', 'class')} without any" if empty else ""
         if len(names) <= _LISTED_CLASSES:
             each = ", ".join(map("{}: {:,}".format, names, sizes))
-            return f"{total} in {len(names)} classes ({each})"
+            return f"{total} in {len(names)} classes ({each}){more}"
         least, most = min(sizes), max(sizes)
         if least == most:
             return f"{total} in {len(names):,} classes of {least:,}"
         fewest, largest = names[sizes.index(least)], names[sizes.index(most)]
-        empty = sizes.count(0)
-        more = f"; {_count(empty, 'classes', 'class')} without any" if empty else ""
         return (
             f"{total} in {len(names):,} classes, from {least:,} (class {fewest}) to"
             f" {most:,} (class {largest}) in each{more}"

@@ -14,13 +14,12 @@ import numpy as np
 import tqdm
 from jaxtyping import Int32
 
+from jcm.data.classes import MOST_CLASSES
 from jcm.data.dataset import GIVEN, Batch, Dataset
 from jcm.runtime.errors import JcmError
 
 # Number of records of a source that the fingerprint depends on.
 _HASHED = 100
-# More classes than this are taken for labels that do not count from 0.
-_CLASSES = 100_000
 
 
 def load(
@@ -253,7 +252,7 @@ def _as_labels(labels: np.ndarray, count: int) -> Int32[np.ndarray, " n"]:
         raise JcmError(f"labels of data are {labels.dtype}: pass whole numbers")
     if labels.min() < 0:
         raise JcmError(f"label {labels.min()} of data must be at least 0")
-    if labels.max() >= _CLASSES:
+    if labels.max() >= MOST_CLASSES:
         raise JcmError(
             f"data has labels up to {labels.max()}: number the classes 0, 1, ..."
         )

@@ -291,7 +291,9 @@ def fail_together() -> Iterator[None]:
         yield
     except Exception as error:  # raised below, when the others know of it
         failed = error
-    text = one_line(failed).encode()[:_MESSAGE_BYTES] if failed else b""
+    # The name of a file may be no UTF-8.
+    text = one_line(failed).encode(errors="backslashreplace") if failed else b""
+    text = text[:_MESSAGE_BYTES]
     padded = np.frombuffer(text.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
     for process, message in enumerate(gather(padded)):
         text = message.tobytes().rstrip(b"\0").decode(errors="replace")

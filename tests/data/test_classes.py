@@ -189,6 +189,9 @@ def test_a_summary_gives_the_pictures_in_each_class(data_config, tmp_path, digit
         save(tmp_path / ("dog" if i else "cat") / f"{i}.png", seed=i)
     dataset = data.load(of_folder(data_config, tmp_path))
     assert dataset.summary() == "3 pictures in 2 classes (cat: 1, dog: 2)"
+    folder = of_nvlabs(tmp_path / "set", [1, 2, 3, 1, 2, 3])
+    from_1 = data.load(of_folder(data_config, folder))
+    assert from_1.summary().endswith("(0: 0, 1: 2, 2: 2, 3: 2); 1 class without any")
     save(tmp_path / "one" / "0.png")
     alone = data.load(of_folder(data_config, tmp_path / "one"))
     assert alone.summary() == "1 picture in one class, one"

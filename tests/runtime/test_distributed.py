@@ -258,7 +258,8 @@ def test_which_errors_may_come_from_a_lost_process():
 def test_a_single_process_has_nothing_to_agree_on():
     with distributed.fail_together():
         pass
-    for error in (OSError("broken"), MemoryError(), TimeoutError()):
+    name = os.fsdecode(b"caf\xe9.png")
+    for error in (OSError("broken"), MemoryError(), TimeoutError(), JcmError(name)):
         with pytest.raises(type(error)) as info, distributed.fail_together():
             raise error
         assert info.value is error
