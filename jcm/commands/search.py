@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from jcm.commands import unused
 from jcm.commands.evaluate import load_subject
+from jcm.data import Dataset
 from jcm.metrics import scores as scores_lib
 from jcm.model import build
 from jcm.model.scoring import Scorer, Subject
@@ -126,9 +127,7 @@ def _check(config: ConfigDict, subject: Subject) -> None:
         )
 
 
-def _settings(
-    config: ConfigDict, dataset: data.Dataset, subject: Subject
-) -> dict[str, Any]:
+def _settings(config: ConfigDict, dataset: Dataset, subject: Subject) -> dict[str, Any]:
     """Returns the settings that a search depends on, as plain data."""
     fields = {name: config.data[name] for name in ("name", "path", "split")}
     return {

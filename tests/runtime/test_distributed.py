@@ -1,6 +1,7 @@
 """Tests of how a process finds the others from its environment."""
 
 import ast
+import os
 import subprocess
 import sys
 
