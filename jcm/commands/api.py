@@ -70,7 +70,8 @@ def train(
     Raises:
       JcmError: for settings, data or a workdir that cannot be used, and for a loss that
         is not finite.
-      Preempted: after SIGTERM, once the state is saved.
+      Preempted: after SIGTERM or an interrupt (Ctrl-C), once the step in flight is
+        done and the state is saved. A second interrupt raises KeyboardInterrupt.
     """
     if not isinstance(config, ConfigDict | str | os.PathLike):
         raise JcmError(

@@ -38,7 +38,8 @@ def run(main: Callable[[argparse.Namespace], Any]) -> None:
 
     Raises:
       SystemExit: with exit code 1 after an error that the user can fix, which is
-        reported in one line, and 75 after SIGTERM: the same command then resumes.
+        reported in one line, and 75 after SIGTERM or Ctrl-C: the same command then
+        resumes. A second Ctrl-C ends it at once, with exit code 130.
     """
     with errors_in_one_line():
         app.run(main, flags_parser=parse)
@@ -81,7 +82,7 @@ def on_devices() -> Iterator[None]:
     from jcm.run import storage
     from jcm.runtime import distributed, download, preemption
 
-    preemption.exit_on_sigterm()
+    preemption.exit_on_signals()
     # Training, evaluation and every restart compile the same sampler.
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(download.cache("xla")))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 from clu.parameter_overview import get_parameter_overview
 from ml_collections import ConfigDict
@@ -59,7 +60,7 @@ class Run:
       frozen: what does not change during the run: teachers and constants.
       batches: this process's part of every batch, from the next step on.
       batch_sharding: how a global batch is spread over the devices.
-      preemption: notes SIGTERM.
+      preemption: notes SIGTERM and Ctrl-C.
       checkpoints: writes the state.
       snapshots: writes averages that are never deleted.
       log: reads the metrics of every step.
@@ -91,12 +92,24 @@ class Run:
     def next_batch(self) -> tuple[dict[str, jax.Array], float]:
         """Returns the next global batch and the seconds spent waiting for it."""
         started = time.monotonic()
-        batch = next(self.batches) | {"stop": self.preemption.flags()}
+        notice = self.preemption.notice(slow=self.log.takes_long)
+        batch = next(self.batches) | {"notice": notice}
         waited = time.monotonic() - started
         place = functools.partial(
             jax.make_array_from_process_local_data, self.batch_sharding
         )
         return jax.tree.map(place, batch), waited
+
+    def stops(self) -> bool:
+        """Returns whether any process is asked to stop; every process must call this.
+
+        All processes get the same answer. While steps take long, it includes a signal
+        that came a moment ago. Otherwise processes would wait for each other, and learn
+        of the signals of others from the metrics, a few steps later.
+        """
+        if jax.process_count() > 1 and not self.log.settles_first:
+            return self.log.stop
+        return bool(distributed.gather(np.bool_(self.preemption.received)).any())
 
 
 def due(step: int, every: int) -> bool:
@@ -137,7 +150,7 @@ def prepare(
     with contextlib.ExitStack() as stack:
         stack.enter_context(lease.hold(workdir))
         workdir_lib.claim(workdir, workdir_lib.Record(config, names, fingerprint))
-        # From here on, SIGTERM is only noted until the last checkpoint is complete.
+        # From here on, signals are only noted until the last checkpoint is complete.
         watch = stack.enter_context(preemption.Watch())
         checkpoints = stack.enter_context(
             Checkpoints(workdir, keep=config.train.keep_checkpoints)
