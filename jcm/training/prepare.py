@@ -162,6 +162,7 @@ def prepare(
             )
             yield None
             return
+        workdir_lib.record_start(workdir, saved_step or 0)
         frozen = _load_frozen(setup, workdir)
         train_step = _compile(setup)
         state = _load_state(setup, checkpoints, frozen)
@@ -309,9 +310,7 @@ def _saved_step(setup: _Setup, checkpoints: Checkpoints) -> int | None:
 def _is_complete(setup: _Setup, saved_step: int | None, workdir: pathlib.Path) -> bool:
     """Returns whether all steps are done, and the last one is scored if that is due."""
     total = setup.config.train.num_steps
-    if saved_step == total:
-        return not _lacks_scores(workdir, total, setup.score_every)
-    return (saved_step or 0) > total
+    return saved_step == total and not _lacks_scores(workdir, total, setup.score_every)
 
 
 def _lacks_scores(workdir: pathlib.Path, step: int, every: int) -> bool:
