@@ -16,17 +16,9 @@ from ml_collections import ConfigDict, config_flags
 from jcm.commands import parsing
 from jcm.runtime import logs
 from jcm.runtime.errors import JcmError, Preempted, one_line
-from jcm.runtime.fields import Field
+from jcm.runtime.fields import KINDS, Field
 from jcm.runtime.paths import expanded
 
-# What the values of fields are called.
-_KINDS = {
-    bool: "True or False",
-    int: "a whole number",
-    float: "a number",
-    tuple: "values in brackets",
-    str: "a text",
-}
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 
 
@@ -253,6 +245,7 @@ def _explained(error: Exception, fields: Mapping[str, Field]) -> JcmError:
     found = re.match(r"flag --config\.(\S+?)=(.*?): ", text)
     if not found or found[1] not in fields:
         return JcmError(text)
-    example = fields[found[1]].default
-    kind = _KINDS[type(example)]
-    return JcmError(f"config.{found[1]}={found[2]} must be {kind}, such as {example}")
+    field = fields[found[1]]
+    kind = KINDS[tuple if isinstance(field.default, tuple) else field.types[0]]
+    example = "" if field.default is None else f", such as {field.default}"
+    return JcmError(f"config.{found[1]}={found[2]} must be {kind}{example}")

@@ -133,7 +133,8 @@ def _fields_named(name: str, config: ConfigDict) -> list[str]:
     name = name.removeprefix("config.")
     known = list(config_lib.fields(config))
     found = [field for field in known if f"{field}.".startswith(f"{name}.")]
-    found = found or [field for field in known if f".{field}".endswith(f".{name}")]
+    likely = similar.likely(name, known)
+    found = found or [field for field in likely if f".{field}".endswith(f".{name}")]
     if not found:
         raise unknown(name, config)
     return found

@@ -14,7 +14,11 @@ from jcm.training.prepare import Run, due, prepare
 
 
 def train(
-    config: ConfigDict, workdir: str | os.PathLike, dataset: Dataset | None = None
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    dataset: Dataset | None = None,
+    *,
+    teacher: bool = False,
 ) -> None:
     """Trains a model, or resumes a training that stopped earlier.
 
@@ -26,6 +30,8 @@ def train(
       workdir: the run's folder, on storage that all processes share, or
         gs://BUCKET/RUN.
       dataset: what to train on; by default what `config.data` names.
+      teacher: whether this is the training of another run's teacher, which
+        `config.teacher_train` of that run changes.
 
     Raises:
       JcmError: for settings, data or a workdir that cannot be used, and for a loss
@@ -33,8 +39,9 @@ def train(
       Preempted: after SIGTERM or Ctrl-C, once the state is saved.
     """
     workdir = storage.local_folder(workdir)
-    same = functools.partial(train, dataset=dataset)
-    with prepare(config, workdir, same, dataset) as run:
+    section = "teacher_train" if teacher else ""
+    train_teacher = functools.partial(train, dataset=dataset, teacher=True)
+    with prepare(config, workdir, train_teacher, dataset, section) as run:
         if run is None:
             return
         _loop(run)

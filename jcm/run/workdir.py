@@ -60,6 +60,9 @@ _FREE = (
     "weights",
 )
 
+# The sections on teachers, which only methods with a teacher have.
+_OF_TEACHERS = ("teachers", "teacher_train")
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -145,7 +148,7 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
                 f" {old.data_fingerprint}, not {record.data_fingerprint}): use another"
                 " workdir"
             )
-        done, asked = _newest_step(workdir), record.config.train.num_steps
+        done, asked = newest_step(workdir), record.config.train.num_steps
         if asked < done:
             raise JcmError(
                 f"{workdir} holds a run that has done {done} steps, more than"
@@ -154,7 +157,9 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
             )
         # Those of the teachers may change once their weights have been compared.
         config = record.config.copy_and_resolve_references()
-        config.teachers = old.config.teachers
+        for section in _OF_TEACHERS:
+            if section in config:
+                config[section] = old.config[section]
         record = dataclasses.replace(
             record,
             config=config,
@@ -241,8 +246,11 @@ def check_same_settings(workdir: str | os.PathLike, config: ConfigDict) -> None:
       JcmError: if there is no run, or it has other settings; the message names the
         first one that differs.
     """
+    # Without a teacher to train, it does not matter how one was trained.
+    trains_teacher = any(map(config_lib.is_file, config.teachers.values()))
+    free = () if trains_teacher else _OF_TEACHERS
     for name, before, now in config_lib.differences(
-        read(workdir).config, config, ignore=_FREE
+        read(workdir).config, config, ignore=(*_FREE, *free)
     ):
         if name == "train.num_steps" and not config_lib.uses_num_steps(config):
             continue
@@ -281,7 +289,7 @@ def _begun(workdir: str | os.PathLike) -> bool:
     )
 
 
-def _newest_step(workdir: str | os.PathLike) -> int:
+def newest_step(workdir: str | os.PathLike) -> int:
     """Returns the newest step that is saved; 0 if there is none."""
     folders = (storage.shared_path(workdir) / each for each in _STEPS)
     names = (

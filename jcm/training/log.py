@@ -102,7 +102,7 @@ class TrainLog:
                 self._totals[name] = so_far[0] + total[0], so_far[1] + total[1]
         else:
             self._skip(step, watched)
-        speed = self._progress.update(step, loss)
+        speed = self._progress.update(step, loss, metrics["learning_rate"])
         if step % self._every == 0:
             numbers = {
                 "loss": _mean(self._losses),

@@ -30,16 +30,19 @@ from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
 from jcm.run.progress import Progress
 from jcm.run.state import State
-from jcm.runtime import distributed, memory, preemption, sharding
+from jcm.runtime import distributed, files, memory, preemption, sharding
 from jcm.runtime.arrays import check_finite
 from jcm.runtime.errors import JcmError
-from jcm.training import memory_plan, program, snapshots, start
+from jcm.training import memory_plan, program, short, snapshots, start
 from jcm.training.log import TrainLog
 from jcm.training.preview import SCORE_PREFIX, Preview
 from jcm.training.profiling import Profile
 from jcm.training.program import Program
 from jcm.training.snapshots import Snapshots
 from jcm.training.step import compile_step
+
+# The file of a workdir with the names and shapes of all parameters.
+_PARAMETERS = "parameters.txt"
 
 # A function that trains a config in a workdir.
 _Train = Callable[[ConfigDict, str | os.PathLike], Any]
@@ -126,6 +129,7 @@ def prepare(
     workdir: pathlib.Path,
     train: _Train,
     dataset: data.Dataset | None = None,
+    section: str = "",
 ) -> Iterator[Run | None]:
     """Opens a run: a new one, or one that stopped earlier.
 
@@ -138,6 +142,7 @@ def prepare(
       workdir: the run's folder, from `storage.local_folder`.
       train: trains a teacher, if the config asks for one to be trained first.
       dataset: what to train on; by default what `config.data` names.
+      section: where the length of the run is set, see `short.warnings`.
 
     Yields:
       The run; None if it is complete.
@@ -163,6 +168,8 @@ def prepare(
             yield None
             return
         workdir_lib.record_start(workdir, saved_step or 0)
+        for text in short.warnings(config, setup.program.method, section):
+            logging.warning("%s", text)
         frozen = _load_frozen(setup, workdir)
         train_step = _compile(setup)
         state = _load_state(setup, checkpoints, frozen)
@@ -325,7 +332,7 @@ def _lacks_scores(workdir: pathlib.Path, step: int, every: int) -> bool:
 
 def _load_frozen(setup: _Setup, workdir: pathlib.Path) -> Frozen:
     """Puts the teachers and the constants of the loss on the devices."""
-    network, method = setup.program.network, setup.program.method
+    method = setup.program.method
     teachers = {name: teacher.load() for name, teacher in setup.teachers.items()}
     hashes = {name: networks.fingerprint(found) for name, found in teachers.items()}
     if hashes:
@@ -333,10 +340,20 @@ def _load_frozen(setup: _Setup, workdir: pathlib.Path) -> Frozen:
             {f"the weights of the teacher {name}": hashes[name] for name in hashes}
         )
         workdir_lib.claim_teachers(workdir, setup.config, hashes)
-    overview = get_parameter_overview(network.shapes, include_stats=False)
-    logging.info("the parameters of the network:\n%s", overview)
+    _write_parameters(setup.program.network, workdir)
     place = jax.tree.map(lambda leaf: leaf.sharding, setup.program.frozen)
     return jax.device_put(Frozen(teachers=teachers, constants=method.constants), place)
+
+
+def _write_parameters(network: networks.Network, workdir: pathlib.Path) -> None:
+    """Writes the names and shapes of the parameters, and logs their number."""
+    if jax.process_index() == 0:
+        overview = get_parameter_overview(network.shapes, include_stats=False)
+        files.write_text(workdir / _PARAMETERS, f"{overview}\n")
+    count = sum(leaf.size for leaf in jax.tree.leaves(network.shapes))
+    logging.info(
+        "the network has %s parameters, which %s lists", f"{count:,}", _PARAMETERS
+    )
 
 
 def _compile(setup: _Setup) -> jax.stages.Compiled:

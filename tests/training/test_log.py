@@ -27,6 +27,7 @@ def _log(every=2, limit=0):
 
 def _metrics(loss=1.0, grad_norm=1.0, param_norm=1.0, notice=0):
     values = {"loss": loss, "grad_norm": grad_norm, "param_norm": param_norm}
+    values["learning_rate"] = 0.001
     metrics = {name: jnp.float32(value) for name, value in values.items()}
     return metrics | {"notice": jnp.int32(notice)}
 
