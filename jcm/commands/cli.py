@@ -225,6 +225,7 @@ def _override(config: ConfigDict, words: Sequence[str]) -> None:
     for found in filter(None, map(_OVERRIDE.match, words)):
         if found[1] not in fields:
             raise unknown(found[1], config)
+    words = _leave_open(config, fields, words)
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict(
@@ -235,6 +236,31 @@ def _override(config: ConfigDict, words: Sequence[str]) -> None:
         raise _explained(error, fields) from error
     if rest:
         raise JcmError(f"unknown argument {rest[0]!r}: flags begin with --")
+
+
+def _leave_open(
+    config: ConfigDict, fields: Mapping[str, Field], words: Sequence[str]
+) -> list[str]:
+    """Sets fields to None, which the flags of ml_collections cannot.
+
+    Returns:
+      The flags of all other fields.
+    """
+    others = list(words)
+    for name, field in fields.items():
+        flag = f"--config.{name}"
+        if field.default is None and f"{flag}=None" in others:
+            section, _, short = name.rpartition(".")
+            with config.ignore_type():
+                config[section][short] = None
+            # The last of repeated flags counts.
+            last = len(others) - others[::-1].index(f"{flag}=None")
+            others = [
+                word
+                for place, word in enumerate(others)
+                if place >= last or word.partition("=")[0] != flag
+            ]
+    return others
 
 
 def _explained(error: Exception, fields: Mapping[str, Field]) -> JcmError:

@@ -54,7 +54,7 @@ def _check_teacher(config: ConfigDict) -> None:
     if given and not any(map(files.is_file, config.teachers.values())):
         raise JcmError(
             f"{given[0]} changes the training of a teacher that is trained first, and"
-            " config.teachers names no config file: drop it"
+            " config.teachers names no config file: set it to None"
         )
 
 

@@ -142,6 +142,15 @@ def test_a_command_equals_its_mode(arguments, mode):
         assert cli.parse(["jcm/main.py", *given]) == expected
 
 
+def test_a_field_is_left_open_again():
+    flags = [f"--config.teacher_train.num_steps={value}" for value in (3, "None")]
+    parsed = cli.parse(["jcm", "train", _DIGITS, *flags])
+    assert parsed.config.teacher_train.num_steps is None
+    assert parsed.given == ("teacher_train.num_steps",) * 2
+    parsed = cli.parse(["jcm", "train", _DIGITS, *reversed(flags)])
+    assert parsed.config.teacher_train.num_steps == 3
+
+
 def test_the_last_of_repeated_flags_counts():
     twice = ["--config.train.num_steps=3", "--config.train.num_steps", "4"]
     parsed = cli.parse(["jcm", "train", _DIGITS, *twice, "--workdir=a", "--workdir=b"])

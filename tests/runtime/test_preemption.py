@@ -147,6 +147,7 @@ def test_the_signal_reaches_nested_runs(program):
 def test_outside_of_a_program_a_second_interrupt_is_not_held_back(program):
     before = signal.default_int_handler
     signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with pytest.raises(KeyboardInterrupt), preemption.Watch() as watch:
         os.kill(os.getpid(), signal.SIGINT)
         assert watch.received
