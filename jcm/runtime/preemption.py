@@ -3,7 +3,6 @@
 Machines send SIGTERM before they are taken away. A terminal sends SIGINT on Ctrl-C.
 """
 
-import _thread
 import os
 import signal
 import sys
@@ -98,9 +97,12 @@ class _Again:
         if not isinstance(lost.exc_value, _Stopped):
             self._before(lost)
             return
-        number = lost.exc_value.number
-        signal.signal(number, _exit)
-        again = threading.Timer(_AGAIN_SECONDS, _thread.interrupt_main, [number])
+        number, main = lost.exc_value.number, threading.main_thread().ident
+        # SIGTERM also for Ctrl-C, of which a second one would end the program at once.
+        signal.signal(signal.SIGTERM, lambda *_: _exit(number, None))
+        again = threading.Timer(
+            _AGAIN_SECONDS, signal.pthread_kill, [main, signal.SIGTERM]
+        )
         again.daemon = True
         again.start()
 
