@@ -83,11 +83,17 @@ def _face_page() -> str:
 
 
 def _room_page(room: str) -> str:
-    """Returns the page of a room, with a section for each module."""
-    blocks, waiting = [f"# jcm.{room}\n"], [package()[room]]
+    """Returns the page of a room."""
+    return "\n".join([f"# jcm.{room}\n", *_modules(room)])
+
+
+def _modules(room: str) -> list[str]:
+    """Returns a section for each module of a room."""
+    blocks: list[str] = []
+    waiting = [package()[room]]
     while waiting:
         module = waiting.pop(0)
-        level, heading = (2, True) if len(blocks) > 1 else (3, False)
+        level, heading = (2, True) if blocks else (3, False)
         shown = [
             each
             for each in _public(module)
@@ -100,7 +106,7 @@ def _room_page(room: str) -> str:
         )
         modules = [each for each in shown if each.is_module]
         waiting = sorted(modules, key=lambda module: module.name) + waiting
-    return "\n".join(blocks)
+    return blocks
 
 
 def _fields_page() -> str:
@@ -115,7 +121,7 @@ def _fields_page() -> str:
             mark = f"{{ #{identifier} }}" if identifier else ""
             blocks.append(f"| `{name}`{mark} | `{field.default!r}` | {meaning} |")
         blocks.append("")
-    blocks.append("::: jcm.config\n")
+    blocks += ["## jcm.config\n", *_modules("config")]
     return "\n".join(blocks)
 
 
