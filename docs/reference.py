@@ -22,7 +22,8 @@ _ROOMS = (
     *PUBLIC,
     *("model", "data", "training", "run", "pretrained", "runtime", "commands"),
 )
-_BY_METHOD = ("loss", "teachers", "teacher_train")  # sections of a config that differ between methods
+# The sections of a config that differ between methods.
+_BY_METHOD = ("loss", "teachers", "teacher_train")
 _FIELDS_TEXT = """\
 A config holds these fields. `jcm.config.base` returns them with their defaults, which
 are the settings for CIFAR-10; a config sets those that differ, and a flag such as
@@ -129,8 +130,8 @@ def _sections() -> list[tuple[str, str, list[tuple[str, str, Field]]]]:
     """Returns title, anchor and fields of every section of a config.
 
     Each field has its name in the section and its anchor. The sections `loss`,
-    `teachers` and `teacher_train` differ between methods; a field that several methods have has its anchor
-    where it is first.
+    `teachers` and `teacher_train` differ between methods; a field that several methods
+    have has its anchor where it is first.
     """
     sections, anchored = [], set()
     for section in dict.fromkeys(map(_section, config_lib.fields(config_lib.base()))):

@@ -10,7 +10,8 @@ from jcm.data import Dataset
 from jcm.run import storage
 from jcm.run.state import State
 from jcm.runtime.errors import Preempted
-from jcm.training.prepare import Run, due, prepare
+from jcm.training.prepare import prepare
+from jcm.training.run import Run, due
 
 
 def train(

@@ -82,9 +82,9 @@ def make_train_step(
     Returns:
       The function. `frozen` holds what does not change during the run, so not the
       target; `batch` has `image` (uint8, (b, h, w, c)), `label` (int32, (b,)) and
-      `notice` (int32, one per device), whose maximum is a metric, so that every
-      process sees the same value. The metric `logs` has the sum and the count of every
-      number that the loss logs.
+      `notice` (int32, one per device), whose maximum is a metric, so that every process
+      sees the same value. The metric `logs` has the sum and the count of every number
+      that the loss logs.
     """
     classes = method.denoiser.network.arch.num_classes
     gradient = _gradient(method, rules.accumulate, platform)

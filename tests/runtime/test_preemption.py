@@ -20,8 +20,8 @@ from jcm.run.checkpoints import Checkpoints
 from jcm.runtime import preemption
 from jcm.runtime.errors import JcmError, Preempted
 from jcm.training.log import TrainLog
-from jcm.training.prepare import Run
 from jcm.training.profiling import Profile
+from jcm.training.run import Run
 from jcm.training.snapshots import Snapshots
 
 _SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
@@ -105,7 +105,7 @@ def test_processes_agree_at_once_only_while_steps_take_long(monkeypatch):
 
     log, watch = types.SimpleNamespace(), types.SimpleNamespace(received=False)
     run = types.SimpleNamespace(log=log, preemption=watch)
-    monkeypatch.setattr("jcm.training.prepare.distributed.gather", gather)
+    monkeypatch.setattr("jcm.training.run.distributed.gather", gather)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     for log.settles_first, log.stop, answer in [
         (True, False, True),
