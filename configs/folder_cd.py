@@ -3,7 +3,10 @@
 Source: the method of Song et al. 2023. The settings were chosen for this project, and
 the expected score depends on the pictures.
 
-This config trains its teacher, configs/folder_edm.py, first. It takes the same flags.
+This config trains its teacher, configs/folder_edm.py, first. Set the folder, the size
+and the network as for that config: teacher and student share them. The fields of
+--config.train and --config.optim are those of the student. For the teacher, set those
+of --config.teacher_train, such as --config.teacher_train.num_steps=20000.
 """
 
 from jcm import config as config_lib
@@ -18,6 +21,5 @@ def get_config(mode: str = "") -> config_lib.ConfigDict:
     config.loss.metric = "pseudo_huber"
     config.loss.target_ema = 0.95
     config.train.num_steps = 50_000
-    config.train.averages = ("0.999",)
     config.sample.sigmas = (80.0, 0.821)
     return config_lib.finish(config, mode)

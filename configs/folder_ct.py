@@ -3,7 +3,7 @@
 Source: the method of Song et al. 2023. The settings were chosen for this project, and
 the expected score depends on the pictures.
 
-This config takes the same flags as configs/folder_edm.py.
+Set the folder, the size and the network as for configs/folder_edm.py.
 """
 
 from jcm import config as config_lib
@@ -17,6 +17,5 @@ def get_config(mode: str = "") -> config_lib.ConfigDict:
     config.loss.metric = "pseudo_huber"
     config.loss.scales = "adaptive"
     config.train.num_steps = 100_000
-    config.train.averages = ("0.999",)
     config.sample.sigmas = (80.0, 0.821)
     return config_lib.finish(config, mode)

@@ -21,5 +21,4 @@ def get_config(mode: str = "") -> config_lib.ConfigDict:
     config.optim.learning_rate = 1e-3
     config.optim.warmup_kimg = 50.0
     config.train.num_steps = 50_000
-    config.train.averages = ("0.999",)
     return config_lib.finish(config, mode)

@@ -22,7 +22,8 @@ _ROOMS = (
     *PUBLIC,
     *("model", "data", "training", "run", "pretrained", "runtime", "commands"),
 )
-_BY_METHOD = ("loss", "teachers")  # sections of a config that differ between methods
+# The sections of a config that differ between methods.
+_BY_METHOD = ("loss", "teachers", "teacher_train")
 _FIELDS_TEXT = """\
 A config holds these fields. `jcm.config.base` returns them with their defaults, which
 are the settings for CIFAR-10; a config sets those that differ, and a flag such as
@@ -83,11 +84,17 @@ def _face_page() -> str:
 
 
 def _room_page(room: str) -> str:
-    """Returns the page of a room, with a section for each module."""
-    blocks, waiting = [f"# jcm.{room}\n"], [package()[room]]
+    """Returns the page of a room."""
+    return "\n".join([f"# jcm.{room}\n", *_modules(room)])
+
+
+def _modules(room: str) -> list[str]:
+    """Returns a section for each module of a room."""
+    blocks: list[str] = []
+    waiting = [package()[room]]
     while waiting:
         module = waiting.pop(0)
-        level, heading = (2, True) if len(blocks) > 1 else (3, False)
+        level, heading = (2, True) if blocks else (3, False)
         shown = [
             each
             for each in _public(module)
@@ -100,7 +107,7 @@ def _room_page(room: str) -> str:
         )
         modules = [each for each in shown if each.is_module]
         waiting = sorted(modules, key=lambda module: module.name) + waiting
-    return "\n".join(blocks)
+    return blocks
 
 
 def _fields_page() -> str:
@@ -115,16 +122,16 @@ def _fields_page() -> str:
             mark = f"{{ #{identifier} }}" if identifier else ""
             blocks.append(f"| `{name}`{mark} | `{field.default!r}` | {meaning} |")
         blocks.append("")
-    blocks.append("::: jcm.config\n")
+    blocks += ["## jcm.config\n", *_modules("config")]
     return "\n".join(blocks)
 
 
 def _sections() -> list[tuple[str, str, list[tuple[str, str, Field]]]]:
     """Returns title, anchor and fields of every section of a config.
 
-    Each field has its name in the section and its anchor. The sections `loss` and
-    `teachers` differ between methods; a field that several methods have has its anchor
-    where it is first.
+    Each field has its name in the section and its anchor. The sections `loss`,
+    `teachers` and `teacher_train` differ between methods; a field that several methods
+    have has its anchor where it is first.
     """
     sections, anchored = [], set()
     for section in dict.fromkeys(map(_section, config_lib.fields(config_lib.base()))):

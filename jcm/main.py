@@ -74,7 +74,7 @@ def _work_on_a_run(arguments: argparse.Namespace) -> None:
     distributed.check_equal(
         {"the command": command, "--workdir": str(arguments.workdir)}
         | config_lib.flatten(config, "config.")
-        | versions.versions()
+        | {f"{name} (version)": each for name, each in versions.versions().items()}
     )
     logging.info("workdir %s", storage.shared_path(workdir))
     storage.start_uploads(workdir)

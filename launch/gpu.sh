@@ -14,8 +14,8 @@ driver must be version 525 or newer.
 
   launch/gpu.sh --config=configs/cifar10_cd.py    # trains in runs/cifar10_cd
 
-SIGTERM and Ctrl-C reach the program itself. After SIGTERM, training saves a checkpoint
-and exits with code 75; the same command resumes it.
+SIGTERM and Ctrl-C reach the program itself: training saves a checkpoint and exits with
+code 75; the same command resumes it.
 
 Environment variables:
 CUDA_VISIBLE_DEVICES=0,1  use only these GPUs (default: all)

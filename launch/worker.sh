@@ -15,7 +15,7 @@ usage: launch/worker.sh install | start COMMAND [ARGUMENT ...] | loop COMMAND [.
   loop      runs the command, and starts it again when it exits with code 75 (it saved a
             checkpoint and can resume) or, up to three times in a row, when it is ended
             by a signal (it was killed, or JAX aborted it because another worker was
-            lost). A start that ran for an hour resets the count
+            lost). A start that ran for an hour resets the count. Ctrl-C and `stop` end it
   status    prints whether a command runs, and the last lines of the log
   stop      sends SIGTERM and waits until the program has saved a checkpoint and ended
 
@@ -70,9 +70,9 @@ start() {
 
 loop() {
   local code began stop='' lost=0
-  # `stop` signals the whole group. The program handles the signal at once; this shell
-  # handles it when the program has ended.
-  trap 'stop=yes' TERM
+  # `stop` and Ctrl-C signal the whole group. The program handles the signal at once;
+  # this shell handles it when the program has ended.
+  trap 'stop=yes' TERM INT
   while true; do
     dry || echo "$(date '+%F %T') $(quote "$@")"
     # Code 75 stands if `stop` came before the program was started.

@@ -134,7 +134,11 @@ def command(monkeypatch, capfd):
     from absl import logging
 
     from jcm import main
+    from jcm.runtime import preemption
 
+    # It would end the process that runs the tests.
+    monkeypatch.setattr(preemption._Interrupts, "start_once", lambda: None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     verbosity = logging.get_verbosity()
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
 

@@ -1,6 +1,7 @@
 """Tests of the configs."""
 
 import json
+import operator
 import re
 
 import pytest
@@ -51,12 +52,11 @@ def test_every_field_is_explained_and_every_number_has_a_bound(method):
     config = config_lib.base(method)
     known = config_lib.fields(config)
     assert known.keys() == config_lib.flatten(config).keys()
-    # Any finite number is possible for these.
-    free = {"loss.p_mean", "model.ncsnpp.fir_kernel"}
     for name, field in known.items():
         assert field.doc and not field.doc.endswith("."), name
+        assert field.types and set(field.types) <= {bool, int, float, str}, name
         if field.is_numeric:
-            assert bool(field.bounds) == (name not in free), name
+            assert field.bounds, name
         field.check(name, field.default)
 
 
@@ -78,6 +78,19 @@ def test_every_field_is_explained_and_every_number_has_a_bound(method):
         ("model.dropout", 1.0),
         ("sample.sigmas", ()),
         ("data.workers", -1),
+        ("model.ncsnpp.fir_kernel", (1.0, -1.0)),
+        ("teacher_train.batch_size", 0),
+        # A value of another type.
+        ("eval.seeds", (0.5,)),
+        ("eval.seeds", (2**32,)),
+        ("seed", -1),
+        ("sample.seed", 2**32),
+        ("search.seed", -1),
+        ("sample.sigmas", ("80",)),
+        ("model.ch_mult", (1.5,)),
+        ("model.remat", (True,)),
+        ("train.batch_size", True),
+        ("sample.labels", (1.5,)),
     ],
 )
 def test_impossible_values_raise(field, value):
@@ -117,11 +130,50 @@ def test_a_wrong_name_in_python_is_an_error_of_one_line():
         (config, "lr", "unknown field lr: did you mean optim.learning_rate?"),
         (config.mesh, "zz", "unknown field zz: use one of fsdp, fsdp_min_mib, rules"),
     ):
-        with pytest.raises(AttributeError, match=re.escape(message) + "$"):
-            getattr(section, name)
-        with pytest.raises(AttributeError, match=re.escape(message) + "$"):
-            setattr(section, name, 1)
+        for use, *value in (
+            (getattr,),
+            (setattr, 1),
+            (operator.getitem,),
+            (operator.setitem, 1),
+            (lambda section, name: section.update({name: 1}),),
+        ):
+            for error in (AttributeError, KeyError):
+                with pytest.raises(error, match=f"^{re.escape(message)}$"):
+                    use(section, name, *value)
+        assert name not in section and section.get(name, 7) == 7
+        assert getattr(section, name, 7) == 7
+    for use in (
+        lambda: config["optim.lr"],
+        lambda: config.update_from_flattened_dict({"optim.lr": 1}),
+    ):
+        with pytest.raises(KeyError, match="^unknown field lr: did you mean learning_"):
+            use()
+    assert config["optim.learning_rate"] == config.optim.learning_rate
     copied = config.copy_and_resolve_references()
     assert copied == config and type(copied.train) is type(config)
     with copied.unlocked():
         copied.train.steps = 3  # as ConfigDict, if it is not locked
+
+
+def test_fields_of_the_training_of_a_teacher_may_be_left_open():
+    config = config_lib.base("cd")
+    assert set(config.teacher_train.values()) == {None}
+    with pytest.raises(TypeError):
+        config.teacher_train.num_steps = "many"
+    config.teacher_train.num_steps = 300
+    with pytest.raises(
+        JcmError, match="teacher_train.num_steps=300 .*: set it to None"
+    ):
+        config_lib.check(config)
+    config.teachers.diffusion = "configs/digits_edm.py"
+    config_lib.check(config)
+    again = config_lib.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again.teacher_train.num_steps == 300
+    with again.ignore_type():
+        again.teacher_train.learning_rate = (1.0,)
+    with pytest.raises(JcmError, match="teacher_train.learning_rate.* be a number"):
+        config_lib.check(again)
+    assert "teacher_train" not in config_lib.base("ct")
+    # The sections that have the fields of most runs are meant.
+    with pytest.raises(KeyError, match=r"num_steps: did you mean train.num_steps\?$"):
+        config["num_steps"]

@@ -66,4 +66,4 @@ def test_rooms_name_only_rooms_below_them():
 
 def test_only_the_entry_points_lie_flat():
     flat = {path.name for path in _PACKAGE.iterdir() if path.suffix == ".py"}
-    assert flat == {"__init__.py", "main.py", "config.py"}
+    assert flat == {"__init__.py", "main.py"}

@@ -22,7 +22,7 @@ from jcm.model.scoring import Scorer, Subject
 from jcm.run import storage
 from jcm.runtime import logs
 from jcm.runtime.arguments import explained, whole
-from jcm.runtime.arrays import Whole
+from jcm.runtime.arrays import Whole, whole_seed
 from jcm.runtime.errors import JcmError, shown
 
 
@@ -70,7 +70,8 @@ def train(
     Raises:
       JcmError: for settings, data or a workdir that cannot be used, and for a loss that
         is not finite.
-      Preempted: after SIGTERM, once the state is saved.
+      Preempted: after SIGTERM or an interrupt (Ctrl-C), once the step in flight is
+        done and the state is saved. A second interrupt raises KeyboardInterrupt.
     """
     if not isinstance(config, ConfigDict | str | os.PathLike):
         raise JcmError(
@@ -138,6 +139,7 @@ def evaluate(
             "evaluate takes a model, which it samples, or what jcm.load opens; this is"
             f" of type {type(model).__name__}"
         )
+    seed = whole_seed(seed)  # before the data is read
     model = model if isinstance(model, Model) else load(model)
     config = model.config.copy_and_resolve_references()
     if scores is not None:
@@ -166,7 +168,7 @@ def evaluate(
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="jcm_"))
         folder = storage.local_folder(folder)
         found = Scorer(config, folder, dataset)(
-            Subject.of(model.kind, model), schedule, whole("seed", seed)
+            Subject.of(model.kind, model), schedule, seed
         )
         storage.upload(folder)
     return found

@@ -16,17 +16,9 @@ from ml_collections import ConfigDict, config_flags
 from jcm.commands import parsing
 from jcm.runtime import logs
 from jcm.runtime.errors import JcmError, Preempted, one_line
-from jcm.runtime.fields import Field
+from jcm.runtime.fields import KINDS, Field
 from jcm.runtime.paths import expanded
 
-# What the values of fields are called.
-_KINDS = {
-    bool: "True or False",
-    int: "a whole number",
-    float: "a number",
-    tuple: "values in brackets",
-    str: "a text",
-}
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]*)")
 
 
@@ -38,7 +30,8 @@ def run(main: Callable[[argparse.Namespace], Any]) -> None:
 
     Raises:
       SystemExit: with exit code 1 after an error that the user can fix, which is
-        reported in one line, and 75 after SIGTERM: the same command then resumes.
+        reported in one line, and 75 after SIGTERM or Ctrl-C: the same command then
+        resumes. A second Ctrl-C ends it at once, with exit code 130.
     """
     with errors_in_one_line():
         app.run(main, flags_parser=parse)
@@ -81,7 +74,7 @@ def on_devices() -> Iterator[None]:
     from jcm.run import storage
     from jcm.runtime import distributed, download, preemption
 
-    preemption.exit_on_sigterm()
+    preemption.exit_on_signals()
     # Training, evaluation and every restart compile the same sampler.
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(download.cache("xla")))
@@ -232,6 +225,7 @@ def _override(config: ConfigDict, words: Sequence[str]) -> None:
     for found in filter(None, map(_OVERRIDE.match, words)):
         if found[1] not in fields:
             raise unknown(found[1], config)
+    words = _leave_open(config, fields, words)
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict(
@@ -244,6 +238,31 @@ def _override(config: ConfigDict, words: Sequence[str]) -> None:
         raise JcmError(f"unknown argument {rest[0]!r}: flags begin with --")
 
 
+def _leave_open(
+    config: ConfigDict, fields: Mapping[str, Field], words: Sequence[str]
+) -> list[str]:
+    """Sets fields to None, which the flags of ml_collections cannot.
+
+    Returns:
+      The flags of all other fields.
+    """
+    others = list(words)
+    for name, field in fields.items():
+        flag = f"--config.{name}"
+        if field.default is None and f"{flag}=None" in others:
+            section, _, short = name.rpartition(".")
+            with config.ignore_type():
+                config[section][short] = None
+            # The last of repeated flags counts.
+            last = len(others) - others[::-1].index(f"{flag}=None")
+            others = [
+                word
+                for place, word in enumerate(others)
+                if place >= last or word.partition("=")[0] != flag
+            ]
+    return others
+
+
 def _explained(error: Exception, fields: Mapping[str, Field]) -> JcmError:
     """Returns the error for a value that a field of a config does not accept."""
     text = one_line(error)
@@ -252,6 +271,7 @@ def _explained(error: Exception, fields: Mapping[str, Field]) -> JcmError:
     found = re.match(r"flag --config\.(\S+?)=(.*?): ", text)
     if not found or found[1] not in fields:
         return JcmError(text)
-    example = fields[found[1]].default
-    kind = _KINDS[type(example)]
-    return JcmError(f"config.{found[1]}={found[2]} must be {kind}, such as {example}")
+    field = fields[found[1]]
+    kind = KINDS[tuple if isinstance(field.default, tuple) else field.types[0]]
+    example = "" if field.default is None else f", such as {field.default}"
+    return JcmError(f"config.{found[1]}={found[2]} must be {kind}{example}")

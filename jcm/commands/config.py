@@ -34,6 +34,26 @@ def main(arguments: argparse.Namespace) -> None:
         print(list_of_configs())
     else:
         print(table(cli.required_config(arguments), arguments.name))
+        software = _software(arguments.workdir) if not arguments.name else ""
+        if software:
+            print(f"\ntrained with\n{software}")
+
+
+def _software(workdir: str | None) -> str:
+    """Returns the versions and devices of a run; "" if the workdir holds none."""
+    if workdir is None:
+        return ""
+    from jcm.run import storage  # imports JAX
+    from jcm.run import workdir as workdir_lib
+
+    folder = storage.local_folder(workdir)
+    if not (folder / "run.json").exists():
+        return ""
+    text = workdir_lib.read(folder).software
+    indent = " " * 2
+    return textwrap.fill(
+        text, parsing.width(), initial_indent=indent, subsequent_indent=indent
+    )
 
 
 def table(config: ConfigDict, names: Sequence[str] = ()) -> str:
@@ -113,7 +133,8 @@ def _fields_named(name: str, config: ConfigDict) -> list[str]:
     name = name.removeprefix("config.")
     known = list(config_lib.fields(config))
     found = [field for field in known if f"{field}.".startswith(f"{name}.")]
-    found = found or [field for field in known if f".{field}".endswith(f".{name}")]
+    likely = similar.likely(name, known)
+    found = found or [field for field in likely if f".{field}".endswith(f".{name}")]
     if not found:
         raise unknown(name, config)
     return found

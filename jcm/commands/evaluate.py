@@ -195,9 +195,9 @@ def _each_checkpoint(
     config: ConfigDict, workdir: pathlib.Path, given: Collection[str]
 ) -> Iterator[list[Subject]]:
     """Yields the subjects of each checkpoint, and waits for new ones until the last."""
-    last = workdir_lib.read(workdir).config.train.num_steps
     step = config.sample.step - 1  # the next checkpoint is the first to evaluate
-    while step < last:
+    # The length of the run may change when it resumes.
+    while step < workdir_lib.read(workdir).config.train.num_steps:
         later = _next_step(workdir, step)
         if later is None:
             time.sleep(_POLL_SECONDS)

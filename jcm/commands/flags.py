@@ -5,6 +5,7 @@ A flag `--NAME=VALUE` becomes the attribute NAME of the arguments of a command.
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -83,35 +84,51 @@ def _text(text: str) -> str:
     return text
 
 
-def _whole(least: int) -> Callable[[str], int]:
-    """Returns the reader of a whole number of at least `least`."""
+def _whole(least: int, below: float = math.inf) -> Callable[[str], int]:
+    """Returns the reader of a whole number of at least `least` and below `below`."""
+    most = f" and below {below}" if below < math.inf else ""
 
     def read(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = least - 1
-        if value < least:
+        if not least <= value < below:
             raise argparse.ArgumentTypeError(
-                f"{text!r} must be a whole number of at least {least}"
+                f"{text!r} must be a whole number of at least {least}{most}"
             )
         return value
 
     return read
 
 
-def _several(kind: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
-    """Returns the reader of numbers that are separated by commas."""
+def _positive(text: str) -> float:
+    """Reads a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
+    return value
 
-    def read(text: str) -> tuple[Any, ...]:
+
+def _several(read: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    """Returns the reader of values that are separated by commas.
+
+    Args:
+      read: the reader of one value.
+    """
+
+    def read_all(text: str) -> tuple[Any, ...]:
         try:
-            return tuple(kind(part) for part in text.split(","))
-        except ValueError as error:
+            return tuple(map(read, text.split(",")))
+        except argparse.ArgumentTypeError as error:
             raise argparse.ArgumentTypeError(
-                f"{text!r} must be numbers such as 1,2"
+                f"{text!r} must be numbers such as 1,2: {error}"
             ) from error
 
-    return read
+    return read_all
 
 
 def _one_of(names: Sequence[str]) -> Callable[[str], str]:
@@ -218,7 +235,7 @@ EDIT = (
         "noise level of each step; by default those of the paper; denoise: the noise"
         " level of the pictures, which is estimated by default",
         (),
-        _several(float),
+        _several(_positive),
     ),
     Flag("variants", "N", "number of results for each picture", 1, _whole(1)),
     Flag(
@@ -226,7 +243,7 @@ EDIT = (
         "N,N",
         "interpolate: seeds of the images to pass through",
         (0, 1),
-        _several(int),
+        _several(_whole(0, 2**32)),
     ),
 )
 _MODEL = (
@@ -265,7 +282,7 @@ HINTS = (
         "attn_resolutions",
         "N,N",
         "NCSN++: image sizes with attention",
-        read=_several(int),
+        read=_several(_whole(1)),
     ),
     Flag("num_heads", "N", "ADM: attention heads", read=_whole(1)),
     Flag("head_channels", "N", "ADM: channels of each attention head", read=_whole(1)),
@@ -283,7 +300,7 @@ DEMO = (
         "N",
         "port of the page; by default the first free one from 7860",
         0,
-        _whole(0),
+        _whole(0, 2**16),
     ),
 )
 CONFIG = (

@@ -94,8 +94,8 @@ RECIPE = Recipe(
     denoiser=_denoiser,
     uses_num_steps=lambda config: False,
     settings={
-        "p_mean": Field(-1.2, "mean of ln(sigma)"),
-        "p_std": Field(1.2, "standard deviation of ln(sigma)", least=0),
+        "p_mean": Field(-1.2, "mean of ln(sigma)", least=-20, most=20),
+        "p_std": Field(1.2, "standard deviation of ln(sigma)", least=0, most=20),
     },
 )
 """The method `edm`."""

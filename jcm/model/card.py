@@ -26,12 +26,15 @@ class About:
       trained: whether the config describes how they were trained. If not, they come
         from elsewhere, and it only describes the network and how to sample.
       scores: records of their scores, as in evaluation/scores.jsonl.
+      software: the versions and devices that they were trained with, in words; empty if
+        they are unknown.
       licence: name of the licence, such as apache-2.0; empty if it is not stated.
       notes: further text in Markdown.
     """
 
     trained: bool = True
     scores: tuple[dict[str, Any], ...] = ()
+    software: str = ""
     licence: str = ""
     notes: str = ""
 
@@ -52,6 +55,8 @@ def markdown(sentence: str, form: str, config: ConfigDict, about: About) -> str:
     parts += ["", "```python", _USE[form], "```"]
     if about.trained:
         parts += ["", "## Training", "", _training(config)]
+        if about.software:
+            parts += ["", f"Software: {about.software}."]
     if about.scores:
         parts += ["", "## Scores", "", _scores(about.scores)]
     if about.notes.strip():

@@ -203,6 +203,7 @@ def _from_workdir(
         batch_size=batch_size,
         step=newest,
         workdir=path,
+        about=card.About(software=record.software),
     )
 
 

@@ -57,12 +57,15 @@ class Progress:
                 dynamic_ncols=True,
             )
 
-    def update(self, step: int, loss: float | None = None) -> dict[str, float]:
+    def update(
+        self, step: int, loss: float | None = None, learning_rate: float | None = None
+    ) -> dict[str, float]:
         """Reports that `step` steps are done; it is cheap enough for every step.
 
         Args:
             step: The number of steps done, including those before a resume.
             loss: The loss to show.
+            learning_rate: The learning rate to show.
 
         Returns:
             kimg, the number of images seen in thousands; and after at least one step
@@ -78,7 +81,8 @@ class Progress:
             numbers["eta_secs"] = (self._total_steps - step) / speed
         if now - self._marks[-1][0] >= _MARK_SECONDS:
             self._marks.append((now, step))
-        self._report(step, numbers, loss)
+        shown = {"loss": loss, "lr": learning_rate}
+        self._report(step, numbers, {k: v for k, v in shown.items() if v is not None})
         return numbers
 
     @contextlib.contextmanager
@@ -100,21 +104,21 @@ class Progress:
     def _time(self) -> float:
         return time.monotonic() - self._paused
 
-    def _report(self, step: int, numbers: dict[str, float], loss: float | None) -> None:
+    def _report(
+        self, step: int, numbers: dict[str, float], shown: dict[str, float]
+    ) -> None:
         if self._bar is not None:
-            self._bar.set_description_str(self._text(numbers, loss), refresh=False)
+            self._bar.set_description_str(self._text(numbers, shown), refresh=False)
             self._bar.update(step - self._bar.n)
             return
         due = time.monotonic() - self._last_line >= self._log_seconds
         if self._enabled and (due or step == self._total_steps):
             self._last_line = time.monotonic()
             done = f"{self._unit} {step}/{self._total_steps}"
-            logging.info("%s  %s", done, self._text(numbers, loss))
+            logging.info("%s  %s", done, self._text(numbers, shown))
 
-    def _text(self, numbers: dict[str, float], loss: float | None) -> str:
-        parts = []
-        if loss is not None:
-            parts.append(f"loss {loss:.4g}")
+    def _text(self, numbers: dict[str, float], shown: dict[str, float]) -> str:
+        parts = [f"{name} {value:.4g}" for name, value in shown.items()]
         parts.append(f"{numbers['kimg']:.1f} kimg")
         if "steps_per_sec" in numbers:
             eta = datetime.timedelta(seconds=round(numbers["eta_secs"]))

@@ -1,6 +1,8 @@
 """The folder of a run, and the record of the settings that made it.
 
-run.json        the resolved config, class names and fingerprint of the data
+run.json        the resolved config, class names and fingerprint of the data, and the
+                versions and devices of each start
+parameters.txt  the shapes of the parameters of the network
 checkpoints/    one folder per saved step
 damaged/        checkpoints that could not be read
 profile/        traces of steps, if config.profile asks for them
@@ -14,6 +16,7 @@ teachers/NAME/  the workdir of a teacher that this run has trained first
 """
 
 import dataclasses
+import datetime
 import json
 import os
 import pathlib
@@ -57,6 +60,9 @@ _FREE = (
     "weights",
 )
 
+# The sections on teachers, which only methods with a teacher have.
+_OF_TEACHERS = ("teachers", "teacher_train")
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -67,12 +73,27 @@ class Record:
       class_names: the names of the classes of the data set.
       data_fingerprint: a hash of the content of the data set.
       teacher_hashes: a hash of the weights of each teacher, by its name.
+      starts: of each start of the run, its `step`, its `time`, and what
+        `versions.environment` returns.
     """
 
     config: ConfigDict
     class_names: tuple[str, ...]
     data_fingerprint: str
     teacher_hashes: dict[str, str] = dataclasses.field(default_factory=dict)
+    starts: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def software(self) -> str:
+        """The versions and devices of all starts in words; "" if none is recorded."""
+        texts: list[str] = []
+        last = ""
+        for start in self.starts:
+            text = versions.in_words(start)
+            if text != last:
+                texts.append(f"from step {start['step']}: {text}" if texts else text)
+            last = text
+        return "; ".join(texts)
 
 
 def read(workdir: str | os.PathLike) -> Record:
@@ -89,6 +110,7 @@ def read(workdir: str | os.PathLike) -> Record:
         config = config_lib.from_dict(fields["config"])
         names = tuple(fields["class_names"])
         hashes = fields["data_fingerprint"], fields["teacher_hashes"]
+        starts = tuple(fields.get("starts", ()))
     except OSError as error:
         raise JcmError(
             f"{workdir} is not the workdir of a run, since it has no run.json: name"
@@ -99,7 +121,7 @@ def read(workdir: str | os.PathLike) -> Record:
             f"{path} cannot be read ({type(error).__name__}: {one_line(error)}):"
             " restore it, or use another workdir"
         ) from error
-    return Record(config, names, *hashes)
+    return Record(config, names, *hashes, starts)
 
 
 def claim(workdir: str | os.PathLike, record: Record) -> None:
@@ -109,8 +131,9 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
     may start again with other settings.
 
     Raises:
-      JcmError: if the folder holds a run with other settings or other data; the message
-        names the first difference. The folder is then left unchanged.
+      JcmError: if the folder holds a run with other settings or other data, or one that
+        has done more steps; the message names the first difference. The folder is then
+        left unchanged.
     """
     workdir = pathlib.Path(workdir)
     storage.check_same_folder(workdir)
@@ -125,11 +148,24 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
                 f" {old.data_fingerprint}, not {record.data_fingerprint}): use another"
                 " workdir"
             )
+        done, asked = newest_step(workdir), record.config.train.num_steps
+        if asked < done:
+            raise JcmError(
+                f"{workdir} holds a run that has done {done} steps, more than"
+                f" config.train.num_steps={asked}: set at least {done}, or use another"
+                " workdir"
+            )
         # Those of the teachers may change once their weights have been compared.
         config = record.config.copy_and_resolve_references()
-        config.teachers = old.config.teachers
-        hashes = old.teacher_hashes
-        record = dataclasses.replace(record, config=config, teacher_hashes=hashes)
+        for section in _OF_TEACHERS:
+            if section in config:
+                config[section] = old.config[section]
+        record = dataclasses.replace(
+            record,
+            config=config,
+            teacher_hashes=old.teacher_hashes,
+            starts=old.starts,
+        )
     elif begun:
         raise JcmError(
             f"{workdir} has checkpoints but no run.json, so another program has written"
@@ -137,6 +173,28 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
         )
     _write(workdir, record)
     storage.sync(workdir)  # no process may start before all have checked
+
+
+def record_start(workdir: str | os.PathLike, step: int) -> None:
+    """Records the versions and devices of a start; warns if the last one had others.
+
+    Every process must call this.
+
+    Args:
+      workdir: the run's folder.
+      step: the step from which the run starts.
+    """
+    old, now = read(workdir), versions.environment()
+    if old.starts and jax.process_index() == 0:
+        if changed := versions.differences(old.starts[-1], now):
+            logging.warning(
+                "this run resumes with other versions or devices (%s): its numbers may"
+                " differ in the last bits from those of an uninterrupted run",
+                "; ".join(changed),
+            )
+    time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    start = {"step": step, "time": time} | now
+    _write(workdir, dataclasses.replace(old, starts=(*old.starts, start)))
 
 
 def claim_teachers(
@@ -188,8 +246,11 @@ def check_same_settings(workdir: str | os.PathLike, config: ConfigDict) -> None:
       JcmError: if there is no run, or it has other settings; the message names the
         first one that differs.
     """
+    # Without a teacher to train, it does not matter how one was trained.
+    trains_teacher = any(map(config_lib.is_file, config.teachers.values()))
+    free = () if trains_teacher else _OF_TEACHERS
     for name, before, now in config_lib.differences(
-        read(workdir).config, config, ignore=_FREE
+        read(workdir).config, config, ignore=(*_FREE, *free)
     ):
         if name == "train.num_steps" and not config_lib.uses_num_steps(config):
             continue
@@ -226,6 +287,15 @@ def _begun(workdir: str | os.PathLike) -> bool:
         folder.exists() and any(path.name[0].isdigit() for path in folder.iterdir())
         for folder in folders
     )
+
+
+def newest_step(workdir: str | os.PathLike) -> int:
+    """Returns the newest step that is saved; 0 if there is none."""
+    folders = (storage.shared_path(workdir) / each for each in _STEPS)
+    names = (
+        path.name for folder in folders if folder.exists() for path in folder.iterdir()
+    )
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def _write(workdir: str | os.PathLike, record: Record) -> None:

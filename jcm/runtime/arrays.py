@@ -34,17 +34,31 @@ def as_key(seed: Any) -> Key[Array, ""]:
             return seed
     if getattr(seed, "dtype", None) == np.uint32 and np.shape(seed) == (2,):
         return jax.random.wrap_key_data(seed)
+    return jax.random.key(whole_seed(seed, " or a JAX key"))
+
+
+def whole_seed(seed: Any, otherwise: str = "") -> int:
+    """Returns a seed as a Python integer.
+
+    Args:
+      seed: an integer, also one of NumPy or JAX.
+      otherwise: what a seed may be, too, for the error.
+
+    Raises:
+      JcmError: if it is no integer, or if it is negative or has more than 32 bits,
+        which JAX would truncate.
+    """
     try:
         if isinstance(seed, bool):
             raise TypeError
         seed = operator.index(seed)
     except TypeError:
         raise JcmError(
-            f"seed={errors.shown(seed)} must be a whole number or a JAX key"
+            f"seed={errors.shown(seed)} must be a whole number{otherwise}"
         ) from None
     if not 0 <= seed < 2**32:
         raise JcmError(f"seed={seed} must be at least 0 and below 2**32")
-    return jax.random.key(seed)
+    return seed
 
 
 def check_finite(tree: Any, remedy: str) -> None:

@@ -75,7 +75,7 @@ def initialize(
         _check_gpu()
         return
     _join(found, join_timeout)
-    preemption.exit_on_sigterm()  # replaces the handler that JAX installs
+    preemption.exit_on_signals()  # replaces the handler that JAX installs
     # If another process is lost, JAX aborts this one with a message. The stack traces
     # that Python would add say nothing about the process that failed.
     faulthandler.disable()
@@ -151,7 +151,7 @@ def end_others(error: BaseException) -> None:
     """
     if not _joined.is_set():
         return
-    preemption.ignore_sigterm()
+    preemption.ignore_signals()
     if isinstance(error, Exception) and _may_be_lost_process(error):
         logging.exception(
             "this process failed; waiting %d s in case another process was lost",

@@ -7,6 +7,15 @@ from typing import Any, Union
 
 from jcm.runtime.errors import JcmError
 
+KINDS: dict[type, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    tuple: "values in brackets",
+    str: "a text",
+}
+"""What the values of a type are called."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Field:
@@ -15,13 +24,15 @@ class Field:
     The bounds hold for a number, and for every number of a sequence.
 
     Attributes:
-      default: the value in the base config.
+      default: the value in the base config; None for a field that may be left open.
       doc: one sentence that says what the field is, without a full stop.
       least: the smallest allowed value; None for no bound.
       most: the largest allowed value; None for no bound.
       above: the value must be larger than this; None for no bound.
       below: the value must be smaller than this; None for no bound.
       some: whether a sequence must have at least one value.
+      kinds: the types of the value, or of each value of a sequence; () for the type of
+        the default, or of its first value.
     """
 
     default: Any
@@ -31,12 +42,18 @@ class Field:
     above: float | None = None
     below: float | None = None
     some: bool = False
+    kinds: tuple[type, ...] = ()
+
+    @property
+    def types(self) -> tuple[type, ...]:
+        """The types of the value, or of each value of a sequence."""
+        first = self.default[:1] if isinstance(self.default, tuple) else [self.default]
+        return self.kinds or tuple(map(type, first))
 
     @property
     def is_numeric(self) -> bool:
-        """Whether the default is a number, or a sequence of numbers."""
-        values = self.default if isinstance(self.default, tuple) else (self.default,)
-        return bool(values) and all(map(_is_number, values))
+        """Whether the value is a number, or a sequence of numbers."""
+        return int in self.types or float in self.types
 
     @property
     def bounds(self) -> str:
@@ -49,40 +66,61 @@ class Field:
         }
         return ", ".join(f"{k} {_short(v)}" for k, v in named.items() if v is not None)
 
+    def left_open(self, meaning: str) -> "Field":
+        """Returns the same field with None as its default, for a single value.
+
+        Args:
+          meaning: what None does, for the explanation.
+        """
+        doc = f"{self.doc}; None {meaning}"
+        return dataclasses.replace(self, default=None, doc=doc, kinds=self.types)
+
     def check(self, name: str, value: Any) -> None:
-        """Checks a value against the bounds.
+        """Checks a value against the types and the bounds.
 
         Args:
           name: the name of the field, for the error.
           value: the value.
 
         Raises:
-          JcmError: if the value is out of bounds, not a number, or missing.
+          JcmError: if the value is out of bounds, of another type, or missing.
         """
-        if self.some and not len(value):
+        if value is None and self.default is None:
+            return
+        many = isinstance(value, list | tuple)
+        if many != isinstance(self.default, tuple):
+            kind = KINDS[tuple if not many else self.types[0]]
+            raise JcmError(f"{name}={value!r} must be {kind}")
+        if self.some and not value:
             raise JcmError(f"{name}=() must have at least one value")
-        values = value if isinstance(value, list | tuple) else (value,)
-        texts = isinstance(self.default, tuple) and self.default
-        if texts and all(isinstance(each, str) for each in self.default):
-            for each in values:
-                if not isinstance(each, str):
-                    raise JcmError(
-                        f"{name}={value} must be texts: put {each} in quotes, as in"
-                        f" --{name}=\"('{each}',)\""
-                    )
-        for each in filter(_is_number, values):
-            # Comparisons with NaN are false, so that NaN is out of all bounds.
-            within = (
-                math.isfinite(each)
-                and (self.least is None or each >= self.least)
-                and (self.most is None or each <= self.most)
-                and (self.above is None or each > self.above)
-                and (self.below is None or each < self.below)
-            )
-            if not within:
+        for each in value if many else (value,):
+            if not any(_is_of(each, kind) for kind in self.types):
+                raise JcmError(self._of_another_type(name, value, each))
+            if _is_of(each, float) and not self._within(each):
                 raise JcmError(
                     f"{name}={value} must be {self.bounds or 'a finite number'}"
                 )
+
+    def _of_another_type(self, name: str, value: Any, wrong: Any) -> str:
+        """Returns the error for a value, or a value of a sequence, of another type."""
+        if self.types == (str,) and isinstance(self.default, tuple):
+            return (
+                f"{name}={value} must be texts: put {wrong} in quotes, as in"
+                f" --{name}=\"('{wrong}',)\""
+            )
+        kind = " or ".join(KINDS[each] for each in self.types)
+        each = f", and {wrong!r} is not" if isinstance(self.default, tuple) else ""
+        return f"{name}={value!r} must be {kind}{each}"
+
+    def _within(self, value: float) -> bool:
+        # Comparisons with NaN are false, so that NaN is out of all bounds.
+        return (
+            math.isfinite(value)
+            and (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
 
 
 # A section of a config: fields and smaller sections by name.
@@ -100,8 +138,11 @@ def flatten(section: Section, prefix: str = "") -> dict[str, Field]:
     return flat
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_of(value: Any, kind: type) -> bool:
+    """Returns whether a value has a type; True is no number, and an int is a float."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
 
 
 def _short(value: float) -> str:

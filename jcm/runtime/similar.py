@@ -38,7 +38,7 @@ def fields(
     section, _, short = name.rpartition(".")
     short = short.replace("-", "_")
     short = _OTHER_NAMES.get(short, short)
-    known = list(known)
+    known = likely(name, known)
     for is_like in _LIKE:
         found = [each for each in known if is_like(short, each.rpartition(".")[2])]
         for probable in (section, *sections):
@@ -53,10 +53,29 @@ def fields(
 
 
 def misspelt(name: str, known: Iterable[str]) -> tuple[str, ...]:
-    """Returns the dotted names of the fields whose own name is spelt like a name."""
-    short, known = name.rpartition(".")[2], list(known)
+    """Returns the dotted names of the fields whose own name is spelt like a name.
+
+    Those in the section of the name count alone, if there are any.
+    """
+    section, _, short = name.rpartition(".")
+    known = likely(name, known)
     found = nearest(short, {each.rpartition(".")[2]: None for each in known})
-    return tuple(each for each in known if each.rpartition(".")[2] == found)
+    named = tuple(each for each in known if each.rpartition(".")[2] == found)
+    return tuple(each for each in named if each.startswith(f"{section}.")) or named
+
+
+def likely(name: str, known: Iterable[str]) -> list[str]:
+    """Returns the fields that a name may mean.
+
+    The fields of `teacher_train` have the names of fields in other sections, which are
+    meant unless the name says teacher.
+
+    Args:
+      name: a name, with or without sections.
+      known: the dotted names of all fields.
+    """
+    all_meant = name.startswith("teacher")
+    return [each for each in known if all_meant or not each.startswith("teacher_train")]
 
 
 def _is_equal(name: str, field: str) -> bool:

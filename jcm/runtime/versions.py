@@ -1,9 +1,15 @@
-"""The versions of this code and of the packages that decide its results."""
+"""The versions of this code, of packages and of devices, which decide its results."""
 
 import hashlib
 import importlib.metadata
+import json
 import pathlib
 import platform
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+import jax
 
 from jcm.runtime.errors import JcmError
 
@@ -32,20 +38,82 @@ class OtherVersion(JcmError):
 
 # They change numbers, or how processes communicate.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_ROOT = pathlib.Path(__file__).parents[2]
+_GIT_SECONDS = 10
 
 
 def versions() -> dict[str, str]:
-    """Returns a hash of the source of jcm, and the versions of Python and packages."""
+    """Returns the versions of jcm, Python and packages, and a hash of jcm's source."""
     folder = pathlib.Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(str(path.relative_to(folder)).encode())
         digest.update(path.read_bytes())
     return {
-        "the code of jcm": digest.hexdigest()[:12],
-        "the version of python": platform.python_version(),
-        **{
-            f"the version of {name}": importlib.metadata.version(name)
-            for name in _PACKAGES
-        },
+        "jcm": importlib.metadata.version("jcm"),
+        "code": digest.hexdigest()[:12],
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
     }
+
+
+def environment() -> dict[str, Any]:
+    """Returns what the last bits of a run depend on, besides its settings and data.
+
+    These are the `versions`, the commit of jcm, and the devices of all processes.
+    """
+    return versions() | {
+        "commit": commit(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+    }
+
+
+def commit() -> str:
+    """Returns the commit of the source of jcm, or "" if it is unknown.
+
+    It ends in "-dirty" if files that git tracks have been changed since.
+    """
+    if (_ROOT / ".git").exists():  # not another repository around an installed package
+        describe = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty"]
+        describe += ["--abbrev=12", "--exclude=*"]
+        try:
+            return subprocess.run(
+                describe,
+                capture_output=True,
+                check=True,
+                text=True,
+                timeout=_GIT_SECONDS,
+            ).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return ""
+    origin = importlib.metadata.distribution("jcm").read_text("direct_url.json")
+    installed = json.loads(origin or "{}").get("vcs_info", {})
+    return str(installed.get("commit_id", ""))[:12]
+
+
+def in_words(environment: Mapping[str, Any]) -> str:
+    """Returns the packages and devices of an `environment` in one line."""
+    source = environment["commit"] or f"code {environment['code']}"
+    packages = ", ".join(f"{name} {environment[name]}" for name in _PACKAGES)
+    return (
+        f"jcm {environment['jcm']} ({source}), python {environment['python']},"
+        f" {packages}, on {environment['devices']} x {environment['device']}"
+    )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns in words where two environments differ, such as "jax 0.10.1, now 0.10.2".
+
+    A commit counts only if the code differs.
+    """
+    skipped = {"code", "commit"}
+    if before["code"] != now["code"]:
+        commits = {before["commit"], now["commit"]}
+        skipped.remove("commit" if len(commits - {""}) == 2 else "code")
+    return [
+        f"{name} {before[name]}, now {now[name]}"
+        for name in now
+        if name not in skipped and before.get(name) != now[name]
+    ]

@@ -4,6 +4,11 @@
 "halflife:0.5"       half-life in millions of images (Karras et al. 2022)
 "halflife:0.5/0.05"  the same, but at most 0.05 times the images seen so far
 "power:0.05"         power function of relative width 0.05 (Karras et al. 2024)
+
+An average of the first two forms begins as a copy of the first weights, which are a
+share of it ever after: 0.9999^n after n steps. With a ramp, or as a power function, it
+forgets them after a few steps, so that it is right for a run of any length. The configs
+of the paper have the forms of the paper, and those for folders of pictures have a ramp.
 """
 
 import dataclasses
@@ -63,6 +68,36 @@ class Average:
             average,
             new,
         )
+
+    def first_share(self, steps: int, batch_size: int) -> float:
+        """Returns which share of the average the first weights are after some steps.
+
+        Args:
+          steps: number of steps.
+          batch_size: images per step.
+        """
+        if self.gamma is not None:
+            return 0.0  # the first update copies
+        half_life = self.half_life_in_images(batch_size) / batch_size  # in steps
+        ramping = 0.0
+        halvings = steps / half_life
+        if self.ramp is not None:
+            # At step k the half-life is k times the ramp, and sum(1/k) is about ln(n).
+            ramping = min(steps, half_life / self.ramp)
+            halvings = max(math.log(max(ramping, 1)) + np.euler_gamma, 1) / self.ramp
+            halvings += (steps - ramping) / half_life
+        return 0.5**halvings
+
+    def half_life_in_images(self, batch_size: int) -> float:
+        """Returns the images in which a weight halves; infinite for a power function.
+
+        Args:
+          batch_size: images per step.
+        """
+        if self.rate is not None:
+            # A rate of 0 keeps nothing.
+            return batch_size * math.log(0.5) / math.log(max(self.rate, 1e-30))
+        return math.inf if self.half_life is None else self.half_life
 
     def _weight(self, step: Int[Array, ""], batch_size: int) -> Float[Array, ""]:
         """Returns 1 - rate; in float32, the rate itself is too coarse near 1."""

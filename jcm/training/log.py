@@ -1,21 +1,31 @@
 """The log of training, which reads the metrics of each step one step late."""
 
 import math
+import time
 
 import jax
 from absl import logging
 
 from jcm.run.progress import Progress
 from jcm.run.writers import MetricWriter
+from jcm.runtime import preemption
 from jcm.runtime.errors import JcmError
 from jcm.training.step import Metrics
+
+# A step that takes longer is settled before the next is dispatched.
+_LONG_SECONDS = 1.0
 
 
 class TrainLog:
     """Reads the metrics of a step once the next is dispatched, so no device waits.
 
     Attributes:
-      stop: whether any process has received SIGTERM; see `preemption.Watch`.
+      stop: whether any process had been asked to stop when the last settled step
+        began; see `preemption.Watch`.
+      takes_long: whether the last step took this process long.
+      settles_first: whether a step should be settled before the next is dispatched. It
+        is the same in every process. A device then waits for milliseconds, and a run
+        that is asked to stop stops after the step in flight and not after the next.
     """
 
     def __init__(
@@ -42,6 +52,8 @@ class TrainLog:
         self._limit = skip_nonfinite
         self._in_a_row = self._skipped = 0
         self.stop = False
+        self.takes_long = self.settles_first = True  # until a step was timed
+        self._settled_at: float | None = None
         self._pending: tuple[int, Metrics] | None = None
         self._losses: list[float] = []
         # By name, the sum of a value and the number of examples that had one.
@@ -74,7 +86,12 @@ class TrainLog:
         logs = found.pop("logs", {})
         metrics = found
         # Every process sees the same value, so all stop after the same step.
-        self.stop |= metrics.pop("stop") > 0
+        notice = metrics.pop("notice")
+        self.stop |= notice == preemption.STOP
+        self.settles_first = notice != 0
+        now, before = time.monotonic(), self._settled_at
+        self.takes_long = before is None or now - before > _LONG_SECONDS
+        self._settled_at = now
         loss = metrics["loss"]
         watched = {name: metrics[name] for name in ("loss", "grad_norm", "param_norm")}
         if all(map(math.isfinite, watched.values())):
@@ -85,7 +102,7 @@ class TrainLog:
                 self._totals[name] = so_far[0] + total[0], so_far[1] + total[1]
         else:
             self._skip(step, watched)
-        speed = self._progress.update(step, loss)
+        speed = self._progress.update(step, loss, metrics["learning_rate"])
         if step % self._every == 0:
             numbers = {
                 "loss": _mean(self._losses),

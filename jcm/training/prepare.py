@@ -2,11 +2,9 @@
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 import pathlib
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,82 +27,23 @@ from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
 from jcm.run.progress import Progress
 from jcm.run.state import State
-from jcm.runtime import distributed, memory, preemption, sharding
+from jcm.runtime import distributed, files, memory, preemption, sharding
 from jcm.runtime.arrays import check_finite
 from jcm.runtime.errors import JcmError
-from jcm.training import memory_plan, program, snapshots, start
+from jcm.training import memory_plan, program, short, snapshots, start
 from jcm.training.log import TrainLog
 from jcm.training.preview import SCORE_PREFIX, Preview
 from jcm.training.profiling import Profile
 from jcm.training.program import Program
+from jcm.training.run import Run, due
 from jcm.training.snapshots import Snapshots
 from jcm.training.step import compile_step
 
+# The file of a workdir with the names and shapes of all parameters.
+_PARAMETERS = "parameters.txt"
+
 # A function that trains a config in a workdir.
 _Train = Callable[[ConfigDict, str | os.PathLike], Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A training run that is ready for its next step.
-
-    Attributes:
-      config: the whole config.
-      workdir: the run's folder on this machine.
-      state: the state to continue from; the first step donates its buffers.
-      saved_step: the newest step that is on disk and can be read; 0 if there is none.
-      score_every: steps between two scorings; 0 for none.
-      score_first: whether `state` should have been scored already and was not.
-      train_step: the compiled step (state, frozen, batch) -> (state, metrics).
-      frozen: what does not change during the run: teachers and constants.
-      batches: this process's part of every batch, from the next step on.
-      batch_sharding: how a global batch is spread over the devices.
-      preemption: notes SIGTERM.
-      checkpoints: writes the state.
-      snapshots: writes averages that are never deleted.
-      log: reads the metrics of every step.
-      progress: reports the speed.
-      profile: traces the steps that the config names.
-      preview: writes samples and scores.
-      score_groups: the scores to compute while training.
-    """
-
-    config: ConfigDict
-    workdir: pathlib.Path
-    state: State
-    saved_step: int
-    score_every: int
-    score_first: bool
-    train_step: jax.stages.Compiled
-    frozen: Frozen
-    batches: Iterator[Batch]
-    batch_sharding: jax.sharding.NamedSharding
-    preemption: preemption.Watch
-    checkpoints: Checkpoints
-    snapshots: Snapshots
-    log: TrainLog
-    progress: Progress
-    profile: Profile
-    preview: Preview
-    score_groups: list[scores_lib.ScoreGroup]
-
-    def next_batch(self) -> tuple[dict[str, jax.Array], float]:
-        """Returns the next global batch and the seconds spent waiting for it."""
-        started = time.monotonic()
-        batch = next(self.batches) | {"stop": self.preemption.flags()}
-        waited = time.monotonic() - started
-        place = functools.partial(
-            jax.make_array_from_process_local_data, self.batch_sharding
-        )
-        return jax.tree.map(place, batch), waited
-
-
-def due(step: int, every: int) -> bool:
-    """Returns whether an action is due at a step that is a multiple of `every`.
-
-    If `every` is 0, the action is never due.
-    """
-    return step > 0 and every > 0 and step % every == 0
 
 
 @contextlib.contextmanager
@@ -113,6 +52,7 @@ def prepare(
     workdir: pathlib.Path,
     train: _Train,
     dataset: data.Dataset | None = None,
+    section: str = "",
 ) -> Iterator[Run | None]:
     """Opens a run: a new one, or one that stopped earlier.
 
@@ -125,6 +65,7 @@ def prepare(
       workdir: the run's folder, from `storage.local_folder`.
       train: trains a teacher, if the config asks for one to be trained first.
       dataset: what to train on; by default what `config.data` names.
+      section: where the length of the run is set, see `short.warnings`.
 
     Yields:
       The run; None if it is complete.
@@ -137,7 +78,7 @@ def prepare(
     with contextlib.ExitStack() as stack:
         stack.enter_context(lease.hold(workdir))
         workdir_lib.claim(workdir, workdir_lib.Record(config, names, fingerprint))
-        # From here on, SIGTERM is only noted until the last checkpoint is complete.
+        # From here on, signals are only noted until the last checkpoint is complete.
         watch = stack.enter_context(preemption.Watch())
         checkpoints = stack.enter_context(
             Checkpoints(workdir, keep=config.train.keep_checkpoints)
@@ -149,6 +90,9 @@ def prepare(
             )
             yield None
             return
+        workdir_lib.record_start(workdir, saved_step or 0)
+        for text in short.warnings(config, setup.program.method, section):
+            logging.warning("%s", text)
         frozen = _load_frozen(setup, workdir)
         train_step = _compile(setup)
         state = _load_state(setup, checkpoints, frozen)
@@ -296,9 +240,7 @@ def _saved_step(setup: _Setup, checkpoints: Checkpoints) -> int | None:
 def _is_complete(setup: _Setup, saved_step: int | None, workdir: pathlib.Path) -> bool:
     """Returns whether all steps are done, and the last one is scored if that is due."""
     total = setup.config.train.num_steps
-    if saved_step == total:
-        return not _lacks_scores(workdir, total, setup.score_every)
-    return (saved_step or 0) > total
+    return saved_step == total and not _lacks_scores(workdir, total, setup.score_every)
 
 
 def _lacks_scores(workdir: pathlib.Path, step: int, every: int) -> bool:
@@ -313,7 +255,7 @@ def _lacks_scores(workdir: pathlib.Path, step: int, every: int) -> bool:
 
 def _load_frozen(setup: _Setup, workdir: pathlib.Path) -> Frozen:
     """Puts the teachers and the constants of the loss on the devices."""
-    network, method = setup.program.network, setup.program.method
+    method = setup.program.method
     teachers = {name: teacher.load() for name, teacher in setup.teachers.items()}
     hashes = {name: networks.fingerprint(found) for name, found in teachers.items()}
     if hashes:
@@ -321,10 +263,20 @@ def _load_frozen(setup: _Setup, workdir: pathlib.Path) -> Frozen:
             {f"the weights of the teacher {name}": hashes[name] for name in hashes}
         )
         workdir_lib.claim_teachers(workdir, setup.config, hashes)
-    overview = get_parameter_overview(network.shapes, include_stats=False)
-    logging.info("the parameters of the network:\n%s", overview)
+    _write_parameters(setup.program.network, workdir)
     place = jax.tree.map(lambda leaf: leaf.sharding, setup.program.frozen)
     return jax.device_put(Frozen(teachers=teachers, constants=method.constants), place)
+
+
+def _write_parameters(network: networks.Network, workdir: pathlib.Path) -> None:
+    """Writes the names and shapes of the parameters, and logs their number."""
+    if jax.process_index() == 0:
+        overview = get_parameter_overview(network.shapes, include_stats=False)
+        files.write_text(workdir / _PARAMETERS, f"{overview}\n")
+    count = sum(leaf.size for leaf in jax.tree.leaves(network.shapes))
+    logging.info(
+        "the network has %s parameters, which %s lists", f"{count:,}", _PARAMETERS
+    )
 
 
 def _compile(setup: _Setup) -> jax.stages.Compiled:

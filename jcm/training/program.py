@@ -163,5 +163,5 @@ def _batch_shapes(
     return {
         "image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=place),
         "label": jax.ShapeDtypeStruct((count,), jnp.int32, sharding=place),
-        "stop": jax.ShapeDtypeStruct((place.mesh.size,), jnp.int32, sharding=place),
+        "notice": jax.ShapeDtypeStruct((place.mesh.size,), jnp.int32, sharding=place),
     }

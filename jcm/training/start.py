@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from jcm import config as config_lib
 from jcm import methods
+from jcm.config.tables import TEACHER_SECTIONS
 from jcm.diffusion.denoiser import Denoiser
 from jcm.model import build, loading
 from jcm.model.model import Model
@@ -115,7 +116,8 @@ def teacher_config(config: ConfigDict, name: str) -> ConfigDict:
 
     The data, noise levels, mesh, evaluation and seed are those of the student. If the
     student begins with the weights of the teacher, so is the network, except for its
-    dropout.
+    dropout. How the teacher is trained says its own config, except for the values of
+    `config.teacher_train`.
     """
     found = config_lib.load(config.teachers[name])
     begins = methods.recipe(config.method).begins_with == name
@@ -126,7 +128,19 @@ def teacher_config(config: ConfigDict, name: str) -> ConfigDict:
             found[field] = config[field].copy_and_resolve_references()
         found.model.dropout = dropout
         found.seed = config.seed
+        for field, section in TEACHER_SECTIONS.items():
+            value = config.teacher_train[field]
+            if value is not None:
+                found[section][field] = value
     return found
+
+
+def length(config: ConfigDict) -> str:
+    """Returns how long a config trains, in words."""
+    steps, batch_size = config.train.num_steps, config.train.batch_size
+    kimg = steps * batch_size / 1000
+    written = f"{kimg:.3g}" if kimg < 1000 else f"{kimg:,.0f}"
+    return f"{steps:,} steps of {batch_size:,} images ({written} kimg)"
 
 
 def _train_and_load(
@@ -142,8 +156,14 @@ def _train_and_load(
             " it first, and name its workdir"
         )
     source = workdir_lib.teacher_paths(config, workdir)[name]
-    logging.info("training the teacher, %s, in %s", config.teachers[name], source)
-    train(teacher_config(config, name), source)
+    theirs = teacher_config(config, name)
+    if workdir_lib.newest_step(source) < theirs.train.num_steps:
+        logging.info(
+            "first, the teacher %s is trained for %s, in %s; then the student for %s."
+            " config.teacher_train changes the training of the teacher",
+            *(config.teachers[name], length(theirs), source, length(config)),
+        )
+    train(theirs, source)
     return _load(f"config.teachers.{name}", source).params
 
 

@@ -82,7 +82,7 @@ def make_train_step(
     Returns:
       The function. `frozen` holds what does not change during the run, so not the
       target; `batch` has `image` (uint8, (b, h, w, c)), `label` (int32, (b,)) and
-      `stop` (int32, one per device), whose maximum is a metric, so that every process
+      `notice` (int32, one per device), whose maximum is a metric, so that every process
       sees the same value. The metric `logs` has the sum and the count of every number
       that the loss logs.
     """
@@ -145,7 +145,7 @@ def make_train_step(
             "update_norm": optax.tree.norm(updates),
             "param_norm": optax.tree.norm(params),
             "learning_rate": rate,
-            "stop": jnp.max(batch["stop"]),
+            "notice": jnp.max(batch["notice"]),
             "logs": totals,
             **curriculum,
         }

@@ -1,6 +1,7 @@
 """Tests of `jcm.train` and `jcm.evaluate`."""
 
 import logging as std_logging
+import re
 import shutil
 
 import jax
@@ -89,9 +90,10 @@ def test_training_on_images_alone_needs_no_scores(tiny, arrays, tmp_path, caplog
     images, _ = arrays
     model = jcm.train(config, workdir=tmp_path, data=images)
     assert model.step == 1
-    first = caplog.messages[: caplog.messages.index("compiling the training step")]
-    subjects = [line.partition(":")[0] for line in first]
-    assert subjects == ["the data", "the parameters of the network"]
+    said = [each.getMessage() for each in caplog.records if each.levelname == "INFO"]
+    first, then = said[1:3]
+    assert re.fullmatch("the network has [0-9,]+ parameters, which .* lists", first)
+    assert then == "compiling the training step"
     with pytest.raises(jcm.JcmError, match="'classifier' needs classes, but arrays"):
         jcm.evaluate(model, data=images)
 
@@ -192,6 +194,9 @@ def test_evaluation_says_what_is_missing(student):
         jcm.JcmError, match="name at least one score, such as scores='f"
     ):
         jcm.evaluate(model)
+    for seed in (-1, 2**32):  # before the model is opened
+        with pytest.raises(jcm.JcmError, match=f"seed={seed} must be "):
+            jcm.evaluate("nowhere", seed=seed)
     with pytest.raises(jcm.JcmError, match="'fidd' is unknown: use some of"):
         jcm.evaluate(model, scores="fidd")
     bare = jcm.Model(

@@ -142,6 +142,15 @@ def test_a_command_equals_its_mode(arguments, mode):
         assert cli.parse(["jcm/main.py", *given]) == expected
 
 
+def test_a_field_is_left_open_again():
+    flags = [f"--config.teacher_train.num_steps={value}" for value in (3, "None")]
+    parsed = cli.parse(["jcm", "train", _DIGITS, *flags])
+    assert parsed.config.teacher_train.num_steps is None
+    assert parsed.given == ("teacher_train.num_steps",) * 2
+    parsed = cli.parse(["jcm", "train", _DIGITS, *reversed(flags)])
+    assert parsed.config.teacher_train.num_steps == 3
+
+
 def test_the_last_of_repeated_flags_counts():
     twice = ["--config.train.num_steps=3", "--config.train.num_steps", "4"]
     parsed = cli.parse(["jcm", "train", _DIGITS, *twice, "--workdir=a", "--workdir=b"])
@@ -204,7 +213,17 @@ def test_a_workdir_replaces_its_config(run, tmp_path):
         (["train", "--processes=0"], "--processes: '0' must be a whole number of at"),
         (["edit", "--task=inpant"], "--task: 'inpant' is unknown: did you mean inpain"),
         (["edit", "--task=x"], "'x' is unknown: use one of inpaint, outpaint, colori"),
-        (["edit", "--sigmas=1;2"], "--sigmas: '1;2' must be numbers such as 1,2: see"),
+        (["edit", "--sigmas=1;2"], "--sigmas: '1;2' must be numbers such as 1,2: "),
+        (["edit", "--sigmas=80,-1"], "'-1' must be a number above 0: see jcm edit"),
+        (["edit", "--sigmas=nan"], "'nan' must be a number above 0: see jcm edit"),
+        (["edit", "--seeds=0,-1"], "'-1' must be a whole number of at least 0 and"),
+        (["edit", "--seeds=4294967296"], "of at least 0 and below 4294967296: see"),
+        (["demo", "a", "--port=65536"], "of at least 0 and below 65536: see jcm demo"),
+        (["sample", _DIGITS, "--config.sample.seed=-1"], "seed=-1 must be at least 0"),
+        (
+            ["search", _DIGITS, "--config.search.seed=4294967296"],
+            "config.search.seed=4294967296 must be at least 0, below 2^32",
+        ),
         (["convert", "a"], "arguments are required: FOLDER: see jcm convert --help"),
         (["convert", "a", "b", "--kind=flow"], "--kind: 'flow' is unknown: use one of"),
         (["demo", "a", "--config.train.num_steps=1"], "jcm demo has no config: drop"),
@@ -296,6 +315,12 @@ def test_wrong_folders_are_named_with_the_right_flags(run, tmp_path):
         ("train.num_steps=many", "=many must be a whole number, such as 800000"),
         ("train.num_steps=", "config.train.num_steps= must be a whole number"),
         ("train.num_steps", "--config.train.num_steps needs a value"),
+        ("teacher_train.num_steps=many", "=many must be a whole number"),
+        ("teacher_train.num_step=3", "mean config.teacher_train.num_steps?"),
+        ("teacher_train.warmup_kimg=-1", "warmup_kimg=-1.0 must be at least 0"),
+        ("seed=-1", "config.seed=-1 must be at least 0, below 2^32"),
+        ("seed=4294967296", "config.seed=4294967296 must be at least 0, below 2^32"),
+        ("eval.seeds=(0,-1)", "config.eval.seeds=[0, -1] must be at least 0, below"),
         ("train.num_steps=0", "config.train.num_steps=0 must be at least 1"),
         ("data.flip=perhaps", "config.data.flip=perhaps must be True or False"),
         ("eval.seeds=(0, ", "config.eval.seeds=(0,  must be values in brackets, such"),

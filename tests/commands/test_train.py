@@ -19,6 +19,7 @@ from jcm.commands.benchmark import speed
 from jcm.model.loading import load
 from jcm.run import checkpoints
 from jcm.run import state as state_lib
+from jcm.runtime import logs
 from jcm.runtime.errors import JcmError
 from jcm.training.log import TrainLog
 
@@ -37,6 +38,11 @@ def _collect():
 
 def _weights(workdir, part="params"):
     return jax.tree.leaves(jax.tree.map(np.asarray, load(workdir, ema=part).params))
+
+
+def trained_for(model):
+    config = model.config
+    return config.train.num_steps, config.train.batch_size, config.optim.learning_rate
 
 
 def _assert_same_run(one, other):
@@ -115,24 +121,52 @@ def test_the_student_starts_with_the_weights_of_its_teacher(
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_student_with_classes_and_its_teacher_in_one_run(tiny, tmp_path):
+def test_a_student_with_classes_and_its_teacher_in_one_run(tiny, tmp_path, caplog):
     config = tiny(
         "digits_cd",
         **{
             "model.class_conditional": True,
             "train.num_steps": 2,
             "train.accumulate": 2,
+            "teacher_train.num_steps": 4,
+            "teacher_train.learning_rate": 3e-3,
             "seed": 3,
         },
     )
     assert config.teachers.diffusion == "configs/digits_edm.py:smoke"
-    train_lib.train(config, tmp_path)
+    with logs.shown():
+        train_lib.train(config, tmp_path)
+    said = caplog.messages
     teacher = load(tmp_path / "teachers" / "diffusion")
     assert teacher.kind == "diffusion"
     # The network and the seed are the student's, the optimiser is the teacher's own.
     assert teacher.config.model.nf == config.model.nf
     assert teacher.config.seed == 3
     assert teacher.config.optim.warmup_kimg == 5.0
+    assert (teacher.step, trained_for(teacher)) == (4, (4, 16, 3e-3))
+    assert trained_for(jcm.load(tmp_path)) == (2, 16, 1e-3)
+    first = (
+        "first, the teacher configs/digits_edm.py:smoke is trained for 4 steps of 16"
+        f" images (0.064 kimg), in {tmp_path}/teachers/diffusion; then the student for"
+        " 2 steps of 16 images (0.032 kimg). config.teacher_train changes the training"
+        " of the teacher"
+    )
+    # Each run says what it will not reach, before it compiles.
+    before = said[: said.index("compiling the training step")]
+    short = [text for text in before if "the run" in text and text != first]
+    assert first in before and [text.split(" ")[1:4] for text in short] == [
+        ["of", "the", "average"],
+        ["of", "the", "target"],
+        ["learning", "rate", "rises"],
+        ["of", "the", "average"],
+    ]
+    assert "Set --config.teacher_train.warmup_kimg=0.0064" in short[2]
+    # The table of parameters is in a file.
+    count = sum(leaf.size for leaf in jax.tree.leaves(teacher.params))
+    line = f"the network has {count:,} parameters, which parameters.txt lists"
+    assert said.count(line) == 2, said
+    assert f"Total: {count:,}" in (tmp_path / "parameters.txt").read_text()
+    assert not [text for text in said if "\n" in text]
     trained = jcm.load(tmp_path)
     assert trained.class_names == tuple("0123456789")
     assert trained.sample(3, labels=[7]).shape == (3, 8, 8, 1)

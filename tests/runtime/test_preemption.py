@@ -1,5 +1,6 @@
-"""Tests of SIGTERM: the run saves and ends, and the next start resumes it."""
+"""Tests of SIGTERM and Ctrl-C: a run saves and ends, and the next start resumes it."""
 
+import gc
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -19,44 +21,60 @@ from jcm.runtime import preemption
 from jcm.runtime.errors import JcmError, Preempted
 from jcm.training.log import TrainLog
 from jcm.training.profiling import Profile
+from jcm.training.run import Run
+from jcm.training.snapshots import Snapshots
+
+_SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 
 
 def _weights(workdir):
     return jax.tree.leaves(load(workdir, ema="params").params)
 
 
-def test_a_stopped_run_resumes_bit_for_bit(tiny, teacher, tmp_path, monkeypatch):
+@pytest.fixture
+def program(monkeypatch):
+    """Handles signals as a program does, and as before after the test."""
+    # Ends the whole process.
+    monkeypatch.setattr(preemption._Interrupts, "start_once", lambda: None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    preemption.exit_on_signals()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_stopped_run_resumes_bit_for_bit(
+    tiny, teacher, tmp_path, monkeypatch, program
+):
     config = tiny("digits_edm")
-    add = TrainLog.add
+    add, save = TrainLog.add, Checkpoints.save
+    # Some launchers repeat SIGTERM, also while a step is saved.
+    for number, stopped, times in ((signal.SIGINT, 3, 1), (signal.SIGTERM, 5, 3)):
 
-    def signalled(self, step, *rest):
-        if step == 4:
-            # The signal may come several times, also while a checkpoint is written.
-            for _ in range(3):
-                os.kill(os.getpid(), signal.SIGTERM)
-        return add(self, step, *rest)
+        def signalled(self, step, *rest, number=number, stopped=stopped, times=times):
+            if step == stopped:
+                for _ in range(times):
+                    os.kill(os.getpid(), number)
+            return add(self, step, *rest)
 
-    save = Checkpoints.save
+        def saved(self, state, number=number, times=times):
+            save(self, state)
+            if state.step == 5 and times > 1:
+                os.kill(os.getpid(), number)
 
-    def saved(self, state):
-        save(self, state)
-        if state.step == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    before = signal.getsignal(signal.SIGTERM)
-    preemption.exit_on_sigterm()
-    try:
+        preemption.exit_on_signals()
         with monkeypatch.context() as patch:
             patch.setattr(TrainLog, "add", signalled)
             patch.setattr(Checkpoints, "save", saved)
-            with pytest.raises(Preempted, match="after step 6, which is saved") as info:
+            # The step that is in flight is the last one.
+            message = f"stopped by {_SIGNALS[number]} after step {stopped}, which is sa"
+            with pytest.raises(Preempted, match=message) as info:
                 train_lib.train(config, tmp_path)
-        # Signals are ignored while the program ends.
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert info.value.exit_code == 75
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["4", "6"]
+        os.kill(os.getpid(), number)  # It is ignored while the program ends.
+        assert info.value.exit_code == 75
+    steps = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert steps == ["4", "5"]
     config.profile.steps = (7, 8)
     train_lib.train(config, tmp_path)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
@@ -66,39 +84,93 @@ def test_a_stopped_run_resumes_bit_for_bit(tiny, teacher, tmp_path, monkeypatch)
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 6, 8]
 
 
-def test_the_signal_reaches_nested_runs():
+def test_a_run_is_stopped_before_its_first_step(tiny, tmp_path, monkeypatch):
+    def stop(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        return self
+
+    monkeypatch.setattr(Snapshots, "__enter__", stop)
+    with pytest.raises(Preempted, match="stopped by Ctrl-C before the first step: run"):
+        train_lib.train(tiny("digits_edm"), tmp_path)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_processes_agree_at_once_only_while_steps_take_long(monkeypatch):
+    """Otherwise the answer would have to wait for the step that is in flight."""
+    asked = []
+
+    def gather(array):
+        asked.append(array)
+        return np.array([True, False])
+
+    log, watch = types.SimpleNamespace(), types.SimpleNamespace(received=False)
+    run = types.SimpleNamespace(log=log, preemption=watch)
+    monkeypatch.setattr("jcm.training.run.distributed.gather", gather)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for log.settles_first, log.stop, answer in [
+        (True, False, True),
+        (False, False, False),
+        (False, True, True),
+    ]:
+        asked.clear()
+        assert Run.stops(run) == answer
+        assert len(asked) == log.settles_first
+
+
+def test_the_signal_reaches_nested_runs(program):
     """There is a run inside of a run inside of a program."""
-    before = signal.getsignal(signal.SIGTERM)
-    preemption.exit_on_sigterm()
-    try:
-        # A signal to the outer run reaches the inner one, and the reverse.
-        with pytest.raises(Preempted):
-            with preemption.Watch() as outer:
-                os.kill(os.getpid(), signal.SIGTERM)
-                with preemption.Watch() as inner:
-                    assert inner.flags().all() and outer.flags().all()
-        preemption.exit_on_sigterm()
-        with pytest.raises(Preempted), preemption.Watch() as outer:
-            with preemption.Watch() as inner:
-                assert not inner.flags().any()
-                os.kill(os.getpid(), signal.SIGTERM)
-            assert outer.flags().all()
-        # Code that handles exceptions must not catch it.
-        preemption.exit_on_sigterm()
-        with pytest.raises(Preempted):
-            try:
-                os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(10)
-            except Exception as error:
-                raise AssertionError from error
-        os.kill(os.getpid(), signal.SIGTERM)  # This must not raise again.
-        # After `train` returns, the handler of the caller is restored.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        with pytest.raises(Preempted), preemption.Watch():
-            raise Preempted("saved")
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    # A signal to the outer run reaches the inner one, and the reverse.
+    with pytest.raises(Preempted), preemption.Watch() as outer:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with preemption.Watch() as inner:
+            assert inner.received and outer.received
+            assert inner.notice(slow=True).tolist() == [preemption.STOP] * 8
+    preemption.exit_on_signals()
+    with pytest.raises(Preempted), preemption.Watch() as outer:
+        with preemption.Watch() as inner:
+            assert not inner.received and inner.notice(slow=False).max() == 0
+            os.kill(os.getpid(), signal.SIGINT)
+        assert outer.received and outer.cause == "Ctrl-C"
+    # Code that handles exceptions must not catch it.
+    preemption.exit_on_signals()
+    with pytest.raises(Preempted):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except Exception as error:
+            raise AssertionError from error
+    os.kill(os.getpid(), signal.SIGTERM)  # This must not raise again.
+
+
+def test_outside_of_a_program_a_second_interrupt_is_not_held_back(program):
+    before = signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with pytest.raises(KeyboardInterrupt), preemption.Watch() as watch:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert watch.received
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
+    # After `train` returns, the handlers of the caller are restored.
+    with pytest.raises(Preempted), preemption.Watch():
+        raise Preempted("saved")
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize("number", _SIGNALS)
+def test_an_exception_that_python_ignores_is_raised_again(program, number):
+    """Python ignores those of callbacks, such as JAX's for garbage collection."""
+
+    def callback(phase, info):
+        gc.callbacks.remove(callback)
+        os.kill(os.getpid(), number)
+        time.sleep(0.01)  # The signal is handled here.
+
+    gc.callbacks.append(callback)
+    with pytest.raises(Preempted, match=f"stopped by {_SIGNALS[number]}"):
+        gc.collect()
+        assert callback not in gc.callbacks
+        time.sleep(10)
 
 
 def test_a_failed_save_is_not_reported_as_saved(tiny, tmp_path, monkeypatch):
@@ -131,10 +203,10 @@ def test_sigterm_saves_a_step_earlier_than_a_damaged_checkpoint(
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(TrainLog, "add", _then(signalled, TrainLog.add))
-    with pytest.raises(Preempted, match="after step 7, which is saved"):
+    with pytest.raises(Preempted, match="after step 5, which is saved"):
         train_lib.train(tiny("digits_edm", **{"train.num_steps": 12}), run)
     # The newest checkpoint, of step 8, was damaged: the run resumed from step 4.
-    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["4", "7"]
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["4", "5"]
     assert [p.name for p in (run / "damaged").iterdir() if p.is_dir()] == ["8"]
 
 
@@ -166,4 +238,26 @@ with cli.errors_in_one_line(), cli.on_devices():
     assert done.returncode == 75
     assert done.stderr == (
         "jcm: stopped by SIGTERM; the same command resumes from here\n"
+    )
+
+
+def test_a_second_interrupt_ends_the_program_wherever_it_is():
+    program = """
+import ctypes, os, signal, threading, time
+from jcm.runtime import preemption
+preemption.exit_on_signals()
+with preemption.Watch():
+    # Another thread gets the signals, so that they do not end `sleep`.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    for seconds in (0, 0.1, 0.7):
+        threading.Timer(seconds, os.kill, [os.getpid(), signal.SIGINT]).start()
+    ctypes.CDLL(None).sleep(40)  # Python handles no signal here.
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=35
+    )
+    assert done.returncode == 130
+    assert done.stderr == (
+        "jcm: Ctrl-C: stopping; press it again to stop at once\n"
+        "jcm: stopped at once by a second Ctrl-C\n"
     )

@@ -7,6 +7,7 @@ import pytest
 
 from jcm.run.progress import Progress
 from jcm.run.writers import MetricWriter
+from jcm.runtime import preemption
 from jcm.runtime.errors import JcmError
 from jcm.training.log import TrainLog
 
@@ -24,10 +25,11 @@ def _log(every=2, limit=0):
     return TrainLog(recorder, Progress(10, enabled=False), every, limit), recorder
 
 
-def _metrics(loss=1.0, grad_norm=1.0, param_norm=1.0, stop=0):
+def _metrics(loss=1.0, grad_norm=1.0, param_norm=1.0, notice=0):
     values = {"loss": loss, "grad_norm": grad_norm, "param_norm": param_norm}
+    values["learning_rate"] = 0.001
     metrics = {name: jnp.float32(value) for name, value in values.items()}
-    return metrics | {"stop": jnp.int32(stop)}
+    return metrics | {"notice": jnp.int32(notice)}
 
 
 def test_losses_and_waits_are_means_since_the_last_line():
@@ -82,9 +84,27 @@ def test_the_loss_is_nan_if_no_step_counts():
 
 def test_a_signal_to_one_process_reaches_all_one_step_later():
     log, recorder = _log(every=1)
-    log.add(1, _metrics(stop=1))
+    log.add(1, _metrics(notice=preemption.STOP))
     assert not log.stop
     log.add(2, _metrics())
     assert log.stop
     log.settle()
-    assert log.stop and "stop" not in recorder.written[2]
+    assert log.stop and "notice" not in recorder.written[2]
+
+
+def test_steps_that_take_long_are_settled_before_the_next(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("jcm.training.log.time.monotonic", lambda: now[0])
+    log, _ = _log()
+    assert log.takes_long and log.settles_first
+    # (seconds of a step, what the processes said in its batch)
+    for step, (seconds, notice, takes_long) in enumerate(
+        [(9, preemption.SLOW, True), (0.1, 0, False), (1.5, preemption.SLOW, True)], 1
+    ):
+        log.add(step, _metrics(notice=notice))
+        now[0] += seconds
+        log.settle()
+        assert log.takes_long == takes_long
+        # The processes agree by what all of them have said.
+        assert log.settles_first == (notice == preemption.SLOW)
+    assert not log.stop

@@ -78,7 +78,7 @@ def _ten_steps():
     batch = {
         "image": jnp.zeros((4, 16, 16, 3), jnp.uint8),
         "label": jnp.zeros(4, jnp.int32),
-        "stop": jnp.zeros(1, jnp.int32),
+        "notice": jnp.zeros(1, jnp.int32),
     }
     pairs = {}
     for step in steps:
@@ -143,7 +143,7 @@ def _problem():
     batch = {
         "image": images.astype(jnp.uint8),
         "label": jnp.zeros(16, jnp.int32),
-        "stop": jnp.zeros(8, jnp.int32),
+        "notice": jnp.zeros(8, jnp.int32),
     }
     return method, params, batch
 
@@ -244,7 +244,7 @@ def test_with_bfloat16_sums_are_float32():
     batch = {
         "image": jnp.zeros((4, 16, 16, 3), jnp.uint8),
         "label": jnp.zeros(4, jnp.int32),
-        "stop": jnp.zeros(1, jnp.int32),
+        "notice": jnp.zeros(1, jnp.int32),
     }
     step = make_train_step(method, _rules(optimizer, averages=("0.9",)))
     jaxpr, made = jax.make_jaxpr(step, return_shape=True)(run, Frozen(), batch)
@@ -283,7 +283,7 @@ def test_a_skipped_step_changes_nothing(skip):
     white = {
         "image": jnp.full((4, 2, 2, 1), 255, jnp.uint8),
         "label": jnp.zeros(4, jnp.int32),
-        "stop": jnp.zeros(1, jnp.int32),
+        "notice": jnp.zeros(1, jnp.int32),
     }
     grey = white | {"image": jnp.full((4, 2, 2, 1), 100, jnp.uint8)}
     once, _ = step(run, Frozen(), grey)
@@ -343,7 +343,7 @@ def _fit(**changes):
     batch = {
         "image": jnp.arange(16, dtype=jnp.uint8).reshape(16, 1, 1, 1),
         "label": jnp.zeros(16, jnp.int32),
-        "stop": jnp.zeros(1, jnp.int32),
+        "notice": jnp.zeros(1, jnp.int32),
     }
     return run, jax.jit(make_train_step(_Fit(), rules)), batch
 
@@ -396,7 +396,7 @@ def test_nonfinite_gradients_can_become_zero():
     white = {
         "image": jnp.full((4, 1, 1, 1), 255, jnp.uint8),
         "label": jnp.zeros(4, jnp.int32),
-        "stop": jnp.zeros(1, jnp.int32),
+        "notice": jnp.zeros(1, jnp.int32),
     }
     for zero in (True, False):
         step = make_train_step(Norm(), _rules(optimizer, 0.1, zero_nonfinite=zero))

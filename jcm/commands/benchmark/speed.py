@@ -186,7 +186,7 @@ def _random_batch(program: Program) -> dict[str, jax.Array]:
     batch = {
         "image": rng.integers(0, 256, shape["image"], np.uint8),
         "label": rng.integers(0, 10, shape["label"], np.int32),
-        "stop": np.zeros(shape["stop"], np.int32),
+        "notice": np.zeros(shape["notice"], np.int32),
     }
     return jax.device_put(batch, _placement(program.batch))
 

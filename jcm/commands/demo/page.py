@@ -20,7 +20,7 @@ from jcm.runtime import files
 from jcm.runtime.errors import JcmError
 
 # The largest values of the controls.
-_STEPS, _POINTS, _COUNT, _SEED = 8, 40, 16, 2**31 - 1
+_STEPS, _POINTS, _COUNT, _SEED = 8, 40, 16, 2**32 - 1
 # A tab: the text of its button, the action, and the controls that only it has.
 _Tab = tuple[str, Callable[..., Shown], list[Any]]
 _FAILED = "<p role='alert' style='color: var(--error-text-color, #b91c1c)'>{}</p>"

@@ -1,0 +1,106 @@
+"""Tests of the record of a run: what it says, and which runs may resume."""
+
+import json
+import shutil
+
+import jax
+import pytest
+from absl import logging
+
+import jcm
+from jcm.commands import config as config_lib
+from jcm.commands import evaluate as evaluate_lib
+from jcm.commands.train import train
+from jcm.run import workdir as workdir_lib
+from jcm.runtime import versions
+from jcm.runtime.errors import JcmError
+
+
+def _record(workdir):
+    return json.loads((workdir / "run.json").read_text())
+
+
+@pytest.fixture
+def copied(teacher, tmp_path):
+    """A run that is done at step 8, which may be changed."""
+    return shutil.copytree(teacher, tmp_path / "run")
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """The warnings of the log."""
+    found = []
+    monkeypatch.setattr(
+        logging, "warning", lambda text, *args: found.append(text % args)
+    )
+    return found
+
+
+def test_fewer_steps_than_done_are_refused(tiny, copied):
+    before = (copied / "run.json").read_bytes()
+    with pytest.raises(
+        JcmError, match="has done 8 steps, more than .*num_steps=3: set"
+    ):
+        train(tiny("digits_edm", **{"train.num_steps": 3}), copied)
+    assert (copied / "run.json").read_bytes() == before
+    shutil.rmtree(copied / "checkpoints" / "8")
+    # A shorter run than planned is a run that ends.
+    config = tiny("digits_edm", **{"train.num_steps": 4})
+    train(config, copied)
+    assert _record(copied)["config"]["train"]["num_steps"] == 4
+    watched = config.copy_and_resolve_references()
+    watched.eval.watch = True
+    watched.sample.num_images = 2
+    steps = []
+    original = evaluate_lib._subjects_of_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            evaluate_lib,
+            "_subjects_of_step",
+            lambda config, workdir, step, given: (
+                steps.append(step) or original(config, workdir, step, given)
+            ),
+        )
+        evaluate_lib.evaluate(watched, copied)
+    assert steps == [4]
+
+
+def test_every_start_records_versions_and_devices(tiny, copied, warnings, monkeypatch):
+    (start,) = _record(copied)["starts"]
+    assert start["step"] == 0 and start["time"].startswith("20")
+    assert start["jax"] == jax.__version__ and start["jcm"] == jcm.__version__
+    assert start.keys() >= {"python", "jaxlib", "flax", "optax", "orbax-checkpoint"}
+    assert (start["device"], start["devices"], start["processes"]) == ("cpu", 8, 1)
+    assert start["commit"] == versions.commit()
+    config = tiny("digits_edm")
+    train(config, copied)  # It is complete, so that nothing starts.
+    assert len(_record(copied)["starts"]) == 1
+    shutil.rmtree(copied / "checkpoints" / "8")
+    train(config, copied)
+    assert not [text for text in warnings if "versions" in text]
+    now = versions.environment() | {"jax": "99.0"}
+    monkeypatch.setattr(versions, "environment", lambda: now)
+    shutil.rmtree(copied / "checkpoints" / "8")
+    train(config, copied)
+    assert [each["step"] for each in _record(copied)["starts"]] == [0, 4, 4]
+    (warning,) = (text for text in warnings if "versions" in text)
+    assert f"(jax {jax.__version__}, now 99.0): its numbers may differ" in warning
+    # The first two starts are equal.
+    software = workdir_lib.read(copied).software
+    assert software.count("jcm ") == 2 and "; from step 4: jcm" in software
+    jcm.save(jcm.load(copied), copied / "saved")
+    assert f"Software: {software}." in (copied / "saved" / "README.md").read_text()
+    assert jcm.load(copied / "saved").about.software == software
+    shown = config_lib._software(str(copied))
+    assert " ".join(shown.split()) == software
+    assert max(map(len, shown.splitlines())) <= 88
+    assert config_lib._software(None) == config_lib._software(str(copied / "no")) == ""
+
+
+def test_environments_differ_by_commit_only_if_the_code_differs():
+    old = {"jcm": "1", "code": "a", "commit": "x", "jax": "1"}
+    assert versions.differences(old, old | {"commit": "y"}) == []
+    other = old | {"code": "b"}
+    assert versions.differences(old, other | {"commit": "y"}) == ["commit x, now y"]
+    assert versions.differences(old, other | {"commit": ""}) == ["code a, now b"]
+    assert versions.differences(old, old | {"jax": "2"}) == ["jax 1, now 2"]
