@@ -3,6 +3,7 @@
 mkdocs checks the headings behind links, when `.ci/run` builds the site.
 """
 
+import functools
 import importlib
 import re
 
@@ -94,11 +95,15 @@ def _resolves(name):
     return False
 
 
+@functools.cache
+def _configs():
+    return [config_lib.base(method) for method in methods.NAMES]
+
+
 def _unknown_settings(line):
-    every = [config_lib.base(method) for method in methods.NAMES]
     for name in re.findall(r"(?<![\w/.])config((?:\.[a-z]\w*)+)", line):
         if name not in (".json", ".py") and not any(
-            _is_field(known, name[1:]) for known in every
+            _is_field(known, name[1:]) for known in _configs()
         ):
             yield f"no field config{name}"
     command = _command(line)

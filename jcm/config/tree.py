@@ -67,6 +67,8 @@ class Config(ConfigDict):
 
 def _plain(value: Any) -> Any:
     """Returns values of NumPy and JAX as those of Python, and a path as a text."""
+    if isinstance(value, ConfigDict):  # which guesses what other attributes mean
+        return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if type(value) in (list, tuple):

@@ -187,7 +187,7 @@ def test_eight_devices_equal_one(one_device, fsdp):
 
 def test_micro_batches_equal_the_batch(one_device):
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
-    _assert_equal(one_device, _two_steps(mesh, accumulate=4))
+    _assert_equal(one_device, _two_steps(mesh, accumulate=2))
 
 
 def test_averages_follow_at_their_rates():
