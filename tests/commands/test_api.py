@@ -55,7 +55,8 @@ def test_training_on_arrays_equals_training_on_the_stored_images(
 
 def test_a_teacher_is_trained_on_the_same_arrays(tiny, arrays, tmp_path):
     images, labels = arrays
-    config = tiny("digits_cd", **{"train.num_steps": 1})
+    changes = {"train.num_steps": 1, "teacher_train.num_steps": 1}
+    config = tiny("digits_cd", **changes)
     pairs = list(zip(images[:100], labels[:100], strict=True))
     names = [f"digit {i}" for i in range(10)]
     model = jcm.train(config, workdir=tmp_path, data=pairs, class_names=names)
