@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 from jcm.commands import cli, flags
 from jcm.runtime.errors import JcmError
 
+# The commands that use what an earlier start has saved.
+_RESUME = ("train", "evaluate", "search", "sample")
 # The modules of commands that have a `main(arguments)`.
 _MODULES = {
     "convert": "convert",
@@ -43,7 +45,7 @@ def main(arguments: argparse.Namespace) -> None:
         return
     if "config" in arguments:
         cli.required_config(arguments)
-    with cli.on_devices():
+    with cli.on_devices(resumes=arguments.command in _RESUME):
         if arguments.command in _MODULES:
             _main_of(arguments)
         else:

@@ -77,9 +77,15 @@ has_gpu() {
   fi
 }
 
-# Succeeds if this machine has a device by Google, as JAX looks for TPUs.
+# Succeeds if this machine has a TPU: a PCI device by Google that is neither a disk nor a
+# network card, which other machines of Google Cloud have too.
 has_tpu() {
-  [[ -e /dev/accel0 ]] || grep -qs 0x1ae0 /sys/bus/pci/devices/*/vendor
+  local vendor
+  [[ ! -e /dev/accel0 ]] || return 0
+  for vendor in $(grep -ls 0x1ae0 /sys/bus/pci/devices/*/vendor); do
+    [[ $(cat "${vendor%vendor}class") == 0x0[12]* ]] || return 0
+  done
+  return 1
 }
 
 # Fails if an extra is for a device that this machine does not have. CUDA alone takes 6

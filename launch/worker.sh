@@ -42,6 +42,7 @@ lock() {
 install() {
   # shellcheck source-path=SCRIPTDIR
   source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+  need_device tpu
   # TPU VMs run Ubuntu 22.04, which has Python 3.10.
   if ! (find_python) >/dev/null 2>&1; then
     run python3 -m pip install -q --user uv

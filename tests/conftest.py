@@ -138,6 +138,7 @@ def command(monkeypatch, capfd):
 
     # It would end the process that runs the tests.
     monkeypatch.setattr(preemption._Interrupts, "start_once", lambda: None)
+    monkeypatch.setattr(preemption._Stopped, "resumes", True)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     verbosity = logging.get_verbosity()
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}

@@ -79,6 +79,14 @@ def gpus(folder, count=1):
     return f"{folder}:{os.environ['PATH']}"
 
 
+def tpu(folder, kind="0x120000"):
+    """Creates a PCI device by Google of some class, and returns its file `vendor`."""
+    folder.mkdir()
+    (folder / "vendor").write_text("0x1ae0\n")
+    (folder / "class").write_text(f"{kind}\n")
+    return folder / "vendor"
+
+
 def assert_one_line(done, *parts):
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and done.stdout == ""

@@ -82,6 +82,7 @@ def test_every_field_is_explained_and_every_number_has_a_bound(method):
         ("teacher_train.batch_size", 0),
         # A value of another type.
         ("eval.seeds", (0.5,)),
+        ("eval.seeds", (3, 3)),
         ("eval.seeds", (2**32,)),
         ("seed", -1),
         ("sample.seed", 2**32),

@@ -63,18 +63,21 @@ def errors_in_one_line() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def on_devices() -> Iterator[None]:
+def on_devices(*, resumes: bool = True) -> Iterator[None]:
     """Prepares JAX for the block; an error in it also ends the run's other processes.
 
     The block may join the other processes by `distributed.initialize`. At its end, the
     workdirs on object stores are up to date.
+
+    Args:
+      resumes: whether the program resumes when it is started again after a signal.
     """
     import jax
 
     from jcm.run import storage
     from jcm.runtime import distributed, download, preemption
 
-    preemption.exit_on_signals()
+    preemption.exit_on_signals(resumes=resumes)
     # Training, evaluation and every restart compile the same sampler.
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(download.cache("xla")))

@@ -31,6 +31,11 @@ def check(config: ConfigDict) -> None:
             "config.eval.every_kimg needs config.eval.scores: name at least one, such"
             " as fd_efficientnet_lite0"
         )
+    if len(set(config.eval.seeds)) < len(config.eval.seeds):
+        raise JcmError(
+            f"config.eval.seeds={config.eval.seeds} has a seed twice, which gives the"
+            " same samples: name others"
+        )
     _check_teacher(config)
     noise = config.noise
     if not noise.sigma_min < noise.sigma_max:

@@ -14,6 +14,8 @@ from jcm.runtime.errors import JcmError
 COLUMNS = ("confident", "fd", "rarest", "commonest", "as_asked")
 """The columns that the classifier gives."""
 _HIDDEN = (128, 64)
+# With no more images than numbers in a feature, the covariance is singular.
+_LEAST = _HIDDEN[-1] + 1
 
 
 class Classifier:
@@ -33,14 +35,21 @@ class Classifier:
           given: the number of samples that another program made; None for none.
 
         Raises:
-          JcmError: if the data has no classes, or there are too few samples.
+          JcmError: if the data has no classes, or there are too few samples or real
+            images.
         """
         if len(dataset.class_names) < 2:
             raise JcmError(
                 f"config.eval.scores: 'classifier' needs classes, but {dataset.name}"
                 " has only one: pass labels, or use another score"
             )
-        features.check_count("classifier", _HIDDEN[-1] + 1, num_images, given)
+        features.check_count("classifier", _LEAST, num_images, given)
+        if len(dataset) < _LEAST:
+            raise JcmError(
+                f"'classifier' needs at least {_LEAST} images, but {dataset.name} has"
+                f" {len(dataset)}: choose other scores with config.eval.scores, or none"
+                " with config.eval.scores=()"
+            )
         self._dataset = dataset
 
     def identity(self) -> dict[str, Any]:
@@ -81,7 +90,8 @@ class Classifier:
         """
         features.check_uint8(images)
         probabilities = self._net.predict_proba(_flat(images))
-        seen = probabilities.argmax(axis=1)
+        # The classifier knows only the classes that have real images.
+        seen = self._net.classes_[probabilities.argmax(axis=1)]
         shares = np.bincount(seen, minlength=self._classes) / len(images)
         scores = {
             "confident": float(np.mean(probabilities.max(axis=1) >= 0.9)),

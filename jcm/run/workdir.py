@@ -51,6 +51,9 @@ _FREE = (
     "train.keep_checkpoints",
     "train.snapshot_every",
     "train.skip_nonfinite",
+    "teacher_train.log_every",
+    "teacher_train.sample_every",
+    "teacher_train.checkpoint_every",
     "teachers",  # the hashes of their weights are compared instead
     "mesh",
     "profile",
@@ -124,11 +127,16 @@ def read(workdir: str | os.PathLike) -> Record:
     return Record(config, names, *hashes, starts)
 
 
-def claim(workdir: str | os.PathLike, record: Record) -> None:
+def claim(workdir: str | os.PathLike, record: Record, section: str = "train") -> None:
     """Writes the record of a new run, or checks that it equals that of an old run.
 
     Every process must call this. A run without a checkpoint has nothing to lose, so it
     may start again with other settings.
+
+    Args:
+      workdir: the run's folder.
+      record: of the run.
+      section: where the length of the run is set, for the error.
 
     Raises:
       JcmError: if the folder holds a run with other settings or other data, or one that
@@ -152,8 +160,8 @@ def claim(workdir: str | os.PathLike, record: Record) -> None:
         if asked < done:
             raise JcmError(
                 f"{workdir} holds a run that has done {done} steps, more than"
-                f" config.train.num_steps={asked}: set at least {done}, or use another"
-                " workdir"
+                f" config.{section}.num_steps={asked}: set at least {done}, or use"
+                " another workdir"
             )
         # Those of the teachers may change once their weights have been compared.
         config = record.config.copy_and_resolve_references()

@@ -35,23 +35,28 @@ class _Stopped(Preempted):
 
     Attributes:
       number: that of the signal.
+      resumes: whether the program resumes when it is started again.
     """
 
+    resumes = True
+
     def __init__(self, number: int):
-        super().__init__(
-            f"stopped by {_NAMES[signal.Signals(number)]}; the same command resumes"
-            " from here"
-        )
+        then = "; the same command resumes from here" if self.resumes else ""
+        super().__init__(f"stopped by {_NAMES[signal.Signals(number)]}{then}")
         self.number = number
 
 
-def exit_on_signals() -> None:
+def exit_on_signals(*, resumes: bool = True) -> None:
     """Makes SIGTERM and Ctrl-C end the program with the exit code of `Preempted`.
 
     Programs that evaluate or sample have nothing to save. They end as soon as Python
     runs. A second Ctrl-C ends the program at once, wherever it is. Call this in the
     main thread.
+
+    Args:
+      resumes: whether the program resumes when it is started again, for the message.
     """
+    _Stopped.resumes = resumes
     for number in _NAMES:
         # A shell makes programs in the background ignore Ctrl-C.
         if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGTERM:

@@ -94,12 +94,18 @@ def commit() -> str:
 
 
 def in_words(environment: Mapping[str, Any]) -> str:
-    """Returns the packages and devices of an `environment` in one line."""
-    source = environment["commit"] or f"code {environment['code']}"
-    packages = ", ".join(f"{name} {environment[name]}" for name in _PACKAGES)
+    """Returns the packages and devices of an `environment` in one line.
+
+    Another version of jcm may have recorded other names, of which each is left out or
+    unknown.
+    """
+    known = {"devices": "unknown", "device": "devices"} | dict(environment)
+    source = known.get("commit") or f"code {known.get('code') or 'unknown'}"
+    names = (name for name in ("python", *_PACKAGES) if name in known)
+    packages = ", ".join(f"{name} {known[name]}" for name in names)
     return (
-        f"jcm {environment['jcm']} ({source}), python {environment['python']},"
-        f" {packages}, on {environment['devices']} x {environment['device']}"
+        f"jcm {known.get('jcm', 'unknown')} ({source}), {packages}, on"
+        f" {known['devices']} x {known['device']}"
     )
 
 
@@ -109,11 +115,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     A commit counts only if the code differs.
     """
     skipped = {"code", "commit"}
-    if before["code"] != now["code"]:
-        commits = {before["commit"], now["commit"]}
+    if before.get("code") != now["code"]:
+        commits = {before.get("commit", ""), now["commit"]}
         skipped.remove("commit" if len(commits - {""}) == 2 else "code")
     return [
-        f"{name} {before[name]}, now {now[name]}"
+        f"{name} {before.get(name, 'unknown')}, now {now[name]}"
         for name in now
         if name not in skipped and before.get(name) != now[name]
     ]

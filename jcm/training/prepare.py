@@ -77,7 +77,8 @@ def prepare(
     names, fingerprint = setup.dataset.class_names, setup.dataset.fingerprint
     with contextlib.ExitStack() as stack:
         stack.enter_context(lease.hold(workdir))
-        workdir_lib.claim(workdir, workdir_lib.Record(config, names, fingerprint))
+        record = workdir_lib.Record(config, names, fingerprint)
+        workdir_lib.claim(workdir, record, section or "train")
         # From here on, signals are only noted until the last checkpoint is complete.
         watch = stack.enter_context(preemption.Watch())
         checkpoints = stack.enter_context(
@@ -192,7 +193,9 @@ def _check(
     for name, teacher in teachers.items():
         try:
             if teacher.config is not None:
-                program.check_batch_size(teacher.config, made.mesh.size)
+                program.check_batch_size(
+                    teacher.config, made.mesh.size, "teacher_train"
+                )
         except JcmError as error:
             raise JcmError(f"the teacher {config.teachers[name]}: {error}") from error
     memory_limit = memory_plan.limit()

@@ -141,8 +141,13 @@ def _rules(config: ConfigDict, seed_key: Key[Array, ""]) -> Rules:
     )
 
 
-def check_batch_size(config: ConfigDict, devices: int) -> None:
+def check_batch_size(config: ConfigDict, devices: int, section: str = "train") -> None:
     """Checks that the batch can be split evenly.
+
+    Args:
+      config: the whole config.
+      devices: the number of devices.
+      section: where the size of the batch is set, for the error.
 
     Raises:
       JcmError: if `train.batch_size` is not a multiple of devices × accumulate.
@@ -150,8 +155,8 @@ def check_batch_size(config: ConfigDict, devices: int) -> None:
     batch_size, accumulate = config.train.batch_size, config.train.accumulate
     if batch_size % (devices * accumulate):
         raise JcmError(
-            f"config.train.batch_size={batch_size} must be a multiple of devices x "
-            f"accumulate = {devices} x {accumulate}"
+            f"config.{section}.batch_size={batch_size} must be a multiple of devices x"
+            f" accumulate = {devices} x {accumulate}"
         )
 
 

@@ -17,6 +17,7 @@ from scripts import (
     make_clone,
     make_environment,
     tools,
+    tpu,
     words,
 )
 
@@ -153,7 +154,9 @@ def test_nothing_is_installed_for_a_device_that_is_missing(
     clone, tmp_path, script, variables, message
 ):
     path = gpus(tmp_path / "driver", count=0)
-    executable(tmp_path / "driver" / "grep", "#!/bin/sh\nexit 1\n")  # no TPU
+    # A machine of Google Cloud without a TPU has a network card by Google.
+    card = tpu(tmp_path / "card", "0x020000")
+    executable(tmp_path / "driver" / "grep", f"#!/bin/sh\necho {card}\n")
     before = files(clone)
     for active in ({}, {"VIRTUAL_ENV": make_environment(tmp_path / "env")}):
         done = launch(

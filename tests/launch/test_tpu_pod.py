@@ -15,6 +15,7 @@ from scripts import (
     make_clone,
     records,
     tools,
+    tpu,
     wait_for,
     words,
 )
@@ -188,7 +189,7 @@ def worker(tmp_path):
         """,
     )
     executable(path / "python3", WORKER_PYTHON)
-    executable(path / "grep", "#!/bin/sh\nexit 0\n")  # finds a TPU
+    executable(path / "grep", f"#!/bin/sh\necho {tpu(tmp_path / 'tpu')}\n")
     clone = make_clone(tmp_path / "clone")
 
     def run(*arguments, codes=""):

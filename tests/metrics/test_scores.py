@@ -12,6 +12,7 @@ from skimage.util import view_as_blocks
 from jcm import config as config_lib
 from jcm import data
 from jcm.commands.benchmark import scores as benchmark
+from jcm.data import given
 from jcm.metrics import (
     frechet,
     inception_score,
@@ -23,6 +24,7 @@ from jcm.metrics import (
     statistics,
     weights,
 )
+from jcm.metrics.classifier import Classifier
 from jcm.metrics.networks import inception
 from jcm.runtime.errors import JcmError
 
@@ -399,6 +401,20 @@ def test_the_classifier_scores_whether_samples_have_their_label(digits, classifi
     image, label = arrays["image"][:200], arrays["label"][:200]
     assert classifier(image, label.tolist())["as_asked"] > 0.97
     assert classifier(image, ((label + 1) % 10).tolist())["as_asked"] < 0.05
+
+
+def test_a_class_without_real_images_does_not_shift_the_others():
+    labels = np.repeat([0, 2], 40)
+    images = np.repeat([20, 230], 40)[:, None, None, None] + np.zeros((80, 4, 4, 1))
+    images = images.astype(np.uint8)
+    found = Classifier(given.load((images, labels), 4, 1, tuple("abc")), 80)
+    found.prepare()
+    assert found.recognise(images).tolist() == labels.tolist()
+    score = found(images, labels.tolist())
+    assert (score["as_asked"], score["rarest"], score["commonest"]) == (1, 0, 0.5)
+    few = given.load((images[8:72], labels[8:72]), 4, 1, tuple("abc"))
+    with pytest.raises(JcmError, match="'classifier' needs at least 65 .* has 64: cho"):
+        Classifier(few, 80)
 
 
 def test_the_first_score_decides():

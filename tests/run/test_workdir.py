@@ -43,6 +43,11 @@ def test_fewer_steps_than_done_are_refused(tiny, copied):
     ):
         train(tiny("digits_edm", **{"train.num_steps": 3}), copied)
     assert (copied / "run.json").read_bytes() == before
+    # The length of a teacher's training has its own field.
+    record = workdir_lib.read(copied)
+    record.config.train.num_steps = 3
+    with pytest.raises(JcmError, match="than config.teacher_train.num_steps=3: set at"):
+        workdir_lib.claim(copied, record, "teacher_train")
     shutil.rmtree(copied / "checkpoints" / "8")
     # A shorter run than planned is a run that ends.
     config = tiny("digits_edm", **{"train.num_steps": 4})
@@ -104,3 +109,24 @@ def test_environments_differ_by_commit_only_if_the_code_differs():
     assert versions.differences(old, other | {"commit": "y"}) == ["commit x, now y"]
     assert versions.differences(old, other | {"commit": ""}) == ["code a, now b"]
     assert versions.differences(old, old | {"jax": "2"}) == ["jax 1, now 2"]
+
+
+def test_an_environment_may_lack_what_this_version_records():
+    now = versions.environment()
+    old = {"jcm": "1", "jax": "1", "commit": "x"}
+    found = versions.differences(old, now)
+    assert f"jax 1, now {jax.__version__}" in found
+    assert f"optax unknown, now {now['optax']}" in found
+    assert versions.in_words(old) == "jcm 1 (x), jax 1, on unknown x devices"
+
+
+def test_what_only_shows_the_training_of_a_teacher_may_change(tiny, tmp_path):
+    config = tiny("digits_cd", **{"teacher_train.num_steps": 4})
+    workdir_lib.claim(tmp_path, workdir_lib.Record(config, (), ""))
+    shown = ("log_every", "sample_every", "checkpoint_every")
+    other = config.copy_and_resolve_references()
+    other.teacher_train.update(dict.fromkeys(shown, 3))
+    workdir_lib.check_same_settings(tmp_path, other)
+    other.teacher_train.num_steps = 5
+    with pytest.raises(JcmError, match="config.teacher_train.num_steps=4, not 5: use"):
+        workdir_lib.check_same_settings(tmp_path, other)

@@ -36,6 +36,7 @@ def program(monkeypatch):
     """Handles signals as a program does, and as before after the test."""
     # Ends the whole process.
     monkeypatch.setattr(preemption._Interrupts, "start_once", lambda: None)
+    monkeypatch.setattr(preemption._Stopped, "resumes", True)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     preemption.exit_on_signals()
@@ -155,6 +156,16 @@ def test_outside_of_a_program_a_second_interrupt_is_not_held_back(program):
     with pytest.raises(Preempted), preemption.Watch():
         raise Preempted("saved")
     assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize(
+    ("resumes", "then"), [(True, "; the same command resumes from here"), (False, "")]
+)
+def test_only_a_program_that_resumes_says_so(program, resumes, then):
+    preemption.exit_on_signals(resumes=resumes)
+    with pytest.raises(Preempted, match=f"^stopped by Ctrl-C{then}$"):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
 
 
 @pytest.mark.parametrize("number", _SIGNALS)
