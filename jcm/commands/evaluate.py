@@ -19,7 +19,7 @@ from jcm.commands import unused
 from jcm.diffusion.schedule import Schedule
 from jcm.metrics import given as given_samples
 from jcm.metrics import scores as scores_lib
-from jcm.model import build, loading
+from jcm.model import build, loading, scoring
 from jcm.model.labels import image_labels
 from jcm.model.model import Model
 from jcm.model.pixels import sample_pixels
@@ -164,7 +164,11 @@ def check(config: ConfigDict) -> None:
     """
     prepare.check_settings(config)
     with distributed.fail_together():  # one machine may lack the data
-        scores_lib.create(config, scores_lib.real_images(config))
+        real = scores_lib.real_images(config)
+        if config.model.class_conditional and config.eval.reference:
+            trained_on = data.load(config.data, config.data.split)
+            scoring.check_classes(config, trained_on.class_names, real)
+        scores_lib.create(config, real)
 
 
 def load_subject(config: ConfigDict, workdir: pathlib.Path) -> Subject:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jcm import networks
+from jcm.diffusion.precond import Consistency
 from jcm.model import card, folder, loading
 from jcm.model.model import Model
 from jcm.pretrained import diffusers_folder
@@ -50,7 +51,8 @@ def save(
         )
     if to not in FORMS:
         raise JcmError(f"to={to!r}: use one of {', '.join(FORMS)}")
-    if to == "diffusers" and model.kind != "consistency":
+    precond = model.denoiser.precond
+    if to == "diffusers" and not isinstance(precond, Consistency):
         raise JcmError(
             "diffusers has a pipeline for consistency models only: use to='jcm'"
         )
@@ -64,9 +66,11 @@ def save(
     text = card.markdown(_sentence(model), to, model.config, about)
     exported = _exported(model, about)
     _check(model, exported)
-    if to == "diffusers":
+    if isinstance(precond, Consistency) and to == "diffusers":
         noise = model.config.noise.to_dict()
-        diffusers_folder.write(path, arch, model.params, noise, text)
+        diffusers_folder.write(
+            path, arch, model.params, noise, precond.levels, text
+        )
     else:
         folder.write(path, exported, text)
 

@@ -205,15 +205,7 @@ class Scorer:
 
     def _labels(self, model: Model) -> list[int] | None:
         """Returns the label of each sample."""
-        ours, theirs = self._dataset.class_names, model.class_names
-        by_number = all(name.isdigit() for name in theirs)
-        if theirs and ours != theirs and _BY_CLASS in self._config.eval.scores:
-            if len(ours) != len(theirs) or not by_number:
-                raise JcmError(
-                    f"the model has the classes {_short(theirs)}, and the real images"
-                    f" {_short(ours)}: name images of the same classes, or drop"
-                    f" {_BY_CLASS!r} from config.eval.scores"
-                )
+        check_classes(self._config, model.class_names, self._dataset)
         count = self._config.eval.num_images
         return image_labels(self._config, count, model.denoiser, model.class_names)
 
@@ -267,6 +259,31 @@ class Scorer:
             start = b"" if file.read() in (b"", b"\n") else b"\n"
             line = json.dumps(record, allow_nan=False) + "\n"
             file.write(start + line.encode())
+
+
+def check_classes(
+    config: ConfigDict, class_names: Sequence[str], real: Dataset
+) -> None:
+    """Checks that the classes of a model are those of the real images, if that matters.
+
+    Args:
+      config: `eval.scores` says what is scored.
+      class_names: of the model, in the order of their numbers; numbers alone may mean
+        any classes; empty for an unconditional model.
+      real: the real images.
+
+    Raises:
+      JcmError: if a score would compare the numbers of other classes.
+    """
+    ours = real.class_names
+    if _BY_CLASS not in config.eval.scores or class_names in ((), ours):
+        return
+    if len(ours) != len(class_names) or not all(map(str.isdigit, class_names)):
+        raise JcmError(
+            f"the model has the classes {_short(class_names)}, and the real images"
+            f" {_short(ours)}: name images of the same classes, or drop {_BY_CLASS!r}"
+            " from config.eval.scores"
+        )
 
 
 def identity_of(

@@ -27,6 +27,7 @@ _SCHEDULER_CONFIG = "scheduler_config.json"
 _PIPELINE = "ConsistencyModelPipeline"
 _SOLVER = "CMStochasticIterativeScheduler"
 _NOISE = ("sigma_min", "sigma_max", "sigma_data", "rho")
+_LEVELS = "num_train_timesteps"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +38,13 @@ class Pipeline:
       arch: sizes of the network.
       tensors: tensors of the UNet2DModel, by name.
       noise: `config.noise` according to the scheduler; empty if there is none.
+      levels: number of noise levels according to the scheduler; None if there is none.
     """
 
     arch: adm.Architecture
     tensors: Mapping[str, np.ndarray]
     noise: dict[str, float]
+    levels: int | None
 
 
 def is_pipeline(path: str | os.PathLike) -> bool:
@@ -60,12 +63,12 @@ def read(path: str | os.PathLike) -> Pipeline:
         network is not an ADM.
     """
     path = pathlib.Path(path)
-    noise = {}
+    noise, levels = {}, None
     if (path / _INDEX).is_file():
         name = _json(path / _INDEX).get("_class_name")
         if name != _PIPELINE:
             raise JcmError(f"{path} is a {name}: only a {_PIPELINE} can be read")
-        noise = _noise(path / _SCHEDULER / _SCHEDULER_CONFIG)
+        noise, levels = _noise(path / _SCHEDULER / _SCHEDULER_CONFIG)
     if (path / _UNET / _CONFIG).is_file():
         path /= _UNET
     config = _json(path / _CONFIG)
@@ -78,7 +81,7 @@ def read(path: str | os.PathLike) -> Pipeline:
             f"{path / _CONFIG} does not describe a {diffusers_unet.CLASS}"
             f" ({one_line(error)}): copy it again"
         ) from error
-    return Pipeline(arch, _tensors(path), noise)
+    return Pipeline(arch, _tensors(path), noise, levels)
 
 
 def write(
@@ -86,6 +89,7 @@ def write(
     arch: UNetSizes,
     params: Params,
     noise: Mapping[str, float],
+    levels: int,
     card: str,
 ) -> None:
     """Writes a pipeline that `ConsistencyModelPipeline.from_pretrained` opens.
@@ -95,6 +99,7 @@ def write(
       arch: sizes of the network.
       params: parameters of the network.
       noise: `config.noise`.
+      levels: number of noise levels of the grid that the model was trained on.
       card: the model card, in Markdown.
 
     Raises:
@@ -113,7 +118,7 @@ def write(
         "_class_name": _SOLVER,
         "_diffusers_version": diffusers_unet.VERSION,
         "clip_denoised": True,
-        "num_train_timesteps": 40,
+        _LEVELS: levels,
         "s_noise": 1.0,
         **{key: float(noise[key]) for key in _NOISE},
     }
@@ -151,12 +156,16 @@ def _tensors(folder: pathlib.Path) -> Mapping[str, np.ndarray]:
     return files.read_tensors(found[0])
 
 
-def _noise(path: pathlib.Path) -> dict[str, float]:
+def _noise(path: pathlib.Path) -> tuple[dict[str, float], int | None]:
+    """Reads `config.noise`, and the number of noise levels if it is stated."""
     config = _json(path)
     found = {key: config[key] for key in _NOISE if key in config}
     if any(type(value) not in (int, float) or value <= 0 for value in found.values()):
         raise JcmError(f"{path}: noise levels must be above 0: copy it again")
-    return {key: float(value) for key, value in found.items()}
+    levels = config.get(_LEVELS)
+    if levels is not None and (type(levels) is not int or levels < 2):
+        raise JcmError(f"{path}: {_LEVELS} must be at least 2: copy it again")
+    return {key: float(value) for key, value in found.items()}, levels
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

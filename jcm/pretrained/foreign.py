@@ -219,7 +219,9 @@ def _read_diffusers(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
         params = diffusers_unet.params(found.arch, found.tensors, network.shapes)
     except JcmError as error:
         raise JcmError(f"{path}: {error}") from error
-    return Checkpoint(network, params, "consistency", noise=found.noise)
+    return Checkpoint(
+        network, params, "consistency", levels=found.levels, noise=found.noise
+    )
 
 
 def _check_one_set(path: pathlib.Path, ema: str) -> None:

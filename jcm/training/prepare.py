@@ -20,7 +20,7 @@ from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.precond import EDM, Consistency
 from jcm.methods import Frozen
 from jcm.metrics import scores as scores_lib
-from jcm.model import build, loading
+from jcm.model import build, loading, scoring
 from jcm.model.labels import image_labels
 from jcm.run import lease, storage, writers
 from jcm.run import workdir as workdir_lib
@@ -214,7 +214,7 @@ def _check(
         dataset=dataset,
         program=made,
         teachers=teachers,
-        score_groups=_score_groups(config, dataset) if score_every else [],
+        score_groups=_score_groups(config, dataset, method) if score_every else [],
         score_every=score_every,
         profile=profile,
         memory_limit=memory_limit,
@@ -222,10 +222,13 @@ def _check(
 
 
 def _score_groups(
-    config: ConfigDict, dataset: data.Dataset
+    config: ConfigDict, dataset: data.Dataset, method: methods.Method
 ) -> list[scores_lib.ScoreGroup]:
     """Returns the scores to compute while training on a data set."""
-    return scores_lib.create(config, scores_lib.real_images(config, dataset))
+    real = scores_lib.real_images(config, dataset)
+    conditional = method.denoiser.num_classes > 0
+    scoring.check_classes(config, dataset.class_names if conditional else (), real)
+    return scores_lib.create(config, real)
 
 
 def _saved_step(setup: _Setup, checkpoints: Checkpoints) -> int | None:

@@ -22,6 +22,7 @@ from jcm.model import scoring
 from jcm.model.loading import load
 from jcm.model.pixels import fill, sample_pixels
 from jcm.runtime.errors import JcmError
+from jcm.training import prepare
 from jcm.training.preview import Preview
 
 
@@ -406,6 +407,31 @@ def test_classes_of_other_images_are_not_compared_by_number(run, tmp_path):
         scorer._labels(model)
     model.class_names = tuple(reversed("0123456789"))  # numbers without a meaning
     assert scorer._labels(model) is None
+
+
+def test_scores_while_training_need_the_classes_of_the_data(
+    student, digit_set, monkeypatch, tmp_path
+):
+    """The real images may be those of `config.eval.reference`."""
+    config = student[0].copy_and_resolve_references()
+    config.eval.scores = ("classifier",)
+    shifted = dataclasses.replace(digit_set, class_names=tuple("abcdefghij"))
+    conditional, other = (
+        mock.Mock(**{"denoiser.num_classes": count}) for count in (10, 0)
+    )
+    prepare._score_groups(config, shifted, conditional)
+    monkeypatch.setattr(scores, "real_images", lambda *_: digit_set)
+    prepare._score_groups(config, shifted, other)
+    message = "classes a, b, c, .*the real images 0, 1, 2, "
+    with pytest.raises(JcmError, match=message):
+        prepare._score_groups(config, shifted, conditional)
+    # The evaluation at the end of the training.
+    monkeypatch.setattr(evaluate.data, "load", lambda *_: shifted)
+    config.eval.reference = str(tmp_path)
+    evaluate.check(config)
+    config.model.class_conditional = True
+    with pytest.raises(JcmError, match=message):
+        evaluate.check(config)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 17, 40])

@@ -99,10 +99,18 @@ def test_diffusers_makes_the_same_image(name, tmp_path):
 
 
 def test_noise_levels_come_from_the_scheduler(tmp_path):
-    model = _model(**{"noise.sigma_max": 40.0, "noise.sigma_min": 0.01})
+    noise = {"noise.sigma_max": 40.0, "noise.sigma_min": 0.01, "sample.sigmas": (40.0,)}
+    model = _model(**noise, **{"loss.num_scales": 12})
     jcm.save(model, tmp_path / "folder", to="diffusers")
-    noise = jcm.load(tmp_path / "folder").config.noise
+    again = jcm.load(tmp_path / "folder")
+    noise = again.config.noise
     assert (noise.sigma_max, noise.sigma_min) == (40.0, 0.01)
+    # The grid from which three and more steps take their levels.
+    assert again.denoiser.precond == model.denoiser.precond
+    schedules = (
+        build.schedule(each.config, each.denoiser, steps=3) for each in (again, model)
+    )
+    assert len(set(schedules)) == 1
 
 
 @pytest.mark.parametrize(
@@ -198,6 +206,11 @@ def written(tmp_path_factory):
             "scheduler/scheduler_config.json",
             {"sigma_min": None},
             "noise levels must be above 0",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            {"num_train_timesteps": 1},
+            "num_train_timesteps must be at least 2",
         ),
         ("unet/config.json", None, "cannot read .*config.json .*: copy it again"),
         (
