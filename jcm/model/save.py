@@ -68,9 +68,7 @@ def save(
     _check(model, exported)
     if isinstance(precond, Consistency) and to == "diffusers":
         noise = model.config.noise.to_dict()
-        diffusers_folder.write(
-            path, arch, model.params, noise, precond.levels, text
-        )
+        diffusers_folder.write(path, arch, model.params, noise, precond.levels, text)
     else:
         folder.write(path, exported, text)
 
