@@ -180,14 +180,17 @@ def _take(name: str, words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns the arguments that change fields of a config, and all others."""
+    """Returns the flags --config.FIELD=VALUE that change fields, and all others."""
     overrides: list[str] = []
     others: list[str] = []
     lacks_value = False
     for word in words:
         is_override = bool(_OVERRIDE.match(word))
         is_value = lacks_value and not re.match("-+[a-z]", word)
-        (overrides if is_override or is_value else others).append(word)
+        if is_value:
+            overrides[-1] += f"={word}"
+        else:
+            (overrides if is_override else others).append(word)
         lacks_value = is_override and not re.match("--?no|.*=", word)
     return overrides, others
 
@@ -276,5 +279,5 @@ def _explained(error: Exception, fields: Mapping[str, Field]) -> JcmError:
         return JcmError(text)
     field = fields[found[1]]
     kind = KINDS[tuple if isinstance(field.default, tuple) else field.types[0]]
-    example = "" if field.default is None else f", such as {field.default}"
+    example = ", or None" if field.default is None else f", such as {field.default}"
     return JcmError(f"config.{found[1]}={found[2]} must be {kind}{example}")

@@ -148,8 +148,8 @@ class Scorer:
 
         Args:
           name: for the table.
-          pictures: the samples. If they have the classes of the real images, it is
-            scored whether they are recognised as what they are said to be.
+          pictures: the samples. If their classes are some of those of the real images,
+            it is scored whether they are recognised as what they are said to be.
         """
         identity = {
             "model": name,
@@ -163,8 +163,10 @@ class Scorer:
             return recorded
         self._prepare()
         started, arrays = time.monotonic(), pictures.arrays()
-        same = pictures.class_names == self._dataset.class_names
-        labels = arrays["label"].tolist() if same else None
+        names, labels = pictures.class_names, None
+        places = {name: i for i, name in enumerate(self._dataset.class_names)}
+        if places.keys() >= set(names):
+            labels = [places[names[label]] for label in arrays["label"]]
         scores = self._score(arrays["image"], labels)
         self._record(identity, scores, write=True)
         _log(name, len(pictures), started, scores)

@@ -147,6 +147,9 @@ def test_a_field_is_left_open_again():
     parsed = cli.parse(["jcm", "train", _DIGITS, *flags])
     assert parsed.config.teacher_train.num_steps is None
     assert parsed.given == ("teacher_train.num_steps",) * 2
+    in_two = [flags[0], *flags[1].split("=")]
+    parsed = cli.parse(["jcm", "train", _DIGITS, *in_two])
+    assert parsed.config.teacher_train.num_steps is None
     parsed = cli.parse(["jcm", "train", _DIGITS, *reversed(flags)])
     assert parsed.config.teacher_train.num_steps == 3
 
@@ -315,7 +318,7 @@ def test_wrong_folders_are_named_with_the_right_flags(run, tmp_path):
         ("train.num_steps=many", "=many must be a whole number, such as 800000"),
         ("train.num_steps=", "config.train.num_steps= must be a whole number"),
         ("train.num_steps", "--config.train.num_steps needs a value"),
-        ("teacher_train.num_steps=many", "=many must be a whole number"),
+        ("teacher_train.num_steps=many", "=many must be a whole number, or None"),
         ("teacher_train.num_step=3", "mean config.teacher_train.num_steps?"),
         ("teacher_train.warmup_kimg=-1", "warmup_kimg=-1.0 must be at least 0"),
         ("seed=-1", "config.seed=-1 must be at least 0, below 2^32"),

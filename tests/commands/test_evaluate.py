@@ -393,6 +393,11 @@ def test_labelled_samples_are_scored_by_their_labels(run, classifier, tmp_path):
     )
     assert found == classifier(real["image"], real["label"].tolist())
     assert found["as_asked"] > 0.97
+    some = real["label"] < 5  # The samples need not be of all classes.
+    images, labels = real["image"][some], real["label"][some]
+    images, labels = np.tile(images, (3, 1, 1, 1)), np.tile(labels, 3)
+    found = scorer.of_pictures("some", given.load((images, labels), 8, 1))
+    assert found["as_asked"] > 0.97
 
 
 def test_classes_of_other_images_are_not_compared_by_number(run, tmp_path):
