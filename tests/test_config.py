@@ -80,6 +80,11 @@ def test_every_field_is_explained_and_every_number_has_a_bound(method):
         ("data.workers", -1),
         ("model.ncsnpp.fir_kernel", (1.0, -1.0)),
         ("teacher_train.batch_size", 0),
+        # A value that is 0, infinite or another number in 32 bits.
+        ("noise.sigma_min", 1e-50),
+        ("optim.learning_rate", 1e39),
+        ("loss.num_scales", 2**31),
+        ("sample.num_images", 10**12),
         # A value of another type.
         ("eval.seeds", (0.5,)),
         ("eval.seeds", (3, 3)),

@@ -170,7 +170,8 @@ class Model:
           Images in about [-1, 1].
 
         Raises:
-          JcmError: if shapes, noise levels or labels do not fit the model.
+          JcmError: if shapes, noise levels or labels do not fit the model, or if it makes
+            images that are not finite.
         """
         if isinstance(x, str | os.PathLike):
             raise JcmError(f"{x!r} is a path: read it with jcm.open_pictures")
@@ -194,7 +195,10 @@ class Model:
             _check_range(x, sigma)
         each = labels_of_images(labels, len(x), self.denoiser, self.class_names)
         sigma = jnp.broadcast_to(sigma, len(x))
-        return self._denoise(self.params, x, sigma, each)
+        made = self._denoise(self.params, x, sigma, each)
+        if not isinstance(made, jax.core.Tracer):
+            results.check_finite(made)
+        return made
 
     @explained
     def sample(
@@ -267,7 +271,8 @@ def _check_range(x: Float[Array, "b h w c"], sigma: Float[Array, "..."]) -> None
     largest = float(jnp.abs(x).max())
     if not np.isfinite(largest):
         raise JcmError("x has values that are not finite: remove them")
-    if largest > 10 * (1 + float(sigma.max())):  # no image has such noise
+    # No image has such noise, and noise is also negative.
+    if largest > 10 * (1 + float(sigma.max())) or (largest > 2 and x.min() >= 0):
         raise JcmError(
             f"x ranges from {x.min():.3g} to {x.max():.3g}, more than images in [-1, 1]"
             " with this noise: convert pixels with jcm.to_float, and add the noise"

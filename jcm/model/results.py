@@ -89,7 +89,7 @@ def run(
             progress=bar.update if progress else None,
             **start,
         )
-    _check_finite(made)
+    check_finite(made)
     made = np.clip(made, -1.0, 1.0) if clip else made
     if not trajectory:
         return converted(made, output)
@@ -120,7 +120,7 @@ def converted(x: Float[np.ndarray, "n h w c"], output: str) -> Any:
       JcmError: if an image is not finite, or if the images of a model have neither one
         nor three channels, and Pillow cannot show them.
     """
-    _check_finite(x)
+    check_finite(x)
     if output == "float":
         return x
     pixels = images_lib.to_uint8(x)
@@ -136,8 +136,12 @@ def converted(x: Float[np.ndarray, "n h w c"], output: str) -> Any:
     ]
 
 
-def _check_finite(x: Float[np.ndarray, "n h w c"]) -> None:
-    """Raises JcmError if a model has made an image that is not finite."""
+def check_finite(x: Float[AnyArray, "n h w c"]) -> None:
+    """Checks that the images that a model has made are finite.
+
+    Raises:
+      JcmError: if a value is NaN or infinite.
+    """
     if not np.isfinite(x).all():
         raise JcmError(
             "the model makes images that are not finite: use an earlier checkpoint, or"

@@ -63,7 +63,8 @@ def read(path: str | os.PathLike) -> Pipeline:
         network is not an ADM.
     """
     path = pathlib.Path(path)
-    noise, levels = {}, None
+    noise: dict[str, float] = {}
+    levels = None
     if (path / _INDEX).is_file():
         name = _json(path / _INDEX).get("_class_name")
         if name != _PIPELINE:

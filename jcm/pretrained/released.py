@@ -196,7 +196,7 @@ def _unknown(name: str) -> JcmError:
             f"{name} is a repository of the Hugging Face Hub, from which jcm does not"
             f" download: use {twin}, which has the same weights"
         )
-    near = nearest(name, RELEASED, _SIMILAR)
+    near = nearest(name.lower(), RELEASED, _SIMILAR)
     remedy = f"did you mean {near}?" if near else f"use one of {', '.join(RELEASED)}"
     return JcmError(f"{name!r} is no published model: {remedy}")
 

@@ -17,11 +17,16 @@ KINDS: dict[type, str] = {
 """What the values of a type are called."""
 
 
+# Beyond these, a number becomes 0 or infinite, or overflows, in a program of JAX.
+_LEAST_FLOAT, _MOST_FLOAT, _MOST_WHOLE = 1.2e-38, 3.4e38, 2**31 - 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Field:
     """One field of a config.
 
-    The bounds hold for a number, and for every number of a sequence.
+    The bounds hold for a number, and for every number of a sequence. Numbers must fit
+    into 32 bits.
 
     Attributes:
       default: the value in the base config; None for a field that may be left open.
@@ -100,6 +105,10 @@ class Field:
                 raise JcmError(
                     f"{name}={value} must be {self.bounds or 'a finite number'}"
                 )
+            if _is_of(each, float) and not self._fits(each):
+                raise JcmError(
+                    f"{name}={value} does not fit into 32 bits: use another number"
+                )
 
     def _of_another_type(self, name: str, value: Any, wrong: Any) -> str:
         """Returns the error for a value, or a value of a sequence, of another type."""
@@ -121,6 +130,13 @@ class Field:
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
         )
+
+    def _fits(self, value: float) -> bool:
+        """Returns whether 32 bits can hold a number; 0 and bounds of the field can."""
+        if float not in self.types:
+            most = max(self.most or 0, self.below or 0, _MOST_WHOLE)
+            return abs(value) <= most
+        return value == 0 or _LEAST_FLOAT <= abs(value) <= _MOST_FLOAT
 
 
 # A section of a config: fields and smaller sections by name.

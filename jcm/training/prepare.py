@@ -200,7 +200,9 @@ def _check(
             raise JcmError(f"the teacher {config.teachers[name]}: {error}") from error
     memory_limit = memory_plan.limit()
     profile = Profile(config.profile.steps, workdir / "profile")
-    build.default_schedules(config, method.denoiser)
+    # Also of the teachers, which the evaluation after the training samples.
+    for each in (method.denoiser, *denoisers.values()):
+        build.default_schedules(config, each)
     image_labels(config, config.sample.num_images, method.denoiser, names)
     if loading.which_weights(config) == "target_params" and not method.keeps_target:
         raise JcmError(

@@ -294,6 +294,7 @@ def test_one_function_expands_a_tilde(monkeypatch):
             "openai/cd-cifar10-lpip",
             "no published model: did you mean openai/cd-",
         ),
+        ("openai/CD-cifar10-LPIPS", "did you mean openai/cd-cifar10-lpips?"),
         ("openai/gan", "'openai/gan' is no published model: use one of openai/"),
         (
             "google/ddpm-cifar10-32",

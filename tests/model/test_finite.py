@@ -128,6 +128,8 @@ def test_images_that_are_not_finite_are_no_pictures(model, monkeypatch):
     for output in ("float", "uint8", "pil"):
         with pytest.raises(jcm.JcmError, match="makes images that are not finite: use"):
             other.sample(2, output=output)
+    with pytest.raises(jcm.JcmError, match="makes images that are not finite: use"):
+        other.denoise(model.sample(2), 0.5)
     assert np.isfinite(model.sample(2)).all()
 
 

@@ -187,6 +187,10 @@ def test_the_edits_are_listed(model):
             lambda m: m.denoise(np.full((1, 8, 8, 1), 255.0), 1.0),
             "x ranges from 255 to 255, more than images in",
         ),
+        (
+            lambda m: m.denoise(np.full((1, 8, 8, 1), 200.0), 80.0),
+            "x ranges from 200 to 200, more than images in",
+        ),
         (lambda m: m.denoise(np.zeros((8, 8, 1)), 1.0), r"is one image: pass x\[None"),
     ],
 )
