@@ -170,8 +170,8 @@ class Model:
           Images in about [-1, 1].
 
         Raises:
-          JcmError: if shapes, noise levels or labels do not fit the model, or if it makes
-            images that are not finite.
+          JcmError: if shapes, noise levels or labels do not fit the model, or if it
+            makes images that are not finite.
         """
         if isinstance(x, str | os.PathLike):
             raise JcmError(f"{x!r} is a path: read it with jcm.open_pictures")

@@ -113,7 +113,7 @@ def read(workdir: str | os.PathLike) -> Record:
         config = config_lib.from_dict(fields["config"])
         names = tuple(fields["class_names"])
         hashes = fields["data_fingerprint"], fields["teacher_hashes"]
-        starts = tuple(fields.get("starts", ()))
+        starts = tuple(map(dict, fields.get("starts", ())))
     except OSError as error:
         raise JcmError(
             f"{workdir} is not the workdir of a run, since it has no run.json: name"
