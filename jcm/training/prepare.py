@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 from clu.parameter_overview import get_parameter_overview
 from ml_collections import ConfigDict
@@ -29,7 +30,7 @@ from jcm.run.progress import Progress
 from jcm.run.state import State
 from jcm.runtime import distributed, files, memory, preemption, sharding
 from jcm.runtime.arrays import check_finite
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, Preempted
 from jcm.training import memory_plan, program, short, snapshots, start
 from jcm.training.log import TrainLog
 from jcm.training.preview import SCORE_PREFIX, Preview
@@ -96,6 +97,7 @@ def prepare(
             logging.warning("%s", text)
         frozen = _load_frozen(setup, workdir)
         train_step = _compile(setup)
+        _check_not_stopped(watch)  # a large step takes minutes to compile
         state = _load_state(setup, checkpoints, frozen)
         first_step = int(state.step)
         # Check this before the writer below drops what was logged after this step.
@@ -304,6 +306,20 @@ def _compile(setup: _Setup) -> jax.stages.Compiled:
     with distributed.fail_together():
         memory_plan.check(plan, config)
     return train_step
+
+
+def _check_not_stopped(watch: preemption.Watch) -> None:
+    """Checks that no process is asked to stop; every process must call this.
+
+    Raises:
+      Preempted: in every process, if one is.
+    """
+    if distributed.gather(np.bool_(watch.received)).any():
+        raise Preempted(
+            f"stopped by {watch.cause} before the first step of this start: run the"
+            " same command again to resume",
+            by_all=True,
+        )
 
 
 def _load_state(setup: _Setup, checkpoints: Checkpoints, frozen: Frozen) -> State:

@@ -19,6 +19,7 @@ from jcm.model.loading import load
 from jcm.run.checkpoints import Checkpoints
 from jcm.runtime import preemption
 from jcm.runtime.errors import JcmError, Preempted
+from jcm.training import prepare
 from jcm.training.log import TrainLog
 from jcm.training.profiling import Profile
 from jcm.training.run import Run
@@ -92,6 +93,18 @@ def test_a_run_is_stopped_before_its_first_step(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Snapshots, "__enter__", stop)
     with pytest.raises(Preempted, match="stopped by Ctrl-C before the first step: run"):
+        train_lib.train(tiny("digits_edm"), tmp_path)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def _interrupt(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_run_is_stopped_after_compilation(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "_compile", _interrupt)
+    monkeypatch.setattr(prepare, "_load_state", None)
+    with pytest.raises(Preempted, match="stopped by Ctrl-C before the first step of t"):
         train_lib.train(tiny("digits_edm"), tmp_path)
     assert not list((tmp_path / "checkpoints").iterdir())
 
