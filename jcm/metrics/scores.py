@@ -61,6 +61,7 @@ def real_images(config: ConfigDict, dataset: Dataset | None = None) -> Dataset:
     Raises:
       JcmError: if they cannot be opened.
     """
+    _check_exists(config)  # before the data set is prepared
     named = config.eval.reference
     if named and expanded(named).is_dir():
         return given.of_folder(config, named, "config.eval.reference")
@@ -111,19 +112,25 @@ def _check_reference(config: ConfigDict) -> None:
     Raises:
       JcmError: if not.
     """
+    _check_exists(config)
     named, names = config.eval.reference, tuple(config.eval.scores)
     if not named or expanded(named).is_dir():
         return
-    if not expanded(named).is_file():
-        raise JcmError(
-            f"config.eval.reference={named} does not exist: name a folder of pictures,"
-            " or an .npz file"
-        )
     known = [FEATURE_SCORES[name] for name in names if name in FEATURE_SCORES]
     if not any(score.uses_published for score in known):
         raise JcmError(
             f"config.eval.reference={named} is for Inception, which no score of"
             f" config.eval.scores={names} uses: drop it, or name a folder of pictures"
+        )
+
+
+def _check_exists(config: ConfigDict) -> None:
+    """Raises JcmError if `config.eval.reference` names nothing that exists."""
+    named = config.eval.reference
+    if named and not expanded(named).exists():
+        raise JcmError(
+            f"config.eval.reference={named} does not exist: name a folder of pictures,"
+            " or an .npz file"
         )
 
 

@@ -85,6 +85,9 @@ def test_a_wrong_reference_is_named(config, digits, tmp_path, named, message):
     config.eval.reference = str(tmp_path / named)
     with pytest.raises(JcmError, match=message):
         scores.create(config, scores.real_images(config, digits))
+    config.data.name = "not prepared before the reference is found"
+    with pytest.raises(JcmError, match=message if named == "none" else "reference"):
+        scores.real_images(config)
 
 
 def test_samples_are_pictures_or_pixels(config, digits, folder, tmp_path):
