@@ -82,9 +82,9 @@ has_gpu() {
 has_tpu() {
   local vendor
   [[ ! -e /dev/accel0 ]] || return 0
-  for vendor in $(grep -ls 0x1ae0 /sys/bus/pci/devices/*/vendor); do
+  while read -r vendor; do
     [[ $(cat "${vendor%vendor}class") == 0x0[12]* ]] || return 0
-  done
+  done < <(grep -ls 0x1ae0 /sys/bus/pci/devices/*/vendor)
   return 1
 }
 
