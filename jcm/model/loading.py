@@ -103,7 +103,7 @@ def load(
             " folder"
         )
     path = storage.local_folder(path)
-    _check_is_model(path)
+    check_is_model(path)
     if folder.is_exported(path):
         _check_unused(path, "a saved model", ema=ema, step=step, **given)
         return _from_folder(path, batch_size)
@@ -302,8 +302,12 @@ def _ema(ema: Any) -> str:
     return str(ema)
 
 
-def _check_is_model(place: pathlib.Path) -> None:
-    """Raises JcmError for a path that cannot be a model, and names a near one."""
+def check_is_model(place: pathlib.Path) -> None:
+    """Checks that a path can be a model, or is the name of a published one.
+
+    Raises:
+      JcmError: if it cannot; names a near one.
+    """
     path = str(place)
     if not place.exists() and not released.is_name(path):
         near = nearest_path(path)

@@ -183,6 +183,8 @@ def _check(
     """Checks settings and data, without touching the workdir or compiling anything."""
     check_settings(config)
     with distributed.fail_together():  # one machine may lack the data
+        if not workdir_lib.newest_step(workdir):  # it is not needed later
+            start.check_init(config)
         if dataset is None:
             dataset = data.load(config.data, config.data.split)
     logging.info("the data: %s", dataset.summary())

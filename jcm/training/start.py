@@ -135,6 +135,19 @@ def teacher_config(config: ConfigDict, name: str) -> ConfigDict:
     return found
 
 
+def check_init(config: ConfigDict) -> None:
+    """Checks that `config.init.model` exists, long before its weights are needed.
+
+    Raises:
+      JcmError: if not.
+    """
+    if config.init.model:
+        try:
+            loading.check_is_model(storage.local_folder(config.init.model))
+        except JcmError as error:
+            raise JcmError(f"config.init.model: {error}") from error
+
+
 def length(config: ConfigDict) -> str:
     """Returns how long a config trains, in words."""
     steps, batch_size = config.train.num_steps, config.train.batch_size

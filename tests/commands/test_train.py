@@ -293,6 +293,7 @@ def test_folders_of_other_programs_raise(tiny, tmp_path):
         ({"sample.sigmas": (1.0, 80.0)}, "must descend"),
         ({"sample.sigmas": (80.0, float("nan"))}, "must be above 0"),
         ({"sample.ema": "0.5"}, "ema='0.5' is unknown"),
+        ({"init.model": "/nowhere"}, "config.init.model: there is no /nowhere: name"),
         # The teacher is evaluated after the training.
         ({"sample.solver": "hun"}, "solver='hun'"),
     ],

@@ -130,3 +130,11 @@ def test_what_only_shows_the_training_of_a_teacher_may_change(tiny, tmp_path):
     other.teacher_train.num_steps = 5
     with pytest.raises(JcmError, match="config.teacher_train.num_steps=4, not 5: use"):
         workdir_lib.check_same_settings(tmp_path, other)
+
+
+def test_a_run_outlives_the_model_that_it_started_from(tiny, copied):
+    record = _record(copied)
+    record["config"]["init"]["model"] = "/nowhere"
+    (copied / "run.json").write_text(json.dumps(record))
+    train(tiny("digits_edm", **{"init.model": "/nowhere"}), copied)
+    assert jcm.load(copied).step == 8
