@@ -76,7 +76,9 @@ def test_a_folder_and_a_name_of_a_config(tiny, arrays, tmp_path, monkeypatch):
         jcm.save_png(image, tmp_path / "pictures" / f"{i}.png", scale=1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JCM_CACHE", str(tmp_path / "cache"))
-    config = tiny("digits_ct", **{"train.num_steps": 1, "data.dir": ""})
+    # Layers change the size, as in real networks.
+    changes = {"train.num_steps": 1, "data.dir": "", "model.ch_mult": (1, 2)}
+    config = tiny("digits_ct", **changes)
     monkeypatch.setattr(jcm.config, "load", lambda spec: config)
     model = jcm.train("configs/digits_ct.py:smoke", data="pictures")
     assert str(model.workdir) == "runs/digits_ct_smoke"
