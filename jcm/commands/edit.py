@@ -93,10 +93,11 @@ def edit(
 ) -> None:
     """Edits pictures with the model that the config names.
 
-    All pictures are read before the model is loaded, and cut to their central square
-    and resized. With `config.data.skip_broken`, those that cannot be read are skipped.
-    Writes each result as a PNG file with the name of its picture, and before_after.png,
-    which shows the first 16 pictures with all their results.
+    All pictures are read before the model is loaded. They are cropped to their central
+    square and resized. With `config.data.skip_broken`, those that cannot be read are
+    skipped. Writes each result as a PNG file with the name of its picture, and
+    before_after.png, which shows the first 16 pictures, what is replaced in them, and
+    all their results.
 
     Args:
       config: which model to use, and how to sample.

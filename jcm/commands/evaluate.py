@@ -73,8 +73,8 @@ def evaluate(
     and new ones as they appear, up to that of the run's last step. The table has the
     scores of this call; `evaluation/scores.jsonl` has all scores of the workdir.
 
-    Pictures that another program made get a row of their own. If the workdir then holds
-    no run, and the config names no model, they are scored alone.
+    Samples that another program made have a row of their own. If the workdir holds no
+    run and the config names no model, the table has no other row.
 
     Args:
       config: how to sample and what to score. The network is that of the checkpoint.
@@ -119,6 +119,7 @@ def evaluate(
 
 
 def _holds_run(workdir: pathlib.Path) -> bool:
+    """Returns whether a folder is the workdir of a run."""
     return (workdir / "run.json").exists()
 
 

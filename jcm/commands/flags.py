@@ -206,9 +206,9 @@ EVALUATE = (
     Flag(
         "samples",
         "PATH",
-        "samples that another program made, to score too: a folder of pictures of any"
-        " size, or an .npz file with pixels as arr_0; without a run in the workdir,"
-        " these alone",
+        "samples of another program to score too: a folder of pictures of any size, or"
+        " an .npz file with pixels as arr_0; without a run in the workdir, only these"
+        " are scored",
         "",
     ),
 )
@@ -221,7 +221,13 @@ EDIT = (
         "",
     ),
     Flag("output", "DIR", "new or empty folder for the results", ""),
-    Flag("mask", "PATH", "inpaint: mask, white where the picture is replaced", ""),
+    Flag(
+        "mask",
+        "PATH",
+        "inpaint: picture that is white where the input is replaced, and black"
+        " elsewhere",
+        "",
+    ),
     Flag(
         "factor",
         "N",
@@ -322,7 +328,7 @@ SPEED = (
     Flag(
         "repeats",
         "N",
-        "number of timed calls, of which the median counts",
+        "number of timed calls, whose median is printed",
         5,
         _whole(1),
     ),

@@ -46,7 +46,7 @@ COMMANDS = {
         "trains or resumes a run, then evaluates it",
         "--config=FILE [--workdir=DIR] [--config.FIELD=VALUE ...]",
         "Trains a model, or resumes a run that stopped earlier, and evaluates it at the"
-        " end. Ctrl-C stops it; the same command resumes it.",
+        " end. Ctrl-C saves a checkpoint and stops; the same command resumes the run.",
         (
             "--config=configs/digits_cd.py",
             "--config=configs/digits_cd.py:smoke --config.train.num_steps=20",
@@ -58,7 +58,8 @@ COMMANDS = {
         "scores a model and shows its samples",
         _USAGE,
         "Samples a model in every way that the config asks for, scores the samples, and"
-        " writes scores.md and comparison.png into the workdir.",
+        " writes scores.md and comparison.png into the workdir. --samples also scores"
+        " pictures that another program made.",
         (
             "--workdir=runs/digits_cd",
             "--workdir=runs/digits_cd --config.eval.seeds='(0,1,2)'",
@@ -71,8 +72,8 @@ COMMANDS = {
     "sample": Command(
         "writes samples to files",
         _USAGE,
-        "Samples images, and writes them into the folder samples of the workdir. The"
-        " names of the files differ by settings, so that no samples are replaced.",
+        "Samples images, and writes them into the folder samples of the workdir. Other"
+        " settings give other file names, so that no samples are replaced.",
         (
             "--workdir=runs/digits_cd --config.sample.num_images=16",
             "--workdir=runs/digits_cd --config.sample.sigmas='(80.0,)'",
@@ -82,7 +83,7 @@ COMMANDS = {
     "edit": Command(
         "edits picture files, for example fills in what a mask covers",
         "--task=TASK --input=PATH --output=DIR [--FLAG=VALUE ...]",
-        "Edits pictures with a consistency model. Pictures are cut to their central"
+        "Edits pictures with a consistency model. Pictures are cropped to their central"
         " square and resized to the size of the model. Each result is a PNG file with"
         " the name of its picture; before_after.png shows the first 16 pictures, what"
         " is replaced in them, and all their results.",

@@ -36,8 +36,8 @@ def search(
     Compares noise levels with the seed `config.search.seed`, and reports the score of
     the best ones for each seed of `config.eval.seeds`, which the search does not use.
     Writes `search.json` into the workdir; that of an earlier call with other settings
-    is kept in WORKDIR/earlier. A search that was interrupted reuses the
-    scores it has already computed.
+    is kept in WORKDIR/earlier. A search that was interrupted reuses the scores it has
+    already computed.
 
     Args:
       config: what to search for, and how to sample and score.

@@ -18,7 +18,7 @@ _SHIPPED = next(
 
 
 def is_file(spec: str) -> bool:
-    """Returns whether a text names a config file, with or without a mode."""
+    """Returns whether a string names a config file, with or without a mode."""
     return spec.partition(":")[0].endswith(".py")
 
 

@@ -66,7 +66,7 @@ class Config(ConfigDict):
 
 
 def _plain(value: Any) -> Any:
-    """Returns values of NumPy and JAX as those of Python, and a path as a text."""
+    """Returns values of NumPy and JAX as those of Python, and a path as a string."""
     if isinstance(value, ConfigDict):  # which guesses what other attributes mean
         return value
     if isinstance(value, os.PathLike):

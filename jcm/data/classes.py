@@ -1,4 +1,4 @@
-"""The classes of pictures in folders: their names, their order, and who is in which."""
+"""The classes of pictures in folders: their names, their order, and their pictures."""
 
 import json
 import os
@@ -149,12 +149,12 @@ def of_list(
     missing = [path for path in paths if _with_slashes(path) not in found]
     if missing:
         raise JcmError(
-            f"{root / LISTED} has no label of {len(missing)} pictures, such as"
-            f" {missing[0]}: add them, or move the pictures away"
+            f"{root / LISTED} has no label for {len(missing)} pictures, such as"
+            f" {missing[0]}: add the labels, or remove the pictures"
         )
     absent = len(found) - len(paths)
     if absent > 0:
-        logging.warning("%s lists %d files that are not there", root / LISTED, absent)
+        logging.warning("%s lists %d files that do not exist", root / LISTED, absent)
     names = tuple(map(str, range(max(found.values()) + 1)))
     return names, [found[_with_slashes(path)] for path in paths]
 
@@ -177,7 +177,7 @@ def _labels_in(root: pathlib.Path, pairs: Any) -> dict[str, int]:
     except (TypeError, ValueError, AttributeError) as error:
         raise JcmError(
             f"the labels in {root / LISTED} are not pairs of a file and a class 0, 1,"
-            ' ...: set "labels" to null to take all pictures for one class'
+            ' ...: set "labels" to null to put all pictures into one class'
         ) from error
     return found
 

@@ -41,15 +41,15 @@ class Found:
     Attributes:
       pictures: paths of the picture files, relative to the folder, sorted.
       folders: the folders in the folder, sorted.
-      passed_over: the number of other files with each suffix.
+      skipped: the number of other files with each suffix.
       upward: links to a folder that they lie in, which are not followed.
-      repeated: the number of links to files and folders that are there already.
+      repeated: the number of links to files and folders that are listed already.
       not_searched: the number of folders that are not searched.
     """
 
     pictures: list[str] = dataclasses.field(default_factory=list)
     folders: list[str] = dataclasses.field(default_factory=list)
-    passed_over: collections.Counter[str] = dataclasses.field(
+    skipped: collections.Counter[str] = dataclasses.field(
         default_factory=collections.Counter
     )
     upward: list[str] = dataclasses.field(default_factory=list)
@@ -60,13 +60,13 @@ class Found:
         """Logs what is not read: one warning, or none."""
         parts = [
             f"{count} {suffix or 'without a suffix'}"
-            for suffix, count in self.passed_over.most_common(_NAMED_AT_MOST)
+            for suffix, count in self.skipped.most_common(_NAMED_AT_MOST)
         ]
-        rest = len(self.passed_over) - len(parts)
+        rest = len(self.skipped) - len(parts)
         if rest > 0:
             parts.append(f"files with {rest} other suffixes")
         remedy = ""
-        if formats.HEIF_SUFFIXES & self.passed_over.keys():
+        if formats.HEIF_SUFFIXES & self.skipped.keys():
             remedy = f"; {formats.HEIF_REMEDY}"
         used = {pathlib.PurePath(path).parts[0] for path in self.pictures}
         empty = [each for each in self.folders if each not in used]
@@ -76,20 +76,20 @@ class Found:
             parts.append(f"the link {link} to a folder above it")
         if self.repeated:
             plural = "s" * (self.repeated > 1)
-            parts.append(f"{self.repeated} link{plural} to what is there already")
+            parts.append(f"{self.repeated} link{plural} to what is listed already")
         if self.not_searched:
             parts.append(f"{self.not_searched} folder{'s' * (self.not_searched > 1)}")
         if parts:
             what = ", ".join(parts)
-            logging.warning("%s: passed over %s%s", folder, what, remedy)
+            logging.warning("%s: skipped %s%s", folder, what, remedy)
 
 
 def scan(root: pathlib.Path, *, below: bool = True) -> Found:
     """Lists the pictures in a folder.
 
-    What hidden folders hold, or those that programs leave behind, is skipped. Links are
-    followed, but each folder is entered once and each file is listed once, by a path
-    without links if there is one.
+    Hidden folders and those that programs leave behind are skipped. Links are followed,
+    but each folder is entered once and each file is listed once, by a path without
+    links if there is one.
 
     Args:
       root: the folder.
@@ -160,9 +160,9 @@ def is_left_behind(name: str) -> bool:
 
 
 def _add(found: Found, root: pathlib.Path, path: str) -> None:
-    """Adds a file to the pictures, or to what is passed over."""
+    """Adds a file to the pictures, or to the skipped files."""
     full = root / path
     if formats.is_picture(full):
         found.pictures.append(path)
     else:
-        found.passed_over[full.suffix.lower()] += 1
+        found.skipped[full.suffix.lower()] += 1

@@ -12,8 +12,8 @@ from jcm.runtime.errors import JcmError
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 HEIF_REMEDY = "install pillow-heif to read HEIC: pip install pillow-heif"
 
-# Pillow recognises these formats, but cannot decode them without another program, or
-# not at all. Ghostscript would run the code in a file of PostScript.
+# Pillow recognises these formats, but cannot decode them, or only with another program.
+# Ghostscript would run the code in a file of PostScript.
 _NOT_DECODED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 # The brands at the start of files that libheif decodes.
 _HEIF_BRANDS = frozenset(
@@ -32,7 +32,7 @@ def decoded() -> tuple[str, ...]:
 
 
 def marked() -> frozenset[str]:
-    """Returns the formats whose files have a mark at the start."""
+    """Returns the formats whose files begin with a signature."""
     return frozenset(name for name, (_, accept) in Image.OPEN.items() if accept)
 
 
@@ -51,12 +51,12 @@ def is_picture(path: pathlib.Path) -> bool:
     """
     if path.suffix:
         return path.suffix.lower() in suffixes()
-    # The other formats would accept files that are no pictures.
+    # The other formats would accept files that are not pictures.
     formats = [name for name in decoded() if name in marked()]
     try:
         with Image.open(path, formats=formats):
             return True
-    # Pillow raises many types of exceptions for files that are no pictures.
+    # Pillow raises many types of exceptions for files that are not pictures.
     except Exception:
         return False
 

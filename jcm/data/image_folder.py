@@ -125,7 +125,7 @@ def _of_folder(root: pathlib.Path) -> tuple[Listing, bytes]:
     content = b""
     if (root / classes.LISTED).is_file():
         content = (root / classes.LISTED).read_bytes()
-        found.passed_over -= {".json": 1}
+        found.skipped -= {".json": 1}
     found.report(root)
     _check_not_empty(root, listing)
     return listing, content
@@ -153,7 +153,7 @@ def _of_zip(root: pathlib.Path) -> tuple[Listing, bytes]:
         if suffix in formats.suffixes():
             listing.append((each.filename, each.file_size, each.CRC))
         elif each.filename != classes.LISTED:
-            found.passed_over[suffix] += 1
+            found.skipped[suffix] += 1
     found.report(root)
     _check_not_empty(root, listing)
     return sorted(listing), content
@@ -224,7 +224,7 @@ def _readable(
 def _check_broken(
     config: FolderConfig, broken: Sequence[str], found: Sequence[int]
 ) -> None:
-    """Checks that the config allows to skip broken pictures, and that no class is lost.
+    """Checks that broken pictures may be skipped, and that no class becomes empty.
 
     Args:
       config: of the folder.

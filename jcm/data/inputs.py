@@ -33,8 +33,8 @@ def as_images(
     Args:
       given: uint8 or float arrays (n, h, w, c) or (h, w, c), Pillow images, or a
         sequence of single images of one size. Pillow images are placed on white and
-        converted to colour or grey, and with `size` cut to their central square and
-        resized; the conversion is logged.
+        converted to colour or grey, and with `size` cropped to their central square
+        and resized; the conversion is logged.
       channels: channels of the result, 3 or 1; grey arrays are repeated to get 3. None
         takes those of the images.
       size: the height and width of the result, which arrays must have; None allows
@@ -155,7 +155,7 @@ def _single(image: Any, channels: int, size: int | None) -> Shaped[np.ndarray, "
         logging.warning("an image of mode %s is converted to %s", image.mode, mode)
     image = pictures.as_seen(image)
     if size is not None and image.size != (size, size):
-        how = "resized" if image.width == image.height else "cut and resized"
+        how = "resized" if image.width == image.height else "cropped and resized"
         logging.warning(
             "an image of %dx%d is %s to %dx%d", *image.size, how, size, size
         )

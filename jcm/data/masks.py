@@ -1,7 +1,7 @@
 """Masks of inpainting: arrays, or pictures that are painted white.
 
-A pixel of the model is generated again if the picture is painted on anywhere in it, be
-the stroke ever so thin. The command, Python and the page follow this rule.
+A pixel of the model is replaced if the mask is painted on anywhere in it, however thin
+the stroke is. The command, Python and the page follow this rule.
 """
 
 import os
@@ -27,7 +27,7 @@ Size = tuple[int, int]
 def as_mask(
     mask: AnyArray | Image.Image, sizes: Sequence[Size | None], size: int
 ) -> Float[np.ndarray, "m h w 1"]:
-    """Converts a mask to a float32 array from 0 (keep) to 1 (generate again).
+    """Converts a mask to a float32 array from 0 (keep) to 1 (replace).
 
     Args:
       mask: an array from 0 to 1 of shape (h, w), (n, h, w) or (n, h, w, 1), or a
@@ -58,11 +58,11 @@ def as_mask(
     if not (free.min() >= 0 and free.max() <= 1):
         raise JcmError(
             "the mask has values outside [0, 1]: use 0 to keep a pixel and 1 to"
-            " generate it again"
+            " replace it"
         )
     if not free.reshape(-1, size * size).any(axis=1).all():
         raise JcmError(
-            "the mask is zero everywhere: mark the pixels to generate again with 1"
+            "the mask is zero everywhere: mark the pixels to replace with 1"
         )
     return free.reshape(-1, *whole, 1)
 
@@ -88,8 +88,8 @@ def of_picture(
     # A channel that is opaque everywhere says nothing.
     if mask.has_transparency_data and np.asarray(mask.getchannel("A")).min() < 255:
         raise JcmError(
-            f"{name} has transparency: use black to keep pixels and white to generate"
-            " them again"
+            f"{name} has transparency: use black to keep pixels and white to replace"
+            " them"
         )
     width, height = mask.size
     if width != height:
@@ -104,18 +104,19 @@ def of_picture(
     if not painted.any() and values.any():
         raise JcmError(
             f"{name} is almost black, with values up to {values.max()} of 255: paint"
-            " white what to generate again"
+            " white where the picture is replaced"
         )
     if not inside.any():
         where = " in its central square" if painted.any() else ""
         raise JcmError(
-            f"{name} is zero everywhere{where}: paint white what to generate again"
+            f"{name} is black everywhere{where}: paint white where the picture is"
+            " replaced"
         )
     return _any_of_rows(_any_of_rows(inside, size).T, size).T.astype(np.float32)
 
 
 def _check_same_shape(name: str, mask: Size, other: str, theirs: Size | None) -> None:
-    """Raises JcmError if a mask that is not square has not the shape of a picture."""
+    """Raises JcmError if a mask has another aspect ratio than a picture."""
     width, height = mask
     if theirs is None:
         raise JcmError(
@@ -131,7 +132,7 @@ def _check_same_shape(name: str, mask: Size, other: str, theirs: Size | None) ->
 
 
 def _any_of_rows(painted: Bool[np.ndarray, "h w"], rows: int) -> np.ndarray:
-    """Returns for each of `rows` parts of the height what is painted on in it."""
+    """Returns for each of `rows` parts of the height which columns are painted on."""
     height = len(painted)
     first = [i * height // rows for i in range(rows)]
     end = [-(-i * height // rows) for i in range(1, rows + 1)]

@@ -32,7 +32,7 @@ def open_part(builder: builder_lib.ImageBuilder, split: str) -> Records:
         repeated = _repeated(pieces)
         if repeated:
             logging.warning(
-                "the pieces of config.data.split=%r overlap: %d records are used again",
+                "the parts of config.data.split=%r overlap: %d images are used again",
                 *(split, repeated),
             )
         return _Part(builder, pieces)

@@ -18,9 +18,9 @@ from jcm.data import formats, metadata
 from jcm.data.metadata import Report
 from jcm.runtime.errors import JcmError
 
-# What white is in an image whose largest value is up to the first number. Programs that
-# resize fractions exceed their range a little. Values up to 16 could be those of bright
-# fractions or of a dark picture.
+# The value of white in an image, by the largest value that the image may have. Programs
+# that resize fractions exceed their range a little. Values up to 16 could be those of
+# bright fractions or of a dark picture, so that white is unknown.
 _WHITE: dict[str, dict[float, int | None]] = {
     "F": {1.1: 1, 16: None, 280: 255, 72_000: 65_535},
     "I": {255: 255, 65_535: 65_535},

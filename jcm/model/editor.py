@@ -55,12 +55,11 @@ class Editor:
     """The edits that a consistency model can do without being trained for them.
 
     Every method takes one or several images: uint8 arrays or float arrays in [-1, 1] of
-    the model's size, or Pillow's images, which are turned upright, cut to their central
-    square and resized. It returns the results in the form
-    that `output` names: (n * variants, height, width, channels) for n images. Result
-    i * variants + j is variant j of image i. Its noise depends only on this number and
-    the seed. Float results may lie slightly outside [-1, 1] if the known part of an
-    image requires it.
+    the model's size, or Pillow's images, which are turned upright, cropped to their
+    central square and resized. It returns the results in the form that `output` names:
+    (n * variants, height, width, channels) for n images. Result i * variants + j is
+    variant j of image i. Its noise depends only on this number and the seed. Float
+    results may lie slightly outside [-1, 1] if the known part of an image requires it.
 
     All methods raise JcmError if images, masks, noise levels or labels do not fit the
     model.
@@ -127,9 +126,9 @@ class Editor:
           given: images; their content under the mask does not matter.
           mask: an array (h, w) for all images, or (n, h, w), of the model's size: 1 (or
             True) where the image is replaced, 0 where it is kept, or values between. Or
-            a Pillow image for all images, of their aspect ratio or square, white where
-            they are replaced and black where they are kept. Each pixel of the model
-            that is painted on at all is replaced.
+            a Pillow image for all images, white where they are replaced and black where
+            they are kept. It has their aspect ratio, or is square. Each pixel of the
+            model that is painted on at all is replaced.
           options: see `Options`.
         """
         x = self._images(given)

@@ -200,7 +200,7 @@ def _log_choice(
         _log_once(label, chosen, class_names[chosen], other, class_names[other])
 
 
-# A run samples often with the same labels.
+# A run often samples with the same labels.
 @functools.cache
 def _log_once(label: str, chosen: int, name: str, other: int, its_name: str) -> None:
     logging.warning(

@@ -99,8 +99,8 @@ def load(
     address = str(path)
     if re.match("(https?|hf)://", address):
         raise JcmError(
-            f"{address} is an address: download what it names, and load the file or"
-            " folder"
+            f"{address} is a URL, which jcm.load does not download: download it, and"
+            " load the file or folder"
         )
     path = storage.local_folder(path)
     check_is_model(path)
@@ -289,7 +289,7 @@ def _ema(ema: Any) -> str:
     """Returns the name of the weights; an average may be named by its rate.
 
     Raises:
-      JcmError: if it is neither a text nor a number.
+      JcmError: if it is neither a string nor a number.
     """
     if isinstance(ema, str):
         return ema
@@ -297,7 +297,7 @@ def _ema(ema: Any) -> str:
         number("ema", ema)
     except JcmError:
         raise JcmError(
-            f"ema={shown(ema)} must be a text or a number, such as 0.9999"
+            f"ema={shown(ema)} must be a string or a number, such as 0.9999"
         ) from None
     return str(ema)
 

@@ -49,8 +49,8 @@ def open_pictures(
 ) -> Float[np.ndarray, "n h w c"]:
     """Reads picture files as images that a model can edit.
 
-    Each picture is turned upright, placed on white, cut to its central square, resized,
-    and converted to colour or grey. A line on each conversion is shown.
+    Each picture is turned upright, placed on white, cropped to its central square,
+    resized, and converted to colour or grey. A line is logged for each conversion.
 
     Args:
       paths: a file, a folder, whose pictures are read in the order of their names, or
@@ -180,7 +180,7 @@ def _converted(
         logging.info(
             "%s: %dx%d %s, %s to %dx%d %s",
             *(path, width, height, colours),
-            "resized" if width == height else "cut and resized",
+            "resized" if width == height else "cropped and resized",
             *(size, size, wanted),
         )
     return pictures.to_square(image, size, channels)

@@ -1,4 +1,4 @@
-"""Results of a command in a workdir; those of other settings are kept beside them.
+"""Results of a command in a workdir; those of earlier settings are kept beside them.
 
 results.json    for each command, the settings that made its results
 earlier/N/      results that were made with other settings, and these as settings.json

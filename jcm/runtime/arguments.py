@@ -138,7 +138,7 @@ def numbers(name: str, values: Any) -> Any:
       values: a number, a sequence of numbers or an array; traced ones are allowed.
 
     Raises:
-      JcmError: if a value is no number, such as a text or None.
+      JcmError: if a value is no number, such as a string or None.
     """
     is_array = hasattr(values, "dtype") and hasattr(values, "ndim")
     try:

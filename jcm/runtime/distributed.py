@@ -291,7 +291,7 @@ def fail_together() -> Iterator[None]:
         yield
     except Exception as error:  # raised below, when the others know of it
         failed = error
-    # The name of a file may be no UTF-8.
+    # The name of a file in the message may not be UTF-8.
     text = one_line(failed).encode(errors="backslashreplace") if failed else b""
     text = text[:_MESSAGE_BYTES]
     padded = np.frombuffer(text.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)

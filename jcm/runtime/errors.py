@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-# An error shows at most so many characters of a wrong value.
+# An error shows at most this many characters of a wrong value.
 _LONGEST = 60
 
 

@@ -12,7 +12,7 @@ KINDS: dict[type, str] = {
     int: "a whole number",
     float: "a number",
     tuple: "values in brackets",
-    str: "a text",
+    str: "a string",
 }
 """What the values of a type are called."""
 
@@ -114,7 +114,7 @@ class Field:
         """Returns the error for a value, or a value of a sequence, of another type."""
         if self.types == (str,) and isinstance(self.default, tuple):
             return (
-                f"{name}={value} must be texts: put {wrong} in quotes, as in"
+                f"{name}={value} must be strings: put {wrong} in quotes, as in"
                 f" --{name}=\"('{wrong}',)\""
             )
         kind = " or ".join(KINDS[each] for each in self.types)

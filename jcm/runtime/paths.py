@@ -9,11 +9,11 @@ from jcm.runtime.errors import JcmError, nearest, shown
 def expanded(path: str | os.PathLike) -> pathlib.Path:
     """Returns a path with the home folder in place of `~` or `~NAME`.
 
-    Every path of a user goes through this function, since a shell does not replace a
-    `~` in the middle of a flag, and Python and config files never do.
+    Every path that a user names goes through this function, since a shell does not
+    replace a `~` in the middle of a flag, and Python never does.
 
     Raises:
-      JcmError: if there is no user NAME, or if it is no path.
+      JcmError: if there is no user NAME, or if it is not a path.
     """
     try:
         return pathlib.Path(path).expanduser()

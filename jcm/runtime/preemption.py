@@ -18,7 +18,7 @@ from jaxtyping import Int32
 from jcm.runtime.errors import Preempted
 
 SLOW, STOP = 1, 2
-"""What a process adds to a batch: steps take long; a signal has come. 0 is neither."""
+"""What a process adds to a batch: steps take long; a signal has come; 0 for neither."""
 
 _NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 # A program that starts this one may pass on what the terminal sends to both, so a

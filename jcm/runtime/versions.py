@@ -110,7 +110,7 @@ def in_words(environment: Mapping[str, Any]) -> str:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Returns in words where two environments differ, such as "jax 0.10.1, now 0.10.2".
+    """Returns in words how two environments differ, such as "jax 0.10.1, now 0.10.2".
 
     A commit counts only if the code differs.
     """

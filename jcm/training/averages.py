@@ -5,10 +5,10 @@
 "halflife:0.5/0.05"  the same, but at most 0.05 times the images seen so far
 "power:0.05"         power function of relative width 0.05 (Karras et al. 2024)
 
-An average of the first two forms begins as a copy of the first weights, which are a
-share of it ever after: 0.9999^n after n steps. With a ramp, or as a power function, it
-forgets them after a few steps, so that it is right for a run of any length. The configs
-of the paper have the forms of the paper, and those for folders of pictures have a ramp.
+An average of the first two forms begins as a copy of the first weights. Their share of
+it is still 0.9999^n after n steps. An average with a ramp or a power function forgets
+them after a few steps, so that it is suitable for a run of any length. The configs of
+the paper have the form of the paper, and those for folders of pictures have a ramp.
 """
 
 import dataclasses
@@ -70,7 +70,7 @@ class Average:
         )
 
     def first_share(self, steps: int, batch_size: int) -> float:
-        """Returns which share of the average the first weights are after some steps.
+        """Returns the share of the first weights in the average after some steps.
 
         Args:
           steps: number of steps.
@@ -112,7 +112,7 @@ class Average:
 
 
 def parse(spec: str) -> Average:
-    """Returns the average that a text of `config.train.averages` describes.
+    """Returns the average that a string of `config.train.averages` describes.
 
     Raises:
       JcmError: if there is no such form, or a number is out of bounds.

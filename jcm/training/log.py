@@ -52,7 +52,7 @@ class TrainLog:
         self._limit = skip_nonfinite
         self._in_a_row = self._skipped = 0
         self.stop = False
-        self.takes_long = self.settles_first = True  # until a step was timed
+        self.takes_long = self.settles_first = True  # until a step has been timed
         self._settled_at: float | None = None
         self._pending: tuple[int, Metrics] | None = None
         self._losses: list[float] = []

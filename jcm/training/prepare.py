@@ -240,7 +240,7 @@ def _score_groups(
 def _saved_step(setup: _Setup, checkpoints: Checkpoints) -> int | None:
     """Returns the step of the newest checkpoint, or None.
 
-    If it is the last step, checkpoints that cannot be read are passed over.
+    If it is the last step, checkpoints that cannot be read are skipped.
     """
     latest = checkpoints.latest_step
     if (latest or 0) < setup.config.train.num_steps:
@@ -287,7 +287,7 @@ def _write_parameters(network: networks.Network, workdir: pathlib.Path) -> None:
         files.write_text(workdir / _PARAMETERS, f"{overview}\n")
     count = sum(leaf.size for leaf in jax.tree.leaves(network.shapes))
     logging.info(
-        "the network has %s parameters, which %s lists", f"{count:,}", _PARAMETERS
+        "the network has %s parameters, listed in %s", f"{count:,}", _PARAMETERS
     )
 
 
@@ -348,7 +348,7 @@ def _finite(state: State) -> State:
     """Returns a state whose weights are finite.
 
     Raises:
-      JcmError: in every process, if one is not: averages would stay so without a word.
+      JcmError: in every process, if a weight is not: averages would stay infinite.
     """
     with distributed.fail_together():
         check_finite(state, "delete this checkpoint, or start from another model")

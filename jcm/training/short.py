@@ -14,12 +14,12 @@ from jcm.training import averages
 _FIRST_WEIGHTS, _PART = 0.1, 0.5
 # The part of the run for the warm-up, and the ramp of an average, that are advised.
 _WARMUP, _RAMP = 0.1, 0.05
-# The number of steps at which a curriculum is looked at.
+# The number of steps at which a curriculum is evaluated.
 _POINTS = 256
 
 
 def warnings(config: ConfigDict, method: Method, section: str = "") -> list[str]:
-    """Returns what a run will not reach before its end, and what to set.
+    """Returns warnings of what a run is too short for, and what to set.
 
     Args:
       config: the whole config of the run.
@@ -42,8 +42,8 @@ def _of_warmup(config: ConfigDict, section: str) -> list[str]:
     reached = "" if warmup <= run else f", up to {rate * run / warmup:.2g} of {rate:g}"
     return [
         f"the learning rate rises for {min(warmup / run, 1):.0%} of the run{reached}:"
-        f" config.optim.warmup_kimg={warmup:g} is long for a run of {run:.3g} kimg. Set"
-        f" --{section}.warmup_kimg={_WARMUP * run:.2g}"
+        f" config.optim.warmup_kimg={warmup:g} is too long for a run of {run:.3g} kimg."
+        f" Set --{section}.warmup_kimg={_WARMUP * run:.2g}"
     ]
 
 
@@ -62,15 +62,15 @@ def _of_averages(config: ConfigDict, section: str) -> list[str]:
             else "Set --config.train.averages="
         )
         found.append(
-            f"{share:.0%} of the average {spec} will be the first weights, so that its"
-            " samples show little of the training: the run is short for its memory."
-            f" {remedy}\"('{ramped}',)\""
+            f"{share:.0%} of the average {spec} will still be the first weights at the"
+            " end, so that its samples show little of the training: the run is too"
+            f" short for this average. {remedy}\"('{ramped}',)\""
         )
     return found
 
 
 def _of_curriculum(config: ConfigDict, method: Method, section: str) -> list[str]:
-    """Looks at the scalars of a curriculum, as they are now and in a longer run."""
+    """Compares the scalars of a curriculum in this run and in a longer one."""
     steps = config.train.num_steps
     points = jnp.linspace(0, steps - 1, _POINTS).astype(jnp.int32)
     scalars = jax.vmap(method.curriculum)(points)
@@ -81,9 +81,9 @@ def _of_curriculum(config: ConfigDict, method: Method, section: str) -> list[str
         share = math.exp(float(jnp.mean(rates)) * steps)
         if share > _FIRST_WEIGHTS:
             found.append(
-                f"{share:.0%} of the target will be the first weights, since the run is"
-                " short for its memory. Set a lower EMA rate of the target in"
-                f" config.loss, or a larger --{section}.num_steps"
+                f"{share:.0%} of the target will still be the first weights at the end:"
+                " the run is too short for its rate. Set a lower EMA rate of the target"
+                f" in config.loss, or a larger --{section}.num_steps"
             )
     for name, values in scalars.items():
         first, last, end = (

@@ -116,8 +116,8 @@ def teacher_config(config: ConfigDict, name: str) -> ConfigDict:
 
     The data, noise levels, mesh, evaluation and seed are those of the student. If the
     student begins with the weights of the teacher, so is the network, except for its
-    dropout. How the teacher is trained says its own config, except for the values of
-    `config.teacher_train`.
+    dropout. Everything else is taken from the config of the teacher, except for the
+    fields of `config.teacher_train` that are not None.
     """
     found = config_lib.load(config.teachers[name])
     begins = methods.recipe(config.method).begins_with == name
@@ -172,8 +172,8 @@ def _train_and_load(
     theirs = teacher_config(config, name)
     if workdir_lib.newest_step(source) < theirs.train.num_steps:
         logging.info(
-            "first, the teacher %s is trained for %s, in %s; then the student for %s."
-            " config.teacher_train changes the training of the teacher",
+            "the teacher %s is trained first, for %s, in %s; then the student, for %s."
+            " The fields of config.teacher_train change the training of the teacher",
             *(config.teachers[name], length(theirs), source, length(config)),
         )
     train(theirs, source)

@@ -163,7 +163,7 @@ def test_a_student_with_classes_and_its_teacher_in_one_run(tiny, tmp_path, caplo
     assert "Set --config.teacher_train.warmup_kimg=0.0064" in short[2]
     # The table of parameters is in a file.
     count = sum(leaf.size for leaf in jax.tree.leaves(teacher.params))
-    line = f"the network has {count:,} parameters, which parameters.txt lists"
+    line = f"the network has {count:,} parameters, listed in parameters.txt"
     assert said.count(line) == 2, said
     assert f"Total: {count:,}" in (tmp_path / "parameters.txt").read_text()
     assert not [text for text in said if "\n" in text]

@@ -120,7 +120,7 @@ def test_each_name_in_a_zip_file_is_one_picture(data_config, tmp_path, caplog):
     images = data.load(of_folder(data_config, place)).arrays()["image"]
     assert len(images) == 6
     np.testing.assert_array_equal(images[0], images[1])  # the last file of the name
-    assert f"{place}: passed over 1 .txt" in caplog.text
+    assert f"{place}: skipped 1 .txt" in caplog.text
 
 
 def test_an_encrypted_zip_file_is_refused(data_config, tmp_path):

@@ -1,4 +1,4 @@
-"""Tests of what is found in a folder, and what is passed over."""
+"""Tests of what is found in a folder, and what is skipped."""
 
 import os
 
@@ -94,7 +94,7 @@ def test_the_folders_below_can_be_left_out(tmp_path, caplog):
     found = folders.scan(tmp_path, below=False)
     assert found.pictures == ["a.png", "b.png"]
     found.report(tmp_path)
-    assert caplog.text.endswith("passed over 2 folders\n")
+    assert caplog.text.endswith("skipped 2 folders\n")
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):

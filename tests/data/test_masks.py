@@ -74,7 +74,7 @@ def test_a_mask_has_the_shape_of_the_upright_picture():
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (Image.new("L", (9, 9)), "the mask is zero everywhere: paint white what"),
+        (Image.new("L", (9, 9)), "the mask is black everywhere: paint white"),
         (Image.new("L", (9, 9), 1), "almost black, with values up to 1 of 255: paint"),
         (Image.new("RGBA", (9, 9)), "the mask has transparency: use black to keep"),
         (Image.new("L", (9, 8), 255), "9x8 is not square, but photo.png is: pass the"),
@@ -88,7 +88,7 @@ def test_masks_that_do_not_fit_raise(mask, message):
 def test_paint_outside_of_the_central_square_raises():
     mask = np.zeros((8, 24), np.uint8)
     mask[:, :8] = 255
-    with pytest.raises(JcmError, match="zero everywhere in its central square: paint"):
+    with pytest.raises(JcmError, match="black everywhere in its central square: paint"):
         _painted(Image.fromarray(mask), shape=(48, 16))
 
 

@@ -55,9 +55,9 @@ def test_other_data_sets_are_cut_in_their_published_order(data_config, digit_set
 
 def test_records_that_are_used_twice_are_reported(pets, data_config, caplog):
     assert len(data.load(pets, "train[:60%]+train[40%:]")) == 24
-    assert "config.data.split='train[:60%]+train[40%:]' overlap: 4 rec" in caplog.text
+    assert "config.data.split='train[:60%]+train[40%:]' overlap: 4 ima" in caplog.text
     assert len(data.load(data_config, "train[:9]+train[1:2]+train[5:]")) == 1802
-    assert "overlap: 5 records are used again" in caplog.text
+    assert "overlap: 5 images are used again" in caplog.text
     caplog.clear()
     data.load(pets, "+".join(HALVES))
     assert not caplog.records

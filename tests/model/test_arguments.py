@@ -118,9 +118,9 @@ def test_an_average_may_be_named_by_its_rate(model, ema):
     ("ema", "message"),
     [
         (0.9, "ema='0.9' is unknown: use one of params, target_params, 0.99"),
-        (None, "ema=None must be a text or a number"),
-        (["0.99"], r"ema=\['0.99'\] must be a text or a number"),
-        (True, "ema=True must be a text or a number"),
+        (None, "ema=None must be a string or a number"),
+        (["0.99"], r"ema=\['0.99'\] must be a string or a number"),
+        (True, "ema=True must be a string or a number"),
     ],
 )
 def test_another_average_is_one_line(model, monkeypatch, ema, message):
@@ -302,8 +302,8 @@ def test_one_function_expands_a_tilde(monkeypatch):
             " repository of the Hugging Face Hub, download it with `hf download"
             " google/ddpm-cifar10-32 --local-dir=FOLDER` and load FOLDER",
         ),
-        ("https://huggingface.co/a/b", "is an address: download what it names"),
-        ("hf://a/b", "^hf://a/b is an address"),
+        ("https://huggingface.co/a/b", "is a URL, which jcm.load does not download"),
+        ("hf://a/b", "^hf://a/b is a URL"),
         ("my_model", "there is no my_model: name a workdir, .*lpips$"),
     ],
 )

@@ -379,7 +379,7 @@ def test_pictures_of_any_size_are_edited_as_by_the_command(digits, caplog):
     assert np.abs(made[0, ..., 0] - want)[free == 0].max() <= 1
     again = found.edit.inpaint(made, free, output="uint8", **_FEW)
     np.testing.assert_array_equal(again[0][free == 0], made[0][free == 0])
-    assert "an image of 12x16 is cut and resized to 8x8" in caplog.text
+    assert "an image of 12x16 is cropped and resized to 8x8" in caplog.text
     for stored in (mask.T, mask[:8]):
         with pytest.raises(jcm.JcmError, match="another aspect ratio than image 0 of"):
             found.edit.inpaint([photo], Image.fromarray(stored))

@@ -277,7 +277,7 @@ def test_pictures_are_opened_as_the_command_does(model, tmp_path, colour_files, 
     opened = jcm.open_pictures(tmp_path, model)
     assert len(caplog.messages) == 2
     assert caplog.messages[0].endswith(
-        "a.png: 20x30 colour, cut and resized to 8x8 grey"
+        "a.png: 20x30 colour, cropped and resized to 8x8 grey"
     )
     assert opened.shape == (2, 8, 8, 1) and opened.dtype == np.float32
     paths = sorted(tmp_path.iterdir())

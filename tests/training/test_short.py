@@ -43,7 +43,7 @@ def _target(scales):
             "",
             [
                 "the learning rate rises for 100% of the run, up to 0.00015 of 0.0004:"
-                " config.optim.warmup_kimg=50 is long for a run of 19.2 kimg. Set"
+                " config.optim.warmup_kimg=50 is too long for a run of 19.2 kimg. Set"
                 " --config.optim.warmup_kimg=1.9"
             ],
         ),
@@ -52,7 +52,7 @@ def _target(scales):
             "teacher_train",
             [
                 "the learning rate rises for 62% of the run:"
-                " config.optim.warmup_kimg=12 is long for a run of 19.2 kimg. Set"
+                " config.optim.warmup_kimg=12 is too long for a run of 19.2 kimg. Set"
                 " --config.teacher_train.warmup_kimg=1.9"
             ],
         ),
@@ -60,13 +60,13 @@ def _target(scales):
             {"train.averages": ("0.999", "0.99", "halflife:0.01")},
             "",
             [
-                "55% of the average 0.999 will be the first weights, so that its"
-                " samples show little of the training: the run is short for its"
-                " memory. Set"
+                "55% of the average 0.999 will still be the first weights at the end,"
+                " so that its samples show little of the training: the run is too short"
+                " for this average. Set"
                 " --config.train.averages=\"('halflife:0.022/0.05',)\"",
-                "26% of the average halflife:0.01 will be the first weights, so that"
-                " its samples show little of the training: the run is short for its"
-                " memory. Set"
+                "26% of the average halflife:0.01 will still be the first weights at"
+                " the end, so that its samples show little of the training: the run is"
+                " too short for this average. Set"
                 " --config.train.averages=\"('halflife:0.01/0.05',)\"",
             ],
         ),
@@ -80,7 +80,7 @@ def test_a_short_run_says_what_to_set(changes, section, messages):
 def test_a_target_needs_a_run_that_is_longer_than_its_memory():
     assert short.warnings(_config(), _target(FixedScales(18, 0.95))) == []
     (found,) = short.warnings(_config(), _target(FixedScales(18, 0.999)))
-    assert found.startswith("55% of the target will be the first weights")
+    assert found.startswith("55% of the target will still be the first weights")
     # N(k) and mu(k) fit the length of the run.
     assert short.warnings(_config(), _target(AdaptiveScales(2, 40, 0.9, 600))) == []
 

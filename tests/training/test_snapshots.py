@@ -95,7 +95,7 @@ def test_a_resumed_run_leaves_the_snapshots_that_it_has(run, tmp_path):
         ({"train.averages": ("mean",)}, "config.train.averages: 'mean' is unknown"),
         (
             {"train.averages": (0.99,)},
-            "must be texts: put 0.99 in quotes",
+            "must be strings: put 0.99 in quotes",
         ),
         (
             {"model.guidance": True},
