@@ -6,7 +6,7 @@ Expected score: FID 6.20 in one step, 4.70 in two steps (sigma 80, 1.3824).
 The released teacher can be used too: --config.teachers.diffusion=openai/edm-imagenet64.
 
 Set the folder, with one sub-folder for each class, by --config.data.path=DIR. Pictures
-are cropped to the centre square and reduced by averaging. The published data sets of
+are cropped to the central square and reduced by averaging. The published data sets of
 this name were reduced in other ways: docs/data.md compares them.
 """
 

@@ -5,7 +5,7 @@ learning rate is that of the code; the table has 8e-6.
 Expected score: FID 13.0 in one step, 11.1 in two steps (sigma 80, 1.9128).
 
 Set the folder, with one sub-folder for each class, by --config.data.path=DIR. Pictures
-are cropped to the centre square and reduced by averaging. The published data sets of
+are cropped to the central square and reduced by averaging. The published data sets of
 this name were reduced in other ways: docs/data.md compares them.
 """
 

@@ -5,7 +5,7 @@ script trains until it is stopped; the 800,000 steps here are those of CIFAR-10.
 Expected score: FID 2.44 by Heun's method with 79 network evaluations.
 
 Set the folder, with one sub-folder for each class, by --config.data.path=DIR. Pictures
-are cropped to the centre square and reduced by averaging. The published data sets of
+are cropped to the central square and reduced by averaging. The published data sets of
 this name were reduced in other ways: docs/data.md compares them.
 """
 

@@ -8,7 +8,7 @@ Expected score: FID 7.80 in one step, 5.22 in two steps (sigma 80, 4.3656) on Be
 The released teachers can be used too:
 --config.teachers.diffusion=openai/edm-bedroom256 or openai/edm-cat256.
 
-Set the folder of pictures by --config.data.path=DIR. They are cropped to the centre
+Set the folder of pictures by --config.data.path=DIR. They are cropped to the central
 square and reduced by averaging, as by the authors.
 """
 

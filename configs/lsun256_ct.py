@@ -5,7 +5,7 @@ learning rate and the batch size are those of the code; the table has 1e-5 and 2
 Expected score: FID 16.0 in one step, 7.85 in two steps (sigma 80, 3.9912) on Bedroom;
 20.7 and 11.7 (sigma 80, 5.2485) on Cat.
 
-Set the folder of pictures by --config.data.path=DIR. They are cropped to the centre
+Set the folder of pictures by --config.data.path=DIR. They are cropped to the central
 square and reduced by averaging, as by the authors.
 """
 

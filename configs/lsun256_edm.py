@@ -5,7 +5,7 @@ scripts/launch.sh of their PyTorch code has 256 images.
 Expected score: FID 3.57 on Bedroom and 6.69 on Cat by Heun's method with 79 network
 evaluations.
 
-Set the folder of pictures by --config.data.path=DIR. They are cropped to the centre
+Set the folder of pictures by --config.data.path=DIR. They are cropped to the central
 square and reduced by averaging, as by the authors.
 """
 

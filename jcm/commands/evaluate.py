@@ -67,7 +67,7 @@ def evaluate(
 
     Writes `comparison.png` (teacher, one step, two steps, real images), `scores.json`
     and `scores.md` into the workdir, and logs the table. Those of an earlier call with
-    other settings are kept in WORKDIR/earlier. The model is that of
+    other settings, weights or data are kept in WORKDIR/earlier. The model is that of
     `config.sample.model`, of the checkpoint `config.sample.step`, or of the newest
     checkpoint. With `config.eval.watch`, every checkpoint is evaluated, old ones first
     and new ones as they appear, up to that of the run's last step. The table has the
