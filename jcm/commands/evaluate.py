@@ -346,7 +346,7 @@ def _markdown(config: ConfigDict, table: list[Row]) -> str:
     )
     if len(columns) > 1:
         main = scores_lib.main_column(config.eval.scores)
-        note += f"; {main} counts, of the first of config.eval.scores"
+        note += f"; {main} counts, since it is of the first of config.eval.scores"
     return "\n".join(lines) + f"\n\n{note}\n"
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Iterator
@@ -57,7 +58,10 @@ class Found:
     not_searched: int = 0
 
     def report(self, folder: pathlib.Path) -> None:
-        """Logs what is not read: one warning, or none."""
+        """Logs what is not read: one warning, or none.
+
+        The same warning is logged once: a command can open a folder several times.
+        """
         parts = [
             f"{count} {suffix or 'without a suffix'}"
             for suffix, count in self.skipped.most_common(_NAMED_AT_MOST)
@@ -81,7 +85,12 @@ class Found:
             parts.append(f"{self.not_searched} folder{'s' * (self.not_searched > 1)}")
         if parts:
             what = ", ".join(parts)
-            logging.warning("%s: skipped %s%s", folder, what, remedy)
+            _warn_once(f"{folder}: skipped {what}{remedy}")
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    logging.warning("%s", text)
 
 
 def scan(root: pathlib.Path, *, below: bool = True) -> Found:

@@ -10,7 +10,7 @@ from PIL import Image
 from jcm.runtime.errors import JcmError
 
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
-HEIF_REMEDY = "install pillow-heif to read HEIC: pip install pillow-heif"
+HEIF_REMEDY = "to read HEIC files, run pip install pillow-heif"
 
 # Pillow recognises these formats, but cannot decode them, or only with another program.
 # Ghostscript would run the code in a file of PostScript.

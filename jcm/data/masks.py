@@ -61,9 +61,7 @@ def as_mask(
             " replace it"
         )
     if not free.reshape(-1, size * size).any(axis=1).all():
-        raise JcmError(
-            "the mask is zero everywhere: mark the pixels to replace with 1"
-        )
+        raise JcmError("the mask is zero everywhere: mark the pixels to replace with 1")
     return free.reshape(-1, *whole, 1)
 
 

@@ -49,7 +49,7 @@ def make_room(
         for name in present:
             os.replace(workdir / name, place / name)
         logging.info(
-            "%s with other settings: the earlier %s is in %s",
+            "the settings of %s have changed: moved the earlier %s to %s",
             *(command, ", ".join(present), storage.shared_path(place)),
         )
     files.write_json(path, record | {command: settings})

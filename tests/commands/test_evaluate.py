@@ -369,7 +369,7 @@ def test_samples_of_another_program_are_scored_beside_the_run_or_alone(
     assert rows[3]["scores"] == {name: [value] for name, value in expected.items()}
     assert [row["num_images"] for row in rows] == [80, 80, 80, 70]
     text = (workdir / "scores.md").read_text()
-    assert "80 or 70 uint8 images per row; fd counts, of the first of config.e" in text
+    assert "80 or 70 uint8 images per row; fd counts, since it is of the first" in text
     place = tmp_path / "alone"
     evaluate.evaluate(config, place, samples=str(tmp_path / "theirs.npz"))
     (row,) = json.loads((place / "scores.json").read_text())["rows"]

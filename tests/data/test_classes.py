@@ -83,7 +83,10 @@ def test_a_data_set_of_nvlabs_without_labels_has_one_class(
 @pytest.mark.parametrize(
     ("labels", "remedy"),
     [
-        ([0, 1, 2, 0, 1], "no label of 1 pictures, such as 00001/img00000005.png: add"),
+        (
+            [0, 1, 2, 0, 1],
+            "no label for 1 pictures, such as 00001/img00000005.png: add",
+        ),
         ([[0.5, 1]] * 6, 'set "labels" to null'),
         ([-1] * 6, 'set "labels" to null'),
         ([True] * 6, 'set "labels" to null'),

@@ -84,6 +84,8 @@ def test_folders_without_pictures_are_reported(tmp_path, caplog):
     (tmp_path / "dog").mkdir()
     folders.scan(tmp_path).report(tmp_path)
     assert "the folder dog, which has no pictures" in caplog.text
+    folders.scan(tmp_path).report(tmp_path)  # as a command does for its evaluation
+    assert len(caplog.records) == 1
 
 
 def test_the_folders_below_can_be_left_out(tmp_path, caplog):
