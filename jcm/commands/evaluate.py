@@ -347,6 +347,8 @@ def _markdown(config: ConfigDict, table: list[Row]) -> str:
     if len(columns) > 1:
         main = scores_lib.main_column(config.eval.scores)
         note += f"; {main} counts, since it is of the first of config.eval.scores"
+    if config.eval.reference:
+        note += f"; compared with {config.eval.reference}"
     return "\n".join(lines) + f"\n\n{note}\n"
 
 

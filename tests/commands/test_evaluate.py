@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import jcm
+from jcm import config as config_lib
 from jcm import data
 from jcm.commands import evaluate, search
 from jcm.commands import sample as sample_lib
@@ -562,3 +563,11 @@ def test_a_model_from_elsewhere_is_scored_and_sampled(run, tmp_path):
             call(wrong, place)
     with pytest.raises(JcmError, match="run already holds a run: use another workdir"):
         sample_lib.sample(config, workdir)
+
+
+def test_the_table_names_the_pictures_that_it_compares_with():
+    config = config_lib.base("cd")
+    config.eval.reference = "pictures"
+    row = evaluate.Row(8, "consistency, 1 step", {"fid": [2.0]}, num_images=16)
+    note = evaluate._markdown(config, [row]).splitlines()[-1]
+    assert note == "16 uint8 images per row; compared with pictures"
