@@ -146,10 +146,10 @@ def test_a_student_with_classes_and_its_teacher_in_one_run(tiny, tmp_path, caplo
     assert (teacher.step, trained_for(teacher)) == (4, (4, 16, 3e-3))
     assert trained_for(jcm.load(tmp_path)) == (2, 16, 1e-3)
     first = (
-        "first, the teacher configs/digits_edm.py:smoke is trained for 4 steps of 16"
-        f" images (0.064 kimg), in {tmp_path}/teachers/diffusion; then the student for"
-        " 2 steps of 16 images (0.032 kimg). config.teacher_train changes the training"
-        " of the teacher"
+        "the teacher configs/digits_edm.py:smoke is trained first, for 4 steps of 16"
+        f" images (0.064 kimg), in {tmp_path}/teachers/diffusion; then the student, for"
+        " 2 steps of 16 images (0.032 kimg). The fields of config.teacher_train change"
+        " the training of the teacher"
     )
     # Each run says what it will not reach, before it compiles.
     before = said[: said.index("compiling the training step")]
