@@ -95,7 +95,9 @@ def test_training_on_images_alone_needs_no_scores(tiny, arrays, tmp_path, caplog
     assert model.step == 1
     said = [each.getMessage() for each in caplog.records if each.levelname == "INFO"]
     first, then = said[1:3]
-    assert re.fullmatch("the network has [0-9,]+ parameters, listed in parameters.txt", first)
+    assert re.fullmatch(
+        "the network has [0-9,]+ parameters, listed in parameters.txt", first
+    )
     assert then == "compiling the training step"
     with pytest.raises(jcm.JcmError, match="'classifier' needs classes, but arrays"):
         jcm.evaluate(model, data=images)
