@@ -236,6 +236,35 @@ def student(tiny, teacher, once):
     return config, once("student", lambda folder: train(config, folder))
 
 
+@pytest.fixture(scope="module")
+def classifier(student):
+    """The classifier of the digits, fitted once for all tests of a file."""
+    from jcm import data
+    from jcm.metrics.classifier import Classifier
+
+    score = Classifier(data.load(student[0].data), 80)
+    score.prepare()
+    return score
+
+
+@pytest.fixture
+def scored(student, classifier, tmp_path, monkeypatch):
+    """A config that scores 80 samples with two seeds, and a copy of the workdir."""
+    from jcm.metrics import scores
+
+    monkeypatch.setattr(classifier, "prepare", lambda: None)
+    monkeypatch.setattr(scores, "Classifier", lambda *_: classifier)
+    config, workdir = student
+    shutil.copytree(workdir, tmp_path / "run")
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.eval.scores = ("classifier",)
+        config.eval.num_images = 80
+        config.eval.seeds = (0, 5)
+        config.sample.num_images = 9
+    return config, tmp_path / "run"
+
+
 def _digits_in(folder):
     return ml_collections.ConfigDict(
         {

@@ -268,7 +268,7 @@ class Editor:
         levels = edit_levels.of_noisy(self._config.noise, x, sigma)
         each = self._labels(labels, len(x))
         x0 = self._denoise(x, levels, None if each is None else np.asarray(each))
-        return results.converted(np.clip(np.asarray(x0), -1, 1), output)
+        return results.converted(np.asarray(x0), output, clip=True)
 
     @fields_as_keywords(Options)
     def interpolate(

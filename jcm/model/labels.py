@@ -1,18 +1,17 @@
 """Class labels of images, given by number or by name."""
 
 import functools
-import operator
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
 from jaxtyping import Int
 
 from jcm.diffusion.denoiser import Denoiser
 from jcm.pretrained import imagenet
+from jcm.runtime.arguments import whole
 from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError, nearest
 
@@ -183,10 +182,8 @@ def _as_number(label: Any) -> int:
       JcmError: if it is something else.
     """
     try:
-        if isinstance(label, bool | np.bool):
-            raise TypeError
-        return operator.index(label)
-    except TypeError:
+        return whole("label", label)
+    except JcmError:
         raise JcmError(
             f"label {label!r} is not a class: pass its name, or its number"
         ) from None

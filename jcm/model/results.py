@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 from jaxtyping import Array, Float, Int, Key
@@ -89,13 +90,10 @@ def run(
             progress=bar.update if progress else None,
             **start,
         )
-    check_finite(made)
-    made = np.clip(made, -1.0, 1.0) if clip else made
+    final = converted(made, output, clip=clip)
     if not trajectory:
-        return converted(made, output)
-    return converted(made, output), [
-        converted(np.concatenate(batches), output) for batches in kept
-    ]
+        return final
+    return final, [converted(np.concatenate(batches), output) for batches in kept]
 
 
 def check_output(output: str) -> None:
@@ -108,13 +106,16 @@ def check_output(output: str) -> None:
         raise JcmError(f"output={output!r} is unknown: use one of {', '.join(OUTPUTS)}")
 
 
-def converted(x: Float[np.ndarray, "n h w c"], output: str) -> Any:
+def converted(
+    x: Float[np.ndarray, "n h w c"], output: str, *, clip: bool = False
+) -> Any:
     """Returns images in the form that the user wants.
 
     Args:
       x: images in about [-1, 1].
       output: "float" returns `x` itself; "uint8" clips and rounds it to 0..255; "pil"
         makes a list of Pillow images of that, grey ones for one channel.
+      clip: whether floats are clipped to [-1, 1].
 
     Raises:
       JcmError: if an image is not finite, or if the images of a model have neither one
@@ -122,7 +123,7 @@ def converted(x: Float[np.ndarray, "n h w c"], output: str) -> Any:
     """
     check_finite(x)
     if output == "float":
-        return x
+        return np.clip(x, -1.0, 1.0) if clip else x
     pixels = images_lib.to_uint8(x)
     if output == "uint8":
         return pixels
@@ -142,7 +143,8 @@ def check_finite(x: Float[AnyArray, "n h w c"]) -> None:
     Raises:
       JcmError: if a value is NaN or infinite.
     """
-    if not np.isfinite(x).all():
+    xp = jnp if isinstance(x, jax.Array) else np  # on the device of the images
+    if not bool(xp.isfinite(x).all()):
         raise JcmError(
             "the model makes images that are not finite: use an earlier checkpoint, or"
             " another model"

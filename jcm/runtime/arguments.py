@@ -97,23 +97,28 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return errors.nearest(name, known, _SIMILAR) or next(iter(sharing), None)
 
 
-def whole(name: str, value: Any, least: int | None = None) -> int:
+def whole(
+    name: str, value: Any, least: int | None = None, *, otherwise: str = ""
+) -> int:
     """Returns a whole number of Python, NumPy or JAX as an int.
 
     Args:
       name: of the argument, for the error.
       value: the number, which may be an array without axes.
       least: the smallest allowed value; None for no bound.
+      otherwise: what the argument may be, too, for the error.
 
     Raises:
       JcmError: if it is not a whole number, or too small.
     """
     try:
-        if isinstance(value, bool):
+        if isinstance(value, bool | np.bool):
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise JcmError(f"{name}={shown(value)} must be a whole number") from None
+        raise JcmError(
+            f"{name}={shown(value)} must be a whole number{otherwise}"
+        ) from None
     if least is not None and number < least:
         raise JcmError(f"{name}={number} must be at least {least}")
     return number

@@ -1,6 +1,5 @@
 """The array types of signatures, random keys, and checks of values and types."""
 
-import operator
 from typing import Any
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Integer, Key, Real
 
-from jcm.runtime import errors
+from jcm.runtime import arguments
 from jcm.runtime.errors import JcmError
 
 AnyArray = Array | np.ndarray
@@ -48,17 +47,10 @@ def whole_seed(seed: Any, otherwise: str = "") -> int:
       JcmError: if it is no integer, or if it is negative or has more than 32 bits,
         which JAX would truncate.
     """
-    try:
-        if isinstance(seed, bool):
-            raise TypeError
-        seed = operator.index(seed)
-    except TypeError:
-        raise JcmError(
-            f"seed={errors.shown(seed)} must be a whole number{otherwise}"
-        ) from None
-    if not 0 <= seed < 2**32:
-        raise JcmError(f"seed={seed} must be at least 0 and below 2**32")
-    return seed
+    number = arguments.whole("seed", seed, otherwise=otherwise)
+    if not 0 <= number < 2**32:
+        raise JcmError(f"seed={number} must be at least 0 and below 2**32")
+    return number
 
 
 def check_finite(tree: Any, remedy: str) -> None:

@@ -1,4 +1,4 @@
-"""Tests of evaluation, also with interruptions, and of the search for noise levels."""
+"""Tests of evaluation, also with interruptions."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
+from recorded import recorded
 
 import jcm
 from jcm import config as config_lib
@@ -27,39 +28,10 @@ from jcm.training import prepare
 from jcm.training.preview import Preview
 
 
-@pytest.fixture(scope="module")
-def classifier(student):
-    """The classifier, fitted once for all tests."""
-    score = Classifier(data.load(student[0].data), 80)
-    score.prepare()
-    return score
-
-
-@pytest.fixture
-def run(student, classifier, tmp_path, monkeypatch):
-    """A copy of the workdir, and a config that scores 80 samples with two seeds."""
-    monkeypatch.setattr(classifier, "prepare", lambda: None)
-    monkeypatch.setattr(scores, "Classifier", lambda *_: classifier)
-    config, workdir = student
-    shutil.copytree(workdir, tmp_path / "run")
-    config = config.copy_and_resolve_references()
-    with config.unlocked():
-        config.eval.scores = ("classifier",)
-        config.eval.num_images = 80
-        config.eval.seeds = (0, 5)
-        config.sample.num_images = 9
-    return config, tmp_path / "run"
-
-
-def _records(workdir):
-    lines = (workdir / "evaluation" / "scores.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def test_each_way_of_sampling_is_scored_once(run, monkeypatch):
-    config, workdir = run
+def test_each_way_of_sampling_is_scored_once(scored, monkeypatch):
+    config, workdir = scored
     evaluate.evaluate(config, workdir)
-    records = _records(workdir)
+    records = recorded(workdir)
     assert [(r["model"], r["samples"], r["seed"]) for r in records] == [
         (name, how, seed)
         for name, how in (
@@ -105,12 +77,12 @@ def test_each_way_of_sampling_is_scored_once(run, monkeypatch):
     kept = {path.name for path in (workdir / "earlier" / "1").iterdir()}
     assert kept == {"comparison.png", "scores.json", "scores.md", "settings.json"}
     assert (workdir / "scores.md").read_text() != before
-    assert _records(workdir) == records
+    assert recorded(workdir) == records
     # Another score uses the samples that were kept.
     monkeypatch.setattr(scoring, "fill", refuse)
     monkeypatch.setattr(Classifier, "identity", lambda _: {"classifier": "new"})
     evaluate.evaluate(config, workdir)
-    more = _records(workdir)[len(records) :]
+    more = recorded(workdir)[len(records) :]
     assert [line["scores"] for line in more] == [line["scores"] for line in records[2:]]
 
 
@@ -141,8 +113,8 @@ def test_results_depend_on_the_pictures_of_a_folder(student, digit_set):
         assert settings(digit_set) != settings(changed)
 
 
-def test_a_recorded_score_is_found_among_any_others(run, monkeypatch):
-    config, workdir = run
+def test_a_recorded_score_is_found_among_any_others(scored, monkeypatch):
+    config, workdir = scored
     subject = scoring.Subject.of("consistency", load(workdir, batch_size=16))
     dataset = data.load(config.data)
 
@@ -159,11 +131,11 @@ def test_a_recorded_score_is_found_among_any_others(run, monkeypatch):
     monkeypatch.setattr(scoring, "fill", fill)
     # If its network has other weights, it is another score.
     assert score(_Constant("fid", "7")) == {"fid": 10}
-    assert len(_records(workdir)) == 3
+    assert len(recorded(workdir)) == 3
 
 
-def test_sampling_resumes_after_a_kill(run, monkeypatch):
-    config, workdir = run
+def test_sampling_resumes_after_a_kill(scored, monkeypatch):
+    config, workdir = scored
     subject = scoring.Subject.of("consistency", load(workdir, batch_size=16))
     schedule, dataset = Schedule((80.0,)), data.load(config.data)
     with config.unlocked():
@@ -197,8 +169,8 @@ def test_sampling_resumes_after_a_kill(run, monkeypatch):
     assert not begun.exists()
 
 
-def test_a_sample_that_is_not_finite_gets_no_score(run):
-    config, workdir = run
+def test_a_sample_that_is_not_finite_gets_no_score(scored):
+    config, workdir = scored
     trained = load(workdir)
     trained.params = jax.tree.map(lambda p: p * 1e30, trained.params)
     scorer = scoring.Scorer(config, workdir, data.load(config.data))
@@ -207,14 +179,14 @@ def test_a_sample_that_is_not_finite_gets_no_score(run):
     assert not (workdir / "evaluation" / "scores.jsonl").exists()
 
 
-def test_an_incomplete_line_of_scores_is_ignored(run):
-    config, workdir = run
+def test_an_incomplete_line_of_scores_is_ignored(scored):
+    config, workdir = scored
     with config.unlocked():
         config.eval.seeds = (0,)
         config.teachers.diffusion = "/nowhere"
     evaluate.evaluate(config, workdir)
     path = workdir / "evaluation" / "scores.jsonl"
-    whole = _records(workdir)
+    whole = recorded(workdir)
     path.write_text(path.read_text()[:-30])
     evaluate.evaluate(config, workdir)
     lines = path.read_text().splitlines()
@@ -222,8 +194,8 @@ def test_an_incomplete_line_of_scores_is_ignored(run):
     assert json.loads(lines[-1]) == whole[-1]
 
 
-def test_each_new_checkpoint_is_evaluated_until_the_last(run, monkeypatch):
-    config, workdir = run
+def test_each_new_checkpoint_is_evaluated_until_the_last(scored, monkeypatch):
+    config, workdir = scored
     shutil.move(workdir / "checkpoints" / "8", workdir / "later")
     waited = []
 
@@ -248,8 +220,8 @@ def test_each_new_checkpoint_is_evaluated_until_the_last(run, monkeypatch):
     assert rows[1]["scores"] != rows[3]["scores"]
 
 
-def test_a_deleted_checkpoint_is_skipped(run, monkeypatch, caplog):
-    config, workdir = run
+def test_a_deleted_checkpoint_is_skipped(scored, monkeypatch, caplog):
+    config, workdir = scored
     with config.unlocked():
         config.eval.watch = True
 
@@ -261,11 +233,11 @@ def test_a_deleted_checkpoint_is_skipped(run, monkeypatch, caplog):
     monkeypatch.setattr(evaluate.loading, "load", delete_and_load)
     evaluate.evaluate(config, workdir)
     assert "step 4 was deleted before it was evaluated" in caplog.text
-    assert {record["step"] for record in _records(workdir)} == {8}
+    assert {record["step"] for record in recorded(workdir)} == {8}
 
 
-def test_an_error_is_not_taken_for_a_deleted_checkpoint(run, monkeypatch):
-    config, workdir = run
+def test_an_error_is_not_taken_for_a_deleted_checkpoint(scored, monkeypatch):
+    config, workdir = scored
     with config.unlocked():
         config.eval.watch = True
 
@@ -278,12 +250,12 @@ def test_an_error_is_not_taken_for_a_deleted_checkpoint(run, monkeypatch):
         evaluate.evaluate(config, workdir)
 
 
-def test_a_checkpoint_is_chosen_by_its_step(run):
-    config, workdir = run
+def test_a_checkpoint_is_chosen_by_its_step(scored):
+    config, workdir = scored
     with config.unlocked():
         config.sample.step, config.teachers.diffusion = 4, "/nowhere"
     evaluate.evaluate(config, workdir)
-    assert {record["step"] for record in _records(workdir)} == {4}
+    assert {record["step"] for record in recorded(workdir)} == {4}
     with config.unlocked():
         config.sample.step = 5
     with pytest.raises(
@@ -348,13 +320,13 @@ def test_scores_while_training_change_nothing_else(
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-# --- search
+# --- images of others
 
 
 def test_samples_of_another_program_are_scored_beside_the_run_or_alone(
-    run, classifier, tmp_path
+    scored, classifier, tmp_path
 ):
-    config, workdir = run
+    config, workdir = scored
     real = data.load(config.data).take(np.arange(70))
     np.savez(tmp_path / "theirs.npz", real["image"])
     with config.unlocked():
@@ -384,8 +356,8 @@ def test_samples_of_another_program_are_scored_beside_the_run_or_alone(
         evaluate.evaluate(config, place, samples=str(tmp_path / "theirs.npz"))
 
 
-def test_labelled_samples_are_scored_by_their_labels(run, classifier, tmp_path):
-    config, _ = run
+def test_labelled_samples_are_scored_by_their_labels(scored, classifier, tmp_path):
+    config, _ = scored
     dataset = data.load(config.data)
     real = dataset.take(np.arange(70))
     scorer = scoring.Scorer(config, tmp_path, dataset, given=70)
@@ -401,8 +373,8 @@ def test_labelled_samples_are_scored_by_their_labels(run, classifier, tmp_path):
     assert found["as_asked"] > 0.97
 
 
-def test_classes_of_other_images_are_not_compared_by_number(run, tmp_path):
-    config, workdir = run
+def test_classes_of_other_images_are_not_compared_by_number(scored, tmp_path):
+    config, workdir = scored
     dataset = data.load(config.data)
     model = load(workdir)
     scorer = scoring.Scorer(config, tmp_path, dataset)
@@ -440,90 +412,12 @@ def test_scores_while_training_need_the_classes_of_the_data(
         evaluate.check(config)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 17, 40])
-def test_ternary_search_finds_the_minimum(count):
-    for best in range(count):
-        asked = []
-
-        def value(i, best=best, asked=asked):
-            asked.append(i)
-            return abs(i - best) ** 1.5
-
-        assert search.ternary(count, value) == best
-        assert len(asked) == len(set(asked)) <= 2 * np.log(count + 1) / np.log(1.5) + 2
-
-
-def test_search_reports_the_scores_of_other_seeds(run, caplog):
-    config, workdir = run
-    with config.unlocked():  # The first of `eval.scores` decides what is optimised.
-        config.search.points, config.search.steps = 6, 3
-    with caplog.at_level("INFO"):
-        search.search(config, workdir)
-    assert "searching by fd of the score classifier, lower is better" in caplog.text
-    found = json.loads((workdir / "search.json").read_text())
-    made_by = json.loads((workdir / "results.json").read_text())
-    assert made_by["search"]["search"]["steps"] == 3
-    sigmas = found["sigmas"]
-    assert len(sigmas) == 3 and sigmas[0] == 80 > sigmas[1] > sigmas[2] >= 0.002
-    assert list(found["reported"]) == ["0", "5"]
-    two_steps = {
-        record["sigmas"][1]: record["scores"]["fd"]
-        for record in _records(workdir)
-        if len(record["sigmas"]) == 2 and record["seed"] == 1234
-    }
-    assert min(two_steps, key=two_steps.get) == sigmas[1]
-    assert len(two_steps) > 2
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"search.score": "fidd"}, "no score gives 'fidd': use one of confident, fd"),
-        ({"search.score": "as_asked"}, "needs a class-conditional model"),
-        ({"search.seed": 5}, "search.seed=5 is one of config.eval.seeds"),
-        (
-            {"search.score": "", "eval.scores": ()},
-            "name the column to optimise, such as config.search.score=fid",
-        ),
-        ({"search.points": 2, "search.steps": 4}, "too large for config.search.points"),
-    ],
-)
-def test_an_impossible_search_raises(run, changes, message):
-    config, workdir = run
-    with config.unlocked():
-        config.search.score = "fd"
-        config.update_from_flattened_dict(changes)
-    with pytest.raises(JcmError, match=message):
-        search.search(config, workdir)
-
-
-def test_search_maximises_a_score_that_is_better_when_higher(run, monkeypatch):
-    config, workdir = run
-    monkeypatch.setitem(scores._CLASSIFIER_COLUMNS, "fd", True)
-    with config.unlocked():
-        config.search.score, config.search.points = "fd", 6
-    search.search(config, workdir)
-    found = json.loads((workdir / "search.json").read_text())
-    looked_at = {
-        record["sigmas"][1]: record["scores"]["fd"]
-        for record in _records(workdir)
-        if record["seed"] == 1234
-    }
-    assert looked_at[found["sigmas"][1]] == max(looked_at.values())
-    assert max(looked_at.values()) > min(looked_at.values())
-
-
-def test_search_is_for_consistency_models(run, teacher):
-    with pytest.raises(JcmError, match="for consistency models"):
-        search.search(run[0], teacher)
-
-
-def test_a_model_from_elsewhere_is_scored_and_sampled(run, tmp_path):
-    config, workdir = run
+def test_a_model_from_elsewhere_is_scored_and_sampled(scored, tmp_path):
+    config, workdir = scored
     evaluate.evaluate(config, workdir)
     jcm.save(jcm.load(workdir), tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
-    known = [r["scores"] for r in _records(workdir) if r["samples"] == "2 steps"]
+    known = [r["scores"] for r in recorded(workdir) if r["samples"] == "2 steps"]
     mean = np.mean([each["confident"] for each in known])
     assert f"| 2 steps | 80 | {mean:.4g} |" in card
     assert "Heun" not in card and "Method `cd`" in card
@@ -531,9 +425,9 @@ def test_a_model_from_elsewhere_is_scored_and_sampled(run, tmp_path):
         config.sample.model = str(tmp_path / "model")
     place = tmp_path / "elsewhere"
     evaluate.evaluate(config, place)
-    found = [r for r in _records(place) if r["samples"] == "2 steps"]
+    found = [r for r in recorded(place) if r["samples"] == "2 steps"]
     assert [each["scores"] for each in found] == known
-    assert {r["model"] for r in _records(place)} == {str(tmp_path / "model")}
+    assert {r["model"] for r in recorded(place)} == {str(tmp_path / "model")}
     assert (place / "comparison.png").exists() and not (place / "run.json").exists()
     sample_lib.sample(config, place)
     (path,) = (place / "samples").glob("step_8_seed_0_2_steps_9_images_*.npz")

@@ -130,6 +130,11 @@ def test_images_that_are_not_finite_are_no_pictures(model, monkeypatch):
             other.sample(2, output=output)
     with pytest.raises(jcm.JcmError, match="makes images that are not finite: use"):
         other.denoise(model.sample(2), 0.5)
+    # Clipping would turn infinity into white.
+    editor = model.edit
+    monkeypatch.setattr(editor, "_denoise", lambda x, *_: jnp.full_like(x, jnp.inf))
+    with pytest.raises(jcm.JcmError, match="makes images that are not finite: use"):
+        editor.denoise(model.sample(2), sigma=0.5)
     assert np.isfinite(model.sample(2)).all()
 
 
