@@ -4,18 +4,27 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-# An error shows at most this many characters of a wrong value.
-_LONGEST = 60
+# An error shows at most this many characters of a wrong value, and has at most so many.
+_LONGEST_VALUE = 60
+_LONGEST_MESSAGE = 2000
+# They join letters and emoji in words of many languages, and are harmless.
+_JOINERS = "\u200c\u200d"
 
 
 class JcmError(Exception):
     """An error that the user can fix: one line that names the cause and the remedy.
+
+    The message may quote what a file contains, see `printable`.
 
     Attributes:
       exit_code: of a program that this error ends.
     """
 
     exit_code = 1
+
+    def __init__(self, message: object):
+        """Takes the line, or another error that has it."""
+        super().__init__(printable(str(message), _LONGEST_MESSAGE))
 
 
 class Preempted(BaseException):
@@ -34,7 +43,7 @@ class Preempted(BaseException):
 
     def __init__(self, message: str, *, by_all: bool = False):
         """Takes one line that says from which step the next start resumes."""
-        super().__init__(message)
+        super().__init__(printable(message, _LONGEST_MESSAGE))
         self.by_all = by_all
 
 
@@ -50,13 +59,46 @@ def one_line(error: BaseException, longest: int | None = None) -> str:
     message = error
     while isinstance(message, KeyError | AttributeError) and message.args:
         message = message.args[0]
-    return " ".join(str(message).split())[:longest] or type(error).__name__
+    return printable(str(message), longest) or type(error).__name__
 
 
 def shown(value: Any) -> str:
     """Returns the repr of a wrong value on one line, shortened if it is long."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    text = repr(value)
+    return f"{printable(text[:_LONGEST_VALUE])}{'...' * (len(text) > _LONGEST_VALUE)}"
+
+
+def printable(text: str, longest: int | None = None) -> str:
+    """Returns a text on one line, without characters that control a terminal.
+
+    Args:
+      text: any text, such as one from the file of a stranger.
+      longest: the number of characters to keep, from the beginning and the end; None
+        keeps all.
+    """
+    if longest is not None and len(text) > 2 * longest:  # a file may hold megabytes
+        text = f"{text[:longest]} ... {text[-longest:]}"
+    text = escaped(" ".join(text.split()))
+    if longest is not None and len(text) > longest:
+        end = longest // 3
+        text = f"{text[: longest - end - 5]} ... {text[-end:]}"
+    return text
+
+
+def escaped(text: str) -> str:
+    """Returns a text with escapes for all that is not printed, except for new lines.
+
+    These are control characters, those that change the direction of a text, and halves
+    of characters, which cannot be encoded.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each
+        if each.isprintable() or each in f"\n{_JOINERS}"
+        else each.encode("unicode_escape").decode()
+        for each in text
+    )
 
 
 def nearest(name: str, known: Iterable[str], least: float = 0.6) -> str | None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from absl import logging
 
+from jcm.runtime.errors import escaped
+
 _PACKAGE = pathlib.Path(__file__).parents[1]
 
 
@@ -46,7 +48,15 @@ def _is_default(handler: std_logging.Handler) -> bool:
 def prepare(handler: std_logging.Handler) -> None:
     """Makes a handler show the time of each line, and relevant lines only."""
     handler.addFilter(_is_relevant)
-    handler.setFormatter(std_logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+
+
+class _Formatter(std_logging.Formatter):
+    """Formats a line of the log, which may quote what a file contains."""
+
+    def format(self, record: std_logging.LogRecord) -> str:
+        """Returns the line without characters that control a terminal."""
+        return escaped(super().format(record))
 
 
 def _is_relevant(record: std_logging.LogRecord) -> bool:
