@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from jcm.data import formats, metadata
 from jcm.data.metadata import Report
+from jcm.runtime import budget
 from jcm.runtime.errors import JcmError
 
 # The value of white in an image, by the largest value that the image may have. Programs
@@ -26,8 +27,17 @@ _WHITE: dict[str, dict[float, int | None]] = {
     "I": {255: 255, 65_535: 65_535},
 }
 
+# The modes of images as they are seen.
+_SEEN = frozenset({"L", "LA", "RGB", "RGBA"})
+# Large images are converted in parts of about so many pixels, which saves memory.
+_PART = 2**20
 
-def decode(file: pathlib.Path | bytes, report: Report | None = None) -> Image.Image:
+
+def decode(
+    file: pathlib.Path | bytes,
+    report: Report | None = None,
+    most: int = budget.PICTURE_PIXELS,
+) -> Image.Image:
     """Returns the picture in a file as it is seen; see `as_seen`.
 
     Args:
@@ -35,18 +45,26 @@ def decode(file: pathlib.Path | bytes, report: Report | None = None) -> Image.Im
         suffix, or of HEIF if pillow-heif is installed; of an animation the first frame
         is used.
       report: takes what is ignored; by default it is logged, with the path.
+      most: the largest number of pixels; of more, none is decoded.
 
     Raises:
-      JcmError: for a file of HEIF without pillow-heif.
+      JcmError: for a file of HEIF without pillow-heif, if the file or the picture is
+        too large, or for a path that is no regular file.
       Exception: whatever Pillow raises for a broken file, which can be of many types.
     """
-    path, data = ("", file) if isinstance(file, bytes) else (file, file.read_bytes())
+    if isinstance(file, bytes):
+        path, data = None, file
+    else:
+        path = budget.regular_file(file, budget.PICTURE_BYTES)
+        data = path.read_bytes()
     formats.check_heif(data)
     ignored: list[str] = []
     try:
-        image = _decode(data, ignored.append)
+        image = _decode(data, ignored.append, most)
+    except JcmError:
+        raise
     except Exception as error:
-        found = _decode_without_metadata(data)
+        found = _decode_without_metadata(data, most)
         if found is None:
             raise
         image, ignored = found[0], [metadata.damaged(error), *found[1]]
@@ -61,32 +79,50 @@ def _log_ignored(path: pathlib.Path | str, what: str) -> None:
     logging.warning("%s: ignored %s", path, what)
 
 
-def _decode(data: bytes, report: Report) -> Image.Image:
+def _decode(data: bytes, report: Report, most: int) -> Image.Image:
     with metadata.reported(report):
-        image = _opened(data)
+        image = _opened(data, most)
         if image.format in metadata.WITH_FRAMES:
             metadata.check_frames(image, report)
-            image = _opened(data)
+            image = _opened(data, most)
         # Pillow turns these upright, and reads their metadata, when it decodes them.
         if image.format == "TIFF":
             image.load()
     image.load()
-    return as_seen(image, report)
+    image = _seen(image, report)
+    image.info = {}
+    return image
 
 
-def _opened(data: bytes) -> Image.Image:
+def _opened(data: bytes, most: int) -> Image.Image:
+    """Opens a picture without decoding it.
+
+    Raises:
+      JcmError: if it has too many pixels.
+      UnidentifiedImageError: if it is not a picture.
+    """
     try:
-        return Image.open(io.BytesIO(data), formats=formats.decoded())
+        image = Image.open(io.BytesIO(data), formats=formats.decoded())
     except UnidentifiedImageError as error:
         raise UnidentifiedImageError("it is not a picture") from error
+    except Image.DecompressionBombError as error:
+        raise JcmError(f"it has more than {most:,} pixels: make it smaller") from error
+    width, height = image.size
+    if width * height > most:
+        raise JcmError(
+            f"it has {width}x{height} pixels, more than {most:,}: make it smaller"
+        )
+    return image
 
 
-def _decode_without_metadata(data: bytes) -> tuple[Image.Image, list[str]] | None:
+def _decode_without_metadata(
+    data: bytes, most: int
+) -> tuple[Image.Image, list[str]] | None:
     """Returns a picture, and what else is ignored; None if its pixels are damaged."""
     for sound in metadata.without(data):
         ignored: list[str] = []
         with contextlib.suppress(Exception):
-            return _decode(sound, ignored.append), ignored
+            return _decode(sound, ignored.append, most), ignored
     return None
 
 
@@ -107,8 +143,24 @@ def as_seen(image: Image.Image, report: Report | None = None) -> Image.Image:
       JcmError: if values of more than 8 bits have an unknown range.
     """
     report = report or functools.partial(_log_ignored, "an image")
+    seen = _seen(image, report)
+    if seen is image and image.info:
+        seen = image.copy()
+    seen.info = {}
+    return seen
+
+
+def _seen(image: Image.Image, report: Report) -> Image.Image:
+    """Returns an image as it is seen, perhaps with metadata; it may be the given one.
+
+    Raises:
+      JcmError: see `as_seen`.
+    """
     given, profile = image, image.info.get("icc_profile")
     image = metadata.upright(image, report)
+    if image.mode in _SEEN and not profile and "transparency" not in image.info:
+        metadata.check_gamma(given, report)
+        return image
     alpha = None
     if image.mode[0] in "IF":
         image = Image.fromarray(_to_uint8(np.asarray(image), image.mode))
@@ -129,9 +181,6 @@ def as_seen(image: Image.Image, report: Report | None = None) -> Image.Image:
         image = image.convert("RGB")
     if alpha is not None:
         image.putalpha(alpha)
-    if image is given and image.info:
-        image = image.copy()
-    image.info = {}
     return image
 
 
@@ -183,12 +232,17 @@ def to_rgb_or_grey(image: Image.Image, channels: int) -> Image.Image:
       image: an image of any mode that Pillow knows.
       channels: 3 for colour (grey is repeated), 1 for grey (luma of ITU-R 601).
     """
-    image = as_seen(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB" if channels == 3 else "L")
+    image, mode = as_seen(image), "RGB" if channels == 3 else "L"
+    if not image.has_transparency_data:
+        return image if image.mode == mode else image.convert(mode)
+    flat = Image.new(mode, image.size)
+    rows = max(1, _PART // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        part = image.crop(box).convert("RGBA")
+        white = Image.new("RGBA", part.size, "white")
+        flat.paste(Image.alpha_composite(white, part).convert(mode), box)
+    return flat
 
 
 def _to_uint8(x: Shaped[np.ndarray, "h w"], mode: str) -> UInt8[np.ndarray, "h w"]:
@@ -208,4 +262,9 @@ def _to_uint8(x: Shaped[np.ndarray, "h w"], mode: str) -> UInt8[np.ndarray, "h w
             f"its values from {least:.4g} to {largest:.4g} have no known range: save it"
             " with 8 bits"
         )
-    return np.clip(np.rint(x * (255 / white)), 0, 255).astype(np.uint8)
+    scaled = np.empty(x.shape, np.uint8)
+    rows = max(1, _PART // x.shape[1])
+    for top in range(0, len(x), rows):
+        part = np.rint(x[top : top + rows] * (255 / white))
+        scaled[top : top + rows] = np.clip(part, 0, 255)
+    return scaled

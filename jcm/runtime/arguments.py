@@ -98,7 +98,12 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def whole(
-    name: str, value: Any, least: int | None = None, *, otherwise: str = ""
+    name: str,
+    value: Any,
+    least: int | None = None,
+    most: int | None = None,
+    *,
+    otherwise: str = "",
 ) -> int:
     """Returns a whole number of Python, NumPy or JAX as an int.
 
@@ -106,10 +111,11 @@ def whole(
       name: of the argument, for the error.
       value: the number, which may be an array without axes.
       least: the smallest allowed value; None for no bound.
+      most: the largest allowed value; None for no bound.
       otherwise: what the argument may be, too, for the error.
 
     Raises:
-      JcmError: if it is not a whole number, or too small.
+      JcmError: if it is not a whole number, too small or too large.
     """
     try:
         if isinstance(value, bool | np.bool):
@@ -119,8 +125,7 @@ def whole(
         raise JcmError(
             f"{name}={shown(value)} must be a whole number{otherwise}"
         ) from None
-    if least is not None and number < least:
-        raise JcmError(f"{name}={number} must be at least {least}")
+    _check_bounds(name, number, least, most)
     return number
 
 
@@ -156,12 +161,36 @@ def numbers(name: str, values: Any) -> Any:
     return array
 
 
-def number(name: str, value: Any) -> float:
-    """Returns one number of Python, NumPy or JAX; raises like `numbers`."""
+def number(
+    name: str, value: Any, least: float | None = None, most: float | None = None
+) -> float:
+    """Returns one number of Python, NumPy or JAX.
+
+    Args:
+      name: of the argument, for the error.
+      value: the number, which may be an array without axes.
+      least: the smallest allowed value; None for no bound.
+      most: the largest allowed value; None for no bound.
+
+    Raises:
+      JcmError: if it is not a number, too small or too large. With a bound, it may not
+        be NaN.
+    """
     array = numbers(name, value)
     if array.ndim:
         raise JcmError(f"{name}={shown(value)} must be a single number")
+    _check_bounds(name, float(array), least, most)
     return float(array)
+
+
+def _check_bounds(
+    name: str, number: float, least: float | None, most: float | None
+) -> None:
+    """Raises JcmError if a number is outside of its bounds."""
+    if least is not None and not number >= least:
+        raise JcmError(f"{name}={shown(number)} must be at least {least}")
+    if most is not None and not number <= most:
+        raise JcmError(f"{name}={shown(number)} must be at most {most}")
 
 
 def explained(function: Callable[_P, _Result]) -> Callable[_P, _Result]:

@@ -9,6 +9,15 @@ from jcm.runtime.errors import JcmError
 JSON_BYTES = 8 * 2**20
 """The largest JSON file that is read. Its objects take up to 25 times this memory."""
 
+PICTURE_BYTES = 512 * 2**20
+"""The largest picture file that is read."""
+
+PICTURE_PIXELS = 178_956_970
+"""The most pixels of a picture that is decoded, of which each takes 4 to 16 bytes.
+
+Pillow raises an error for more, too.
+"""
+
 
 def regular_file(path: str | os.PathLike, most: int | None = None) -> pathlib.Path:
     """Returns the path of a file that can be read to its end.
