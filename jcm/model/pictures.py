@@ -13,7 +13,7 @@ from PIL import Image
 from jcm.data import folders, images, pictures
 from jcm.data.masks import Size
 from jcm.model.model import Model
-from jcm.runtime import logs
+from jcm.runtime import budget, logs
 from jcm.runtime.arguments import explained, optional
 from jcm.runtime.arrays import Whole
 from jcm.runtime.errors import JcmError, one_line
@@ -149,14 +149,18 @@ class _BrokenPicture(JcmError):
     """A file exists, but cannot be read as a picture."""
 
 
-def decoded(path: pathlib.Path) -> Image.Image:
+def decoded(path: pathlib.Path, most: int = budget.PICTURE_PIXELS) -> Image.Image:
     """Returns the picture in a file as it is seen; see `pictures.decode`.
 
+    Args:
+      path: of the file.
+      most: the largest number of pixels.
+
     Raises:
-      JcmError: if the file cannot be read.
+      JcmError: if the file cannot be read, or if it is too large.
     """
     try:
-        return pictures.decode(path)
+        return pictures.decode(path, most=most)
     except FileNotFoundError:
         raise JcmError(f"there is no {path}: name a picture or a folder") from None
     except JcmError as error:

@@ -64,7 +64,10 @@ def one_line(error: BaseException, longest: int | None = None) -> str:
 
 def shown(value: Any) -> str:
     """Returns the repr of a wrong value on one line, shortened if it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        text = f"a huge {type(value).__name__}"
     return f"{printable(text[:_LONGEST_VALUE])}{'...' * (len(text) > _LONGEST_VALUE)}"
 
 

@@ -4,13 +4,13 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageChops
 
 from jcm.data import masks, pictures
 from jcm.model import build
@@ -20,6 +20,12 @@ from jcm.run import grids
 from jcm.runtime.errors import JcmError
 
 ANY = "any class"
+
+Picture = Image.Image | pathlib.Path | None
+"""A picture of any size, which may be in a file, or none."""
+
+# The most pixels of all pictures of a call together.
+_PIXELS = 2**26
 # Smaller pictures are enlarged to at least this size, without smoothing, so that users
 # can see them and draw on them.
 _VISIBLE = 256
@@ -111,7 +117,7 @@ class Actions:
         made = self.model.sample(1, seed=common.seed, labels=label, **_QUIET)
         return _enlarged(made)[0]
 
-    def seen(self, given: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    def seen(self, given: Picture) -> UInt8[np.ndarray, "h w 3"]:
         """Returns a picture of any size as the model sees it, enlarged."""
         return _enlarged(self._given(given))[0]
 
@@ -134,44 +140,50 @@ class Actions:
         return first * min(1.0, self.size / _PAPER_SIZE) ** 0.5
 
     def inpaint(
-        self, common: Common, given: Image.Image | None, painted: Image.Image | None
+        self, common: Common, given: Picture, painted: Sequence[Picture]
     ) -> Shown:
         """Replaces the part of a picture that is painted over.
 
         Args:
           common: the settings that all actions share.
           given: a picture of any size.
-          painted: a picture of the same size; each pixel of the model that is not
-            transparent everywhere is replaced.
+          painted: pictures of the same size; each pixel of the model where one of them
+            is not transparent is replaced.
         """
-        x = self._given(given)
-        alpha = None if painted is None else painted.convert("RGBA").getchannel("A")
-        if given is None or alpha is None or not np.asarray(alpha).any():
+        image = _decoded(given)
+        x = self._square(image)
+        size, left = image.size, _PIXELS - image.width * image.height
+        del image
+        alpha = None
+        for layer in painted:
+            over = _alpha(_decoded(layer, left))
+            if alpha is not None and over.size != alpha.size:
+                raise JcmError("the layers differ in size: give them the same size")
+            alpha = over if alpha is None else ImageChops.screen(alpha, over)
+            left -= over.width * over.height
+        if alpha is None or not alpha.getbbox():
             raise JcmError("paint over the part to replace")
-        sizes = {"the picture": pictures.as_seen(given).size}
-        mask = masks.of_picture(alpha, self.size, "the painted part", sizes)
+        mask = masks.of_picture(
+            alpha, self.size, "the painted part", {"the picture": size}
+        )
         before = np.where(mask[..., None] > 0, np.uint8(127), x[0])[None]
         return self._edit("inpaint", common, x, before=before, mask=mask)
 
-    def colorize(self, common: Common, given: Image.Image | str | None) -> Shown:
+    def colorize(self, common: Common, given: Picture) -> Shown:
         """Gives new colours to a picture, of which only the luma is used."""
         x = self._given(given)
         grey = pictures.to_square(Image.fromarray(x[0]), self.size, 1)
         before = np.repeat(grey, 3, axis=2)[None]
         return self._edit("colorize", common, before, before=before)
 
-    def super_resolve(
-        self, common: Common, given: Image.Image | str | None, factor: int
-    ) -> Shown:
+    def super_resolve(self, common: Common, given: Picture, factor: int) -> Shown:
         """Shrinks a picture, and enlarges the small one."""
         if factor not in self.factors():
             raise JcmError(f"the factor {factor} does not divide {self.size}")
         x = self._given(given, self.size // factor)
         return self._edit("super_resolve", common, x, before=x)
 
-    def stroke_to_image(
-        self, common: Common, given: Image.Image | None, sigma: float
-    ) -> Shown:
+    def stroke_to_image(self, common: Common, given: Picture, sigma: float) -> Shown:
         """Makes a picture from rough strokes, which noise of level `sigma` hides."""
         x = self._given(given)
         first, second = self.model.edit.sigmas("stroke_to_image")
@@ -218,21 +230,14 @@ class Actions:
         shown = self._shown(made, time_taken, len(levels))
         return dataclasses.replace(shown, pictures=_enlarged(before) + shown.pictures)
 
-    def _given(
-        self, image: Image.Image | str | None, size: int = 0
+    def _given(self, given: Picture, size: int = 0) -> UInt8[np.ndarray, "1 h w c"]:
+        """Returns a picture of any size as the model takes it."""
+        return self._square(_decoded(given), size)
+
+    def _square(
+        self, image: Image.Image, size: int = 0
     ) -> UInt8[np.ndarray, "1 h w c"]:
-        """Returns a picture of any size, also in a file, as the model takes it."""
-        if not image:
-            raise JcmError(
-                "there is no picture yet: drop one, draw one, or take a sample"
-            )
-        if isinstance(image, str):
-            path = pathlib.Path(image)
-            try:
-                image = picture_files.decoded(path)
-            except JcmError as error:  # users do not know the folder of uploads
-                shown = str(error).replace(str(path), path.name)
-                raise JcmError(shown) from error
+        """Returns a picture as the model takes it, or smaller."""
         return pictures.to_square(image, size or self.size, self.channels)[None]
 
     def _label(self, common: Common) -> str | None:
@@ -254,6 +259,30 @@ class Actions:
         if time_taken.compiled:
             line += " (with compilation, which happens only once)"
         return Shown(_enlarged(pixels), line)
+
+
+def _decoded(given: Picture, most: int = _PIXELS) -> Image.Image:
+    """Returns a picture as it is seen.
+
+    Raises:
+      JcmError: if there is none, if its file cannot be read, or if it has more than
+        `most` pixels.
+    """
+    if given is None:
+        raise JcmError("there is no picture yet: drop one, draw one, or take a sample")
+    if isinstance(given, Image.Image):
+        return pictures.as_seen(given)
+    try:
+        return picture_files.decoded(given, most)
+    except JcmError as error:  # users do not know the folder of uploads
+        raise JcmError(str(error).replace(str(given), given.name)) from error
+
+
+def _alpha(image: Image.Image) -> Image.Image:
+    """Returns how opaque the pixels of an image are."""
+    if "A" in image.getbands():
+        return image.getchannel("A")
+    return Image.new("L", image.size, 255)
 
 
 def _enlarged(pixels: UInt8[np.ndarray, "n h w c"]) -> list[np.ndarray]:

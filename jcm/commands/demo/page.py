@@ -1,12 +1,10 @@
 """The layout of the page, and the action of each button."""
 
 import dataclasses
-import functools
 import hashlib
 import html
 import io
 import os
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,11 +14,18 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jcm.commands.demo.actions import ANY, Actions, Common, Shown
-from jcm.runtime import files
+from jcm.commands.demo.controls import Drawing, Page, checked
+from jcm.commands.demo.folder import Folder
+from jcm.runtime import files, memory
 from jcm.runtime.errors import JcmError
+
+WAITING = 20
+"""The most calls that wait while another runs; more are turned away."""
 
 # The largest values of the controls.
 _STEPS, _POINTS, _COUNT, _SEED = 8, 40, 16, 2**32 - 1
+# One call runs at a time.
+_ONE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 # A tab: the text of its button, the action, and the controls that only it has.
 _Tab = tuple[str, Callable[..., Shown], list[Any]]
 _FAILED = "<p role='alert' style='color: var(--error-text-color, #b91c1c)'>{}</p>"
@@ -33,19 +38,23 @@ class _Place:
     Attributes:
       common: the controls that all tabs share.
       problem: shows the error of the last action of the tab.
+      folder: of the uploads and results.
     """
 
     common: list[Any]
     problem: gr.HTML
+    folder: Folder
 
 
-def build(actions: Actions) -> gr.Blocks:
-    """Builds the page of a model; a diffusion model has only the tab to sample."""
+def build(actions: Actions, folder: Folder) -> Page:
+    """Builds the page of a model; a diffusion model has only the tab to sample.
+
+    Args:
+      actions: of the model.
+      folder: of the uploads and results, which gradio uses too.
+    """
     model = actions.model
-    # Pictures that users upload are deleted after an hour.
-    with gr.Blocks(
-        title="jcm", analytics_enabled=False, delete_cache=(3600, 3600)
-    ) as page:
+    with Page(title="jcm", analytics_enabled=False) as page:
         gr.Markdown(f"# jcm\n{_about(actions)}")
         with gr.Row():
             common = [
@@ -58,16 +67,16 @@ def build(actions: Actions) -> gr.Blocks:
                     visible=bool(model.class_names),
                 ),
             ]
-        _tab("Sample", _sample, actions, common)
+        _tab("Sample", _sample, actions, common, folder)
         if model.kind == "consistency":
-            _tab("Inpaint", _inpaint, actions, common)
+            _tab("Inpaint", _inpaint, actions, common, folder)
             if actions.channels == 3:
-                _tab("Colourise", _colorize, actions, common)
+                _tab("Colourise", _colorize, actions, common, folder)
             if actions.factors():
-                _tab("Super-resolve", _super_resolve, actions, common)
-            _tab("Strokes", _strokes, actions, common)
-            _tab("Interpolate", _interpolate, actions, common, columns=1)
-    return page.queue(default_concurrency_limit=1)
+                _tab("Super-resolve", _super_resolve, actions, common, folder)
+            _tab("Strokes", _strokes, actions, common, folder)
+            _tab("Interpolate", _interpolate, actions, common, folder, columns=1)
+    return page.queue(default_concurrency_limit=1, max_size=WAITING, api_open=False)
 
 
 def theme() -> gr.Theme:
@@ -90,12 +99,13 @@ def _tab(
     make: Callable[[Actions, _Place], _Tab],
     actions: Actions,
     common: list[Any],
+    folder: Folder,
     columns: int = 3,
 ) -> None:
     """Adds a tab with its controls on the left and the results on the right."""
     with gr.Tab(name), gr.Row():
         with gr.Column():
-            place = _Place(common, gr.HTML(visible=False, render=False))
+            place = _Place(common, gr.HTML(visible=False, render=False), folder)
             text, action, own = make(actions, place)
             button = gr.Button(text, variant="primary")
         with gr.Column():
@@ -111,7 +121,7 @@ def _tab(
 
         def show(*values: Any) -> list[Any]:
             shown = action(*values)
-            return [[_file(each, gallery) for each in shown.pictures], shown.line]
+            return [[_file(each, folder) for each in shown.pictures], shown.line]
 
         _on(button, show, place, own, [gallery, line], text)
 
@@ -134,10 +144,8 @@ def _inpaint(actions: Actions, place: _Place) -> _Tab:
     editor = _editor(actions, place, label, brush=brush)
     _take(actions, place, editor)
 
-    def inpaint(options: Common, drawing: dict[str, Any] | None) -> Shown:
-        drawing = drawing or {}
-        layers = [layer for layer in drawing.get("layers") or [] if layer is not None]
-        return actions.inpaint(options, drawing.get("background"), _over(layers))
+    def inpaint(options: Common, drawing: Drawing) -> Shown:
+        return actions.inpaint(options, drawing.background, drawing.layers)
 
     return "Inpaint", inpaint, [editor]
 
@@ -178,9 +186,8 @@ def _strokes(actions: Actions, place: _Place) -> _Tab:
         label="Noise level (lower stays closer to the strokes)",
     )
 
-    def draw(options: Common, drawing: dict[str, Any] | None, sigma: float) -> Shown:
-        drawing = drawing or {}
-        return actions.stroke_to_image(options, drawing.get("composite"), sigma)
+    def draw(options: Common, drawing: Drawing, sigma: float) -> Shown:
+        return actions.stroke_to_image(options, drawing.composite, sigma)
 
     return "Strokes to picture", draw, [editor, sigma]
 
@@ -193,17 +200,14 @@ def _interpolate(actions: Actions, place: _Place) -> _Tab:
 
 
 def _image(place: _Place) -> gr.Image:
-    """Adds a place for a picture, which actions get as the path of its file."""
+    """Adds a place for a picture."""
     image = gr.Image(
         label="Picture",
-        type="filepath",
         image_mode=None,
         format="png",
         height=400,
         sources=["upload", "clipboard"],
     )
-    # Gradio would open the file, and log a stack trace if it is broken.
-    vars(image)["preprocess"] = lambda payload: payload and payload.path
     image.upload(
         lambda: gr.HTML(visible=False),
         None,
@@ -228,7 +232,6 @@ def _editor(
     editor = gr.ImageEditor(
         value,
         label=label,
-        type="pil",
         format="png",
         layers=False,
         transforms=(),
@@ -237,10 +240,16 @@ def _editor(
         **options,
     )
 
-    def fit(drawing: dict[str, Any] | None) -> Any:
-        given = (drawing or {}).get("background")
-        shown = gr.skip() if given is None else _file(actions.seen(given), editor)
-        return shown, gr.HTML(visible=False)
+    def fit(given: Any) -> tuple[Any, Any]:
+        try:
+            picture = checked(editor, given, place.folder).background
+            if picture is None:
+                return gr.skip(), gr.HTML(visible=False)
+            return _file(actions.seen(picture), place.folder), gr.HTML(visible=False)
+        except JcmError as error:
+            return gr.skip(), _failed(error)
+        finally:
+            memory.trim()
 
     editor.upload(
         fit,
@@ -248,16 +257,9 @@ def _editor(
         [editor, place.problem],
         api_visibility="private",
         show_progress="hidden",
+        **_ONE,
     )
     return editor
-
-
-def _over(layers: list[Image.Image]) -> Image.Image | None:
-    """Returns all layers in one."""
-    if not layers:
-        return None
-    layers = [layer.convert("RGBA") for layer in layers]
-    return functools.reduce(Image.alpha_composite, layers)
 
 
 def _take(actions: Actions, place: _Place, shows: Any) -> None:
@@ -265,13 +267,13 @@ def _take(actions: Actions, place: _Place, shows: Any) -> None:
     button = gr.Button("Take a sample", size="sm")
 
     def picture(common: Common) -> list[Any]:
-        return [_file(actions.picture(common), shows)]
+        return [_file(actions.picture(common), place.folder)]
 
     _on(button, picture, place, [], [shows], "picture")
 
 
-def _file(picture: UInt8[np.ndarray, "h w 3"], shown_by: Any) -> str:
-    """Returns the path of a PNG file in the cache of a part of the page.
+def _file(picture: UInt8[np.ndarray, "h w 3"], folder: Folder) -> str:
+    """Returns the path of a PNG file in the folder of the page.
 
     Gradio would write a file again for each use of the same picture, also while a
     browser fetches it.
@@ -279,13 +281,18 @@ def _file(picture: UInt8[np.ndarray, "h w 3"], shown_by: Any) -> str:
     content = io.BytesIO()
     Image.fromarray(picture).save(content, format="PNG")
     digest = hashlib.sha256(content.getbuffer()).hexdigest()
-    path = pathlib.Path(shown_by.GRADIO_CACHE, digest, "image.png")
+    path = folder.path / digest / "image.png"
     if path.exists():
         os.utime(path)  # old files are deleted
     else:
         with files.replacing(path) as temporary:
             temporary.write_bytes(content.getbuffer())
     return str(path)
+
+
+def _failed(error: JcmError) -> gr.HTML:
+    """Returns what shows an error."""
+    return gr.HTML(_FAILED.format(html.escape(str(error))), visible=True)
 
 
 def _on(
@@ -300,42 +307,44 @@ def _on(
 
     The tab shows an error until its next action. Over HTTP, an error ends the call.
     """
-    common = place.common
+    inputs = [*place.common, *own]
 
-    def run(seed: Any, count: int, label: str | None, *values: Any) -> Sequence[Any]:
-        for control, value in zip([common[0], *own], [seed, *values], strict=True):
-            if value is None and isinstance(control, gr.Number | gr.Slider):
-                raise JcmError(f"{control.label}: enter a number")
-        return action(Common(int(seed), int(count), label or ANY), *values)
-
-    def show(*values: Any) -> list[Any]:
+    def run(given: Sequence[Any]) -> Sequence[Any]:
         try:
-            return [*run(*values), gr.HTML(visible=False)]
-        except JcmError as error:
-            text = _FAILED.format(html.escape(str(error)))
-            kept = [gr.skip()] * len(outputs)
-            return [*kept, gr.HTML(text, visible=True)]
+            controls = zip(inputs, given, strict=True)
+            values = [checked(*each, place.folder) for each in controls]
+            common = len(place.common)
+            return action(Common(*values[:common]), *values[common:])
+        finally:
+            memory.trim()
 
-    def answer(*values: Any) -> Any:
+    def show(*given: Any) -> list[Any]:
         try:
-            results = run(*values)
+            return [*run(given), gr.HTML(visible=False)]
         except JcmError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        return results if len(outputs) > 1 else results[0]
+            return [*[gr.skip()] * len(outputs), _failed(error)]
 
-    inputs = [*common, *own]
-    one_at_a_time: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+    def answer(*given: Any) -> Any:
+        try:
+            results = run(given)
+        except JcmError as error:
+            problem = str(error)
+        else:
+            return results if len(outputs) > 1 else results[0]
+        # Outside of the block, so that it does not keep the pictures of the call.
+        raise gr.Error(problem, print_exception=False)
+
     button.click(
         show,
         inputs,
         [*outputs, place.problem],
         api_visibility="private",
-        **one_at_a_time,
+        **_ONE,
     )
     gr.Button(visible=False).click(
         answer,
         inputs,
         outputs,
         api_name=name.lower().replace("-", "_").replace(" ", "_"),
-        **one_at_a_time,
+        **_ONE,
     )

@@ -1,18 +1,28 @@
 """The server of the page: `jcm demo`."""
 
 import argparse
+import contextlib
 import importlib.util
+import ipaddress
+import os
+import tempfile
+import time
 
 from absl import logging
 
 from jcm import config as config_lib
 from jcm.commands.demo.actions import Actions
+from jcm.commands.demo.folder import Folder
 from jcm.model.loading import load
-from jcm.runtime import distributed
+from jcm.runtime import distributed, memory
 from jcm.runtime.errors import JcmError
 
 # Images per call of the sampler; the page shows few at a time.
 _BATCH = 8
+# Seconds between two searches for old files.
+_TIDY = 30.0
+# How many visitors gradio remembers; each takes about 100 KB.
+_SESSIONS = 100
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -28,27 +38,71 @@ def main(arguments: argparse.Namespace) -> None:
         raise JcmError("the page needs gradio: pip install -e '.[demo]' in the clone")
     distributed.initialize(config_lib.base())
     actions = Actions(load(arguments.model, batch_size=_BATCH))
-    from jcm.commands.demo import page  # imports gradio
+    with tempfile.TemporaryDirectory(
+        prefix="jcm_demo_", ignore_cleanup_errors=True
+    ) as folder:
+        _serve(actions, Folder(folder), arguments.host, arguments.port)
 
-    made = page.build(actions)
+
+def _serve(actions: Actions, folder: Folder, host: str, port: int) -> None:
+    """Serves the page of a model until the program is interrupted."""
+    # Gradio reads these when it is imported: where it keeps files, and how often it
+    # computes statistics of all calls, which nothing shows.
+    os.environ["GRADIO_TEMP_DIR"] = str(folder.path)
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(2**62)
+    from starlette.middleware import Middleware
+
+    from jcm.commands.demo import gate, page
+
+    made = page.build(actions, folder)
+    names = {
+        each.api_name
+        for each in made.fns.values()
+        if each.api_name and each.api_visibility == "public"
+    }
+    front = Middleware(gate.Gate, folder=folder, numbers=set(made.fns), names=names)
     try:
         _, address, _ = made.launch(
-            server_name=arguments.host,
-            server_port=arguments.port or None,
+            server_name=host,
+            server_port=port or None,
             theme=page.theme(),
             footer_links=[],
-            max_file_size="32mb",
+            max_file_size=gate.UPLOAD_BYTES,
+            app_kwargs={"middleware": [front]},
+            state_session_capacity=_SESSIONS,
+            enable_monitoring=False,
+            mcp_server=False,
+            run_history=False,
+            ssr_mode=False,
             share=False,
             quiet=True,
             prevent_thread_lock=True,
         )
     except OSError as error:
         raise JcmError(
-            f"cannot listen on {arguments.host}, port {arguments.port or 'any'}: use"
-            " another --host or --port"
+            f"cannot listen on {host}, port {port or 'any'}: use another --host or"
+            " --port"
         ) from error
+    if not _is_local(host):
+        logging.warning(
+            "whoever can reach %s can use this model, and the time of this machine:"
+            " there is no password, and nothing is encrypted. One call runs at a time"
+            " and %d wait. Uploads of up to %d MiB are kept for an hour; no other file"
+            " can be read.",
+            *(host, page.WAITING, gate.UPLOAD_BYTES >> 20),
+        )
     logging.info("open %s in a browser; Ctrl-C ends the program", address)
     try:
-        made.block_thread()
+        while True:
+            time.sleep(_TIDY)
+            folder.tidy()
+            memory.release()
     finally:
         made.close()  # otherwise SIGTERM would wait for the server's thread forever
+
+
+def _is_local(host: str) -> bool:
+    """Returns whether only this machine can reach an address."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    return host == "localhost"
