@@ -75,7 +75,8 @@ def checked(control: Any, given: Any, folder: Folder) -> Any:
             raise JcmError(f"{name}: enter a number")
         least, most = control.minimum, control.maximum
         if getattr(control, "precision", None) == 0 or getattr(control, "step", 0) == 1:
-            return whole(name, given, least and int(least), most and int(most))
+            bounds = [None if each is None else int(each) for each in (least, most)]
+            return whole(name, given, *bounds)
         return number(name, given, least, most)
     if isinstance(control, gr.Dropdown):
         return _choice(name, given, [value for _, value in control.choices])

@@ -6,9 +6,10 @@ their number and size, and answers everything else with one line.
 """
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from absl import logging
@@ -21,12 +22,14 @@ from jcm.runtime.errors import JcmError, one_line, shown
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+_Kind = TypeVar("_Kind", bound=msgspec.Struct)
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 UPLOAD_BYTES = 32 * 2**20
 """The largest upload."""
 
-# How many requests and uploads are answered at a time. An open page has two requests.
+# How many requests are answered at a time, and how many uploads; other uploads wait. An
+# open page has two requests.
 _REQUESTS, _UPLOADS = 256, 8
 # The bytes of a call, those of an upload with the frame around it, and the seconds
 # within which they must arrive.
@@ -55,6 +58,14 @@ class _Call(msgspec.Struct):
     data: Annotated[list[Any], msgspec.Meta(max_length=_ARGUMENTS)]
     fn_index: int | None = None
     session_hash: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+
+
+class _Cancel(msgspec.Struct):
+    """What ends a call that waits."""
+
+    session_hash: Annotated[str, msgspec.Meta(max_length=64)]
+    event_id: Annotated[str, msgspec.Meta(max_length=64)]
+    fn_index: int = 0
 
 
 class _Refused(Exception):
@@ -86,7 +97,7 @@ class Gate:
         """
         self._app, self._folder = app, folder
         self._numbers, self._names = numbers, names
-        self._requests = self._uploads = 0
+        self._requests, self._uploads = 0, asyncio.Semaphore(_UPLOADS)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answers a request."""
@@ -94,21 +105,14 @@ class Gate:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
-        begun = False
-
-        async def sent(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
+        exchange = _Exchange(receive, send)
         self._requests += 1
         try:
             if self._requests > _REQUESTS:
                 raise _Refused(503, "the page has too many visitors: try again later")
-            await self._answer(scope, receive, sent)
+            await self._answer(scope, exchange.receive, exchange.send)
         except _Refused as error:
-            if not begun:
-                await _reply(send, error.status, str(error))
+            await exchange.refuse(error.status, str(error))
         except ClientDisconnect:
             pass
         # Gradio raises many types of exception for requests that it does not expect.
@@ -116,10 +120,8 @@ class Gate:
             reason = f"{type(error).__name__}: {one_line(error, 200)}"
             logging.warning("%s %s: %s", scope["method"], scope["path"], reason)
             logging.debug("the failed request", exc_info=True)
-            if not begun:
-                await _reply(
-                    send, 400, "the request cannot be answered: reload the page"
-                )
+            line = "the request cannot be answered: reload the page"
+            await exchange.refuse(400, line)
         finally:
             self._requests -= 1
 
@@ -141,7 +143,8 @@ class Gate:
             call = self._checked(await _body(receive), found[2])
             scope, receive = _with_body(scope, receive, call)
         elif _SMALL.fullmatch(path):
-            scope, receive = _with_body(scope, receive, await _body(receive))
+            cancel = _decoded(await _body(receive), _Cancel)
+            scope, receive = _with_body(scope, receive, msgspec.json.encode(cancel))
         elif _UPLOAD.fullmatch(path):
             await self._upload(scope, receive, send)
             return
@@ -166,12 +169,7 @@ class Gate:
         Raises:
           _Refused: if it is not the call of an action.
         """
-        try:
-            call = json_files.decode(
-                body, _Call, "the call", "send JSON with a list data"
-            )
-        except JcmError as error:
-            raise _Refused(400, str(error)) from None
+        call = _decoded(body, _Call)
         if name is None and call.fn_index not in self._numbers:
             raise _Refused(404, f"there is no action {shown(call.fn_index)}")
         if name is not None:
@@ -186,21 +184,75 @@ class Gate:
 
     async def _upload(self, scope: Message, receive: Receive, send: Send) -> None:
         """Lets an upload through, of which the size and the time are bounded."""
-        if self._uploads >= _UPLOADS:
-            raise _Refused(503, "there are too many uploads: try again in a minute")
-        self._uploads += 1
+        # Gradio would count the parts that arrive until somebody asks for them.
+        scope = {**scope, "query_string": b""}
         try:
-            await asyncio.to_thread(self._folder.check_room)
-            # Gradio would count the parts that arrive until somebody asks for them.
-            scope = {**scope, "query_string": b""}
-            async with asyncio.timeout(_UPLOAD_S):
+            async with asyncio.timeout(_UPLOAD_S), self._uploads:
+                await asyncio.to_thread(self._folder.check_room)
                 await self._app(scope, _bounded(receive, _FRAMED_BYTES), send)
         except JcmError as error:
             raise _Refused(507, str(error)) from None
         except TimeoutError:
             raise _Refused(408, f"the upload takes over {_UPLOAD_S} s") from None
-        finally:
-            self._uploads -= 1
+
+
+class _Exchange:
+    """A request and its answer, which can be refused until it begins."""
+
+    def __init__(self, receive: Receive, send: Send):
+        self._receive, self._send = receive, send
+        self._read = self._begun = self._done = False
+
+    async def receive(self) -> Message:
+        """Receives a part of the request."""
+        message = await self._receive()
+        self._read = not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Sends a part of the answer."""
+        self._begun = True
+        if message["type"] == "http.response.body":
+            self._done = not message.get("more_body", False)
+        await self._send(message)
+
+    async def refuse(self, status: int, line: str) -> None:
+        """Ends the answer, with one line if it has not begun.
+
+        The rest of the request is read, since many clients send all of it before they
+        read the answer.
+        """
+        if self._done:
+            return
+        if self._begun:
+            await self.send({"type": "http.response.body", "body": b""})
+            return
+        with contextlib.suppress(TimeoutError, _Refused):
+            async with asyncio.timeout(_CALL_S):
+                rest = _bounded(self.receive, 2 * _FRAMED_BYTES)
+                while not self._read:
+                    await rest()
+        body = msgspec.json.encode({"detail": line})  # the form of gradio's errors
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        start = {"type": "http.response.start", "status": status, "headers": headers}
+        await self.send(start)
+        await self.send({"type": "http.response.body", "body": body})
+
+
+def _decoded(body: bytes, kind: type[_Kind]) -> _Kind:
+    """Returns what a body of JSON holds.
+
+    Raises:
+      _Refused: if it is something else.
+    """
+    try:
+        return json_files.decode(body, kind, "the request", "send other JSON")
+    except JcmError as error:
+        raise _Refused(400, str(error)) from None
 
 
 def _check_plain(arguments: Collection[Any]) -> None:
@@ -236,18 +288,6 @@ def _with_body(
         return first.pop() if first else await receive()
 
     return {**scope, "headers": [*kept, *own.items()]}, received
-
-
-async def _reply(send: Send, status: int, line: str) -> None:
-    """Answers with one line, in the form of gradio's errors."""
-    body = msgspec.json.encode({"detail": line})
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),  # the rest of the request is not read
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 def _bounded(receive: Receive, most: int) -> Receive:
