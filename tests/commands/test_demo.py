@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import types
 
 import numpy as np
 import originals
@@ -13,7 +12,9 @@ import pytest
 from PIL import Image
 
 import jcm
+from jcm.commands.demo import actions
 from jcm.commands.demo.actions import Actions, Common
+from jcm.commands.demo.folder import Folder
 from jcm.model import build
 from jcm.runtime.errors import JcmError
 
@@ -76,8 +77,8 @@ def test_more_steps_than_in_the_config_use_the_noise_grid(digits):
 
 
 def test_a_diffusion_model_can_only_be_sampled(teacher):
-    actions = Actions(jcm.load(teacher, batch_size=8))
-    shown = actions.sample(Common(count=2), steps=3)
+    diffusion = Actions(jcm.load(teacher, batch_size=8))
+    shown = diffusion.sample(Common(count=2), steps=3)
     assert len(shown.pictures) == 2 and "5 network evaluations" in shown.line
 
 
@@ -85,7 +86,8 @@ def test_inpainting_keeps_what_is_not_painted_over(digits):
     given = Image.fromarray(digits.picture(Common()))
     paint = np.zeros((256, 256, 4), np.uint8)
     paint[96:160, 96:160] = 255
-    shown = digits.inpaint(Common(count=2), given, Image.fromarray(paint))
+    layers = [Image.fromarray(np.zeros_like(paint)), Image.fromarray(paint)]
+    shown = digits.inpaint(Common(count=2), given, layers)
     before, *made = shown.pictures
     hole = paint[..., 3] > 0
     for each in made:
@@ -93,12 +95,14 @@ def test_inpainting_keeps_what_is_not_painted_over(digits):
         assert (each[hole] != np.asarray(given)[hole]).any()
     assert (before[hole] == 127).all() and len(made) == 2
     with pytest.raises(JcmError, match="paint over the part to replace"):
-        digits.inpaint(Common(), given, Image.fromarray(np.zeros_like(paint)))
+        digits.inpaint(Common(), given, layers[:1])
     with pytest.raises(JcmError, match="there is no picture yet: drop"):
-        digits.inpaint(Common(), None, None)
+        digits.inpaint(Common(), None, [])
+    with pytest.raises(JcmError, match="the layers differ in size"):
+        digits.inpaint(Common(), given, [layers[1], layers[1].resize((9, 9))])
     thin = np.zeros_like(paint)
     thin[100, 10:200] = 255  # one of the model's pixels is 32 pixels of the page
-    before, _ = digits.inpaint(Common(count=1), given, Image.fromarray(thin)).pictures
+    before, _ = digits.inpaint(Common(count=1), given, [Image.fromarray(thin)]).pictures
     want = np.asarray(given).copy()
     want[96:128, :224] = 127
     np.testing.assert_array_equal(before, want)
@@ -107,13 +111,29 @@ def test_inpainting_keeps_what_is_not_painted_over(digits):
 def test_a_file_is_not_written_again_while_a_browser_may_read_it(tmp_path, monkeypatch):
     from jcm.commands.demo import page
 
-    cache = types.SimpleNamespace(GRADIO_CACHE=str(tmp_path))
+    folder = Folder(tmp_path)
     picture = np.asarray(_photo())
-    path = page._file(picture, cache)
+    path = page._file(picture, folder)
     with Image.open(path) as image:
         np.testing.assert_array_equal(np.asarray(image), picture)
     monkeypatch.setattr(page.files, "replacing", None)
-    assert page._file(picture, cache) == path
+    assert page._file(picture, folder) == path
+
+
+def test_the_pictures_of_a_call_have_a_number_of_pixels(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(actions, "_PIXELS", 5000)
+    path = tmp_path / "photo.png"
+    Image.new("RGBA", (60, 50), "red").save(path)
+    with pytest.raises(JcmError, match=r"photo.png: it has 60x50 pixels, more than 2,"):
+        digits.inpaint(Common(), path, [path])
+    assert digits.seen(path).shape == (256, 256, 3)
+
+
+def test_errors_are_escaped():
+    from jcm.commands.demo import page
+
+    shown = page._failed(JcmError("no <img src=x> here")).value
+    assert "no &lt;img src=x&gt; here" in shown
 
 
 def test_super_resolution_keeps_the_means_of_patches(digits):
@@ -173,6 +193,13 @@ def test_the_page_answers_over_http(address, tmp_path):
         client.predict(0, 2, label, broken, 2, api_name="/super_resolve")
     with pytest.raises(Exception, match="To seed: enter a number"):
         client.predict(0, 2, label, None, api_name="/interpolate")
+    with pytest.raises(Exception, match="Number of images=True must be a whole number"):
+        client.predict(0, True, label, 1, api_name="/sample")
+    with pytest.raises(Exception, match=r"Class=\[0\] is no choice: use one of any cl"):
+        client.predict(0, 2, [0], 1, api_name="/sample")
+    drawing = {"background": photo, "layers": [photo] * 14, "composite": None}
+    with pytest.raises(Exception, match="14 layers are more than 8"):
+        client.predict(0, 2, label, drawing, api_name="/inpaint")
 
 
 @pytest.mark.skipif(_BROWSER is None, reason="neither chromium nor google-chrome")

@@ -1,5 +1,7 @@
 """Tests of reading pictures of any kind as squares of one size."""
 
+import pathlib
+
 import numpy as np
 import pytest
 from folders import picture, save
@@ -113,3 +115,44 @@ def test_the_first_frame_of_an_animation_is_read(tmp_path):
     red, blue = Image.new("RGB", (2, 2), "red"), Image.new("RGB", (2, 2), "blue")
     red.save(tmp_path / "a.webp", save_all=True, append_images=[blue], lossless=True)
     assert pictures.read(tmp_path / "a.webp", 2, 3)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    Image.new("RGB", (30, 20)).save(path)
+    content = path.read_bytes()
+    assert pictures.decode(path, most=600).size == (30, 20)
+    monkeypatch.setattr(Image.Image, "load", None)
+    for file in (path, content):
+        with pytest.raises(JcmError, match="30x20 pixels, more than 599: make it"):
+            pictures.decode(file, most=599)
+
+
+def test_a_picture_beyond_the_limit_of_pillow_is_one_line(tmp_path):
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "a.png")
+    with pytest.raises(JcmError, match="more than 178,956,970 pixels: make it smaller"):
+        pictures.decode(tmp_path / "a.png")
+
+
+def test_only_files_of_bounded_size_are_read(tmp_path, monkeypatch):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    monkeypatch.setattr(pictures.budget, "PICTURE_BYTES", 9)
+    with pytest.raises(JcmError, match="bytes, and at most 9 are read"):
+        pictures.decode(tmp_path / "a.png")
+    with pytest.raises(JcmError, match="/dev/zero is not a regular file"):
+        pictures.decode(pathlib.Path("/dev/zero"))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "I;16"])
+def test_large_pictures_are_converted_in_parts(monkeypatch, mode, channels):
+    rng = np.random.default_rng(0)
+    if mode == "I;16":
+        image = Image.fromarray(rng.integers(0, 65536, (50, 40), np.uint16))
+    else:
+        image = Image.fromarray(rng.integers(0, 256, (50, 40, 4), np.uint8))
+        image = image.convert(mode)
+    whole = np.asarray(pictures.to_rgb_or_grey(image, channels))
+    monkeypatch.setattr(pictures, "_PART", 300)
+    parts = np.asarray(pictures.to_rgb_or_grey(image, channels))
+    np.testing.assert_array_equal(parts, whole)

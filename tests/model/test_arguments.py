@@ -74,6 +74,19 @@ def test_what_is_no_whole_number_is_one_line(model, monkeypatch, value):
             call()
 
 
+def test_numbers_outside_of_their_bounds_are_one_line():
+    assert whole("n", 3, 3, 3) == 3 and number("n", 3, 3, 3) == 3.0
+    for check, value, line in [
+        (whole, 2, "n=2 must be at least 3"),
+        (whole, 10**5000, "n=a huge int must be at most 4"),
+        (number, 2.5, "n=2.5 must be at least 3"),
+        (number, float("nan"), "n=nan must be at least 3"),
+        (number, float("inf"), "n=inf must be at most 4"),
+    ]:
+        with pytest.raises(jcm.JcmError, match=f"^{line}$"):
+            check("n", value, 3, 4)
+
+
 @pytest.mark.parametrize("value", _NUMBER, ids=repr)
 def test_numbers_of_all_libraries_are_the_same(model, value):
     assert number("sigma", value) == 0.5

@@ -339,6 +339,7 @@ def _on(
         inputs,
         [*outputs, place.problem],
         api_visibility="private",
+        show_progress_on=outputs[0],
         **_ONE,
     )
     gr.Button(visible=False).click(

@@ -83,14 +83,8 @@ def _serve(actions: Actions, folder: Folder, host: str, port: int) -> None:
             f"cannot listen on {host}, port {port or 'any'}: use another --host or"
             " --port"
         ) from error
-    if not _is_local(host):
-        logging.warning(
-            "whoever can reach %s can use this model, and the time of this machine:"
-            " there is no password, and nothing is encrypted. One call runs at a time"
-            " and %d wait. Uploads of up to %d MiB are kept for an hour; no other file"
-            " can be read.",
-            *(host, page.WAITING, gate.UPLOAD_BYTES >> 20),
-        )
+    if warning := exposed(host):
+        logging.warning("%s", warning)
     logging.info("open %s in a browser; Ctrl-C ends the program", address)
     try:
         while True:
@@ -101,8 +95,18 @@ def _serve(actions: Actions, folder: Folder, host: str, port: int) -> None:
         made.close()  # otherwise SIGTERM would wait for the server's thread forever
 
 
-def _is_local(host: str) -> bool:
-    """Returns whether only this machine can reach an address."""
+def exposed(host: str) -> str | None:
+    """Returns what other machines can do at an address; None if they cannot."""
+    from jcm.commands.demo import gate, page
+
     with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    return host == "localhost"
+        if ipaddress.ip_address(host.strip("[]")).is_loopback:
+            return None
+    if host == "localhost":
+        return None
+    return (
+        f"whoever can reach {host} can use this model, and the time of this machine:"
+        " there is no password, and nothing is encrypted. One call runs at a time and"
+        f" {page.WAITING} wait. Uploads of up to {gate.UPLOAD_BYTES >> 20} MiB are kept"
+        " for an hour; no other file can be read"
+    )
