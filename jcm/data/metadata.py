@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
-from jcm.runtime.errors import one_line
+from jcm.runtime.errors import JcmError, one_line
 
 # Takes what is ignored in a file, in a few words.
 Report = Callable[[str], None]
@@ -58,6 +58,9 @@ _JPEG_KEPT: tuple[Collection[int], ...] = (
 WITH_FRAMES = frozenset({"AVIF", "DCX", "FLI", "GIF", "HEIF", "PNG", "TIFF", "WEBP"})
 # That of sRGB in a PNG file, and how much it may differ.
 _GAMMA, _SAME_GAMMA = 0.45455, 0.01
+
+# A file has at most so many parts. Pillow looks at each, which takes seconds for these.
+_PARTS = 50_000
 
 _lock = threading.Lock()
 
@@ -183,6 +186,61 @@ def from_lab(image: Image.Image) -> Image.Image:
     """Converts an image of mode LAB to sRGB."""
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     return ImageCms.buildTransform(lab, srgb, "LAB", "RGB").apply(image)
+
+
+def check_parts(data: bytes) -> None:
+    """Checks that reading a PNG, JPEG or GIF file does not take minutes.
+
+    Args:
+      data: the whole file, of any format.
+
+    Raises:
+      JcmError: if it has millions of chunks, segments or blocks.
+    """
+    walk = next((each for mark, each in _WALKS.items() if data.startswith(mark)), None)
+    if walk and any(count > _PARTS for count, _ in enumerate(walk(data), 1)):
+        raise JcmError(f"it has more than {_PARTS:,} parts: save it again")
+
+
+def _walk_png(data: bytes) -> Iterator[int]:
+    """Yields where each chunk begins."""
+    place = 8
+    while place + 8 <= len(data):
+        yield place
+        place += int.from_bytes(data[place : place + 4], "big") + 12
+
+
+def _walk_jpeg(data: bytes) -> Iterator[int]:
+    """Yields where each segment before the pixels begins, and what is between them."""
+    place = 2
+    while place + 4 <= len(data) and data[place + 1] != 0xDA:
+        yield place
+        # Pillow looks for the next mark byte by byte.
+        marked = data[place] == 0xFF and data[place + 1] not in (0x00, 0xFF)
+        length = int.from_bytes(data[place + 2 : place + 4], "big")
+        place += 2 + length if marked else 1
+
+
+def _walk_gif(data: bytes) -> Iterator[int]:
+    """Yields where each block begins: extensions and frames."""
+
+    def colours(flags: int) -> int:
+        return 3 * 2 ** (flags % 8 + 1) if flags & 0x80 else 0
+
+    place = 13 + (colours(data[10]) if len(data) > 10 else 0)
+    while place + 10 <= len(data):
+        yield place
+        kind = data[place]
+        if kind not in (0x21, 0x2C):
+            place += 1
+            continue
+        place += 2 if kind == 0x21 else 11 + colours(data[place + 9])
+        while place < len(data) and data[place]:
+            place += 1 + data[place]
+        place += 1
+
+
+_WALKS = {b"\x89PNG": _walk_png, b"\xff\xd8": _walk_jpeg, b"GIF8": _walk_gif}
 
 
 def without(data: bytes) -> Iterator[bytes]:

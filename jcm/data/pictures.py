@@ -49,7 +49,7 @@ def decode(
 
     Raises:
       JcmError: for a file of HEIF without pillow-heif, if the file or the picture is
-        too large, or for a path that is no regular file.
+        too large or has too many parts, or for a path that is no regular file.
       Exception: whatever Pillow raises for a broken file, which can be of many types.
     """
     if isinstance(file, bytes):
@@ -58,6 +58,7 @@ def decode(
         path = budget.regular_file(file, budget.PICTURE_BYTES)
         data = path.read_bytes()
     formats.check_heif(data)
+    metadata.check_parts(data)
     ignored: list[str] = []
     try:
         image = _decode(data, ignored.append, most)
