@@ -15,7 +15,7 @@ from jaxtyping import Int, Int32, UInt8
 from jcm.data import builder as builder_lib
 from jcm.data import cifar10, digits, image_folder, parts
 from jcm.data.records import Records
-from jcm.runtime import download, files
+from jcm.runtime import cache, files
 from jcm.runtime.errors import JcmError, one_line
 from jcm.runtime.paths import expanded
 
@@ -180,7 +180,7 @@ def _prepared(config_data: Any) -> builder_lib.ImageBuilder:
     """Returns the builder of a data set that is prepared on disk."""
     cls = BUILDERS[config_data.name]
     config = cls.source(config_data)
-    folder = expanded(config_data.dir or download.cache("data"))
+    folder = expanded(config_data.dir or cache.folder("data"))
     builder = cls(data_dir=folder, config=config)
     size, _, channels = builder.info.features["image"].shape
     if (config_data.image_size, config_data.channels) != (size, channels):

@@ -12,7 +12,7 @@ from jcm.metrics import frechet, statistics
 from jcm.metrics.given import UNREADABLE
 from jcm.metrics.networks import FeatureNetwork
 from jcm.metrics.statistics import Statistics
-from jcm.runtime import distributed, download, files
+from jcm.runtime import cache, distributed, files
 from jcm.runtime.errors import JcmError, one_line
 from jcm.runtime.paths import expanded
 
@@ -38,7 +38,7 @@ def of_dataset(
       JcmError: if a cached file is damaged.
     """
     prefix = f"{dataset.fingerprint}-{network.version}"
-    folder = download.cache("reference")
+    folder = cache.folder("reference")
 
     def path(name: str, with_rows: bool) -> pathlib.Path:
         return folder / f"{prefix}-{name}{'-rows' if with_rows else ''}.npz"

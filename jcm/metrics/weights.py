@@ -7,7 +7,7 @@ import pathlib
 
 from jcm.metrics.networks.layers import Weights
 from jcm.pretrained import torch_file
-from jcm.runtime import download
+from jcm.runtime import cache, download
 from jcm.runtime.arrays import check_finite
 from jcm.runtime.errors import JcmError
 from jcm.runtime.paths import expanded
@@ -95,7 +95,7 @@ def path(name: str, folder: str | os.PathLike = "") -> pathlib.Path:
         _check(found, "sha256:57934424", remedy)
         return found
     file = FILES[name]
-    place = expanded(folder) if folder else download.cache("weights")
+    place = expanded(folder) if folder else cache.folder("weights")
     target = place / file.name
     remedy = f"download {file.url} elsewhere and put it at {target}"
     if not target.exists():

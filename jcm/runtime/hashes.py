@@ -26,18 +26,27 @@ def beside(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def sha256(path: pathlib.Path, stop: threading.Event | None = None) -> str:
-    """Returns the SHA-256 of a file in hexadecimal digits.
+def sha256(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a file; see `digest_of`."""
+    return digest_of(path, "sha256")
+
+
+def digest_of(
+    path: pathlib.Path, algorithm: str, stop: threading.Event | None = None
+) -> str:
+    """Returns the digest of a file in hexadecimal digits.
 
     Args:
       path: of the file.
+      algorithm: as `hashlib` names it.
       stop: ends the work early when it is set; the result is then meaningless.
 
     Raises:
       JcmError: if it is not a regular file.
       OSError: if it cannot be read.
     """
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(_BLOCK))
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    buffer = memoryview(bytearray(_BLOCK))
     with budget.regular_file(path).open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
@@ -102,7 +111,7 @@ def computing(
     stop = threading.Event()
 
     def work() -> dict[pathlib.Path, str]:
-        return {path: sha256(path, stop) for path in paths if not stop.is_set()}
+        return {path: digest_of(path, "sha256", stop) for path in paths}
 
     with futures.ThreadPoolExecutor(1) as pool:
         future = pool.submit(work)

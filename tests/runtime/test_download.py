@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from jcm.runtime import download
+from jcm.runtime import cache, download
 from jcm.runtime.errors import JcmError
 
 _MD5 = "md5:9a0364b9e99bb480dd25e1f0284c8555"  # The hash of b"content".
@@ -82,6 +82,6 @@ def test_the_error_names_a_folder_that_cannot_be_written(tmp_path):
 
 def test_the_environment_chooses_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("JCM_CACHE", str(tmp_path))
-    assert download.cache("weights") == tmp_path / "weights"
+    assert cache.folder("weights") == tmp_path / "weights"
     monkeypatch.setenv("JCM_CACHE", "")
-    assert download.cache("data") == pathlib.Path("~/.cache/jcm/data").expanduser()
+    assert cache.folder("data") == pathlib.Path("~/.cache/jcm/data").expanduser()
