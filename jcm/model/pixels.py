@@ -18,7 +18,7 @@ from jcm.diffusion.sampler import Sampler
 from jcm.diffusion.schedule import Schedule
 from jcm.networks import Params
 from jcm.run import storage
-from jcm.runtime import distributed, files
+from jcm.runtime import distributed, npz
 from jcm.runtime.arrays import as_key
 from jcm.runtime.errors import JcmError
 
@@ -133,6 +133,7 @@ def write_npz(
     Raises:
       JcmError: if the file cannot be written.
     """
-    arrays = [pixels] if labels is None else [pixels, np.asarray(labels, np.int32)]
-    with files.replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, *arrays)
+    arrays = {"arr_0": pixels}
+    if labels is not None:
+        arrays["arr_1"] = np.asarray(labels, np.int32)
+    npz.write(path, arrays)
