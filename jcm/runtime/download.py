@@ -1,7 +1,6 @@
 """Downloads files, so that each is either complete or absent."""
 
 import errno
-import functools
 import http.client
 import pathlib
 import time
@@ -132,14 +131,8 @@ def check_digest(path: pathlib.Path, expected: str, subject: str, remedy: str) -
         return
     algorithm, _, digest = expected.partition(":")
     try:
-        stat = path.stat()
-        found = _digest(path, algorithm, stat.st_size, stat.st_mtime_ns)
+        found = hashes.known(path, algorithm)
     except OSError as error:
         raise JcmError(f"cannot read {path} ({one_line(error)}): {remedy}") from error
     if not found.startswith(digest):
         raise JcmError(f"{subject} with {algorithm} {found}, not {digest}: {remedy}")
-
-
-@functools.lru_cache(maxsize=100)
-def _digest(path: pathlib.Path, algorithm: str, *_: int) -> str:
-    return hashes.digest_of(path, algorithm)

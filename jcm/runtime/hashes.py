@@ -5,6 +5,7 @@ lies beside the files that it lists, so that `sha256sum -c RECORD` checks them t
 """
 
 import contextlib
+import functools
 import hashlib
 import pathlib
 import re
@@ -29,6 +30,20 @@ def beside(path: pathlib.Path) -> pathlib.Path:
 def sha256(path: pathlib.Path) -> str:
     """Returns the SHA-256 of a file; see `digest_of`."""
     return digest_of(path, "sha256")
+
+
+def known(path: pathlib.Path, algorithm: str = "sha256") -> str:
+    """Returns the digest of a file, computed once in a process unless it changes.
+
+    A change is detected by the size and the time of the file; see `digest_of`.
+    """
+    stat = path.stat()
+    return _known(path, algorithm, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1000)
+def _known(path: pathlib.Path, algorithm: str, *_: int) -> str:
+    return digest_of(path, algorithm)
 
 
 def digest_of(
