@@ -4,6 +4,7 @@ import errno
 import http.client
 import pathlib
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import IO, Any
@@ -51,6 +52,8 @@ def fetch(url: str, target: pathlib.Path, expected: str, remedy: str) -> pathlib
             full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             if getattr(error, "errno", None) in full:
                 raise  # `replacing` explains it
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it holds the connection
             reason = one_line(error, 200)
             raise JcmError(f"cannot download {url} ({reason}): {remedy}") from error
         file.close()

@@ -196,7 +196,7 @@ def _read_array(
     if head.tell() + math.prod(shape) * dtype.itemsize != size:
         raise _Refused(f"{name} has not the bytes of an array of shape {shown(shape)}")
     array = np.empty(shape[::-1] if in_fortran_order else shape, dtype)
-    left = memoryview(array.reshape(-1).view(np.uint8))
+    left = array.reshape(-1).view(np.uint8).data
     first = head.read()
     left[: len(first)] = first
     left = left[len(first) :]
@@ -240,9 +240,9 @@ def _check_shape(
         known = lengths.setdefault(axis, length) if isinstance(axis, str) else axis
         fits = fits and length == known and length > 0
     if not fits:
-        known = {axis: lengths.get(axis) for axis in expected if isinstance(axis, str)}
-        where = ", ".join(f"{axis}={length}" for axis, length in known.items())
-        wanted = f"({', '.join(map(str, expected))})"
+        axes = dict.fromkeys(axis for axis in expected if isinstance(axis, str))
+        where = ", ".join(f"{axis}={lengths[axis]}" for axis in axes if axis in lengths)
         raise _Refused(
-            f"{name} has the shape {shown(shape)}, and not {wanted} with {where}"
+            f"{name} has the shape {shown(shape)}, and not"
+            f" ({', '.join(map(str, expected))}){where and ' with '}{where}"
         )
