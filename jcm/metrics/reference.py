@@ -17,14 +17,8 @@ from jcm.runtime.paths import expanded
 
 # The most real images whose rows are kept; scores of rows would take too long on more.
 _MOST_ROWS = 50_000
-# The arrays of published files; see `published`.
-_PUBLISHED = {
-    "mu": npz.Array(npz.FLOATS, ("d",), optional=True),
-    "sigma": npz.Array(npz.FLOATS, ("d", "d"), optional=True),
-    "mu_s": npz.Array(npz.FLOATS, ("d_s",), optional=True),
-    "sigma_s": npz.Array(npz.FLOATS, ("d_s", "d_s"), optional=True),
-    "arr_0": npz.Array(("uint8",), ("n", "h", "w", "c"), optional=True),
-}
+# The features of Inception in published files, by the ends of the names of arrays.
+_PUBLISHED = {"": "pool", "_s": "spatial"}
 
 
 def of_dataset(
@@ -101,6 +95,7 @@ def _compute(
 def published(
     path: str | os.PathLike,
     network: FeatureNetwork,
+    sizes: Mapping[str, int],
     wanted: set[str],
     rows: set[str],
     size: int,
@@ -111,6 +106,7 @@ def published(
       path: an .npz with `mu` and `sigma` (EDM, clean-fid), or a reference batch of
         guided-diffusion, which also has `mu_s`, `sigma_s` and images `arr_0`.
       network: the Inception network, for features of the images.
+      sizes: the length of each feature.
       wanted: names of the features.
       rows: names of the features whose rows are needed, which only a batch can give.
       size: height and width of the samples.
@@ -121,8 +117,16 @@ def published(
     Raises:
       JcmError: if the file is none of these, or its images have another size.
     """
+    expected = {"arr_0": npz.Array(("uint8",), ("n", "h", "w", "c"), optional=True)}
+    for end, name in _PUBLISHED.items():
+        d = sizes[name]
+        expected[f"mu{end}"] = npz.Array(npz.FLOATS, (d,), optional=True)
+        expected[f"sigma{end}"] = npz.Array(npz.FLOATS, (d, d), optional=True)
     try:
-        arrays = npz.read(expanded(path), _PUBLISHED, "name an .npz with mu and sigma")
+        arrays = npz.read(
+            *(expanded(path), expected),
+            "name an .npz with mu and sigma of the Inception network",
+        )
     except JcmError as error:
         raise JcmError(f"config.eval.reference: {error}") from error
     found = _published_moments(path, arrays)
@@ -150,7 +154,7 @@ def _published_moments(
 ) -> dict[str, Statistics]:
     """Returns the moments that the file states, as float64 and without rows."""
     found = {}
-    for name, suffix in (("pool", ""), ("spatial", "_s")):
+    for suffix, name in _PUBLISHED.items():
         if f"mu{suffix}" not in arrays or f"sigma{suffix}" not in arrays:
             continue
         mean = np.asarray(arrays[f"mu{suffix}"], np.float64)

@@ -194,7 +194,9 @@ def _read_array(
         raise _Refused(f"{name} is of type {dtype.name}, and not {kinds}")
     _check_shape(name, shape, expected.shape, lengths)
     if head.tell() + math.prod(shape) * dtype.itemsize != size:
-        raise _Refused(f"{name} has not the bytes of an array of shape {shown(shape)}")
+        raise _Refused(
+            f"{name} does not have the bytes of an array of shape {shown(shape)}"
+        )
     array = np.empty(shape[::-1] if in_fortran_order else shape, dtype)
     left = array.reshape(-1).view(np.uint8).data
     first = head.read()

@@ -305,17 +305,27 @@ def test_published_references_are_read(config, digits, tmp_path):
         _ready(config, digits)
 
 
+def _moments(*corner):
+    """Returns moments of 16 numbers, with other values in a corner of sigma."""
+    sigma = np.eye(16)
+    sigma[:2, :2] = np.reshape(corner, (2, 2)) if len(corner) > 1 else corner[0]
+    return {"mu": np.zeros(16), "sigma": sigma}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"arr_0": np.zeros((9, 32, 32, 1), np.uint8)}, "the samples are 8x8"),
-        ({"mu": np.zeros(3), "sigma": np.zeros((4, 4))}, "sigma has the shape"),
-        ({"mu": np.zeros(3), "sigma": np.full((3, 3), np.nan)}, "are not finite"),
-        ({"mu": np.zeros(2), "sigma": np.array([[1, 2], [0, 1.0]])}, "not symmetric"),
-        ({"mu": np.zeros(2), "sigma": np.diag([1.0, -2])}, "a variance is negative"),
-        ({"mu": np.zeros(2), "sigma": np.array([[1, 2], [2, 1.0]])}, "variances allow"),
-        ({"mu": np.zeros(2), "sigma": np.eye(2, dtype=complex)}, "of type complex128"),
-        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "of 3 numbers instead of 16: name a"),
+        ({"mu": np.zeros(16), "sigma": np.zeros((4, 4))}, "sigma has the shape"),
+        (_moments(np.nan), "are not finite"),
+        (_moments(1, 2, 0, 1), "not symmetric"),
+        (_moments(1, 0, 0, -2), "a variance is negative"),
+        (_moments(1, 2, 2, 1), "variances allow"),
+        ({"mu": np.zeros(16), "sigma": np.eye(16, dtype=complex)}, "is of type compl"),
+        (
+            {"mu": np.zeros(3), "sigma": np.eye(3)},
+            r"mu has the shape .3,., and not .16.: name",
+        ),
         (
             {"arr_0": np.zeros((9, 8, 8, 1), np.uint8)},
             "fid needs at least 17 images, but .* has 9",

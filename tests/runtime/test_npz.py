@@ -65,7 +65,10 @@ def test_statistics_that_python_2_wrote_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("mu", "reason"),
     [
-        (_npy(_header((10**13,)), b"12345678"), "not the bytes of an array of shape"),
+        (
+            _npy(_header((10**13,)), b"12345678"),
+            "not have the bytes of an array of shape",
+        ),
         (_npy(_header((3, 3)), bytes(72)), r"shape \(3, 3\), and not \(d\)"),
         (_npy(_header((4,)), bytes(32)), r"sigma has the shape .*\(d, d\) with d=4"),
         (_npy(_header((0,))), r"shape \(0,\)"),
