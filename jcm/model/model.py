@@ -22,13 +22,7 @@ from jcm.model.labels import Labels, image_labels, labels_of_images
 from jcm.networks import Params
 from jcm.run import workdir as workdir_lib
 from jcm.runtime.arguments import explained, no_attribute, numbers, optional, whole
-from jcm.runtime.arrays import (
-    LARGEST_WEIGHT,
-    AnyArray,
-    Whole,
-    check_finite,
-    check_floats,
-)
+from jcm.runtime.arrays import AnyArray, Whole, check_finite, check_floats
 from jcm.runtime.errors import JcmError
 
 
@@ -93,14 +87,13 @@ class Model:
         """The weights; other ones may be set.
 
         Raises:
-          JcmError: if a weight that is set is not finite, or beyond 1e6.
+          JcmError: if a weight that is set is not finite.
         """
         return self._params
 
     @params.setter
     def params(self, params: Params) -> None:
-        remedy = "use an earlier checkpoint, or copy the file again"
-        check_finite(params, remedy, LARGEST_WEIGHT)
+        check_finite(params, "use an earlier checkpoint, or copy the file again")
         self._params = params
         vars(self).pop("_digest", None)
 

@@ -22,6 +22,7 @@ from jcm.pretrained import (
     torch_file,
 )
 from jcm.runtime import first_read, hashes
+from jcm.runtime.arrays import LARGEST_WEIGHT, check_finite
 from jcm.runtime.errors import JcmError, one_line
 
 _KINDS = ("diffusion", "consistency")
@@ -160,6 +161,11 @@ def _read(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
             f"{path} holds no known network ({type(error).__name__}: {reason}):"
             " download it again, or name another file"
         ) from error
+    remedy = "use an earlier checkpoint, or copy the file again"
+    try:
+        check_finite(found.params, remedy, LARGEST_WEIGHT)
+    except JcmError as error:
+        raise JcmError(f"{path}: {error}") from error
     found = dataclasses.replace(found, kind=hints.kind or found.kind)
     if _is_imagenet(found.network.arch):
         found = dataclasses.replace(found, class_names=imagenet.class_names())
