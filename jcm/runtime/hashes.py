@@ -18,7 +18,7 @@ from jcm.runtime.errors import JcmError, one_line
 
 NAME = "SHA256SUMS"
 """The name of the record of a whole folder."""
-_BLOCK = 2**22
+_BLOCK = 2**18
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
