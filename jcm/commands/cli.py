@@ -75,12 +75,12 @@ def on_devices(*, resumes: bool = True) -> Iterator[None]:
     import jax
 
     from jcm.run import storage
-    from jcm.runtime import distributed, download, preemption
+    from jcm.runtime import cache, distributed, preemption
 
     preemption.exit_on_signals(resumes=resumes)
     # Training, evaluation and every restart compile the same sampler.
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str(download.cache("xla")))
+        jax.config.update("jax_compilation_cache_dir", str(cache.folder("xla")))
     try:
         yield
     except (Exception, KeyboardInterrupt, Preempted) as error:

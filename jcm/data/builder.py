@@ -13,6 +13,9 @@ from absl import logging
 from jaxtyping import Int32, UInt8
 from PIL import Image
 
+from jcm.data import prepared
+from jcm.runtime import npz
+
 
 class Png(tfds.features.Image):
     """The Image feature of tfds, encoded and decoded by Pillow.
@@ -45,7 +48,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
     their own, too.
     """
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
 
     # Whether the records are in order of class, of name or the like, so that parts of a
     # split are taken from all of it.
@@ -75,6 +78,19 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         """
         return None
 
+    @classmethod
+    def folder_in(
+        cls, root: pathlib.Path, config: tfds.core.BuilderConfig | None
+    ) -> pathlib.Path:
+        """Returns the folder of a prepared data set.
+
+        Args:
+          root: the folder of all data sets.
+          config: what `source` returns.
+        """
+        of_config = root / cls.name / (config.name if config else "")
+        return of_config / str(cls.VERSION)
+
     def _create_builder_config(self, builder_config: Any, version: Any) -> Any:
         # The original method warns of each config that the class does not list.
         return builder_config
@@ -89,6 +105,13 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
 
     def _log_download_done(self) -> None:
         pass
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+        super()._download_and_prepare(dl_manager, download_config)
+        # The caller writes the same once more, and renames the folder.
+        self.info.download_size = dl_manager.downloaded_size
+        self.info.write_to_directory(self.data_dir)
+        prepared.write(pathlib.Path(self.data_dir))
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -120,7 +143,10 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
 
     def labels(self, split: str) -> Int32[np.ndarray, " n"]:
         """Returns the labels of a prepared split."""
-        return np.load(self._labels_file(split))
+        path = self._labels_file(split)
+        count = self.info.splits[split].num_examples
+        expected = npz.Array(("int32",), (count,))
+        return npz.read_one(path, expected, prepared.remedy(path.parent))
 
     def _labels_file(self, split: str) -> pathlib.Path:
         return pathlib.Path(self.data_path) / f"labels_{split}.npy"

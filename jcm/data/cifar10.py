@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 from jaxtyping import UInt8
 
 from jcm.data import builder
-from jcm.runtime import download
+from jcm.runtime import download, hashes
 from jcm.runtime.errors import JcmError, one_line
 from jcm.runtime.paths import expanded
 
@@ -57,6 +58,11 @@ class Cifar10(builder.ImageBuilder):
     ) -> dict[str, Any]:
         if self.builder_config:
             path = pathlib.Path(self.builder_config.description)
+            if path.is_file() and hashes.known(path, "md5") != MD5:
+                logging.warning(
+                    "the MD5 of %s is not that of the published archive of CIFAR-10",
+                    path,
+                )
         else:
             folder = pathlib.Path(self.data_dir_root) / "downloads"
             target = folder / URL.rpartition("/")[2]

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import pathlib
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -13,9 +14,9 @@ import tqdm
 from jaxtyping import Int, Int32, UInt8
 
 from jcm.data import builder as builder_lib
-from jcm.data import cifar10, digits, image_folder, parts
+from jcm.data import cifar10, digits, image_folder, parts, prepared
 from jcm.data.records import Records
-from jcm.runtime import download, files
+from jcm.runtime import cache, files
 from jcm.runtime.errors import JcmError, one_line
 from jcm.runtime.paths import expanded
 
@@ -139,7 +140,7 @@ def load(config_data: Any, split: str = "train") -> Dataset:
 
     Raises:
       JcmError: if the name or the split is unknown, the image size or channels are
-        wrong, or the source is missing or broken.
+        wrong, the source is missing or broken, or what was prepared has changed.
     """
     if config_data.name == GIVEN:
         raise JcmError(
@@ -152,7 +153,8 @@ def load(config_data: Any, split: str = "train") -> Dataset:
             f"config.data.name={config_data.name!r} is unknown: use one of {known}"
         )
     builder = _prepared(config_data)
-    records = parts.open_part(builder, split)
+    opened = parts.open_part(builder, split)
+    records = prepared.Checked(opened, pathlib.Path(builder.data_path))
     image_size, _, channels = builder.info.features["image"].shape
     # All splits are hashed, since one split can name several, as train[:10]+test does.
     identity = [config_data.name, split, dict(builder.info.metadata)]
@@ -180,7 +182,12 @@ def _prepared(config_data: Any) -> builder_lib.ImageBuilder:
     """Returns the builder of a data set that is prepared on disk."""
     cls = BUILDERS[config_data.name]
     config = cls.source(config_data)
-    folder = expanded(config_data.dir or download.cache("data"))
+    folder = expanded(config_data.dir or cache.folder("data"))
+    place = cls.folder_in(folder, config)
+    # A complete folder appears by renaming.
+    is_prepared = place.exists()
+    if is_prepared:
+        prepared.check(place)
     builder = cls(data_dir=folder, config=config)
     size, _, channels = builder.info.features["image"].shape
     if (config_data.image_size, config_data.channels) != (size, channels):
@@ -188,9 +195,7 @@ def _prepared(config_data: Any) -> builder_lib.ImageBuilder:
             f"{config_data.name} has {size}x{size} images of {channels} channels: pass "
             f"--config.data.image_size={size} --config.data.channels={channels}"
         )
-    # A complete folder appears by renaming. If there is none, is_prepared() of tfds
-    # would log a warning; this test does not.
-    if builder.data_path.exists():
+    if is_prepared:
         return builder
     try:
         # Many processes may start at once; the first one prepares the data for all.
@@ -205,7 +210,7 @@ def _prepared(config_data: Any) -> builder_lib.ImageBuilder:
         # renaming the finished folder fails if another process was faster; the result
         # of that process is then used instead.
         builder = cls(data_dir=folder, config=config)
-        if not builder.data_path.exists():
+        if not place.exists():
             raise JcmError(
                 f"cannot prepare {config_data.name} in {folder} ({one_line(error)}): "
                 "set --config.data.dir to a folder with free space"

@@ -1,6 +1,7 @@
 """Folders of picture files as data sets, with sub-folders as classes."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import zipfile
@@ -19,6 +20,9 @@ from jcm.runtime.paths import expanded
 
 # An error names at most this many files.
 _NAMED_AT_MOST = 3
+# The largest file of a zip file that is unpacked; the list of the classes of ImageNet
+# has 50 MB.
+_LARGEST_MEMBER = 256 * 2**20
 
 
 @dataclasses.dataclass
@@ -137,7 +141,7 @@ def _of_zip(root: pathlib.Path) -> tuple[Listing, bytes]:
         with zipfile.ZipFile(root) as archive:
             # A name that is there twice stands for the last file.
             members = {each.filename: each for each in archive.infolist()}
-            content = archive.read(classes.LISTED)
+            content = _read_member(archive, classes.LISTED)
     # A file can be damaged in many ways, encrypted, or compressed in an unknown way.
     except Exception as error:
         raise JcmError(
@@ -173,7 +177,15 @@ def _reader(root: pathlib.Path) -> Callable[[str], pathlib.Path | bytes]:
     if root.is_dir():
         return root.joinpath
     # The archive is closed with its last reference. Threads may read it.
-    return zipfile.ZipFile(root).read
+    return functools.partial(_read_member, zipfile.ZipFile(root))
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Reads a file of a zip file, whose size is checked before it is unpacked."""
+    size = archive.getinfo(name).file_size
+    if size > _LARGEST_MEMBER:
+        raise ValueError(f"{name} has {size:,} bytes, more than {_LARGEST_MEMBER:,}")
+    return archive.read(name)
 
 
 def _readable(

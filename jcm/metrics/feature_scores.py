@@ -182,7 +182,7 @@ class NetworkScores:
         rows = {score.feature for score in compared if score.from_rows}
         if wanted and self._published:
             self._real = reference.published(
-                *(self._published, self._network, wanted, rows),
+                *(self._published, self._network, self._sizes, wanted, rows),
                 self._dataset.image_size,
             )
             for name, score in self._scores.items():
@@ -274,13 +274,6 @@ class NetworkScores:
         real = self._real.get(score.feature)
         if not score.needs_real or real is None:
             return
-        size = self._sizes[score.feature]
-        if len(real.moments.mean) != size:
-            raise JcmError(
-                f"config.eval.reference={self._published} has features of"
-                f" {len(real.moments.mean)} numbers instead of {size}: name a file of"
-                " the Inception network"
-            )
         # A file of mean and covariance does not state its number of images.
         count = real.moments.count
         if score.from_rows:

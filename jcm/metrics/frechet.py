@@ -11,6 +11,10 @@ Features = Float[np.ndarray, "_n d"]
 """Features of images, one row each."""
 
 
+# Moments may differ by this share from what float64 gives.
+_ROUNDING = 1e-4
+
+
 @dataclasses.dataclass(frozen=True)
 class Moments:
     """Mean and covariance of features, in float64.
@@ -24,6 +28,30 @@ class Moments:
     mean: Float[np.ndarray, " d"]
     cov: Float[np.ndarray, "d d"]
     count: int
+
+    def fault(self) -> str:
+        """Returns why these can be the moments of no features; "" if they can be.
+
+        Rounding of float32 is allowed.
+        """
+        variances = np.diagonal(self.cov)
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.cov).all()):
+            return "they are not finite"
+        if self.count < 0:
+            return f"they are of {self.count} images"
+        if not variances.size:
+            return "they are empty"
+        # The variance of a constant feature may be a little below 0.
+        most = _ROUNDING * abs(variances.max())
+        if variances.min() < -most:
+            return "a variance is negative"
+        if np.abs(self.cov - self.cov.T).max() > most:
+            return "the covariance is not symmetric"
+        # The inequality of Cauchy and Schwarz.
+        deviations = np.sqrt(np.maximum(variances, 0))
+        if (np.abs(self.cov) - np.outer(deviations, deviations)).max() > most:
+            return "a covariance is larger than its variances allow"
+        return ""
 
 
 class MomentSum:

@@ -1,18 +1,19 @@
 """Pictures that a user names, to score or to compare with, as data sets."""
 
-import zipfile
-
-import numpy as np
 from ml_collections import ConfigDict
 
 from jcm import data
 from jcm.data import Dataset
 from jcm.data import given as given_data
-from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime import npz
+from jcm.runtime.errors import JcmError
 from jcm.runtime.paths import expanded
 
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
-"""What numpy raises for a file that is not an .npz of plain arrays."""
+# The arrays of samples in a file; see `samples`.
+_SAMPLES = {
+    "arr_0": npz.Array(("uint8",), ("n", "h", "w", "c")),
+    "arr_1": npz.Array(npz.WHOLE, ("n",), optional=True),
+}
 
 
 def of_folder(config: ConfigDict, path: str, name: str) -> Dataset:
@@ -52,20 +53,11 @@ def samples(config: ConfigDict, path: str, name: str) -> Dataset:
     file = expanded(path)
     if file.suffix != ".npz":
         return of_folder(config, path, name)
+    section, remedy = config.data, "name a folder, or an .npz with pixels as arr_0"
     try:
-        # The file is opened here, since numpy leaves a file open that it cannot read.
-        with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
-            given = {key: arrays[key] for key in ("arr_0", "arr_1") if key in arrays}
-        pixels = given["arr_0"]
-    except UNREADABLE as error:
-        raise JcmError(
-            f"{name}={path} cannot be read ({one_line(error)}): name a folder, or an"
-            " .npz file with pixels as arr_0"
-        ) from error
-    section = config.data
-    try:
+        given = npz.read(file, _SAMPLES, remedy)
         return given_data.load(
-            (pixels, given.get("arr_1")), section.image_size, section.channels
+            (given["arr_0"], given.get("arr_1")), section.image_size, section.channels
         )
     except JcmError as error:
         raise JcmError(f"{name}={path}: {error}") from error

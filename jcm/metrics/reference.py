@@ -2,22 +2,23 @@
 
 import os
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from absl import logging
 
 from jcm.data import Dataset
 from jcm.metrics import frechet, statistics
-from jcm.metrics.given import UNREADABLE
 from jcm.metrics.networks import FeatureNetwork
 from jcm.metrics.statistics import Statistics
-from jcm.runtime import distributed, download, files
-from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime import cache, distributed, npz
+from jcm.runtime.errors import JcmError
 from jcm.runtime.paths import expanded
 
 # The most real images whose rows are kept; scores of rows would take too long on more.
 _MOST_ROWS = 50_000
+# The features of Inception in published files, by the ends of the names of arrays.
+_PUBLISHED = {"": "pool", "_s": "spatial"}
 
 
 def of_dataset(
@@ -30,26 +31,27 @@ def of_dataset(
     Args:
       network: the network that computes the features.
       dataset: the real images. Its fingerprint is part of the names of the cached
-        files, of which there is one for each feature.
+        files, of which there is one for each feature. A damaged file is reported and
+        replaced.
       wanted: names of the features.
       rows: names of the features whose rows are kept, for at most 50,000 images.
-
-    Raises:
-      JcmError: if a cached file is damaged.
     """
     prefix = f"{dataset.fingerprint}-{network.version}"
-    folder = download.cache("reference")
+    folder = cache.folder("reference")
 
     def path(name: str, with_rows: bool) -> pathlib.Path:
         return folder / f"{prefix}-{name}{'-rows' if with_rows else ''}.npz"
 
     known: dict[str, Statistics] = {}
+    sizes = network.sizes((*2 * (dataset.image_size,), dataset.channels))
     for name in sorted(wanted):
+        count = min(len(dataset), _MOST_ROWS) if name in rows else None
         # A file with rows also serves where no rows are needed.
-        for candidate in (path(name, name in rows), path(name, True)):
-            # Machines have their own caches, so all processes must agree to read.
-            if distributed.gather(np.bool_(candidate.exists())).all():
-                known[name] = _read(candidate, name in rows)
+        for with_rows in sorted({name in rows, True}):
+            cached = _read(path(name, with_rows), sizes[name], len(dataset), count)
+            # Machines have their own caches, so all processes must agree on it.
+            if distributed.gather(np.bool_(cached is not None)).all() and cached:
+                known[name] = cached
                 break
     wanted, rows = wanted - set(known), rows - set(known)
     if not wanted:
@@ -93,6 +95,7 @@ def _compute(
 def published(
     path: str | os.PathLike,
     network: FeatureNetwork,
+    sizes: Mapping[str, int],
     wanted: set[str],
     rows: set[str],
     size: int,
@@ -103,6 +106,7 @@ def published(
       path: an .npz with `mu` and `sigma` (EDM, clean-fid), or a reference batch of
         guided-diffusion, which also has `mu_s`, `sigma_s` and images `arr_0`.
       network: the Inception network, for features of the images.
+      sizes: the length of each feature.
       wanted: names of the features.
       rows: names of the features whose rows are needed, which only a batch can give.
       size: height and width of the samples.
@@ -113,13 +117,18 @@ def published(
     Raises:
       JcmError: if the file is none of these, or its images have another size.
     """
+    expected = {"arr_0": npz.Array(("uint8",), ("n", "h", "w", "c"), optional=True)}
+    for end, name in _PUBLISHED.items():
+        d = sizes[name]
+        expected[f"mu{end}"] = npz.Array(npz.FLOATS, (d,), optional=True)
+        expected[f"sigma{end}"] = npz.Array(npz.FLOATS, (d, d), optional=True)
     try:
-        arrays = _arrays(expanded(path))
-    except UNREADABLE as error:
-        raise JcmError(
-            f"config.eval.reference={path} cannot be read ({one_line(error)}): name an"
-            " .npz with mu and sigma"
-        ) from error
+        arrays = npz.read(
+            *(expanded(path), expected),
+            "name an .npz with mu and sigma of the Inception network",
+        )
+    except JcmError as error:
+        raise JcmError(f"config.eval.reference: {error}") from error
     found = _published_moments(path, arrays)
     if "arr_0" in arrays:
         images = arrays["arr_0"]
@@ -134,8 +143,8 @@ def published(
         found = _with_images(found, network, images, missing, rows, title)
     if not found:
         raise JcmError(
-            f"config.eval.reference={path} has {', '.join(arrays) or 'nothing'}: name"
-            " an .npz with mu and sigma"
+            f"config.eval.reference={path} has no statistics and no images: name an"
+            " .npz with mu and sigma"
         )
     return found
 
@@ -145,22 +154,19 @@ def _published_moments(
 ) -> dict[str, Statistics]:
     """Returns the moments that the file states, as float64 and without rows."""
     found = {}
-    for name, suffix in (("pool", ""), ("spatial", "_s")):
+    for suffix, name in _PUBLISHED.items():
         if f"mu{suffix}" not in arrays or f"sigma{suffix}" not in arrays:
             continue
         mean = np.asarray(arrays[f"mu{suffix}"], np.float64)
         cov = np.asarray(arrays[f"sigma{suffix}"], np.float64)
-        if mean.ndim != 1 or cov.shape != 2 * mean.shape:
+        moments = frechet.Moments(mean, cov, 0)
+        fault = moments.fault()
+        if fault:
             raise JcmError(
-                f"config.eval.reference={path}: mu of shape {mean.shape} and sigma"
-                f" of shape {cov.shape} do not match: name another file"
+                f"config.eval.reference={path}: mu{suffix} and sigma{suffix} are"
+                f" damaged ({fault}): name another file"
             )
-        if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
-            raise JcmError(
-                f"config.eval.reference={path}: mu or sigma is not finite: name another"
-                " file"
-            )
-        found[name] = Statistics(frechet.Moments(mean, cov, 0), None)
+        found[name] = Statistics(moments, None)
     return found
 
 
@@ -193,24 +199,42 @@ def _write(path: pathlib.Path, found: Statistics) -> None:
     arrays = dict(vars(found.moments))
     if found.rows is not None:
         arrays["rows"] = found.rows
-    with files.replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
+    npz.write(path, arrays)
 
 
-def _read(path: pathlib.Path, with_rows: bool) -> Statistics:
+def _read(
+    path: pathlib.Path, size: int, count: int, rows: int | None
+) -> Statistics | None:
+    """Reads cached statistics; None if there are none that can be used.
+
+    Args:
+      path: of the file.
+      size: the length of the features.
+      count: the number of images.
+      rows: the number of rows that are needed; None for none.
+    """
+    if not path.exists():
+        return None
+    expected = {
+        "mean": npz.Array(("float64",), (size,)),
+        "cov": npz.Array(("float64",), (size, size)),
+        "count": npz.Array(npz.WHOLE, ()),
+    }
+    if rows is not None:
+        expected["rows"] = npz.Array(("float32",), (rows, size))
     try:
-        arrays = _arrays(path, () if with_rows else ("rows",))
-        moments = frechet.Moments(
-            arrays["mean"], arrays["cov"], count=int(arrays["count"])
-        )
-        return Statistics(moments, arrays.get("rows"))
-    except UNREADABLE as error:
-        raise JcmError(f"{path} is damaged ({one_line(error)}): delete it") from error
-
-
-def _arrays(
-    path: str | os.PathLike, skipped: Collection[str] = ()
-) -> dict[str, np.ndarray]:
-    # The file is opened here, since numpy leaves a file open that it cannot read.
-    with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files if name not in skipped}
+        arrays = npz.read(path, expected, "it is computed again")
+    except JcmError as error:
+        logging.warning("%s", error)
+        return None
+    moments = frechet.Moments(arrays["mean"], arrays["cov"], int(arrays["count"]))
+    found = Statistics(moments, arrays.get("rows"))
+    fault = moments.fault()
+    if moments.count != count:
+        fault = f"they are of {moments.count} images instead of {count}"
+    if found.rows is not None and not np.isfinite(found.rows).all():
+        fault = "a row is not finite"
+    if fault:
+        logging.warning("%s is damaged (%s): it is computed again", path, fault)
+        return None
+    return found

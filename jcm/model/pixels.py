@@ -5,7 +5,6 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import BinaryIO
 
 import jax
 import numpy as np
@@ -18,7 +17,7 @@ from jcm.diffusion.sampler import Sampler
 from jcm.diffusion.schedule import Schedule
 from jcm.networks import Params
 from jcm.run import storage
-from jcm.runtime import distributed, files
+from jcm.runtime import distributed, growing, npz
 from jcm.runtime.arrays import as_key
 from jcm.runtime.errors import JcmError
 
@@ -79,10 +78,12 @@ def fill(
 ) -> UInt8[np.ndarray, "n h w c"]:
     """Writes images to a file, part after part; resumes a file that is not complete.
 
-    Every process must call with the same arguments. Process 0 writes.
+    Every process must call with the same arguments. Process 0 writes. What has changed
+    since it was written is made again.
 
     Args:
       path: the file, which holds the bytes of the images in order and nothing else.
+        `growing.delete` deletes it.
       shape: (n, h, w, c) of all images.
       make: makes the images with the given numbers.
       title: label of the progress bar.
@@ -92,32 +93,24 @@ def fill(
       All images, mapped from the file.
     """
     each, count = math.prod(shape[1:]), shape[0]
-    done = 0
-    file: BinaryIO | None = None
+    written: growing.Growing | None = None
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Kept open, since another program that makes the same images may delete
-            # the file when it is complete.
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            file = stack.enter_context(os.fdopen(descriptor, "r+b"))
-            done = file.seek(0, os.SEEK_END) // each
-        done = distributed.from_main(done)
+            written = stack.enter_context(growing.opened(path, each))
+        done = distributed.from_main(min(written.size // each, count) if written else 0)
         progress = stack.enter_context(
             tqdm.tqdm(total=count, initial=done, desc=title, unit="image", delay=2)
         )
         for start in range(done, count, part):
             pixels = make(range(start, min(start + part, count)))
-            if file:
-                file.seek(start * each)
-                file.write(pixels.tobytes())
-                file.flush()
+            if written:
+                written.add(pixels.tobytes())
             progress.update(len(pixels))
-        if file:
+        if written:
             # A network file system may otherwise keep the data on this machine.
-            os.fsync(file.fileno())
+            os.fsync(written.file.fileno())
         storage.sync(path)
-        source = file or stack.enter_context(path.open("rb"))
+        source = written.file if written else stack.enter_context(path.open("rb"))
         return np.memmap(source, np.uint8, "r", shape=shape)
 
 
@@ -133,6 +126,7 @@ def write_npz(
     Raises:
       JcmError: if the file cannot be written.
     """
-    arrays = [pixels] if labels is None else [pixels, np.asarray(labels, np.int32)]
-    with files.replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, *arrays)
+    arrays = {"arr_0": pixels}
+    if labels is not None:
+        arrays["arr_1"] = np.asarray(labels, np.int32)
+    npz.write(path, arrays)

@@ -2,8 +2,10 @@
 
 WORKDIR/evaluation/scores.jsonl    a line for each model, way of sampling and seed
 WORKDIR/evaluation/*.uint8         samples that are not complete; a restart resumes them
+WORKDIR/evaluation/*.uint8.jsonl   the length and hash of what is complete of them
 WORKDIR/evaluation/*.npz           samples that config.eval.keep_samples keeps; later
                                    scores are computed from them
+WORKDIR/evaluation/*.npz.sha256    their hash
 """
 
 import dataclasses
@@ -30,7 +32,7 @@ from jcm.model.labels import image_labels
 from jcm.model.model import Model
 from jcm.model.pixels import fill, sample_pixels, write_npz
 from jcm.run import workdir as workdir_lib
-from jcm.runtime import distributed
+from jcm.runtime import distributed, growing, hashes, npz
 from jcm.runtime.errors import JcmError
 
 # Least number of images between two writes, and so the most that a kill can lose.
@@ -125,19 +127,19 @@ class Scorer:
         self._prepare()
         started = time.monotonic()
         labels = self._labels(subject.model)
-        if _in_all_processes(is_kept):
-            with np.load(kept) as file:
-                pixels = file["arr_0"]
-        else:
+        shape = (self._config.eval.num_images, *subject.model.denoiser.image_shape)
+        pixels = _read(kept, shape) if is_kept else None
+        reads = _in_all_processes(pixels is not None)
+        if pixels is None or not reads:
             pixels = self._sample(
                 subject.model, schedule, seed, labels, unfinished, title
             )
         scores = self._score(pixels, labels)
-        if keep and not is_kept and jax.process_index() == 0:
-            write_npz(kept, pixels, labels)
+        if keep and not reads and jax.process_index() == 0:
+            _write(kept, pixels, labels)
         self._record(identity, scores, write=not recorded)
         if jax.process_index() == 0:
-            unfinished.unlink(missing_ok=True)
+            growing.delete(unfinished)
         _log(title, len(pixels), started, scores)
         return scores
 
@@ -344,6 +346,28 @@ def _log(title: str, count: int, started: float, scores: dict[str, float]) -> No
         *(title, count, time.monotonic() - started),
         "  ".join(f"{column} {value:.4g}" for column, value in scores.items()),
     )
+
+
+def _write(
+    path: pathlib.Path, pixels: UInt8[np.ndarray, "n h w c"], labels: list[int] | None
+) -> None:
+    """Writes samples to keep, and beside them their hash."""
+    write_npz(path, pixels, labels)
+    hashes.write(hashes.beside(path), {path.name: hashes.sha256(path)})
+
+
+def _read(
+    path: pathlib.Path, shape: tuple[int, ...]
+) -> UInt8[np.ndarray, "n h w c"] | None:
+    """Reads samples that were kept; None if they are not what was written."""
+    remedy = "the samples are made again"
+    try:
+        with hashes.comparing(hashes.beside(path), [path.name], remedy):
+            expected = {"arr_0": npz.Array(("uint8",), shape)}
+            return npz.read(path, expected, remedy)["arr_0"]
+    except JcmError as error:
+        logging.warning("%s", error)
+        return None
 
 
 def _in_all_processes(condition: bool) -> bool:

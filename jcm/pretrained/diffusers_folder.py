@@ -85,6 +85,20 @@ def read(path: str | os.PathLike) -> Pipeline:
     return Pipeline(arch, _tensors(path), noise, levels)
 
 
+def names(path: str | os.PathLike) -> list[str]:
+    """Returns the files that `read` reads, relative to the folder.
+
+    Raises:
+      JcmError: if there are several files of weights, of which none is preferred.
+    """
+    path = pathlib.Path(path)
+    found = [f"{_SCHEDULER}/{_SCHEDULER_CONFIG}"] if (path / _INDEX).is_file() else []
+    unet = path / _UNET if (path / _UNET / _CONFIG).is_file() else path
+    places = [path / _INDEX, unet / _CONFIG, _weights(unet)]
+    found += [str(place.relative_to(path)) for place in places if place.is_file()]
+    return found
+
+
 def write(
     path: str | os.PathLike,
     arch: UNetSizes,
@@ -142,19 +156,24 @@ def write(
 
 
 def _tensors(folder: pathlib.Path) -> Mapping[str, np.ndarray]:
-    """Reads the weights of a `unet` folder; the unnamed variant takes precedence."""
+    """Reads the weights of a `unet` folder."""
+    path = _weights(folder)
+    return torch_file.load(path) if path.suffix == ".bin" else files.read_tensors(path)
+
+
+def _weights(folder: pathlib.Path) -> pathlib.Path:
+    """Returns the weights of a `unet` folder; the unnamed variant takes precedence."""
     found = sorted(folder.glob(f"{_WEIGHTS}*.safetensors"))
     plain = folder / f"{_WEIGHTS}.safetensors"
     if plain in found or not found:
         old = folder / f"{_WEIGHTS}.bin"
-        only_old = old.exists() and not found
-        return torch_file.load(old) if only_old else files.read_tensors(plain)
+        return old if old.exists() and not found else plain
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise JcmError(
             f"{folder} has {names}: keep one, or save the one to use as {plain.name}"
         )
-    return files.read_tensors(found[0])
+    return found[0]
 
 
 def _noise(path: pathlib.Path) -> tuple[dict[str, float], int | None]:

@@ -1,5 +1,6 @@
 """Reads checkpoints of other projects as networks with parameters."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -20,6 +21,8 @@ from jcm.pretrained import (
     released,
     torch_file,
 )
+from jcm.runtime import first_read, hashes
+from jcm.runtime.arrays import LARGEST_WEIGHT, check_finite
 from jcm.runtime.errors import JcmError, one_line
 
 _KINDS = ("diffusion", "consistency")
@@ -116,17 +119,31 @@ def read(source: str | os.PathLike, hints: Hints, ema: str = "") -> Checkpoint:
         )
     if hints.kind not in (None, *_KINDS):
         raise JcmError(f"kind={hints.kind!r}: use one of {', '.join(_KINDS)}")
-    found = _read(path, hints, ema)
     if published is None:
-        return found
+        with _comparing(path):
+            return _read(path, hints, ema)
+    with first_read.comparing_download(path) as digest:
+        found = _read(path, hints, ema)
     return dataclasses.replace(
         found,
         sigmas=published.sigmas,
         steps=published.steps,
         levels=published.levels,
-        notes=released.notes(str(source)),
+        notes=released.notes(str(source), digest()),
         licence=published.licence,
     )
+
+
+def _comparing(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """Returns a context that detects damage of the file or folder read in it."""
+    if not path.is_dir():
+        return first_read.comparing([path])
+    names = diffusers_folder.names(path)
+    record = path / hashes.NAME
+    if record.is_file():
+        remedy = f"copy it again, or delete {record} if it was changed on purpose"
+        return hashes.comparing(record, names, remedy)
+    return first_read.comparing([path / name for name in names])
 
 
 def _read(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
@@ -144,6 +161,11 @@ def _read(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
             f"{path} holds no known network ({type(error).__name__}: {reason}):"
             " download it again, or name another file"
         ) from error
+    remedy = "use an earlier checkpoint, or copy the file again"
+    try:
+        check_finite(found.params, remedy, LARGEST_WEIGHT)
+    except JcmError as error:
+        raise JcmError(f"{path}: {error}") from error
     found = dataclasses.replace(found, kind=hints.kind or found.kind)
     if _is_imagenet(found.network.arch):
         found = dataclasses.replace(found, class_names=imagenet.class_names())

@@ -13,6 +13,7 @@ import numpy as np
 
 from jcm.networks import Network, Params, ncsnpp
 from jcm.pretrained import flax_file, formats, openai_jcm, released
+from jcm.runtime import first_read
 from jcm.runtime.errors import JcmError
 from jcm.runtime.paths import expanded
 
@@ -54,7 +55,9 @@ def read(source: str | os.PathLike, network: Network) -> TrainingState:
             " the weights with config.init.state=False"
         )
     names = ("step", "opt_state", *openai_jcm.WEIGHTS)
-    found = flax_file.load(path, names)
+    comparing = first_read.comparing_download(path)
+    with comparing if published else first_read.comparing([path]):
+        found = flax_file.load(path, names)
     if not isinstance(network.arch, ncsnpp.Architecture):
         raise JcmError(f"{path} holds an NCSN++: set config.model.name=ncsnpp")
     try:

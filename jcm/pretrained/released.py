@@ -9,7 +9,7 @@ import dataclasses
 import os
 import pathlib
 
-from jcm.runtime import download
+from jcm.runtime import cache, download
 from jcm.runtime.errors import JcmError, nearest
 
 _PUBLISHER = "openai/"
@@ -166,7 +166,7 @@ def is_here(name: str) -> bool:
 
 def _place(name: str) -> pathlib.Path:
     file = pathlib.PurePosixPath(RELEASED[name].file).name
-    return download.cache("pretrained") / name / file
+    return cache.folder("pretrained") / name / file
 
 
 def fetch(name: str) -> pathlib.Path:
@@ -201,8 +201,13 @@ def _unknown(name: str) -> JcmError:
     return JcmError(f"{name!r} is no published model: {remedy}")
 
 
-def notes(name: str) -> str:
-    """Describes a published checkpoint in Markdown, for a model card."""
+def notes(name: str, digest: str) -> str:
+    """Describes a published checkpoint in Markdown, for a model card.
+
+    Args:
+      name: of the checkpoint.
+      digest: the SHA-256 of its file.
+    """
     found = RELEASED[name]
     evaluations = "; ".join(
         f"{fid} in {count} network evaluation{'s' if count > 1 else ''}"
@@ -212,4 +217,5 @@ def notes(name: str) -> str:
         f"The weights are `{name}`, published by OpenAI with Song et al. 2023,"
         f" *Consistency Models*, at {_BASE}{found.file}. Data: {found.data}. Method:"
         f" {found.method}. Published FID: {evaluations or 'none'}."
+        f" No hash was published to compare the file with; its SHA-256 is `{digest}`."
     )

@@ -1,5 +1,6 @@
 """The array types of signatures, random keys, and checks of values and types."""
 
+import math
 from typing import Any
 
 import jax
@@ -53,13 +54,18 @@ def whole_seed(seed: Any, otherwise: str = "") -> int:
     return number
 
 
-def check_finite(tree: Any, remedy: str) -> None:
-    """Checks that no weight is NaN or infinite.
+LARGEST_WEIGHT = 1e6
+"""Weights beyond this magnitude are damaged; those of trained networks are smaller."""
+
+
+def check_finite(tree: Any, remedy: str, most: float = math.inf) -> None:
+    """Checks that no weight is NaN, infinite or too large.
 
     Args:
       tree: a tree of arrays. Of an array that spans several processes, only the part of
         this process is checked, and of a traced array nothing.
       remedy: what to do, for the error.
+      most: the largest magnitude that is allowed.
 
     Raises:
       JcmError: names the first array with such a value.
@@ -74,9 +80,25 @@ def check_finite(tree: Any, remedy: str) -> None:
             parts = [shard.data for shard in leaf.addressable_shards[:1]]
             if not leaf.is_fully_replicated:
                 parts = [shard.data for shard in leaf.addressable_shards]
-        if not all(np.isfinite(np.asarray(part)).all() for part in parts):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+        largest = max((_largest(np.asarray(part)) for part in parts), default=0.0)
+        if largest <= most and largest < math.inf:
+            continue
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not math.isfinite(largest):
             raise JcmError(f"the weights {name} are not finite: {remedy}")
+        raise JcmError(
+            f"the weights {name} have values up to {largest:.3g}, and more than"
+            f" {most:.3g} cannot be right: {remedy}"
+        )
+
+
+def _largest(array: np.ndarray) -> float:
+    """Returns the largest magnitude of an array; infinity if a value is NaN."""
+    if not array.size:
+        return 0.0
+    with np.errstate(invalid="ignore"):  # NumPy warns of NaN in bfloat16
+        ends = float(array.min()), float(array.max())
+    return math.inf if any(map(math.isnan, ends)) else max(map(abs, ends))
 
 
 def check_floats(name: str, images: Any) -> None:

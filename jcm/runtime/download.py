@@ -1,31 +1,36 @@
 """Downloads files, so that each is either complete or absent."""
 
 import errno
-import functools
-import hashlib
 import http.client
-import os
 import pathlib
-import tempfile
+import time
+import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from typing import IO, Any
 
 import tqdm
+from absl import logging
 
+from jcm.runtime import files, hashes
 from jcm.runtime.errors import JcmError, one_line
-from jcm.runtime.paths import expanded
 
-
-def cache(kind: str) -> pathlib.Path:
-    """Returns the cache folder of one kind of file, in $JCM_CACHE or ~/.cache/jcm."""
-    root = os.environ.get("JCM_CACHE") or "~/.cache/jcm"
-    return expanded(root) / kind
+# The largest file that is downloaded: no published file is half as large.
+_MOST_BYTES = 8 * 2**30
+_BLOCK = 2**18
+# A server must send this many bytes in each period, and something within a minute.
+_PERIOD_S = 60.0
+_LEAST_BYTES = 64 * 2**10
+_TIMEOUT_S = 60.0
 
 
 def fetch(url: str, target: pathlib.Path, expected: str, remedy: str) -> pathlib.Path:
     """Downloads a file unless it exists, and returns its path.
 
     The file appears under its name when all of it has arrived and has the published
-    digest. A file that exists is therefore not checked again.
+    digest. A file that exists is compared with the published digest when a process
+    first asks for it. Where no digest was published, the SHA-256 of a download is
+    written beside it, for `first_read`.
 
     Args:
       url: the address of the file.
@@ -37,51 +42,83 @@ def fetch(url: str, target: pathlib.Path, expected: str, remedy: str) -> pathlib
       JcmError: if the file cannot be downloaded or written, or has another digest.
     """
     if target.exists():
+        subject = f"{target} is there, but"
+        check_digest(target, expected, subject, f"delete it, or {remedy}")
         return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(
-            dir=target.parent, prefix=f"{target.name}.", suffix=".part"
-        )
-    except OSError as error:
-        raise JcmError(f"cannot write {target} ({error.strerror}): {remedy}") from error
-    partial = pathlib.Path(name)
-    try:
-        with (
-            os.fdopen(descriptor, "wb") as file,
-            urllib.request.urlopen(url, timeout=60) as response,
-            tqdm.tqdm(
-                desc=target.name,
-                total=int(response.headers.get("Content-Length", 0)) or None,
-                unit="B",
-                unit_scale=True,
-            ) as progress,
-        ):
-            while block := response.read(1 << 20):
-                file.write(block)
-                progress.update(len(block))
-        wanted = response.headers.get("Content-Length")
-        if wanted and int(wanted) != partial.stat().st_size:
-            raise JcmError(
-                f"the download of {url} ended after {partial.stat().st_size} of"
-                f" {wanted} bytes: try again, or {remedy}"
-            )
+    with files.replacing(target) as partial, partial.open("wb") as file:
+        try:
+            _download(url, file, remedy)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            if getattr(error, "errno", None) in full:
+                raise  # `replacing` explains it
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it holds the connection
+            reason = one_line(error, 200)
+            raise JcmError(f"cannot download {url} ({reason}): {remedy}") from error
+        file.close()
         check_digest(partial, expected, f"{url} arrived", remedy)
-        os.replace(partial, target)
-    except (OSError, http.client.HTTPException) as error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise JcmError(
-                f"cannot write {target} ({one_line(error)}): free some space there"
-            ) from error
-        reason = one_line(error)
-        raise JcmError(f"cannot download {url} ({reason}): {remedy}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        if not expected:
+            found = hashes.sha256(partial)
+            hashes.write(hashes.beside(target), {target.name: found})
+            logging.info(
+                "no hash of %s was published to compare it with; its SHA-256, %s, is"
+                " kept beside it and compared from now on",
+                *(url, found),
+            )
     return target
 
 
+def _download(url: str, file: IO[bytes], remedy: str) -> None:
+    """Writes what a server sends to a file."""
+    opener = urllib.request.build_opener(_Redirects)
+    with opener.open(url, timeout=_TIMEOUT_S) as response:
+        length = response.headers.get("Content-Length")
+        announced = int(length) if length and length.isdecimal() else None
+        if announced and announced > _MOST_BYTES:
+            raise ValueError(f"{announced:,} bytes are announced")
+        name = url.rpartition("/")[2]
+        with tqdm.tqdm(desc=name, total=announced, unit="B", unit_scale=True) as bar:
+            for block in _blocks(response):
+                file.write(block)
+                bar.update(len(block))
+    if announced is not None and announced != file.tell():
+        raise JcmError(
+            f"the download of {url} ended after {file.tell()} of {announced} bytes: try"
+            f" again, or {remedy}"
+        )
+
+
+def _blocks(response: Any) -> Iterator[bytes]:
+    """Yields what a server sends, unless it is too slow or does not end."""
+    count, started, before = 0, time.monotonic(), 0
+    while block := response.read1(_BLOCK):
+        count += len(block)
+        if count > _MOST_BYTES:
+            raise ValueError(f"it sends more than {_MOST_BYTES:,} bytes")
+        if time.monotonic() - started > _PERIOD_S:
+            if count - before < _LEAST_BYTES:
+                raise ValueError(
+                    f"it sends fewer than {_LEAST_BYTES:,} bytes in {_PERIOD_S:.0f} s"
+                )
+            started, before = time.monotonic(), count
+        yield block
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but not from an encrypted connection to another one."""
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        """Returns the next request."""
+        if req.type == "https" and not newurl.lower().startswith("https:"):
+            raise ValueError(f"it redirects to {newurl}, which is not encrypted")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def check_digest(path: pathlib.Path, expected: str, subject: str, remedy: str) -> None:
-    """Checks that a file has the published digest.
+    """Checks that a file has the published digest; a second time, only if it changed.
 
     Args:
       path: the path of the file.
@@ -91,13 +128,14 @@ def check_digest(path: pathlib.Path, expected: str, subject: str, remedy: str) -
       remedy: the end of the error message.
 
     Raises:
-      JcmError: if the digest differs.
+      JcmError: if the digest differs, or if the file cannot be read.
     """
     if not expected:
         return
     algorithm, _, digest = expected.partition(":")
-    with path.open("rb") as file:
-        new = functools.partial(hashlib.new, algorithm, usedforsecurity=False)
-        found = hashlib.file_digest(file, new).hexdigest()
+    try:
+        found = hashes.known(path, algorithm)
+    except OSError as error:
+        raise JcmError(f"cannot read {path} ({one_line(error)}): {remedy}") from error
     if not found.startswith(digest):
         raise JcmError(f"{subject} with {algorithm} {found}, not {digest}: {remedy}")

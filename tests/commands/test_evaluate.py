@@ -23,6 +23,7 @@ from jcm.metrics.classifier import Classifier
 from jcm.model import scoring
 from jcm.model.loading import load
 from jcm.model.pixels import fill, sample_pixels
+from jcm.runtime import growing
 from jcm.runtime.errors import JcmError
 from jcm.training import prepare
 from jcm.training.preview import Preview
@@ -134,7 +135,7 @@ def test_a_recorded_score_is_found_among_any_others(scored, monkeypatch):
     assert len(recorded(workdir)) == 3
 
 
-def test_sampling_resumes_after_a_kill(scored, monkeypatch):
+def test_sampling_resumes_after_a_kill(scored, monkeypatch, caplog):
     config, workdir = scored
     subject = scoring.Subject.of("consistency", load(workdir, batch_size=16))
     schedule, dataset = Schedule((80.0,)), data.load(config.data)
@@ -166,7 +167,23 @@ def test_sampling_resumes_after_a_kill(scored, monkeypatch):
     assert parts[2:] == [range(i, i + 16) for i in (32, 32, 48, 64)]
     (kept,) = (workdir / "evaluation").glob("*.npz")
     np.testing.assert_array_equal(np.load(kept)["arr_0"], images)
-    assert not begun.exists()
+    assert not list((workdir / "evaluation").glob("*.uint8*"))
+
+    # Samples that are not what was written are made again.
+    good = kept.read_bytes()
+    for content in (good[:-100], good[:2000] + bytes(1000) + good[3000:], None):
+        if content is None:
+            np.savez(kept, np.zeros_like(images))
+        else:
+            kept.write_bytes(content)
+        (workdir / "evaluation" / "scores.jsonl").unlink()
+        assert scoring.Scorer(config, workdir, dataset)(subject, schedule, 7) == whole
+        assert f"{kept}" in caplog.text and "the samples are made again" in caplog.text
+        assert kept.read_bytes() == good
+        caplog.clear()
+    (workdir / "evaluation" / "scores.jsonl").unlink()
+    monkeypatch.setattr(scoring, "fill", None)
+    assert scoring.Scorer(config, workdir, dataset)(subject, schedule, 7) == whole
 
 
 def test_a_sample_that_is_not_finite_gets_no_score(scored):
@@ -275,7 +292,7 @@ def test_two_programs_may_fill_one_file(tmp_path):
         parts.append(part)
         if part.start == 1024:  # The other one finishes first and deletes the file.
             second.append(np.array(fill(path, whole.shape, take, "", part=1024)))
-            path.unlink()
+            growing.delete(path)
         return take(part)
 
     made = fill(path, whole.shape, make, "", part=1024)

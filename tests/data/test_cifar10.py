@@ -85,6 +85,20 @@ def test_cifar10_from_the_extracted_folder_is_the_same_set(data_config, tmp_path
     assert data.load(of_cifar(data_config, tmp_path / "extracted")) == packed
 
 
+def test_an_archive_that_is_planted_in_the_cache_is_refused(
+    data_config, tmp_path, caplog
+):
+    data_config.dir = str(tmp_path / "prepared")
+    place = tmp_path / "prepared" / "downloads" / "cifar-10-python.tar.gz"
+    place.parent.mkdir(parents=True)
+    write_archive(place, cifar_files())
+    with pytest.raises(JcmError, match=f"{place} is there, but with md5 .*: delete it"):
+        data.load(of_cifar(data_config, ""))
+    assert not list((tmp_path / "prepared").glob("cifar10/*"))
+    data.load(of_cifar(data_config, place))
+    assert f"the MD5 of {place} is not that of the published" in caplog.text
+
+
 def cut(path, files):
     write_archive(path, files)
     path.write_bytes(path.read_bytes()[:-2000])

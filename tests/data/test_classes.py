@@ -9,7 +9,7 @@ import pytest
 from folders import of_folder, save
 
 from jcm import data
-from jcm.data import classes
+from jcm.data import classes, image_folder
 from jcm.runtime.errors import JcmError
 
 
@@ -124,6 +124,16 @@ def test_each_name_in_a_zip_file_is_one_picture(data_config, tmp_path, caplog):
     assert len(images) == 6
     np.testing.assert_array_equal(images[0], images[1])  # the last file of the name
     assert f"{place}: skipped 1 .txt" in caplog.text
+
+
+def test_large_files_of_a_zip_file_are_not_unpacked(data_config, tmp_path, monkeypatch):
+    place = zipped(of_nvlabs(tmp_path / "set"))
+    with zipfile.ZipFile(place) as archive:
+        listed = archive.getinfo(classes.LISTED).file_size
+    monkeypatch.setattr(image_folder, "_LARGEST_MEMBER", listed - 1)
+    message = f"dataset.json has {listed} bytes, more than {listed - 1}.: unpack it"
+    with pytest.raises(JcmError, match=message):
+        data.load(of_folder(data_config, place))
 
 
 def test_an_encrypted_zip_file_is_refused(data_config, tmp_path):

@@ -3,13 +3,14 @@
 import concurrent.futures
 import errno
 import os
+import shutil
 
 import numpy as np
 import pytest
 
 from jcm import data
-from jcm.data import digits
-from jcm.runtime import download, files
+from jcm.data import digits, prepared
+from jcm.runtime import cache, files
 from jcm.runtime.errors import JcmError
 
 
@@ -32,7 +33,7 @@ def test_lazily_decoded_records_equal_the_cached_ones(data_config, digit_set):
     data_config.cache_mib = 0
     with pytest.MonkeyPatch.context() as patch:
         found = {"data": prepared_root(digit_set)}
-        patch.setattr(download, "cache", lambda kind: found[kind])
+        patch.setattr(cache, "folder", lambda kind: found[kind])
         lazy = data.load(data_config)
     chosen = np.array([5, 1796, 5])
     for key, value in lazy.take(chosen).items():
@@ -43,7 +44,7 @@ def test_lazily_decoded_records_equal_the_cached_ones(data_config, digit_set):
 
 
 def prepared_root(dataset):
-    return os.path.dirname(os.path.dirname(dataset._records.dataset_info.data_dir))
+    return dataset._records.folder.parents[1]
 
 
 def test_each_part_of_a_split_has_its_own_fingerprint(data_config):
@@ -83,7 +84,7 @@ def test_interrupted_preparation_leaves_nothing_and_can_be_repeated(
         interrupt_after(patch, 100, KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt):
             data.load(data_config)
-    assert not [path for path in all_files(data_config.dir) if "1.1.0" in path]
+    assert not [path for path in all_files(data_config.dir) if "1.2.0" in path]
     assert len(data.load(data_config)) == 1797
 
 
@@ -148,3 +149,54 @@ def test_a_data_directory_that_cannot_be_written_is_named(data_config):
     data_config.dir = blocked
     with pytest.raises(JcmError, match="--config.data.dir"):
         data.load(data_config)
+
+
+def _edit(path):
+    path.write_text(path.read_text().replace("1797", "1000"))
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "reason"),
+    [
+        ("dataset_info.json", _edit, "dataset_info.json has another SHA-256"),
+        ("dataset_info.json", lambda p: p.write_text("{"), "has 1 bytes, not"),
+        ("labels_train.npy", _flip, "labels_train.npy has another SHA-256"),
+        ("labels_train.npy", os.remove, "No such file"),
+        ("digits-train.array_record-00000-of-00001", _flip, "another SHA-256"),
+        ("prepared.json", lambda p: p.write_text('{"files": 3}'), "files"),
+        ("prepared.json", os.remove, "No such file"),
+    ],
+)
+def test_a_data_set_that_has_changed_is_refused(
+    data_config, digit_set, tmp_path, name, damage, reason
+):
+    place = digit_set._records.folder
+    data_config.dir = str(tmp_path)
+    copy = tmp_path / place.relative_to(place.parents[1])
+    shutil.copytree(place, copy)
+    assert data.load(data_config) == digit_set
+    damage(copy / name)
+    with pytest.raises(JcmError, match=f"{reason}.*: delete {copy} to prepare") as e:
+        data.load(data_config)
+    assert "\n" not in str(e.value)
+
+
+def test_a_damaged_record_is_one_line(data_config, digit_set, tmp_path, monkeypatch):
+    place = digit_set._records.folder
+    data_config.dir, data_config.cache_mib = str(tmp_path), 0
+    copy = tmp_path / place.relative_to(place.parents[1])
+    shutil.copytree(place, copy)
+    (path,) = copy.glob("*.array_record*")
+    content = path.read_bytes()
+    path.write_bytes(content[:100_000] + bytes(100) + content[100_100:])
+    monkeypatch.setattr(prepared, "_HASHED", 0)  # as if it were large
+    damaged = data.load(data_config)
+    with pytest.raises(JcmError, match=f"record .* in {copy} .*: delete .* again") as e:
+        damaged.arrays()
+    assert "\n" not in str(e.value)

@@ -107,10 +107,10 @@ def test_samples_are_pictures_or_pixels(config, digits, folder, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"other": np.zeros(3)}, "cannot be read .arr_0.: name a folder, or an .npz"),
-        ({"arr_0": np.array([None])}, "cannot be read"),
+        ({"other": np.zeros(3)}, "it has no arr_0: name a folder, or an .npz"),
+        ({"arr_0": np.array([None])}, "arr_0 is of type object"),
         ({"arr_0": np.zeros((9, 4, 4, 1), np.uint8)}, "--samples=.*x.npz: data has im"),
-        ({"arr_0": np.zeros((9, 8, 8, 1), np.float32)}, "pass uint8 from 0 to 255"),
+        ({"arr_0": np.zeros((9, 8, 8, 1), np.float32)}, "float32, and not uint8"),
         (None, "cannot be read"),
     ],
 )

@@ -13,7 +13,7 @@ from paths import ROOT
 import jcm
 from jcm.model import build
 from jcm.model.labels import image_labels, labels_of_images
-from jcm.runtime import download
+from jcm.runtime import cache
 from jcm.runtime.arguments import number, numbers, whole
 from jcm.runtime.arrays import as_key
 from jcm.runtime.paths import expanded
@@ -258,7 +258,7 @@ def test_every_path_may_begin_with_a_tilde(model, home, tiny, monkeypatch):
     (home / "mine.py").write_text(source)
     assert jcm.config.load("~/mine.py:smoke").method == "cd"
     monkeypatch.setenv("JCM_CACHE", "~/cache")
-    assert download.cache("data") == home / "cache" / "data"
+    assert cache.folder("data") == home / "cache" / "data"
 
 
 def test_a_teacher_may_begin_with_a_tilde(home, tiny, teacher):

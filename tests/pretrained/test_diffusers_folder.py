@@ -6,6 +6,7 @@ built from the folder written here, and its one-step images from the noise of `_
 """
 
 import json
+import os
 
 import golden
 import jax
@@ -150,6 +151,18 @@ def test_what_diffusers_cannot_express_raises(tmp_path, changes, message):
 def test_an_unknown_form_raises(tmp_path):
     with pytest.raises(jcm.JcmError, match="to='onnx': use one of jcm, diffusers"):
         jcm.save(_model(), tmp_path / "folder", to="onnx")
+
+
+def test_a_changed_byte_of_the_weights_is_noticed(tmp_path):
+    jcm.save(_model(), tmp_path / "folder", to="diffusers")
+    jcm.load(tmp_path / "folder")
+    (path,) = (tmp_path / "folder" / "unet").glob("*.safetensors")
+    stat, content = path.stat(), bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(jcm.JcmError, match=f"{path} is damaged.*copy it again"):
+        jcm.load(tmp_path / "folder")
 
 
 @pytest.fixture(scope="module")

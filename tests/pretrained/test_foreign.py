@@ -50,6 +50,26 @@ def test_weights_are_chosen_by_name(file, tmp_path):
     assert jcm.load(other, image_size=16, ema="target_params").step == 20_000
 
 
+def test_a_changed_byte_and_an_absurd_weight_are_noticed(file):
+    jcm.load(file, image_size=16)
+    stat, content = file.stat(), bytearray(file.read_bytes())
+    kernel = originals.state()["params_ema"]["Conv_0"]["kernel"]
+    content[content.index(kernel.tobytes()) + 100] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(jcm.JcmError, match=f"{file} is damaged: .*copy it again, or "):
+        jcm.load(file, image_size=16)
+    os.utime(file)
+    jcm.load(file, image_size=16)
+    tree = originals.state()
+    layer = tree["params_ema"]["Conv_0"]
+    layer["bias"] = np.full_like(layer["bias"], -3e6)
+    file.write_bytes(serialization.to_bytes(tree))
+    message = f"^{file}: the weights conv_in/bias have values up to 3e.06, and more "
+    with pytest.raises(jcm.JcmError, match=message):
+        jcm.load(file, image_size=16)
+
+
 def _packed(shape, dtype, content):
     return msgpack.ExtType(1, msgpack.packb((shape, dtype, content)))
 

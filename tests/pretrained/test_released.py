@@ -1,5 +1,6 @@
 """Tests of published checkpoints by name, and of their classes."""
 
+import hashlib
 import re
 
 import originals
@@ -26,6 +27,11 @@ def test_a_published_file_is_downloaded_once(file, tmp_path, monkeypatch):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(file.read_bytes())
     model = jcm.load("openai/cd-cifar10-lpips")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    expected = (
+        f"No hash was published to compare the file with; its SHA-256 is `{digest}`"
+    )
+    assert expected in model.about.notes
     assert model.config.sample.sigmas == (80.0, 0.5853)
     originals.check(model)
     teacher = jcm.load("openai/edm-cifar10")
@@ -37,6 +43,11 @@ def test_a_published_file_is_downloaded_once(file, tmp_path, monkeypatch):
             jcm.load("openai/edm-cifar10", **hint)
     place.unlink()
     originals.check(jcm.load("openai/edm-cifar10"))
+    # A file at the place of a download is compared with what was first read there.
+    found = released.fetch("openai/edm-cifar10")
+    originals.write(found, with_target=True)
+    with pytest.raises(jcm.JcmError, match=f"{found} has changed since .* delete "):
+        jcm.load("openai/edm-cifar10")
     (tmp_path / "cache" / "pretrained" / "openai" / "edm-cifar10").rename(
         tmp_path / "x"
     )

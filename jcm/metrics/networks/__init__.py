@@ -13,7 +13,7 @@ from jcm import networks
 from jcm.metrics import weights as weights_lib
 from jcm.metrics.networks import dinov2, efficientnet, inception
 from jcm.metrics.networks.layers import Images, Params
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
 NETWORKS = {
     "inception": inception,
@@ -65,4 +65,9 @@ def load(name: str, folder: str | os.PathLike = "") -> FeatureNetwork:
         params = module.params(weights_lib.read(name, folder))
     except JcmError as error:
         raise JcmError(f"{name}: {error}") from error
+    except Exception as error:  # arrays of a file without a hash may have any shape
+        raise JcmError(
+            f"{name}: the weights do not fit ({one_line(error, 200)}): use the file of"
+            " the right network"
+        ) from error
     return FeatureNetwork(name, params, module.apply)
