@@ -33,6 +33,17 @@ class Png(tfds.features.Image):
         return np.asarray(Image.open(io.BytesIO(png))).reshape(self.shape)
 
 
+class _Info(tfds.core.DatasetInfo):
+    """What is known of a data set; the data sets here are not among those of tfds."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing.
+
+        The original method asks the servers of tfds what they know of a data set that
+        is not prepared, and leaves an empty folder among the temporary files.
+        """
+
+
 class ImageBuilder(tfds.core.GeneratorBasedBuilder):
     """The base of the builders; subclasses define the shape, classes and splits.
 
@@ -91,7 +102,7 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder):
         pass
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             features=tfds.features.FeaturesDict(
                 {
