@@ -158,7 +158,7 @@ class Campaign:
             faults += self._traces(program)
             if was_sent:
                 self.sent[name, kind] += 1
-                faults += _wrong_codes(codes, kind, text, scenario.processes)
+                faults += wrong_codes(codes, kind, text, scenario.processes)
                 done.append(f"{kind}{text} {moment} -> {codes}")
             ended = not any(codes)
             if ended:
@@ -274,7 +274,7 @@ def _wait(program: Program, place: Place, moment: Moment) -> bool:
     return program.runs
 
 
-def _wrong_codes(codes: list[int], kind: str, text: str, processes: int) -> list[str]:
+def wrong_codes(codes: list[int], kind: str, text: str, processes: int) -> list[str]:
     """Returns what is wrong with the exit codes after a signal."""
     numbers = {-signal.Signals[name] for name in kind.split()}
     if kind == "SIGSTOP SIGCONT":
