@@ -46,7 +46,7 @@ _STEPS = {
     "train.checkpoint_every": 5,
     "train.sample_every": 10,
     "train.log_every": 1,
-    "data.split": "train[:300]",
+    "data.split": "train[:150]",
     "eval.scores": "('classifier',)",
     "eval.num_images": 100,
     "eval.every_kimg": 0.16,  # ten steps
@@ -76,13 +76,14 @@ SCENARIOS = {
             "teacher_train.checkpoint_every": 5,
             "teacher_train.sample_every": 5,
             "model.class_conditional": True,
+            "sample.steps": 3,
         },
     ),
     "evaluate": Scenario(
         "evaluate",
         fields={
-            "eval.seeds": "(0, 1, 2)",
-            "eval.num_images": 2500,  # in parts of 1024
+            "eval.seeds": "(0, 1)",
+            "eval.num_images": 1500,  # in parts of 1024
             "eval.keep_samples": True,
         },
         after="ct",

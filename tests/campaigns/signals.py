@@ -1,7 +1,7 @@
 """Sends signals to small runs at random moments and compares what the runs leave.
 
 python tests/campaigns/signals.py --signals=100 [--seed=0] [--only=ct,two] [--trial=N]
-    [--seconds=3600] [--folder=DIR]
+    [--seconds=3600] [--folder=DIR] [--kind=SIGKILL] [--event=EVENT]
 
 Every scenario runs once without a signal. Then it runs again and again, each time with
 one to three signals: SIGKILL, SIGTERM, SIGINT, SIGTERM with SIGKILL soon after it, and
@@ -11,8 +11,9 @@ it ends. All that it leaves must then equal what the first run left, to the bit:
 checkpoints, numbers, scores, pictures, samples and prepared data. Nothing else may be
 left: temporary files, processes. The exit code must be 75 after SIGTERM or SIGINT.
 
---trial repeats a single trial of one scenario. The folder of a trial that differs is
-kept. The exit code is 0 if all are equal.
+--trial repeats a single trial, and --kind and --event send a given signal at the first
+occurrence of a given event, such as "create run/samples". The folder of a trial that
+differs is kept. The exit code is 0 if all are equal.
 """
 
 import argparse
@@ -78,8 +79,16 @@ class Reference:
 class Campaign:
     """The references of the scenarios, and the trials."""
 
-    def __init__(self, folder: pathlib.Path, seed: int, deadline: float):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        seed: int,
+        deadline: float,
+        kind: str = "",
+        event: str = "",
+    ):
         self._folder, self._seed, self._deadline = folder, seed, deadline
+        self._kind, self._event = kind, event
         self._running: Program | None = None
         self._references: dict[str, Reference] = {}
         self._pictures = folder / "pictures"
@@ -149,8 +158,11 @@ class Campaign:
         scenario, reference = SCENARIOS[name], self.reference(name)
         place, faults, done = self._place(scenario), [], []
         wanted, ended = rng.randint(1, _MOST_SIGNALS), False
-        for attempt in range(wanted):
-            kind, moment = rng.choice(KINDS), _moment(rng, reference, attempt)
+        for attempt in range(1 if self._event else wanted):
+            kind = self._kind or rng.choice(KINDS)
+            moment = _moment(rng, reference, attempt)
+            if self._event:
+                moment = Moment(self._event, 1, 0.0)
             which = rng.choice([(0,), (1,), (0, 1)]) if scenario.processes > 1 else (0,)
             program = self._start(scenario, place)
             text, was_sent = self._disturb(program, place, kind, moment, which, rng)
@@ -315,6 +327,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default=",".join(SCENARIOS))
     parser.add_argument("--trial", type=int)
+    parser.add_argument("--kind", choices=KINDS, default="")
+    parser.add_argument("--event", default="")
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--folder", type=pathlib.Path, default="/tmp/jcm_signals")
     options = parser.parse_args()
@@ -322,7 +336,9 @@ def main() -> None:
     if unknown := set(names) - SCENARIOS.keys():
         parser.error(f"unknown scenario {unknown}: use some of {', '.join(SCENARIOS)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    campaign = Campaign(options.folder, options.seed, deadline)
+    campaign = Campaign(
+        options.folder, options.seed, deadline, options.kind, options.event
+    )
     atexit.register(campaign.close)
     if options.trial is not None:
         for name in names:
