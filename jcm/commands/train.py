@@ -72,6 +72,9 @@ def _loop(run: Run) -> None:
         if due(step, settings.snapshot_every):
             log.settle()
             with run.progress.pause():
+                # Several processes meet at the same barriers in all saves, so there
+                # must be one save at a time.
+                run.checkpoints.finish()
                 run.snapshots.save(state)
         if not resumed and (last or due(step, settings.checkpoint_every)):
             # Raises before anything that is not finite is saved.

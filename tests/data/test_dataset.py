@@ -4,6 +4,7 @@ import concurrent.futures
 import errno
 import os
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -69,6 +70,13 @@ def test_mistakes_in_the_config_are_errors_of_one_line_with_a_remedy(
     with pytest.raises(JcmError, match=remedy) as info:
         data.load(data_config, split)
     assert "\n" not in str(info.value)
+
+
+def test_opening_a_new_data_set_leaves_no_temporary_files(tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    assert digits.Digits(data_dir=tmp_path / "data").info.name == "digits"
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_preparing_twice_reads_the_source_once(data_config, monkeypatch):

@@ -1,15 +1,16 @@
-"""Tests a run that is killed while it saves; `fault_campaign.py` kills many."""
+"""Tests a run that is killed while it saves; `campaigns/signals.py` kills many."""
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 
-import fault_campaign
 import jax
 import numpy as np
+from campaigns import comparing
 
 from jcm.commands.train import train
 from jcm.model.loading import load
@@ -54,7 +55,19 @@ def test_a_run_killed_while_it_saves_resumes_bit_for_bit(
     assert sorted(path.name for path in folder.iterdir()) == ["4", "8"]
 
 
-def test_the_campaign_distinguishes_runs(teacher, student):
-    one, other = fault_campaign.result(teacher), fault_campaign.result(student[1])
-    assert one == fault_campaign.result(teacher) != other
-    assert len(one[1]) == 4 and "loss" in one[1][0]
+def test_the_campaign_distinguishes_runs(teacher, student, tmp_path):
+    places = []
+    for number, run in enumerate((teacher, teacher, student[1])):
+        places.append(tmp_path / str(number))
+        shutil.copytree(run, places[-1] / "run")
+    one, same, other = map(comparing.outcome, places)
+    assert comparing.differences(one, same) == []
+    found = comparing.differences(one, other)
+    for name in ("run/metrics.jsonl", "run/run.json", "run/checkpoints/8/params"):
+        assert any(text.startswith(name) for text in found), found
+    assert one["run/checkpoints (newest)"] == [8]
+    assert "conv_in/kernel" in one["run/checkpoints/8/params"]
+    (places[0] / "tmp").mkdir()
+    (places[0] / "tmp" / "left").touch()
+    found = comparing.differences(comparing.outcome(places[0]), one)
+    assert found == ["tmp/left is new"]

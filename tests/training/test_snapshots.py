@@ -31,6 +31,31 @@ def run(tiny, tmp_path_factory):
     return config, workdir
 
 
+def test_there_is_one_save_at_a_time(run, tmp_path, monkeypatch):
+    """Two saves of a run of several processes would meet at the same barriers."""
+    config, workdir = run
+    shutil.copytree(workdir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+    shutil.rmtree(tmp_path / "run" / "snapshots")
+    saving = set()
+    save, finish = Checkpoints.save, Checkpoints.finish
+
+    def save_alone(self, state):
+        assert saving <= {self}
+        saving.add(self)
+        save(self, state)
+
+    def finish_and_note(self):
+        finish(self)
+        saving.discard(self)
+
+    monkeypatch.setattr(Checkpoints, "save", save_alone)
+    monkeypatch.setattr(Checkpoints, "finish", finish_and_note)
+    often = config.copy_and_resolve_references()
+    often.train.checkpoint_every = often.train.snapshot_every = 1
+    train(often, tmp_path / "run")
+
+
 def test_every_snapshot_is_kept_and_holds_the_power_averages(run):
     config, workdir = run
     with Checkpoints(workdir) as checkpoints:
