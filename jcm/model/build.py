@@ -19,16 +19,17 @@ from jcm.runtime.errors import JcmError, shown
 Levels = Sequence[Number] | Real[AnyArray, "..."] | Number
 
 
-def network(config: Any, num_classes: int) -> Network:
+def network(config: Any, num_classes: int, tensors: int | None = None) -> Network:
     """Returns the network F of a config.
 
     Args:
       config: the whole config.
       num_classes: of the data set; only used if the model is class-conditional.
+      tensors: of the file that holds its parameters; None if they are not in a file.
 
     Raises:
       JcmError: if the model is class-conditional but the data has no classes, or if
-        `config.model` describes no network.
+        `config.model` describes no network, or one of more layers than tensors.
     """
     fields = config.model.to_dict()
     conditional = fields.pop("class_conditional")
@@ -37,11 +38,14 @@ def network(config: Any, num_classes: int) -> Network:
             "config.model.class_conditional=True needs data with classes: put the"
             " pictures into sub-folders, pass labels, or set it to False"
         )
-    return networks.create(
+    arch = networks.architecture(
         fields,
         image_size=config.data.image_size,
         image_channels=config.data.channels,
         num_classes=num_classes if conditional else 0,
+    )
+    return (
+        networks.build(arch) if tensors is None else networks.build_for(arch, tensors)
     )
 
 

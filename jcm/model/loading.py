@@ -216,7 +216,7 @@ def parts(found: folder.Exported) -> tuple[Denoiser, Params, ConfigDict]:
     """
     config = config_lib.from_dict(found.config)
     config_lib.check(config)
-    network = build.network(config, len(found.class_names))
+    network = build.network(config, len(found.class_names), len(found.params))
     params = tensors.fill(network.shapes, found.params, "/".join)
     return methods.denoiser(config, network), params, config
 

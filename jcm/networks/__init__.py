@@ -10,6 +10,7 @@
 A `Network` is a pair of pure functions. `create` makes the one that `config.model`
 describes; `describe` returns these fields. `build` makes one of an architecture, which
 `architecture` returns: that of the module `ncsnpp` (NCSN++ and DDPM++) or `adm`.
+`build_for` does the same for the sizes that a file describes.
 `Network(module, arch)` wraps any module of flax that is called like these.
 `fingerprint` and `count` are of parameters.
 
@@ -31,7 +32,7 @@ from jaxtyping import Array, Float, Key
 from jcm.networks import adm as adm
 from jcm.networks import ncsnpp as ncsnpp
 from jcm.networks.layers import Conditions as Conditions
-from jcm.networks.layers import UNetSizes
+from jcm.networks.sizes import UNetSizes
 from jcm.runtime.errors import JcmError
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "adm",
     "architecture",
     "build",
+    "build_for",
     "count",
     "create",
     "describe",
@@ -57,6 +59,25 @@ _ARCHITECTURES: dict[str, tuple[type[UNetSizes], _Module]] = {
     "ncsnpp": (ncsnpp.Architecture, ncsnpp.NCSNpp),
     "adm": (adm.Architecture, adm.ADM),
 }
+
+
+class _SameKey(nnx.RngStream):
+    """A stream of random keys for tracing, where only shapes count.
+
+    The counter of `nnx.RngStream` would make the time of tracing a network grow with
+    the square of its layers.
+    """
+
+    def __call__(self) -> Key[Array, ""]:
+        return self.key[...]
+
+
+class _RngsOfShapes(nnx.Rngs):
+    """Random keys for a trace of which only the shapes are used."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.default = _SameKey(0, tag="default")
 
 
 class Network:
@@ -76,7 +97,7 @@ class Network:
         """
         self.arch = arch
         self._module = module
-        abstract = nnx.eval_shape(lambda: module(arch, nnx.Rngs(0)))
+        abstract = nnx.eval_shape(lambda: module(arch, _RngsOfShapes()))
         self._graphdef, _ = nnx.split(abstract)
         self.shapes: Params = nnx.to_pure_dict(nnx.state(abstract, nnx.Param))
 
@@ -164,6 +185,28 @@ def create(
             num_classes=num_classes,
         )
     )
+
+
+def build_for(arch: UNetSizes, tensors: int) -> Network:
+    """Builds the network of a file.
+
+    A small file may describe a network that takes long to build. Each layer has
+    tensors, so this is known before it is built.
+
+    Args:
+      arch: the sizes that the file describes.
+      tensors: the number of tensors in the file.
+
+    Raises:
+      JcmError: if the sizes are inconsistent, or there are fewer tensors than layers.
+    """
+    arch.check()
+    if len(arch.layers) > tensors:
+        raise JcmError(
+            f"{tensors:,} tensors cannot be a network of {len(arch.layers):,} layers:"
+            " name a complete file"
+        )
+    return build(arch)
 
 
 @functools.lru_cache(maxsize=8)  # Tracing takes a second and always gives the same.

@@ -21,22 +21,20 @@ from jcm.networks.layers import (
     Conditions,
     DropoutKeys,
     GroupNorm,
-    LayerSpec,
-    UNetSizes,
     apply_layer,
     attention,
     check_conditions,
     dropout,
     guidance_input,
-    unet_layers,
     waves,
 )
+from jcm.networks.sizes import LayerSpec, UNetSizes, unet_layers
 from jcm.runtime.errors import JcmError
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture(UNetSizes):
-    """Sizes of an ADM; `layers.UNetSizes` documents the common ones.
+    """Sizes of an ADM; `sizes.UNetSizes` documents the common ones.
 
     Attributes:
       num_heads: heads of each attention layer; 0 if `head_channels` determines them.
@@ -70,7 +68,7 @@ class Architecture(UNetSizes):
 
     @functools.cached_property
     def layers(self) -> tuple[LayerSpec, ...]:
-        """The layers between the first and the last; see `layers.unet_layers`."""
+        """The layers between the first and the last; see `sizes.unet_layers`."""
         return unet_layers(self, self.first_width, attends_each=True)
 
     def check(self) -> None:

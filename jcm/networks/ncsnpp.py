@@ -22,28 +22,28 @@ from jcm.networks.layers import (
     Conditions,
     DropoutKeys,
     GroupNorm,
-    LayerSpec,
-    UNetSizes,
     apply_layer,
     attention,
     check_conditions,
     dropout,
     guidance_input,
     initializer,
-    unet_layers,
     waves,
 )
+from jcm.networks.sizes import LayerSpec, UNetSizes, unet_layers
 from jcm.runtime.errors import JcmError
 
 _CHOICES = {
     "embedding_type": ("fourier", "positional"),
     "progressive_input": ("residual", "none"),
 }
+# A program of the filter has a part for each tap; the published networks have 4.
+_MOST_TAPS = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture(UNetSizes):
-    """Sizes of an NCSN++; `layers.UNetSizes` documents the common ones.
+    """Sizes of an NCSN++; `sizes.UNetSizes` documents the common ones.
 
     Attributes:
       embedding_type: time embedding, "fourier" (random frequencies) or "positional".
@@ -60,7 +60,7 @@ class Architecture(UNetSizes):
 
     @functools.cached_property
     def layers(self) -> tuple[LayerSpec, ...]:
-        """The layers between the first and the last; see `layers.unet_layers`."""
+        """The layers between the first and the last; see `sizes.unet_layers`."""
         return unet_layers(self, self.nf, attends_each=False)
 
     def check(self) -> None:
@@ -76,6 +76,11 @@ class Architecture(UNetSizes):
                     f"config.model.ncsnpp.{field}={getattr(self, field)!r} is unknown:"
                     f" use {' or '.join(known)}"
                 )
+        if not 1 <= len(self.fir_kernel) <= _MOST_TAPS:
+            raise JcmError(
+                f"config.model.ncsnpp.fir_kernel has {len(self.fir_kernel):,} taps: use"
+                f" from 1 to {_MOST_TAPS}"
+            )
         widths = {self.nf * mult for mult in self.ch_mult}
         joined = {a + b for a in widths | {self.nf} for b in widths | {self.nf}}
         for width in sorted(widths | joined | {self.nf}):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jcm.networks import Params, adm
-from jcm.networks.layers import UNetSizes
+from jcm.networks.sizes import UNetSizes
 from jcm.pretrained import diffusers_unet, torch_file
 from jcm.runtime import files
 from jcm.runtime.errors import JcmError, one_line

@@ -89,7 +89,7 @@ def architecture(config: Mapping[str, Any]) -> adm.Architecture:
         ch_mult=tuple(width // widths[0] for width in widths),
         num_res_blocks=about["layers_per_block"],
         attn_resolutions=tuple(
-            size // 2**level
+            size >> level
             for level, kind in enumerate(about["down_block_types"])
             if "Attn" in kind
         ),

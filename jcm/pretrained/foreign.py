@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from jcm import networks
 from jcm.networks import Network, Params, adm
-from jcm.networks.layers import UNetSizes
+from jcm.networks.sizes import UNetSizes
 from jcm.pretrained import (
     diffusers_folder,
     diffusers_unet,
@@ -192,7 +192,7 @@ def _read_torch(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
         if nvlabs_edm.is_edm(state):
             _check_hints(hints)
             found = nvlabs_edm.read(state)
-            network = networks.build(found.arch)
+            network = networks.build_for(found.arch, len(state))
             params = nvlabs_edm.params(found, network.shapes)
             return Checkpoint(network, params, "diffusion", notes=nvlabs_edm.NOTES)
         _check_hints(hints, "image_size", "num_heads", "head_channels")
@@ -202,7 +202,7 @@ def _read_torch(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
             num_heads=hints.num_heads,
             head_channels=hints.head_channels,
         )
-        network = networks.build(arch)
+        network = networks.build_for(arch, len(state))
         params = openai_adm.params(state, arch, network.shapes)
         return Checkpoint(network, params, _kind_of(path))
     except JcmError as error:
@@ -224,7 +224,7 @@ def _read_flax(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
         arch = openai_jcm.architecture(
             flat, image_size=hints.image_size, attn_resolutions=hints.attn_resolutions
         )
-        network = networks.build(arch)
+        network = networks.build_for(arch, len(flat))
         params = openai_jcm.params(flat, arch, network.shapes)
         step = flax_file.count(found, "step") if "step" in found else None
     except JcmError as error:
@@ -237,7 +237,7 @@ def _read_diffusers(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
     found = diffusers_folder.read(path)
     try:
         _check_hints(hints)
-        network = networks.build(found.arch)
+        network = networks.build_for(found.arch, len(found.tensors))
         params = diffusers_unet.params(found.arch, found.tensors, network.shapes)
     except JcmError as error:
         raise JcmError(f"{path}: {error}") from error

@@ -6,6 +6,7 @@ import pickle
 import re
 import zipfile
 
+import cost
 import golden
 import jax
 import jax.numpy as jnp
@@ -85,7 +86,7 @@ def _packed(shape, dtype, content):
         (msgpack.packb({"params_ema": {3: 4}}), "not a complete checkpoint of flax"),
         (
             msgpack.packb({"params_ema": {"a": _packed((1,), "object", b"8" * 8)}}),
-            "an array of object",
+            "an array of 'object'",
         ),
         (
             msgpack.packb({"params_ema": {"a": _packed((9,), "float32", b"8" * 8)}}),
@@ -105,6 +106,39 @@ def test_files_of_other_content_raise(tmp_path, content, message):
     path = tmp_path / "checkpoint"
     path.write_bytes(content)
     with pytest.raises(jcm.JcmError, match=message):
+        jcm.load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x81\xa6params" + b"\x81\xa1a" * 900 + b"\xc0", "too many entries"),
+        (b"\x81\xaaparams_ema\xdd\xff\xff\xff\xff" + b"\xc0" * 21_000, "too many ent"),
+        (b"\x81\xaaparams_ema\xdf\xff\xff\xff\xff", "truncated"),
+        (b"\x81\xaaparams_ema\xc6\xff\xff\xff\xff", "a text of 4,294,967,295 bytes"),
+        (b"\x81\xa6params\xc6\xff\xff\xff\xff", "truncated"),
+        (b"\x81\xda\x01\x01" + b"a" * 257 + b"\xc0", "a text of 257 bytes"),
+        (
+            msgpack.packb(
+                {"params_ema": {"a": _packed((1,) * 9, "float32", b"8" * 4)}}
+            ),
+            "more than 8 dimensions",
+        ),
+        (
+            msgpack.packb({"params_ema": {"a": _packed((2**62, 4), "int8", b"")}}),
+            "has 0 bytes",
+        ),
+        (
+            msgpack.packb({"params_ema": {"a": _packed((-1,), "float32", b"8" * 4)}}),
+            "has 4 bytes",
+        ),
+    ],
+    ids=range(9),
+)
+def test_a_small_file_of_flax_cannot_take_much(tmp_path, content, message):
+    path = tmp_path / "checkpoint"
+    path.write_bytes(content)
+    with cost.limited(path), pytest.raises(jcm.JcmError, match=message):
         jcm.load(path)
 
 
@@ -180,13 +214,13 @@ def test_impossible_arguments_raise(file, tmp_path, student):
 
 def test_only_the_requested_parts_are_decoded(file, monkeypatch):
     decoded = []
-    decode = flax_file._decode
+    decode = flax_file._Reader._array
 
-    def record(code, data):
-        decoded.append(len(data))
-        return decode(code, data)
+    def record(reader):
+        decoded.append(decode(reader))
+        return decoded[-1]
 
-    monkeypatch.setattr(flax_file, "_decode", record)
+    monkeypatch.setattr(flax_file._Reader, "_array", record)
     flax_file.load(file, ("params_ema",))
     assert len(decoded) == 157
 

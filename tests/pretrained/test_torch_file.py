@@ -9,11 +9,13 @@ import sys
 import types
 import zipfile
 
+import cost
 import numpy as np
 import pytest
 from paths import DATA
 
 from jcm.pretrained import torch_file
+from jcm.runtime import budget
 from jcm.runtime.errors import JcmError
 
 _FILES = ("torch_zip.pt", "torch_stream.pth")
@@ -188,21 +190,86 @@ def test_errors_name_other_contents(tmp_path):
         torch_file.load(tmp_path / "text.pt")
 
 
-def test_a_small_file_cannot_take_much_memory_or_time(tmp_path, monkeypatch):
+def test_views_of_one_storage_are_copied_up_to_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "SHARED_BYTES", 24)
     numbers = struct.pack("<2f", 1, 2)
     few, many = (_tensor(monkeypatch, 0, (2,), (1,), count=n) for n in (4, 5))
     assert len(torch_file.load(_zip(tmp_path / "few.pt", few, **{"0": numbers}))) == 4
     with pytest.raises(JcmError, match="its tensors share too few numbers"):
         torch_file.load(_zip(tmp_path / "many.pt", many, **{"0": numbers}))
-    # Hashing this key would take 2^60 steps.
-    nested = b")" + b"".join(
-        b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(60)
-    )
-    for bomb, message in (
-        (b"\x80\x02}" + nested + b"K\x01s.", "a key is a tuple"),
-        (b"\x80\x02}(" + nested + b"K\x01u.", "a key is a tuple"),
-        (b"\x80\x02})" + b"2\x86" * 60 + b"K\x01s.", "it uses DUP, which is refused"),
-        (b"\x80\x02](K\x01K\x02u.", "items are put into a list"),
-    ):
+
+
+# Hashing this key would take 2^60 steps.
+_NESTED = b")" + b"".join(
+    b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(60)
+)
+_TEXT = b"X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"\x85q\x00"
+
+
+@pytest.mark.parametrize(
+    ("bomb", "message"),
+    [
+        (b"}" + _NESTED + b"K\x01s.", "a key is a tuple"),
+        (b"}(" + _NESTED + b"K\x01u.", "a key is a tuple"),
+        (b"})" + b"2\x86" * 60 + b"K\x01s.", "it uses DUP, which is refused"),
+        (b"](K\x01K\x02u.", "items are put into a list"),
+        # Each of the six bytes that are repeated would take 8 MB.
+        (
+            _TEXT + b"ctorch\nSize\nq\x01" + b"h\x01h\x00R" * 1000 + b".",
+            "a shape is not described as PyTorch does it",
+        ),
+        # Keys with equal hashes take a time that is the square of their number.
+        (
+            b"}("
+            + b"".join(
+                b"\x8a\x14" + (i * (2**61 - 1)).to_bytes(20, "little") + b"K\x00"
+                for i in range(1000)
+            )
+            + b"u.",
+            "a key is a int",
+        ),
+        (b"]" * 10_001 + b".", "the description of the tensors does not end"),
+    ],
+    ids=["tuple", "tuples", "dup", "list", "memo", "integers", "nested"],
+)
+def test_a_small_pickle_cannot_take_much_memory_or_time(
+    tmp_path, monkeypatch, bomb, message
+):
+    monkeypatch.setattr(budget, "PICKLE_OPERATIONS", 10_000)
+    with cost.limited(tmp_path), pytest.raises(JcmError, match=message):
+        torch_file.load(_zip(tmp_path / "bomb.pt", b"\x80\x02" + bomb))
+
+
+def test_a_shape_has_few_dimensions(tmp_path, monkeypatch):
+    two = struct.pack("<2f", 1, 2)
+    for count, message in ((9, "more than 8 dimensions"), (1000, "more than 8")):
+        content = _tensor(monkeypatch, 0, (1,) * count, (1,) * count)
         with pytest.raises(JcmError, match=message):
-            torch_file.load(_zip(tmp_path / "bomb.pt", bomb))
+            torch_file.load(_zip(tmp_path / "bad.pt", content, **{"0": two}))
+
+
+def test_members_of_an_archive_cannot_exceed_the_file(tmp_path):
+    path = _zip(tmp_path / "sizes.pt", pickle.dumps({}, 2), **{"0": bytes(100)})
+    content = path.read_bytes()
+    # The sizes of the last member in the directory, before and after compression.
+    at = content.rindex(b"PK\x01\x02") + 20
+    huge = struct.pack("<II", 10**9, 10**9)
+    path.write_bytes(content[:at] + huge + content[at + 8 :])
+    with pytest.raises(JcmError, match="its members share bytes"):
+        torch_file.load(path)
+
+
+def test_an_archive_has_a_short_directory(tmp_path):
+    with zipfile.ZipFile(tmp_path / "many.pt", "w") as archive:
+        for index in range(3000):
+            archive.writestr(f"{index:0>1500}", b"")
+    with pytest.raises(JcmError, match="its directory has more than 4,194,304 bytes"):
+        torch_file.load(tmp_path / "many.pt")
+
+
+def test_a_file_that_never_ends_is_not_opened(tmp_path):
+    (tmp_path / "zero.pt").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.pt")
+    for name in ("zero.pt", "pipe.pt"):
+        with pytest.raises(JcmError, match=f"{name} is not a regular file"):
+            torch_file.load(tmp_path / name)

@@ -1,0 +1,81 @@
+"""Zip archives, opened within the limits of `budget`."""
+
+import contextlib
+import io
+import os
+import zipfile
+from collections.abc import Iterator
+from typing import IO
+
+from jcm.runtime import budget
+from jcm.runtime.errors import shown
+
+_ENCRYPTED = 0x1  # a flag of a member
+
+
+class Refused(Exception):
+    """An archive is not one that is read; the message states why."""
+
+
+@contextlib.contextmanager
+def opened(file: IO[bytes] | io.BufferedIOBase) -> Iterator[zipfile.ZipFile]:
+    """Opens an archive whose members take no more memory than their place in the file.
+
+    `zipfile` reads the whole directory of an archive, in which a member of 50 bytes
+    takes a thousand bytes of memory, and believes the sizes that it states.
+
+    Args:
+      file: a file that is open for reading.
+
+    Raises:
+      Refused: if the directory is too long, or a member is compressed or encrypted, or
+        the sizes of all members exceed that of the file.
+      zipfile.BadZipFile: if it is damaged.
+    """
+    guarded = _Guarded(file)
+    with zipfile.ZipFile(guarded) as archive:
+        guarded.most = None
+        members = archive.infolist()
+        for member in members:
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise Refused(f"its member {shown(member.filename)} is compressed")
+            if member.flag_bits & _ENCRYPTED:
+                raise Refused(f"its member {shown(member.filename)} is encrypted")
+            if member.file_size != member.compress_size:
+                raise Refused(f"its member {shown(member.filename)} has two sizes")
+        if (
+            sum(member.file_size for member in members)
+            > os.fstat(file.fileno()).st_size
+        ):
+            raise Refused("its members share bytes")
+        yield archive
+
+
+class _Guarded(io.RawIOBase):
+    """A file of which at most `most` bytes are read at once; None for no limit."""
+
+    def __init__(self, file: IO[bytes] | io.BufferedIOBase):
+        self._file = file
+        self.most: int | None = budget.DIRECTORY_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        """Returns the next bytes."""
+        if self.most is None:
+            return self._file.read(size)
+        longest = self.most + 1
+        found = self._file.read(min(size, longest) if size >= 0 else longest)
+        if len(found) == longest:
+            raise Refused(f"its directory has more than {self.most:,} bytes")
+        return found
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Moves to a position."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Returns the position."""
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        """Returns whether `seek` works."""
+        return True
