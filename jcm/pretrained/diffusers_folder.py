@@ -18,7 +18,7 @@ import numpy as np
 from jcm.networks import Params, adm
 from jcm.networks.sizes import UNetSizes
 from jcm.pretrained import diffusers_unet, torch_file
-from jcm.runtime import files
+from jcm.runtime import budget, files
 from jcm.runtime.errors import JcmError, one_line
 
 _INDEX, _UNET, _SCHEDULER = "model_index.json", "unet", "scheduler"
@@ -28,6 +28,8 @@ _PIPELINE = "ConsistencyModelPipeline"
 _SOLVER = "CMStochasticIterativeScheduler"
 _NOISE = ("sigma_min", "sigma_max", "sigma_data", "rho")
 _LEVELS = "num_train_timesteps"
+# Far more than any model has. The published ones have noise up to 80 and 201 levels.
+_LARGEST_NOISE, _MOST = 1e9, 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +82,7 @@ def read(path: str | os.PathLike) -> Pipeline:
     except Exception as error:  # A config of others can be wrong in any way.
         raise JcmError(
             f"{path / _CONFIG} does not describe a {diffusers_unet.CLASS}"
-            f" ({one_line(error)}): copy it again"
+            f" ({one_line(error, 200)}): copy it again"
         ) from error
     return Pipeline(arch, _tensors(path), noise, levels)
 
@@ -180,20 +182,24 @@ def _noise(path: pathlib.Path) -> tuple[dict[str, float], int | None]:
     """Reads `config.noise`, and the number of noise levels if it is stated."""
     config = _json(path)
     found = {key: config[key] for key in _NOISE if key in config}
-    if any(type(value) not in (int, float) or value <= 0 for value in found.values()):
+    if any(
+        type(value) not in (int, float) or not 0 < value < _LARGEST_NOISE
+        for value in found.values()
+    ):
         raise JcmError(f"{path}: noise levels must be above 0: copy it again")
     levels = config.get(_LEVELS)
-    if levels is not None and (type(levels) is not int or levels < 2):
+    if levels is not None and (type(levels) is not int or not 2 <= levels < _MOST):
         raise JcmError(f"{path}: {_LEVELS} must be at least 2: copy it again")
     return {key: float(value) for key, value in found.items()}, levels
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
     try:
+        path = budget.regular_file(path, budget.JSON_BYTES)
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise JcmError(
-            f"cannot read {path} ({one_line(error)}): copy it again"
+            f"cannot read {path} ({one_line(error, 200)}): copy it again"
         ) from error
     if not isinstance(found, dict):
         raise JcmError(f"{path} holds a {type(found).__name__}: copy it again")

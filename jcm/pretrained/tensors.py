@@ -38,6 +38,9 @@ def fill(
 ) -> Params:
     """Returns parameters shaped like a template, as float32.
 
+    All tensors are compared before any of another dtype is converted, since that can
+    take twice the memory of the file.
+
     Args:
       template: parameters or shapes of our network.
       tensors: arrays by their names in the other project.
@@ -46,7 +49,8 @@ def fill(
         other project, to our array.
 
     Raises:
-      JcmError: names a tensor that is missing, left over or has the wrong shape.
+      JcmError: names a tensor that is missing, left over, not finite or has the wrong
+        shape.
     """
     left = dict(tensors)
 
@@ -60,7 +64,7 @@ def fill(
                 f"tensor {name!r} is {theirs.dtype}: only floats can be parameters,"
                 " name another file"
             )
-        array = np.asarray(convert(path, len(tree.shape), theirs), np.float32)
+        array = convert(path, len(tree.shape), theirs)
         if array.shape != tree.shape:
             raise JcmError(
                 f"tensor {name!r} of shape {theirs.shape} has no place in this network:"
@@ -74,7 +78,26 @@ def fill(
             f"tensor {min(left)!r} has no place in this network: name a file of the"
             " right network"
         )
-    return params
+    return _as_float32(params, ())
+
+
+def _as_float32(tree: Any, path: Path) -> Any:
+    """Converts the arrays of a tree that have another dtype.
+
+    Raises:
+      JcmError: if one of them is not finite; names it.
+    """
+    if isinstance(tree, Mapping):
+        return {name: _as_float32(value, (*path, name)) for name, value in tree.items()}
+    if tree.dtype == np.float32:
+        return tree
+    with np.errstate(over="ignore"):
+        array = tree.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise JcmError(
+            f"the weights {'/'.join(path)} are not finite: name another file"
+        )
+    return array
 
 
 def take(tensors: dict[str, np.ndarray], name: str) -> np.ndarray:

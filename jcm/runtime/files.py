@@ -15,6 +15,7 @@ from absl import logging
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
+from jcm.runtime import budget
 from jcm.runtime.errors import JcmError, one_line
 from jcm.runtime.paths import expanded
 
@@ -69,12 +70,21 @@ def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Returns the arrays of a safetensors file by name.
 
     Raises:
-      JcmError: if the file is missing or incomplete.
+      JcmError: if the file is missing or incomplete, or its header is too long.
     """
     try:
+        with budget.regular_file(path).open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > budget.HEADER_BYTES:
+            raise JcmError(
+                f"{path} has a header of {length:,} bytes, and at most"
+                f" {budget.HEADER_BYTES:,} are read: copy it again"
+            )
         return safetensors.load_file(path)
-    except (OSError, SafetensorError) as error:
-        reason = one_line(error)
+    except JcmError:
+        raise
+    except Exception as error:  # NumPy cannot hold all that the format describes
+        reason = one_line(error, 200)
         raise JcmError(f"cannot read {path} ({reason}): copy it again") from error
 
 

@@ -1,0 +1,282 @@
+"""Everything that reads files of others, with a small file of each kind.
+
+`seeds` writes the files, `attempt` reads one of them, perhaps after a change, and says
+how that ended and what it cost. `tests/campaigns/fuzz.py` does so for a long time.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import pickle
+import random
+import shutil
+import unicodedata
+from collections.abc import Callable
+from typing import Any
+
+import cost
+import golden
+import ml_collections
+import mutations
+import numpy as np
+import originals
+import stand_in
+import torch_weights
+from paths import DATA
+from PIL import Image
+
+import jcm
+from jcm import config as config_lib
+from jcm import data
+from jcm.data import cifar10, image_folder
+from jcm.metrics import given, reference
+from jcm.model import card, pictures, scoring
+from jcm.pretrained import openai_training, torch_file
+from jcm.run import results, workdir, writers
+
+_FORMATS = ("png", "jpg", "webp", "gif", "bmp", "tiff", "ppm")
+_LONGEST_MESSAGE = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """What reads the files of a kind.
+
+    Attributes:
+      read: reads the files in a folder.
+      seed: writes them into an empty folder; from the folders of a model, a run and
+        prepared digits.
+      changes: which files are changed.
+    """
+
+    read: Callable[[pathlib.Path], Any]
+    seed: Callable[[pathlib.Path, "Sources"], Any]
+    changes: str = "*"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """What the seeds are made of.
+
+    Attributes:
+      run: the workdir of a run of the digits, with a checkpoint.
+      prepared: the folder with the prepared digits.
+    """
+
+    run: pathlib.Path
+    prepared: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How reading a file ended.
+
+    Attributes:
+      kind: accepted, refused, traceback, or budget if it cost more than it may.
+      text: the error, or its traceback.
+      memory: in bytes.
+      seconds: of one core.
+    """
+
+    kind: str
+    text: str
+    memory: int
+    seconds: float
+
+
+def seeds(root: pathlib.Path, sources: Sources) -> None:
+    """Writes a folder for each reader."""
+    for name, reader in READERS.items():
+        (root / name).mkdir(parents=True)
+        reader.seed(root / name, sources)
+
+
+def attempt(name: str, folder: pathlib.Path) -> Outcome:
+    """Reads a folder, which may be damaged."""
+    kind, text, caught = "accepted", "", None
+    allowed = cost.allowed(folder)
+    with cost.measured() as taken:
+        try:
+            READERS[name].read(folder)
+        except jcm.JcmError as error:
+            kind, text, caught = "refused", str(error), error
+        except Exception as error:
+            kind, text, caught = "traceback", f"{type(error).__name__}: {error}", error
+    control = any(unicodedata.category(each).startswith("C") for each in text)
+    if kind == "refused" and (len(text) > _LONGEST_MESSAGE or control):
+        kind = "traceback"
+    if taken.memory > allowed or taken.seconds > cost.SECONDS or _lacked_memory(caught):
+        kind = "budget"
+    return Outcome(kind, text, taken.memory, taken.seconds)
+
+
+def changed(
+    name: str, seeds: pathlib.Path, folder: pathlib.Path, rng: random.Random
+) -> str:
+    """Copies the files of a reader to a folder, changes them, and returns how."""
+    mutations.copy(seeds / name, folder)
+    return mutations.mutate(folder, rng, READERS[name].changes)
+
+
+def _lacked_memory(error: BaseException | None) -> bool:
+    """Returns whether an error, or one that led to it, is a lack of memory."""
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _adm() -> dict[str, np.ndarray]:
+    return golden.unet_state("cc_ssn")
+
+
+def _torch(folder: pathlib.Path) -> jcm.Model:
+    return jcm.load(folder / "cd.pt", image_size=16, head_channels=16)
+
+
+def _save(folder: pathlib.Path, to: str) -> None:
+    place = folder.with_name(f"{folder.name}.pt")
+    torch_weights.save(place, _adm())
+    jcm.save(jcm.load(place, image_size=16, head_channels=16), folder, to=to)
+    place.unlink()
+
+
+def _records(folder: pathlib.Path) -> None:
+    workdir.read(folder)
+    card.in_words(workdir.scores(folder))
+    writers.has_scalars(folder, 1, "loss")
+    results.make_room(folder, "evaluate", ["comparison.png"], {"a": 1})
+
+
+def _moments(folder: pathlib.Path, size: int) -> None:
+    rows = np.random.default_rng(0).standard_normal((4 * size, size))
+    np.savez(folder / "s.npz", mu=rows.mean(0), sigma=np.cov(rows, rowvar=False))
+
+
+def _images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+
+
+def _published(folder: pathlib.Path) -> Any:
+    return reference.published(
+        folder / "s.npz", stand_in.network(), {"pool"}, set(), size=8
+    )
+
+
+def _given_set() -> Any:
+    return data.given.load(_images(), 8, 3)
+
+
+def _cached(folder: pathlib.Path) -> Any:
+    before = os.environ.get("JCM_CACHE")
+    os.environ["JCM_CACHE"] = str(folder)
+    try:
+        return reference.of_dataset(stand_in.network(), _given_set(), {"pool"}, set())
+    finally:
+        os.environ.pop("JCM_CACHE")
+        if before is not None:
+            os.environ["JCM_CACHE"] = before
+
+
+def _samples(folder: pathlib.Path) -> Any:
+    config = config_lib.base()
+    config.data.image_size, config.data.channels = 8, 3
+    return given.samples(config, str(folder / "samples.npz"), "--samples")
+
+
+def _kept(folder: pathlib.Path) -> Any:
+    return scoring._read(folder / "kept.npz", (20, 8, 8, 3))
+
+
+def _data(folder: pathlib.Path, **fields: Any) -> ml_collections.ConfigDict:
+    section = config_lib.base().data.copy_and_resolve_references()
+    section.update(dir=str(folder), image_size=8, channels=1, **fields)
+    return section
+
+
+def _prepared(folder: pathlib.Path) -> None:
+    data.load(_data(folder, name="digits")).arrays()
+
+
+def _with_list(folder: pathlib.Path, _: Sources) -> None:
+    labels = []
+    for index in range(4):
+        Image.fromarray(_images()[index]).save(folder / f"{index}.png")
+        labels.append([f"{index}.png", index % 2])
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels}))
+
+
+def _listed(folder: pathlib.Path) -> Any:
+    fields = {"name": "image_folder", "path": str(folder)}
+    return image_folder.ImageFolder.source(_data(folder, **fields))
+
+
+def _cifar(folder: pathlib.Path, _: Sources) -> None:
+    batch = {b"data": np.zeros((3, 3072), np.uint8), b"labels": [0, 1, 2]}
+    (folder / "data_batch_1").write_bytes(pickle.dumps(batch, 2))
+
+
+def _pictures(folder: pathlib.Path, _: Sources) -> None:
+    for form in _FORMATS:
+        Image.fromarray(_images()[0]).resize((40, 30)).save(folder / f"picture.{form}")
+
+
+def _decoded(folder: pathlib.Path) -> None:
+    for path in sorted(folder.iterdir()):
+        pictures.read_all([path], 16, 3, skip_broken=False, remedy="replace it")
+
+
+READERS = {
+    "pytorch": Reader(_torch, lambda to, _: torch_weights.save(to / "cd.pt", _adm())),
+    "pytorch tensors": Reader(
+        lambda folder: torch_file.load(folder / "torch_zip.pt"),
+        lambda to, _: shutil.copy(DATA / "torch_zip.pt", to),
+    ),
+    "pytorch stream": Reader(
+        lambda folder: torch_file.load(folder / "torch_stream.pth"),
+        lambda to, _: shutil.copy(DATA / "torch_stream.pth", to),
+    ),
+    "flax": Reader(
+        lambda folder: jcm.load(folder / "checkpoint_2", image_size=16),
+        lambda to, _: originals.write(to / "checkpoint_2"),
+    ),
+    "training state": Reader(
+        lambda folder: openai_training.read(folder / "checkpoint_2", golden.network()),
+        lambda to, _: originals.own_file(to / "checkpoint_2", with_target=True),
+    ),
+    "saved model": Reader(jcm.load, lambda to, _: _save(to, "jcm")),
+    "diffusers folder": Reader(jcm.load, lambda to, _: _save(to, "diffusers")),
+    "run": Reader(
+        jcm.load,
+        lambda to, sources: mutations.copy(sources.run, to),
+        changes="run.json",
+    ),
+    "records": Reader(
+        _records,
+        lambda to, sources: mutations.copy(sources.run, to),
+        changes="*.json*",
+    ),
+    "checkpoint": Reader(
+        jcm.load,
+        lambda to, sources: mutations.copy(sources.run, to),
+        changes="checkpoints/**/*",
+    ),
+    "published statistics": Reader(_published, lambda to, _: _moments(to, 48)),
+    "cached statistics": Reader(_cached, lambda to, _: _cached(to)),
+    "kept samples": Reader(
+        _kept, lambda to, _: scoring._write(to / "kept.npz", _images(), None)
+    ),
+    "samples": Reader(
+        _samples, lambda to, _: np.savez(to / "samples.npz", arr_0=_images())
+    ),
+    "dataset.json": Reader(_listed, _with_list, changes="*.json"),
+    "prepared data": Reader(
+        _prepared, lambda to, sources: mutations.copy(sources.prepared, to)
+    ),
+    "cifar": Reader(
+        lambda folder: list(cifar10._examples(folder, ("data_batch_1",))), _cifar
+    ),
+    "pictures": Reader(_decoded, _pictures),
+}
