@@ -56,12 +56,12 @@ class Tally:
 
 def make_sources(folder: pathlib.Path) -> readers.Sources:
     """Trains the smallest model for a few steps, on prepared digits."""
-    config = config_lib.load("configs/digits_edm.py:smoke")
+    config = config_lib.load(f"{_TESTS.parent}/configs/digits_edm.py:smoke")
     config.data.dir = str(folder / "prepared")
     config.eval.scores = ()
     config.model.ch_mult, config.model.attn_resolutions = (1,), ()
     config.train.num_steps = 2
-    jcm.train(config, folder / "run")
+    jcm.train(config, workdir=folder / "run")
     return readers.Sources(folder / "run", folder / "prepared")
 
 
