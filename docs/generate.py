@@ -2,8 +2,8 @@
 
 python docs/generate.py && mkdocs build --strict -f docs/mkdocs.yml
 
-The pages are those of docs/, README.md, CONTRIBUTING.md, launch/README.md, the
-notebooks, and the reference, which is generated from docstrings, config fields and
+The pages are those of docs/, README.md, CONTRIBUTING.md, SECURITY.md, launch/README.md,
+the notebooks, and the reference, which is generated from docstrings, config fields and
 configs. Links between files of the repository become links between pages, names of the
 code become links to the reference, and TeX becomes MathML, which browsers show without
 a script.
@@ -32,6 +32,7 @@ _TARGET = ROOT / "build/docs"
 _PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "launch/README.md": "launch.md",
 }
 # README has a picture in place of a heading.

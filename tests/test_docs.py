@@ -19,7 +19,8 @@ from jcm.commands import parsing
 from jcm.model.editor import Editor
 
 _PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "launch/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    ROOT / "launch/README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 _FOLDERS = "configs|docs|jcm|launch|notebooks|tests"
