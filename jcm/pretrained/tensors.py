@@ -49,8 +49,7 @@ def fill(
         other project, to our array.
 
     Raises:
-      JcmError: names a tensor that is missing, left over, not finite or has the wrong
-        shape.
+      JcmError: names a tensor that is missing, left over or has the wrong shape.
     """
     left = dict(tensors)
 
@@ -78,26 +77,15 @@ def fill(
             f"tensor {min(left)!r} has no place in this network: name a file of the"
             " right network"
         )
-    return _as_float32(params, ())
+    return _as_float32(params)
 
 
-def _as_float32(tree: Any, path: Path) -> Any:
-    """Converts the arrays of a tree that have another dtype.
-
-    Raises:
-      JcmError: if one of them is not finite; names it.
-    """
+def _as_float32(tree: Any) -> Any:
+    """Converts the arrays of a tree that have another dtype."""
     if isinstance(tree, Mapping):
-        return {name: _as_float32(value, (*path, name)) for name, value in tree.items()}
-    if tree.dtype == np.float32:
-        return tree
-    with np.errstate(over="ignore"):
-        array = tree.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise JcmError(
-            f"the weights {'/'.join(path)} are not finite: name another file"
-        )
-    return array
+        return {name: _as_float32(value) for name, value in tree.items()}
+    with np.errstate(over="ignore"):  # what is not finite is refused with its name
+        return np.asarray(tree, np.float32)
 
 
 def take(tensors: dict[str, np.ndarray], name: str) -> np.ndarray:

@@ -70,7 +70,11 @@ def _work(connection: Connection, seeds: pathlib.Path, folder: pathlib.Path) -> 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the log quotes the files
     for name in readers.READERS:  # what is only slow the first time
         readers.mutations.copy(seeds / name, folder / name)
-        readers.READERS[name].read(folder / name)
+        try:
+            readers.READERS[name].read(folder / name)
+        except Exception as error:
+            connection.send(f"{name}: a good file is not read: {error}")
+            return
     connection.send(None)
     while job := connection.recv():
         name, number = job
@@ -125,7 +129,10 @@ class Worker:
     def result(self) -> tuple[str, readers.Outcome] | None:
         """Returns how the file was changed and what became of it; None at the start."""
         try:
-            return self.connection.recv()
+            found = self.connection.recv()
+            if isinstance(found, str):
+                raise RuntimeError(found)
+            return found
         except EOFError:
             self.process.join()
             code = self.process.exitcode or 0
