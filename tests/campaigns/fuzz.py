@@ -117,7 +117,8 @@ class Worker:
         folder.mkdir(parents=True)
         self.connection, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("fork")
-        self.process = context.Process(target=_work, args=(theirs, seeds, folder))
+        given = theirs, seeds, folder
+        self.process = context.Process(target=_work, args=given, daemon=True)
         self.process.start()
         theirs.close()
 
