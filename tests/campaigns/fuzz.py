@@ -176,7 +176,7 @@ def campaign(
                 worker.give((names[number % len(names)], number))
                 number += 1
         for worker in workers:  # one that waits takes no time of a core
-            if worker.job and time.monotonic() - worker.started > 120:
+            if worker.job and time.monotonic() - worker.started > 60:
                 worker.process.kill()
     for worker in workers:
         worker.end()
