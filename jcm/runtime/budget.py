@@ -1,8 +1,9 @@
 """What reading a file of a stranger may cost; SECURITY.md states these limits.
 
 Together they ensure that a file that is refused takes at most 3 times its size and 300
-MiB of memory, and 10 seconds of one core. They are far above what a file of weights
-needs: the largest published network has fewer than 2,000 tensors.
+MiB of memory, and 10 seconds of one core; a picture takes the memory of its pixels.
+They are far above what a file of weights needs: the largest published network has fewer
+than 2,000 tensors.
 """
 
 import os
@@ -13,15 +14,6 @@ from jcm.runtime.errors import JcmError
 
 JSON_BYTES = 8 * 2**20
 """The largest JSON file that is read. Its objects take up to 25 times this memory."""
-
-PICTURE_BYTES = 512 * 2**20
-"""The largest picture file that is read."""
-
-PICTURE_PIXELS = 178_956_970
-"""The most pixels of a picture that is decoded, of which each takes 4 to 16 bytes.
-
-Pillow raises an error for more, too.
-"""
 TENSORS = 10_000
 """The most tensors in a file of weights."""
 ENTRIES = 20_000
@@ -42,6 +34,13 @@ DIRECTORY_BYTES = 4 * 2**20
 """The longest directory of a zip archive. Reading it takes 25 times this memory."""
 SHARED_BYTES = 64 * 2**20
 """How much larger than the file all tensors of it may be, as several views of one."""
+PICTURE_BYTES = 512 * 2**20
+"""The largest picture file that is read."""
+PICTURE_PIXELS = 178_956_970
+"""The most pixels of a picture that is decoded, of which each takes 4 to 16 bytes.
+
+Pillow raises an error for more, too.
+"""
 
 
 def regular_file(path: str | os.PathLike, most: int | None = None) -> pathlib.Path:
