@@ -160,8 +160,9 @@ def _images() -> np.ndarray:
 
 
 def _published(folder: pathlib.Path) -> Any:
+    network, sizes = stand_in.network(), {"pool": 48, "spatial": 24}
     return reference.published(
-        folder / "s.npz", stand_in.network(), {"pool"}, set(), size=8
+        folder / "s.npz", network, sizes, {"pool"}, set(), size=8
     )
 
 

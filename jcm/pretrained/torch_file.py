@@ -53,6 +53,7 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
                 file.seek(0)
                 return _read_stream(file)
             with archives.opened(file) as archive:
+                archives.check_plain(archive)
                 return _read_zip(archive)
     except JcmError:
         raise

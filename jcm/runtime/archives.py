@@ -10,7 +10,8 @@ from typing import IO
 from jcm.runtime import budget
 from jcm.runtime.errors import shown
 
-_ENCRYPTED = 0x1  # a flag of a member
+ENCRYPTED = 0x1
+"""A flag of a member of an archive."""
 
 
 class Refused(Exception):
@@ -19,7 +20,7 @@ class Refused(Exception):
 
 @contextlib.contextmanager
 def opened(file: IO[bytes] | io.BufferedIOBase) -> Iterator[zipfile.ZipFile]:
-    """Opens an archive whose members take no more memory than their place in the file.
+    """Opens an archive whose members have their places in the file.
 
     `zipfile` reads the whole directory of an archive, in which a member of 50 bytes
     takes a thousand bytes of memory, and believes the sizes that it states.
@@ -28,27 +29,33 @@ def opened(file: IO[bytes] | io.BufferedIOBase) -> Iterator[zipfile.ZipFile]:
       file: a file that is open for reading.
 
     Raises:
-      Refused: if the directory is too long, or a member is compressed or encrypted, or
-        the sizes of all members exceed that of the file.
+      Refused: if the directory is too long, or the sizes of all members exceed that of
+        the file.
       zipfile.BadZipFile: if it is damaged.
     """
     guarded = _Guarded(file)
     with zipfile.ZipFile(guarded) as archive:
         guarded.most = None
-        members = archive.infolist()
-        for member in members:
-            if member.compress_type != zipfile.ZIP_STORED:
-                raise Refused(f"its member {shown(member.filename)} is compressed")
-            if member.flag_bits & _ENCRYPTED:
-                raise Refused(f"its member {shown(member.filename)} is encrypted")
-            if member.file_size != member.compress_size:
-                raise Refused(f"its member {shown(member.filename)} has two sizes")
-        if (
-            sum(member.file_size for member in members)
-            > os.fstat(file.fileno()).st_size
-        ):
+        total = sum(member.compress_size for member in archive.infolist())
+        if total > os.fstat(file.fileno()).st_size:
             raise Refused("its members share bytes")
         yield archive
+
+
+def check_plain(archive: zipfile.ZipFile) -> None:
+    """Checks that the members take no more memory than their places in the file.
+
+    Raises:
+      Refused: if a member is compressed or encrypted.
+    """
+    for member in archive.infolist():
+        name = shown(member.filename)
+        if member.compress_type != zipfile.ZIP_STORED:
+            raise Refused(f"its member {name} is compressed")
+        if member.flag_bits & ENCRYPTED:
+            raise Refused(f"its member {name} is encrypted")
+        if member.file_size != member.compress_size:
+            raise Refused(f"its member {name} has two sizes")
 
 
 class _Guarded(io.RawIOBase):

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from jcm.runtime import budget, files
+from jcm.runtime import archives, budget, files
 from jcm.runtime.errors import JcmError, one_line, shown
 
 FLOATS = ("float16", "float32", "float64")
@@ -25,14 +25,13 @@ FLOATS = ("float16", "float32", "float64")
 WHOLE = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 """Dtypes of whole numbers."""
 
-# The most bytes that are read at once, and so the longest directory of an .npz file.
+# The most bytes that are read at once.
 _BLOCK = 2**20
 # NumPy writes headers of 64 to 128 bytes.
 _LONGEST_HEADER = 10_000
 # A compressed array is at most so many times as large as it is in the file, and this
 # many bytes more.
 _RATIO, _MORE = 3, 256 * 2**20
-_ENCRYPTED = 0x1  # a flag of a member of a zip file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +76,8 @@ def read(
         as expected, or much larger than in the file.
     """
     lengths: dict[str, int] = {}
-    with _opened(path, remedy) as file, zipfile.ZipFile(_Blocks(file)) as archive:
+    with _opened(path, remedy) as file, archives.opened(file) as archive:
         members = [_member(archive, name) for name in expected]
-        size = os.fstat(file.fileno()).st_size
-        if sum(each.compress_size for each in members if each) > size:
-            raise _Refused("its arrays share bytes")
         found = {}
         for (name, array), member in zip(expected.items(), members, strict=True):
             if member:
@@ -119,40 +115,11 @@ def _opened(path: str | os.PathLike, remedy: str) -> Iterator[_File]:
             yield file
     except JcmError:
         raise
-    except _Refused as error:
+    except (_Refused, archives.Refused) as error:
         raise JcmError(f"{path} cannot be used: {error}: {remedy}") from error
     except Exception as error:  # a damaged file can raise anything
         reason = one_line(error, 200)
         raise JcmError(f"{path} cannot be read ({reason}): {remedy}") from error
-
-
-class _Blocks(io.RawIOBase):
-    """A file that is read in parts of at most `_BLOCK` bytes.
-
-    It keeps `zipfile` from reading a directory of any length.
-    """
-
-    def __init__(self, file: _File):
-        self._file = file
-
-    def read(self, size: int = -1) -> bytes:
-        """Returns the next bytes."""
-        found = self._file.read(min(size, _BLOCK) if size >= 0 else _BLOCK)
-        if len(found) == _BLOCK != size:
-            raise _Refused("its directory is too long")
-        return found
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Moves to a position."""
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        """Returns the position."""
-        return self._file.tell()
-
-    def seekable(self) -> bool:
-        """Returns whether the position can be changed."""
-        return True
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo | None:
@@ -163,7 +130,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo | None:
     if not named:
         return None
     (member,) = named
-    if member.flag_bits & _ENCRYPTED:
+    if member.flag_bits & archives.ENCRYPTED:
         raise _Refused(f"{name} is encrypted")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise _Refused(f"{name} is compressed in an unknown way")

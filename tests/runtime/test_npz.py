@@ -111,7 +111,7 @@ def _many_members(content):
     file = io.BytesIO(content)
     with zipfile.ZipFile(file, "a") as archive:
         for i in range(12_000):
-            archive.writestr(f"{i:050d}", b"")
+            archive.writestr(f"{i:0400d}", b"")
     return file.getvalue()
 
 
@@ -125,7 +125,7 @@ def _many_members(content):
             lambda content: content.replace(b"sigma.npy", b"mu.npy\0\0\0"),
             "several times",
         ),
-        (_many_members, "its directory is too long"),
+        (_many_members, "its directory has more than"),
         (lambda content: b"", "not a zip file"),
     ],
 )
