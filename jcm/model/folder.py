@@ -2,23 +2,25 @@
 
 A tensor is named by its path in the tree of parameters, such as
 down/res16_block0/conv0/kernel. config.json has the config, class names, training step
-and facts for the model card.
+and facts for the model card. SHA256SUMS has the hashes of these files.
 """
 
+import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from jcm.model import card
-from jcm.runtime import files, versions
-from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime import files, hashes, json_files, versions
+from jcm.runtime.errors import JcmError
 
-_PARAMS, _CONFIG, _CARD = "params.safetensors", "config.json", "README.md"
+CONFIG = "config.json"
+_PARAMS, _CARD = "params.safetensors", "README.md"
 _FORMAT = "jcm"
 
 
@@ -46,6 +48,16 @@ def is_exported(path: str | os.PathLike) -> bool:
     return (pathlib.Path(path) / _PARAMS).is_file()
 
 
+class _Config(msgspec.Struct, forbid_unknown_fields=True):
+    """The content of config.json."""
+
+    format: int
+    config: dict[str, Any]
+    class_names: tuple[str, ...]
+    step: Annotated[int, msgspec.Meta(ge=0, lt=2**63)] | None
+    about: card.About
+
+
 def write(path: str | os.PathLike, model: Exported, text: str) -> None:
     """Writes a model; the parameters keep their values to the bit.
 
@@ -58,49 +70,56 @@ def write(path: str | os.PathLike, model: Exported, text: str) -> None:
       JcmError: if the folder has files, or if it cannot be written.
     """
     path = files.new_folder(path)
-    about = {
-        "format": _FORMAT,
-        "version": versions.FORMAT,
+    about = dataclasses.asdict(model.about)
+    del about["trusted"]
+    content = {
+        "format": versions.FORMAT,
         "config": model.config,
         "class_names": list(model.class_names),
         "step": model.step,
-        "about": dataclasses.asdict(model.about),
+        "about": about,
     }
     files.write_text(path / _CARD, text)
-    files.write_json(path / _CONFIG, about)
-    # Written last, since `is_exported` looks for it.
+    files.write_json(path / CONFIG, content)
     files.write_tensors(path / _PARAMS, model.params, {"format": _FORMAT})
+    hashes.write_folder(path)
+
+
+def comparing(path: str | os.PathLike) -> contextlib.AbstractContextManager[None]:
+    """Returns a context that compares the files with their hashes while it reads them.
+
+    Raises:
+      JcmError: at the end of the block, if a file has changed since it was written.
+    """
+    record = pathlib.Path(path) / hashes.NAME
+    remedy = (
+        f"copy the folder again, or save the model again; after a change on purpose,"
+        f" write the new hashes by `sha256sum {_CARD} {CONFIG} {_PARAMS} >"
+        f" {hashes.NAME}` in the folder"
+    )
+    return hashes.comparing(record, (CONFIG, _PARAMS), remedy)
 
 
 def read(path: str | os.PathLike) -> Exported:
-    """Reads what `write` wrote.
+    """Reads what `write` wrote; see also `comparing`.
 
     Raises:
       JcmError: if a file is missing, incomplete or of another format.
     """
     path = pathlib.Path(path)
+    remedy = f"copy {CONFIG} and {_PARAMS} again"
     try:
-        about = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
-        if about["format"] != _FORMAT:
-            raise ValueError(f"format {about['format']!r}")
-        if about.get("version") != versions.FORMAT:
-            raise versions.OtherVersion(f"{path} was saved by", about.get("version"))
-        step, names = about["step"], about["class_names"]
-        if not (step is None or type(step) is int) or not isinstance(names, list):
-            raise ValueError(f"step {step!r}")
-        known = about["about"]
-        return Exported(
-            params=files.read_tensors(path / _PARAMS),
-            config=about["config"],
-            class_names=tuple(map(str, names)),
-            step=step,
-            about=card.About(**known | {"scores": tuple(known["scores"])}),
-        )
-    except versions.OtherVersion:
-        raise
-    except Exception as error:  # the files may hold anything
-        reason = one_line(error)
+        versions.check_format(path / CONFIG, f"{path} was saved by", remedy)
+        found = json_files.read(path / CONFIG, _Config, remedy)
+    except FileNotFoundError as error:
         raise JcmError(
-            f"{path} is not a complete model of jcm.save ({reason}): copy"
-            f" {_CONFIG} and {_PARAMS} again"
+            f"{path} is not a complete model of jcm.save, since it has no {CONFIG}:"
+            f" {remedy}"
         ) from error
+    return Exported(
+        params=files.read_tensors(path / _PARAMS),
+        config=found.config,
+        class_names=found.class_names,
+        step=found.step,
+        about=dataclasses.replace(found.about, trusted=False),
+    )
