@@ -10,7 +10,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -54,7 +54,7 @@ class _Config(msgspec.Struct, forbid_unknown_fields=True):
     format: int
     config: dict[str, Any]
     class_names: tuple[str, ...]
-    step: Annotated[int, msgspec.Meta(ge=0, lt=2**63)] | None
+    step: json_files.Count | None
     about: card.About
 
 

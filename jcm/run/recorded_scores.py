@@ -1,19 +1,16 @@
 """The file of scores of a workdir: a line for each model, way of sampling and seed."""
 
 import os
-from typing import Annotated, NotRequired, TypedDict
-
-import msgspec
+from typing import NotRequired, TypedDict
 
 from jcm.run import storage
 from jcm.runtime import json_files
+from jcm.runtime.json_files import Count
 
 FILE = os.path.join("evaluation", "scores.jsonl")
 """The path of the file in a workdir."""
 # Its lines are kept in memory. Each has about 800 bytes.
 _MOST_BYTES = 16 * 2**20
-
-_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
 
 
 class Score(TypedDict):
@@ -37,14 +34,14 @@ class Score(TypedDict):
     """
 
     model: str
-    step: _Count | None
+    step: Count | None
     weights: str | None
     samples: str
     sigmas: NotRequired[list[float]]
     solver: NotRequired[str]
     labels: NotRequired[list[int | str]]
-    seed: NotRequired[_Count]
-    num_images: _Count
+    seed: NotRequired[Count]
+    num_images: Count
     by: dict[str, dict[str, str]]
     scores: dict[str, float]
 

@@ -4,13 +4,16 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from absl import logging
 
 from jcm.runtime import budget
 from jcm.runtime.errors import JcmError, one_line
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""The type of a whole number that is not negative."""
 
 _Kind = TypeVar("_Kind")
 # The end of a message of msgspec: the place of a value, such as "$.starts[0].step".
