@@ -11,7 +11,7 @@ import msgspec
 from absl import logging
 
 from jcm.runtime import budget, json_files
-from jcm.runtime.errors import JcmError, shown
+from jcm.runtime.errors import JcmError
 
 # The file that lists the classes in data sets of the tools of NVlabs.
 LISTED = "dataset.json"
@@ -182,7 +182,7 @@ def of_list(
     for path, label in listed.labels:
         if found.setdefault(path.replace("\\", "/"), label) != label:
             raise JcmError(
-                f"{root / LISTED} lists {shown(path)} with several labels: keep one"
+                f"{root / LISTED} lists {path} with several labels: keep one"
             )
     missing = [path for path in paths if _with_slashes(path) not in found]
     if missing:

@@ -9,13 +9,14 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from jcm.model import card
+from jcm.run.recorded_scores import Score
 from jcm.runtime import files, hashes, json_files, versions
 from jcm.runtime.errors import JcmError
 
@@ -48,6 +49,16 @@ def is_exported(path: str | os.PathLike) -> bool:
     return (pathlib.Path(path) / _PARAMS).is_file()
 
 
+class _About(msgspec.Struct, forbid_unknown_fields=True):
+    """The part of config.json that becomes a `card.About`."""
+
+    trained: bool
+    scores: tuple[Score, ...]
+    software: str
+    licence: str
+    notes: str
+
+
 class _Config(msgspec.Struct, forbid_unknown_fields=True):
     """The content of config.json."""
 
@@ -55,7 +66,7 @@ class _Config(msgspec.Struct, forbid_unknown_fields=True):
     config: dict[str, Any]
     class_names: tuple[str, ...]
     step: json_files.Count | None
-    about: card.About
+    about: _About
 
 
 def write(path: str | os.PathLike, model: Exported, text: str) -> None:
@@ -85,41 +96,36 @@ def write(path: str | os.PathLike, model: Exported, text: str) -> None:
     hashes.write_folder(path)
 
 
-def comparing(path: str | os.PathLike) -> contextlib.AbstractContextManager[None]:
-    """Returns a context that compares the files with their hashes while it reads them.
+@contextlib.contextmanager
+def opened(path: str | os.PathLike) -> Iterator[Exported]:
+    """Reads what `write` wrote, and compares it with its hashes during the block.
+
+    What the block makes of the content is only to be used if the block ends well.
 
     Raises:
-      JcmError: at the end of the block, if a file has changed since it was written.
-    """
-    record = pathlib.Path(path) / hashes.NAME
-    remedy = (
-        f"copy the folder again, or save the model again; after a change on purpose,"
-        f" write the new hashes by `sha256sum {_CARD} {CONFIG} {_PARAMS} >"
-        f" {hashes.NAME}` in the folder"
-    )
-    return hashes.comparing(record, (CONFIG, _PARAMS), remedy)
-
-
-def read(path: str | os.PathLike) -> Exported:
-    """Reads what `write` wrote; see also `comparing`.
-
-    Raises:
-      JcmError: if a file is missing, incomplete or of another format.
+      JcmError: if a file is missing, incomplete or of another format, or, at the end of
+        the block, if a file is not as it was written.
     """
     path = pathlib.Path(path)
     remedy = f"copy {CONFIG} and {_PARAMS} again"
     try:
         versions.check_format(path / CONFIG, f"{path} was saved by", remedy)
-        found = json_files.read(path / CONFIG, _Config, remedy)
     except FileNotFoundError as error:
         raise JcmError(
             f"{path} is not a complete model of jcm.save, since it has no {CONFIG}:"
             f" {remedy}"
         ) from error
-    return Exported(
-        params=files.read_tensors(path / _PARAMS),
-        config=found.config,
-        class_names=found.class_names,
-        step=found.step,
-        about=dataclasses.replace(found.about, trusted=False),
+    changed = (
+        f"copy the folder again, or, if it was changed on purpose, run `sha256sum"
+        f" {_CARD} {CONFIG} {_PARAMS} > {hashes.NAME}` in it"
     )
+    with hashes.comparing(path / hashes.NAME, (CONFIG, _PARAMS), changed):
+        found = json_files.read(path / CONFIG, _Config, remedy)
+        about = msgspec.structs.asdict(found.about)
+        yield Exported(
+            params=files.read_tensors(path / _PARAMS),
+            config=found.config,
+            class_names=found.class_names,
+            step=found.step,
+            about=card.About(**about, trusted=False),
+        )

@@ -229,8 +229,7 @@ def _from_folder(path: pathlib.Path, batch_size: int | None) -> Model:
     Raises:
       JcmError: if the folder does not describe a model of this version.
     """
-    with folder.comparing(path):
-        found = folder.read(path)
+    with folder.opened(path) as found:
         with _naming(path / folder.CONFIG):
             denoiser, params, config = parts(found)
         params = jax.device_put(params)

@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator
+from types import GenericAlias, UnionType
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -20,7 +21,9 @@ _Kind = TypeVar("_Kind")
 _PLACE = re.compile(r"(.*) - at `(?:key in )?\$\.?(.*)`", re.DOTALL)
 
 
-def read(path: str | os.PathLike, kind: type[_Kind], remedy: str) -> _Kind:
+def read(
+    path: str | os.PathLike, kind: type[_Kind] | GenericAlias | UnionType, remedy: str
+) -> _Kind:
     """Reads a JSON file.
 
     Args:
@@ -42,7 +45,9 @@ def read(path: str | os.PathLike, kind: type[_Kind], remedy: str) -> _Kind:
     return decode(content, kind, str(path), remedy)
 
 
-def decode(content: bytes, kind: type[_Kind], name: str, remedy: str) -> _Kind:
+def decode(
+    content: bytes, kind: type[_Kind] | GenericAlias | UnionType, name: str, remedy: str
+) -> _Kind:
     """Returns the content of a JSON text.
 
     Args:
@@ -59,7 +64,9 @@ def decode(content: bytes, kind: type[_Kind], name: str, remedy: str) -> _Kind:
 
 
 def lines(
-    path: pathlib.Path, kind: type[_Kind], most: int | None = None
+    path: pathlib.Path,
+    kind: type[_Kind] | GenericAlias | UnionType,
+    most: int | None = None,
 ) -> Iterator[_Kind | None]:
     """Reads a file with a JSON text on each line.
 
