@@ -71,7 +71,8 @@ def markdown(sentence: str, form: str, config: ConfigDict, about: About) -> str:
     if about.trained:
         parts += ["", "## Training", "", _training(config)]
         if about.software:
-            parts += ["", f"Software: {markdown_lib.text(about.software)}."]
+            software = markdown_lib.text(about.software, markdown_lib.LONGEST_BLOCK)
+            parts += ["", f"Software: {software}."]
     if about.scores:
         parts += ["", "## Scores", "", _scores(about.scores)]
     if about.notes.strip():

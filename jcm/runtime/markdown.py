@@ -9,16 +9,17 @@ from collections.abc import Iterable, Sequence
 
 from jcm.runtime.errors import escaped, printable
 
-# A text in a line, and one in a block of its own, has at most this many characters.
-_LONGEST_TEXT, _LONGEST_BLOCK = 300, 20_000
+LONGEST_BLOCK = 20_000
+"""A block has at most this many characters of a text."""
+_LONGEST_TEXT = 300
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 # An underscore within a word has no effect.
 _SPECIAL = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
 
 
-def text(value: object) -> str:
+def text(value: object, longest: int = _LONGEST_TEXT) -> str:
     """Returns a text as part of a line or of a cell, on one line and not too long."""
-    line = printable(str(value), _LONGEST_TEXT)
+    line = printable(str(value), longest)
     line = _SPECIAL.sub(r"\\\g<0>", line)
     return re.sub("[&<>]", lambda found: _ENTITIES[found[0]], line)
 
@@ -35,8 +36,8 @@ def code(value: object) -> str:
 
 def block(value: str) -> str:
     """Returns a text of several lines in a block of its own, in the letters of code."""
-    if len(value) > _LONGEST_BLOCK:
-        value = f"{value[:_LONGEST_BLOCK]}\n..."
+    if len(value) > LONGEST_BLOCK:
+        value = f"{value[:LONGEST_BLOCK]}\n..."
     lines = "\n".join(escaped(line) for line in value.splitlines())
     fence = "`" * max(3, _longest_run(lines) + 1)
     return f"{fence}\n{lines}\n{fence}"
