@@ -1,7 +1,7 @@
 """The file of scores of a workdir: a line for each model, way of sampling and seed."""
 
 import os
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from jcm.run import storage
 from jcm.runtime import json_files
@@ -42,7 +42,7 @@ class Score(TypedDict):
     labels: NotRequired[list[int | str]]
     seed: NotRequired[Count]
     num_images: Count
-    by: dict[str, dict[str, str]]
+    by: dict[str, Any]
     scores: dict[str, float]
 
 

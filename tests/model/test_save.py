@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import shutil
 
 import jax
 import numpy as np
