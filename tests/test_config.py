@@ -43,7 +43,7 @@ def test_every_config_loads_and_survives_a_round_trip_by_json(path, mode):
     else:
         methods.create(config, network, teachers)
     config_lib.check(config)
-    with pytest.raises(KeyError, match="colour"):
+    with pytest.raises(JcmError, match="config.colour is unknown"):
         config_lib.from_dict({"method": "cd", "colour": 1})
 
 

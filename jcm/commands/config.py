@@ -13,12 +13,14 @@ from ml_collections import ConfigDict
 from jcm import config as config_lib
 from jcm.commands import cli, parsing
 from jcm.runtime import similar
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, printable
 from jcm.runtime.fields import Field
 
 # The columns in which the values of fields, their explanations, and the titles of
 # configs begin.
 _VALUE, _DOC, _TITLE = 20, 34, 29
+# At most this many characters of a value are shown.
+_LONGEST = 1000
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -52,7 +54,10 @@ def _software(workdir: str | None) -> str:
     text = workdir_lib.read(folder).software
     indent = " " * 2
     return textwrap.fill(
-        text, parsing.width(), initial_indent=indent, subsequent_indent=indent
+        printable(text),
+        parsing.width(),
+        initial_indent=indent,
+        subsequent_indent=indent,
     )
 
 
@@ -152,7 +157,8 @@ def _entry(name: str, value: Any, field: Field) -> str:
 
 def _written(value: Any) -> str:
     """Returns a value as it is written after --config.FIELD=."""
-    return value if isinstance(value, str) and value else repr(value)
+    text = value if isinstance(value, str) and value else repr(value)
+    return printable(text, _LONGEST)
 
 
 def _columns(left: str, right: str, column: int) -> str:

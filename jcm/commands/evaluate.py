@@ -27,7 +27,7 @@ from jcm.model.scoring import Scorer, Subject
 from jcm.run import grids, results, storage, writers
 from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
-from jcm.runtime import distributed, files
+from jcm.runtime import distributed, files, markdown
 from jcm.runtime.errors import JcmError
 from jcm.runtime.paths import expanded
 from jcm.training import prepare
@@ -315,28 +315,31 @@ def _write_pictures(workdir: pathlib.Path, pictures: dict[str, Picture]) -> None
 
 def _write_table(config: ConfigDict, workdir: pathlib.Path, table: list[Row]) -> None:
     """Writes scores.json, with every value, and scores.md, which is also logged."""
-    markdown = _markdown(config, table)
-    files.write_text(workdir / "scores.md", markdown)
+    text = _markdown(config, table)
+    files.write_text(workdir / "scores.md", text)
     content = {
         "num_images": config.eval.num_images,
         "seeds": list(config.eval.seeds),
         "rows": [dataclasses.asdict(row) for row in table],
     }
     files.write_json(workdir / "scores.json", content)
-    logging.info("wrote %s\n%s", storage.shared_path(workdir / "scores.md"), markdown)
+    logging.info("wrote %s\n%s", storage.shared_path(workdir / "scores.md"), text)
 
 
 def _markdown(config: ConfigDict, table: list[Row]) -> str:
     """Returns the table as text, with a note on how to read it."""
     columns = list(dict.fromkeys(name for row in table for name in row.scores))
-    lines = [
-        f"| samples | step | {' | '.join(columns)} |",
-        "|---" * (len(columns) + 2) + "|",
-    ]
-    for row in table:
-        cells = (_cell(row.scores.get(column, ())) for column in columns)
-        step = "" if row.step is None else row.step
-        lines.append(f"| {row.samples} | {step} | {' | '.join(cells)} |")
+    lines = markdown.table(
+        ["samples", "step", *columns],
+        [
+            (
+                row.samples,
+                "" if row.step is None else row.step,
+                *(_cell(row.scores.get(column, ())) for column in columns),
+            )
+            for row in table
+        ],
+    )
     counts = " or ".join(dict.fromkeys(str(row.num_images) for row in table))
     seeds = max(len(values) for row in table for values in row.scores.values())
     note = f"{counts} uint8 images per row" + (
@@ -348,8 +351,8 @@ def _markdown(config: ConfigDict, table: list[Row]) -> str:
         main = scores_lib.main_column(config.eval.scores)
         note += f"; {main} counts, since it is of the first of config.eval.scores"
     if config.eval.reference:
-        note += f"; compared with {config.eval.reference}"
-    return "\n".join(lines) + f"\n\n{note}\n"
+        note += f"; compared with {markdown.text(config.eval.reference)}"
+    return f"{lines}\n\n{note}\n"
 
 
 def _cell(values: Sequence[float]) -> str:

@@ -1,16 +1,25 @@
 """What to name if a command line names no config, and no run that records one."""
 
 import argparse
-import json
 import pathlib
+from typing import Any
+
+import msgspec
 
 from jcm import config as config_lib
+from jcm.runtime import json_files
 from jcm.runtime.errors import JcmError
 from jcm.runtime.paths import expanded, nearest_path
 
 # Commands that use a model, which `config.sample.model` can also name.
 _USES_MODEL = ("sample", "edit", "evaluate", "search")
 _ANY = "--config=configs/digits_cd.py"
+
+
+class _Saved(msgspec.Struct):
+    """What is used of the config.json of a saved model."""
+
+    config: dict[str, Any]
 
 
 def error(arguments: argparse.Namespace) -> JcmError:
@@ -51,9 +60,10 @@ def error(arguments: argparse.Namespace) -> JcmError:
 def _config_of(folder: pathlib.Path) -> str:
     """Returns the config that a saved model was probably trained with."""
     try:
-        config = json.loads((folder / "config.json").read_text())["config"]
-        name = f"{config['data']['name']}_{config['method']}.py"
-    except (OSError, ValueError, KeyError, TypeError):
+        path = folder / "config.json"
+        config = config_lib.recorded(json_files.read(path, _Saved, "").config, path)
+    except (OSError, JcmError):
         return "FILE"
+    name = f"{config.data.name}_{config.method}.py"
     known = [path.name for path in config_lib.shipped()]
     return f"configs/{name}" if name in known else "FILE"

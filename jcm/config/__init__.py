@@ -10,6 +10,7 @@
 from ml_collections import ConfigDict as ConfigDict
 
 from jcm.config.checks import check as check
+from jcm.config.checks import recorded as recorded
 from jcm.config.checks import uses_num_steps as uses_num_steps
 from jcm.config.files import find as find
 from jcm.config.files import finish as finish
@@ -38,6 +39,7 @@ __all__ = [
     "load",
     "name",
     "presets",
+    "recorded",
     "shipped",
     "uses_num_steps",
 ]

@@ -1,9 +1,13 @@
 """The checks that the values of a config must pass."""
 
+import os
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from jcm.config import files
-from jcm.config.tree import fields, flatten
+from jcm.config.tree import fields, flatten, from_dict
 from jcm.runtime.errors import JcmError
 
 
@@ -43,6 +47,26 @@ def check(config: ConfigDict) -> None:
             f"config.noise: sigma_min={noise.sigma_min} must be above 0 and below"
             f" sigma_max={noise.sigma_max}"
         )
+
+
+def recorded(values: Mapping[str, Any], path: str | os.PathLike) -> ConfigDict:
+    """Returns the config that a file records, with all its values checked.
+
+    Args:
+      values: what the file contains, as plain data; missing fields have their defaults.
+      path: of the file, for the error.
+
+    Raises:
+      JcmError: names the file, the field, and the values that it accepts.
+    """
+    try:
+        config = from_dict(values)
+        check(config)
+    except JcmError as error:
+        raise JcmError(
+            f"{path} is damaged or of another version of jcm: {error}"
+        ) from error
+    return config
 
 
 def _check_teacher(config: ConfigDict) -> None:

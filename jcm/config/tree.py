@@ -1,15 +1,19 @@
 """A config: the values of all fields, as a tree of sections."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from jcm.config import tables
 from jcm.runtime import similar
+from jcm.runtime.errors import JcmError, printable, shown
 from jcm.runtime.fields import Field, Section
 from jcm.runtime.fields import flatten as flatten_fields
+
+# An error shows at most this many characters of a name that no field has.
+_LONGEST_NAME = 100
 
 
 class UnknownField(AttributeError, KeyError):
@@ -112,26 +116,37 @@ def fields(config: ConfigDict) -> dict[str, Field]:
     return flatten_fields(tables.sections(config.method))
 
 
-def from_dict(values: dict[str, Any]) -> ConfigDict:
+def from_dict(values: Mapping[str, Any]) -> ConfigDict:
     """Returns the config that `to_dict` gave, also if it was stored as JSON.
 
     Raises:
-      JcmError: if there is no such method.
-      KeyError, TypeError: if a field is unknown or has another type.
+      JcmError: if a field is unknown, or has a value of another type or out of bounds.
     """
-    config = base(values["method"])
+    method = values.get("method")
+    if not isinstance(method, str):
+        raise JcmError(f"config.method={shown(method)} must be a string")
+    config = base(method)
     with config.ignore_type():
-        _update(config, values)
+        _update(config, values, fields(config), "")
     return config
 
 
-def _update(config: ConfigDict, values: dict[str, Any]) -> None:
+def _update(
+    config: ConfigDict, values: Any, known: Mapping[str, Field], prefix: str
+) -> None:
+    """Sets the fields of a config or a section, which begin with `prefix`."""
+    if not isinstance(values, Mapping):
+        section = f"config.{prefix}".rstrip(".")
+        raise JcmError(f"{section}={shown(values)} must be a section with fields")
     for name, value in values.items():
+        full = f"{prefix}{name}"
         if name not in config:
-            raise UnknownField(f"unknown field {name}")
+            raise JcmError(f"config.{printable(full, _LONGEST_NAME)} is unknown")
         if isinstance(config[name], ConfigDict):
-            _update(config[name], value)
-        else:  # JSON stores tuples as lists
+            _update(config[name], value, known, f"{full}.")
+        else:
+            known[full].check(f"config.{full}", value)
+            # JSON stores tuples as lists.
             config[name] = tuple(value) if isinstance(value, list) else value
 
 

@@ -1,16 +1,17 @@
 """The classes of pictures in folders: their names, their order, and their pictures."""
 
-import json
 import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
+import msgspec
 from absl import logging
 
-from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime import budget, json_files
+from jcm.runtime.errors import JcmError
 
 # The file that lists the classes in data sets of the tools of NVlabs.
 LISTED = "dataset.json"
@@ -24,6 +25,13 @@ _SPLIT = re.compile(
 _NUMBERED = re.compile(r"[0-9]{5}/img[0-9]{8}\.[a-z]+")
 # More classes than this are taken for labels that do not count from 0.
 MOST_CLASSES = 100_000
+# Its length may be that of a JSON file, and this for each picture.
+_BYTES_PER_PICTURE = 1024
+_REMEDY = (
+    'replace it by pairs of a file and a class 0, 1, ..., set "labels" to null to put'
+    " all pictures into one class, or delete it to take sub-folders for classes"
+)
+_Label = Annotated[int, msgspec.Meta(ge=0, lt=MOST_CLASSES)]
 # An error or a warning names at most this many folders.
 _NAMED_AT_MOST = 5
 
@@ -113,6 +121,36 @@ def _warn_of_one_folder(root: pathlib.Path, parts: Sequence[tuple[str, ...]]) ->
     )
 
 
+class _Listed(msgspec.Struct):
+    """The content of dataset.json: the class of each file."""
+
+    labels: list[tuple[str, _Label]] | msgspec.UnsetType | None = msgspec.UNSET
+
+
+def most_bytes(pictures: int) -> int:
+    """Returns how long a file dataset.json of so many pictures may be."""
+    return budget.JSON_BYTES + pictures * _BYTES_PER_PICTURE
+
+
+def read_list(root: pathlib.Path, pictures: int) -> bytes:
+    """Returns the content of dataset.json in a folder; empty if there is none.
+
+    Args:
+      root: the folder.
+      pictures: how many pictures are in it.
+
+    Raises:
+      JcmError: if it is not a regular file, too long, or cannot be read.
+    """
+    path = root / LISTED
+    if not os.path.lexists(path) or path.is_dir():
+        return b""
+    try:
+        return budget.regular_file(path, most_bytes(pictures)).read_bytes()
+    except OSError as error:
+        raise JcmError(f"cannot read {path} ({error.strerror}): {_REMEDY}") from error
+
+
 def of_list(
     root: pathlib.Path, content: bytes, paths: Sequence[str]
 ) -> tuple[tuple[str, ...], list[int]] | None:
@@ -132,20 +170,20 @@ def of_list(
       JcmError: if the file is damaged, has labels that are not whole numbers, lists a
         picture with two labels, or lacks a picture.
     """
-    try:
-        listed = json.loads(content)
-    except ValueError as error:
-        raise JcmError(
-            f"{root / LISTED} is damaged ({one_line(error)}): replace it, or delete it"
-            " to take sub-folders for classes"
-        ) from error
-    if not isinstance(listed, Mapping) or "labels" not in listed:
+    kind: Any = _Listed | list | str | float | bool | None  # all that is JSON
+    listed = json_files.decode(content, kind, str(root / LISTED), _REMEDY)
+    if not isinstance(listed, _Listed) or listed.labels is msgspec.UNSET:
         logging.warning('%s has no "labels", and is not used', root / LISTED)
         return None
-    if listed["labels"] in (None, []):
+    if not listed.labels:
         name = root.stem if root.suffix == ".zip" else root.name
         return (readable(name),), [0] * len(paths)
-    found = _labels_in(root, listed["labels"])
+    found: dict[str, int] = {}
+    for path, label in listed.labels:
+        if found.setdefault(path.replace("\\", "/"), label) != label:
+            raise JcmError(
+                f"{root / LISTED} lists {path} with several labels: keep one"
+            )
     missing = [path for path in paths if _with_slashes(path) not in found]
     if missing:
         raise JcmError(
@@ -157,29 +195,6 @@ def of_list(
         logging.warning("%s lists %d files that do not exist", root / LISTED, absent)
     names = tuple(map(str, range(max(found.values()) + 1)))
     return names, [found[_with_slashes(path)] for path in paths]
-
-
-def _labels_in(root: pathlib.Path, pairs: Any) -> dict[str, int]:
-    """Returns the label of each file in dataset.json.
-
-    Raises:
-      JcmError: if the file does not contain one whole number for each file.
-    """
-    found: dict[str, int] = {}
-    try:
-        for path, label in pairs:
-            if type(label) is not int or not 0 <= label < MOST_CLASSES:
-                raise ValueError
-            if found.setdefault(path.replace("\\", "/"), label) != label:
-                raise JcmError(
-                    f"{root / LISTED} lists {path} with several labels: keep one"
-                )
-    except (TypeError, ValueError, AttributeError) as error:
-        raise JcmError(
-            f"the labels in {root / LISTED} are not pairs of a file and a class 0, 1,"
-            ' ...: set "labels" to null to put all pictures into one class'
-        ) from error
-    return found
 
 
 def _with_slashes(path: str) -> str:

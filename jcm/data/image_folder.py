@@ -126,9 +126,8 @@ def _of_folder(root: pathlib.Path) -> tuple[Listing, bytes]:
         # A broken link is listed too, and reported later as a file that cannot be read.
         stat = os.stat(full, follow_symlinks=os.path.exists(full))
         listing.append((path, stat.st_size, stat.st_mtime_ns))
-    content = b""
-    if (root / classes.LISTED).is_file():
-        content = (root / classes.LISTED).read_bytes()
+    content = classes.read_list(root, len(listing))
+    if content:
         found.skipped -= {".json": 1}
     found.report(root)
     _check_not_empty(root, listing)
@@ -141,6 +140,9 @@ def _of_zip(root: pathlib.Path) -> tuple[Listing, bytes]:
         with zipfile.ZipFile(root) as archive:
             # A name that is there twice stands for the last file.
             members = {each.filename: each for each in archive.infolist()}
+            size, most = members[classes.LISTED].file_size, len(members)
+            if size > classes.most_bytes(most):
+                raise ValueError(f"{classes.LISTED} has {size:,} bytes")
             content = _read_member(archive, classes.LISTED)
     # A file can be damaged in many ways, encrypted, or compressed in an unknown way.
     except Exception as error:

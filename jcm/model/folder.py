@@ -2,23 +2,26 @@
 
 A tensor is named by its path in the tree of parameters, such as
 down/res16_block0/conv0/kernel. config.json has the config, class names, training step
-and facts for the model card.
+and facts for the model card. SHA256SUMS has the hashes of these files.
 """
 
+import contextlib
 import dataclasses
-import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from jcm.model import card
-from jcm.runtime import files, versions
-from jcm.runtime.errors import JcmError, one_line
+from jcm.run.recorded_scores import Score
+from jcm.runtime import files, hashes, json_files, versions
+from jcm.runtime.errors import JcmError
 
-_PARAMS, _CONFIG, _CARD = "params.safetensors", "config.json", "README.md"
+CONFIG = "config.json"
+_PARAMS, _CARD = "params.safetensors", "README.md"
 _FORMAT = "jcm"
 
 
@@ -46,6 +49,26 @@ def is_exported(path: str | os.PathLike) -> bool:
     return (pathlib.Path(path) / _PARAMS).is_file()
 
 
+class _About(msgspec.Struct, forbid_unknown_fields=True):
+    """The part of config.json that becomes a `card.About`."""
+
+    trained: bool
+    scores: tuple[Score, ...]
+    software: str
+    licence: str
+    notes: str
+
+
+class _Config(msgspec.Struct, forbid_unknown_fields=True):
+    """The content of config.json."""
+
+    format: int
+    config: dict[str, Any]
+    class_names: tuple[str, ...]
+    step: json_files.Count | None
+    about: _About
+
+
 def write(path: str | os.PathLike, model: Exported, text: str) -> None:
     """Writes a model; the parameters keep their values to the bit.
 
@@ -58,49 +81,51 @@ def write(path: str | os.PathLike, model: Exported, text: str) -> None:
       JcmError: if the folder has files, or if it cannot be written.
     """
     path = files.new_folder(path)
-    about = {
-        "format": _FORMAT,
-        "version": versions.FORMAT,
+    about = dataclasses.asdict(model.about)
+    del about["trusted"]
+    content = {
+        "format": versions.FORMAT,
         "config": model.config,
         "class_names": list(model.class_names),
         "step": model.step,
-        "about": dataclasses.asdict(model.about),
+        "about": about,
     }
     files.write_text(path / _CARD, text)
-    files.write_json(path / _CONFIG, about)
-    # Written last, since `is_exported` looks for it.
+    files.write_json(path / CONFIG, content)
     files.write_tensors(path / _PARAMS, model.params, {"format": _FORMAT})
+    hashes.write_folder(path)
 
 
-def read(path: str | os.PathLike) -> Exported:
-    """Reads what `write` wrote.
+@contextlib.contextmanager
+def opened(path: str | os.PathLike) -> Iterator[Exported]:
+    """Reads what `write` wrote, and compares it with its hashes during the block.
+
+    What the block makes of the content is only to be used if the block ends well.
 
     Raises:
-      JcmError: if a file is missing, incomplete or of another format.
+      JcmError: if a file is missing, incomplete or of another format, or, at the end of
+        the block, if a file is not as it was written.
     """
     path = pathlib.Path(path)
+    remedy = f"copy {CONFIG} and {_PARAMS} again"
     try:
-        about = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
-        if about["format"] != _FORMAT:
-            raise ValueError(f"format {about['format']!r}")
-        if about.get("version") != versions.FORMAT:
-            raise versions.OtherVersion(f"{path} was saved by", about.get("version"))
-        step, names = about["step"], about["class_names"]
-        if not (step is None or type(step) is int) or not isinstance(names, list):
-            raise ValueError(f"step {step!r}")
-        known = about["about"]
-        return Exported(
-            params=files.read_tensors(path / _PARAMS),
-            config=about["config"],
-            class_names=tuple(map(str, names)),
-            step=step,
-            about=card.About(**known | {"scores": tuple(known["scores"])}),
-        )
-    except versions.OtherVersion:
-        raise
-    except Exception as error:  # the files may hold anything
-        reason = one_line(error)
+        versions.check_format(path / CONFIG, f"{path} was saved by", remedy)
+    except FileNotFoundError as error:
         raise JcmError(
-            f"{path} is not a complete model of jcm.save ({reason}): copy"
-            f" {_CONFIG} and {_PARAMS} again"
+            f"{path} is not a complete model of jcm.save, since it has no {CONFIG}:"
+            f" {remedy}"
         ) from error
+    changed = (
+        f"copy the folder again, or, if it was changed on purpose, run `sha256sum"
+        f" {_CARD} {CONFIG} {_PARAMS} > {hashes.NAME}` in it"
+    )
+    with hashes.comparing(path / hashes.NAME, (CONFIG, _PARAMS), changed):
+        found = json_files.read(path / CONFIG, _Config, remedy)
+        about = msgspec.structs.asdict(found.about)
+        yield Exported(
+            params=files.read_tensors(path / _PARAMS),
+            config=found.config,
+            class_names=found.class_names,
+            step=found.step,
+            about=card.About(**about, trusted=False),
+        )

@@ -1,9 +1,10 @@
 """Loading of models: from workdirs, folders of `jcm.save` and checkpoints of others."""
 
+import contextlib
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -179,7 +180,9 @@ def _from_workdir(
     """Loads a checkpoint of a run."""
     record = workdir_lib.read(path)
     config = record.config
-    network = build.network(config, len(record.class_names))
+    with _naming(path / "run.json"):
+        network = build.network(config, len(record.class_names))
+        denoiser = methods.denoiser(config, network)
     # The devices that wrote the checkpoint may not exist here.
     place = sharding.replicated(sharding.make_mesh())
     template = sharding.with_placement(
@@ -196,7 +199,7 @@ def _from_workdir(
             params = checkpoints.restore_part(ema, template, newest)
     return _model(
         path,
-        methods.denoiser(config, network),
+        denoiser,
         params,
         config,
         record.class_names,
@@ -212,7 +215,6 @@ def parts(found: folder.Exported) -> tuple[Denoiser, Params, ConfigDict]:
 
     Raises:
       JcmError: if the weights do not fit the config, or the config is impossible.
-      Exception: if the config is not that of this version.
     """
     config = config_lib.from_dict(found.config)
     config_lib.check(config)
@@ -227,26 +229,33 @@ def _from_folder(path: pathlib.Path, batch_size: int | None) -> Model:
     Raises:
       JcmError: if the folder does not describe a model of this version.
     """
-    found = folder.read(path)
-    try:
-        denoiser, params, config = parts(found)
-    except JcmError as error:
-        raise JcmError(f"{path}: {error}") from error
-    except Exception as error:  # the file may hold anything
-        reason = one_line(error)
-        raise JcmError(
-            f"{path}: config.json is damaged or of another version of jcm ({reason})"
-        ) from error
+    with folder.opened(path) as found:
+        with _naming(path / folder.CONFIG):
+            denoiser, params, config = parts(found)
+        params = jax.device_put(params)
     return _model(
         path,
         denoiser,
-        jax.device_put(params),
+        params,
         config,
         found.class_names,
         batch_size=batch_size,
         step=found.step,
         about=found.about,
     )
+
+
+@contextlib.contextmanager
+def _naming(path: pathlib.Path) -> Iterator[None]:
+    """Names the file whose config an error in the block is about."""
+    try:
+        yield
+    except JcmError as error:
+        raise JcmError(f"{path}: {error}") from error
+    except Exception as error:  # a config can be impossible in many ways
+        raise JcmError(
+            f"{path} is damaged or of another version of jcm ({one_line(error, 200)})"
+        ) from error
 
 
 def _from_checkpoint(

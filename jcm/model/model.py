@@ -20,10 +20,14 @@ from jcm.model.build import Levels
 from jcm.model.editor import Editor
 from jcm.model.labels import Labels, image_labels, labels_of_images
 from jcm.networks import Params
-from jcm.run import workdir as workdir_lib
+from jcm.run import recorded_scores
+from jcm.run.recorded_scores import Score
 from jcm.runtime.arguments import explained, no_attribute, numbers, optional, whole
 from jcm.runtime.arrays import AnyArray, Whole, check_finite, check_floats
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, printable
+
+# The summary of a model shows at most this many characters of a name.
+_LONGEST_NAME = 60
 
 
 class Model:
@@ -122,7 +126,7 @@ class Model:
     def __repr__(self) -> str:
         facts = [self.kind]
         if self.about.trained:
-            facts.append(self.config.data.name)
+            facts.append(printable(self.config.data.name, _LONGEST_NAME))
         facts.append("x".join(map(str, self.denoiser.image_shape)))
         if self.denoiser.num_classes:
             facts.append(f"{self.denoiser.num_classes} classes")
@@ -130,16 +134,23 @@ class Model:
         if self.step is not None:
             facts.append(f"step {self.step:,}")
         line = f"<jcm.Model: {', '.join(facts)}>"
-        scores = card.in_words(self.scores)
+        try:
+            scores = card.in_words(self.scores)
+        except JcmError as error:  # the file of scores may be damaged
+            scores = str(error)
         return f"{line}\n{scores}" if scores else line
 
     @property
-    def scores(self) -> tuple[dict[str, Any], ...]:
-        """The recorded scores of exactly these weights, as in scores.jsonl."""
+    def scores(self) -> tuple[Score, ...]:
+        """The recorded scores of exactly these weights, as in scores.jsonl.
+
+        Raises:
+          JcmError: if the file cannot be read.
+        """
         if self.workdir is None:
             return self.about.scores
-        records = workdir_lib.scores(self.workdir)
-        return tuple(each for each in records if each.get("weights") == self._digest)
+        records = recorded_scores.read(self.workdir)
+        return tuple(each for each in records if each["weights"] == self._digest)
 
     @functools.cached_property
     def _digest(self) -> str:

@@ -39,7 +39,9 @@ def save(
         README.md. "diffusers" writes a folder for its ConsistencyModelPipeline; this
         needs a consistency model with an ADM.
       licence: for the model card, such as apache-2.0; by default that of the release.
-      notes: for the model card, in Markdown; by default the origin of the model.
+      notes: for the model card, in Markdown; by default the origin of the model. If
+        this was read from a file of others, the card quotes it, so that Markdown and
+        HTML in it have no effect.
 
     Raises:
       JcmError: if the folder has files or cannot be written, or if the form cannot
@@ -61,6 +63,7 @@ def save(
         model.about,
         licence=licence or model.about.licence,
         notes=notes or model.about.notes,
+        trusted=bool(notes) or model.about.trusted,
         scores=model.scores,
     )
     text = card.markdown(_sentence(model), to, model.config, about)

@@ -31,7 +31,7 @@ from jcm.metrics import scores as scores_lib
 from jcm.model.labels import image_labels
 from jcm.model.model import Model
 from jcm.model.pixels import fill, sample_pixels, write_npz
-from jcm.run import workdir as workdir_lib
+from jcm.run import recorded_scores
 from jcm.runtime import distributed, growing, hashes, npz
 from jcm.runtime.errors import JcmError
 
@@ -86,13 +86,13 @@ class Scorer:
         """
         self._config, self._dataset, self._prepared = config, dataset, False
         self._folder = pathlib.Path(workdir) / "evaluation"
-        self._path = pathlib.Path(workdir) / workdir_lib.SCORES_FILE
+        self._path = pathlib.Path(workdir) / recorded_scores.FILE
         self._groups = scores_lib.create(config, dataset, given)
         # By name of a score, all that its value depends on except the samples.
         self._by: dict[str, Any] = {}
         for group in self._groups:
             self._by |= group.identity()
-        self._records = workdir_lib.scores(workdir)
+        self._records: list[Mapping[str, Any]] = [*recorded_scores.read(workdir)]
 
     def __call__(
         self, subject: Subject, schedule: Schedule, seed: int

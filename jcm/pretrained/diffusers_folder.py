@@ -4,6 +4,7 @@ model_index.json                       the classes of diffusers in the pipeline
 unet/config.json                       sizes of the UNet2DModel; see `diffusers_unet`
 unet/diffusion_pytorch_model.safetensors    its weights
 scheduler/scheduler_config.json        noise levels
+SHA256SUMS                             hashes of these files, which diffusers ignores
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ import numpy as np
 from jcm.networks import Params, adm
 from jcm.networks.sizes import UNetSizes
 from jcm.pretrained import diffusers_unet, torch_file
-from jcm.runtime import budget, files
+from jcm.runtime import budget, files, hashes
 from jcm.runtime.errors import JcmError, one_line
 
 _INDEX, _UNET, _SCHEDULER = "model_index.json", "unet", "scheduler"
@@ -153,8 +154,8 @@ def write(
         tensors,
         {"format": "pt"},  # diffusers requires this note.
     )
-    # The index comes last, since a folder is recognised by it.
     files.write_json(path / _INDEX, index)
+    hashes.write_folder(path)
 
 
 def _tensors(folder: pathlib.Path) -> Mapping[str, np.ndarray]:

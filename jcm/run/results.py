@@ -14,7 +14,7 @@ from typing import Any
 from absl import logging
 
 from jcm.run import storage
-from jcm.runtime import files
+from jcm.runtime import files, json_files
 
 _RECORD, _EARLIER = "results.json", "earlier"
 
@@ -35,11 +35,14 @@ def make_room(
       settings: all that the results depend on, as plain data.
 
     Raises:
-      JcmError: if a file cannot be written.
+      JcmError: if results.json is damaged, or a file cannot be written.
     """
     settings = json.loads(json.dumps(settings))  # tuples become lists
     path = workdir / _RECORD
-    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        record = json_files.read(path, dict[str, dict[str, Any]], "delete it")
+    except FileNotFoundError:
+        record = {}
     before = record.get(command)
     present = [name for name in names if (workdir / name).exists()]
     if present and before != settings:

@@ -73,6 +73,8 @@ class _Mirror:
                 if name.endswith("/"):  # a placeholder that makes a folder visible
                     continue
                 relative = pathlib.PurePosixPath(name).relative_to(self._root)
+                if ".." in relative.parts:  # it would be outside of the folder
+                    raise JcmError(f"its object {name} has a wrong name: delete it")
                 path, version = self.local / relative, info["generation"]
                 if (
                     not _NOT_DOWNLOADED.isdisjoint(relative.parts[:-1])
@@ -145,6 +147,8 @@ class _Mirror:
     def _explain_errors(self, what: str) -> Iterator[None]:
         try:
             yield
+        except JcmError as error:
+            raise JcmError(f"cannot {what} {self.remote}: {error}") from error
         except ImportError as error:
             raise JcmError(
                 f"cannot {what} {self.remote} ({one_line(error)}): pip install"

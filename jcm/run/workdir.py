@@ -17,25 +17,26 @@ teachers/NAME/  the workdir of a teacher that this run has trained first
 
 import dataclasses
 import datetime
-import json
 import os
 import pathlib
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import msgspec
 from absl import logging
 from ml_collections import ConfigDict
 
 from jcm import config as config_lib
 from jcm.run import storage
-from jcm.runtime import files, versions
-from jcm.runtime.errors import JcmError, one_line
-
-# This file has one line for each scored model, way of sampling and seed.
-SCORES_FILE = os.path.join("evaluation", "scores.jsonl")
+from jcm.runtime import files, json_files, versions
+from jcm.runtime.errors import JcmError
 
 # The folders that have one folder for each saved step.
 _STEPS = ("checkpoints", "snapshots")
+# The names of these folders. Orbax writes a step under a longer name first.
+_STEP = re.compile("0|[1-9][0-9]{0,9}")
 
 # The fields that may differ between two starts of a run. They change what is shown,
 # where the data is or how the work is divided.
@@ -99,6 +100,23 @@ class Record:
         return "; ".join(texts)
 
 
+class _Record(msgspec.Struct, forbid_unknown_fields=True):
+    """The content of run.json."""
+
+    format: int
+    config: dict[str, Any]
+    class_names: tuple[str, ...]
+    data_fingerprint: str
+    teacher_hashes: dict[str, str]
+    starts: tuple[dict[str, str | int], ...]
+
+    def __post_init__(self) -> None:
+        for start in self.starts:
+            step, time = start.get("step"), start.get("time")
+            if not (isinstance(step, int) and step >= 0 and isinstance(time, str)):
+                raise ValueError("starts: each needs a step and a time")
+
+
 def read(workdir: str | os.PathLike) -> Record:
     """Returns the record of a run.
 
@@ -106,25 +124,22 @@ def read(workdir: str | os.PathLike) -> Record:
       JcmError: if there is none, or it cannot be read.
     """
     path = storage.local_folder(workdir) / "run.json"
+    remedy = "restore it, or use another workdir"
     try:
-        fields = json.loads(path.read_text())
-        if fields.get("format") != versions.FORMAT:
-            raise versions.OtherVersion(f"{path} was written by", fields.get("format"))
-        config = config_lib.from_dict(fields["config"])
-        names = tuple(fields["class_names"])
-        hashes = fields["data_fingerprint"], fields["teacher_hashes"]
-        starts = tuple(map(dict, fields.get("starts", ())))
-    except OSError as error:
+        versions.check_format(path, f"{path} was written by", remedy)
+        found = json_files.read(path, _Record, remedy)
+    except FileNotFoundError as error:
         raise JcmError(
             f"{workdir} is not the workdir of a run, since it has no run.json: name"
             " the workdir of a run"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise JcmError(
-            f"{path} cannot be read ({type(error).__name__}: {one_line(error)}):"
-            " restore it, or use another workdir"
-        ) from error
-    return Record(config, names, *hashes, starts)
+    return Record(
+        config_lib.recorded(found.config, path),
+        found.class_names,
+        found.data_fingerprint,
+        found.teacher_hashes,
+        found.starts,
+    )
 
 
 def claim(workdir: str | os.PathLike, record: Record, section: str = "train") -> None:
@@ -274,36 +289,32 @@ def check_same_settings(workdir: str | os.PathLike, config: ConfigDict) -> None:
         )
 
 
-def scores(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """Returns the scores of a workdir in order, without lines cut short by a kill."""
-    path = storage.local_folder(workdir) / SCORES_FILE
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            logging.warning("%s: ignoring an incomplete line", path)
-    return records
-
-
 def _begun(workdir: str | os.PathLike) -> bool:
-    """Returns whether the run has a checkpoint or a snapshot."""
-    folders = (storage.shared_path(workdir) / each for each in _STEPS)
-    return any(
-        folder.exists() and any(path.name[0].isdigit() for path in folder.iterdir())
-        for folder in folders
-    )
+    """Returns whether the run has a checkpoint or a snapshot, or has begun to save."""
+    return any(re.match("[0-9]", name) for name in _step_names(workdir))
 
 
 def newest_step(workdir: str | os.PathLike) -> int:
-    """Returns the newest step that is saved; 0 if there is none."""
-    folders = (storage.shared_path(workdir) / each for each in _STEPS)
-    names = (
-        path.name for folder in folders if folder.exists() for path in folder.iterdir()
-    )
-    return max((int(name) for name in names if name.isdigit()), default=0)
+    """Returns the newest step that is saved; 0 if there is none.
+
+    Raises:
+      JcmError: if there is a file in place of a folder of steps.
+    """
+    names = filter(_STEP.fullmatch, _step_names(workdir))
+    return max(map(int, names), default=0)
+
+
+def _step_names(workdir: str | os.PathLike) -> Iterator[str]:
+    """Yields the names of the folders in which steps are, or are being, saved."""
+    for name in _STEPS:
+        folder = storage.shared_path(workdir) / name
+        if not folder.exists():
+            continue
+        if not folder.is_dir():
+            raise JcmError(f"{folder} is not a folder: move it away")
+        for path in folder.iterdir():
+            if path.is_dir():
+                yield path.name
 
 
 def _write(workdir: str | os.PathLike, record: Record) -> None:

@@ -4,24 +4,28 @@ The methods have the names of those of `clu.metric_writers.MetricWriter`, which 
 be used here because it imports TensorFlow.
 """
 
+import itertools
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any, Literal, SupportsFloat
 
 import numpy as np
 import tensorboardX
+from absl import logging
 from jaxtyping import Float, UInt8
 
 from jcm.data.images import to_uint8
 from jcm.run.grids import grid
-from jcm.runtime import files
+from jcm.runtime import files, json_files
 from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
 Images = UInt8[AnyArray, "_n _h _w _c"] | Float[AnyArray, "_n _h _w _c"]
+# A line of metrics.jsonl.
+_Line = dict[str, float | Literal["NaN", "Infinity", "-Infinity"]]
 
 
 class MetricWriter:
@@ -177,14 +181,10 @@ def create(
 def has_scalars(workdir: str | os.PathLike, step: int, prefix: str) -> bool:
     """Returns whether metrics.jsonl has a number of a step whose name has a prefix."""
     path = Path(workdir) / "metrics.jsonl"
-    if not path.exists():
-        return False
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return any(
-            any(name.startswith(prefix) for name in json.loads(line))
-            for line in file
-            if _step(line) == step
-        )
+    return any(
+        found == step and any(name.startswith(prefix) for name in line)
+        for found, line in _lines(path)
+    )
 
 
 def _json_number(value: SupportsFloat) -> float | str:
@@ -197,21 +197,32 @@ def _json_number(value: SupportsFloat) -> float | str:
 
 
 def _clean(path: Path, last_step: float) -> None:
-    """Removes the lines of later steps, and a line that a kill has left incomplete."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        lines = list(file)
-    kept = [line for line in lines if _step(line) <= last_step]
-    if kept != lines:
-        files.write_text(path, "".join(kept))
+    """Removes the lines of later steps, and those that are incomplete or damaged."""
+    # The file of a long run may be larger than the memory.
+    kept = bytearray(step <= last_step for step, _ in _lines(path))
+    if not all(kept):
+        with files.replacing(path) as temporary, temporary.open("wb") as file:
+            file.writelines(itertools.compress(json_files.raw_lines(path), kept))
 
 
-def _step(line: str) -> float:
-    """Returns the step of a line, or NaN if the line is incomplete."""
-    if not line.endswith("\n"):
-        return math.nan
+def _lines(path: Path) -> Iterator[tuple[float, _Line]]:
+    """Yields the step and the content of each line.
+
+    A line that is damaged is logged, and has the step NaN.
+
+    Raises:
+      JcmError: if there is something else in place of the file.
+    """
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.nan
+        for number, line in enumerate(json_files.lines(path, _Line), 1):
+            step = line.get("step") if line else math.nan
+            if not isinstance(step, float):
+                logging.warning(
+                    "%s, line %d, is damaged (step: it is missing or not a number):"
+                    " the line is not used",
+                    *(path, number),
+                )
+                step = math.nan
+            yield step, line or {}
+    except FileNotFoundError:
+        return

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Union
 
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, shown
 
 KINDS: dict[type, str] = {
     bool: "True or False",
@@ -101,6 +101,11 @@ class Field:
         for each in value if many else (value,):
             if not any(_is_of(each, kind) for kind in self.types):
                 raise JcmError(self._of_another_type(name, value, each))
+            if isinstance(each, str) and not _can_be_stored(each):
+                raise JcmError(
+                    f"{name}={shown(each)} is not Unicode, and cannot be recorded:"
+                    " rename it"
+                )
             if _is_of(each, float) and not self._within(each):
                 raise JcmError(
                     f"{name}={value} must be {self.bounds or 'a finite number'}"
@@ -122,9 +127,10 @@ class Field:
         return f"{name}={value!r} must be {kind}{each}"
 
     def _within(self, value: float) -> bool:
-        # Comparisons with NaN are false, so that NaN is out of all bounds.
+        # Comparisons with NaN are false, so that NaN is out of all bounds. A whole
+        # number may be too large for `math.isfinite`.
         return (
-            math.isfinite(value)
+            -math.inf < value < math.inf
             and (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
             and (self.above is None or value > self.above)
@@ -159,6 +165,15 @@ def _is_of(value: Any, kind: type) -> bool:
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, int | float if kind is float else kind)
+
+
+def _can_be_stored(text: str) -> bool:
+    """Returns whether a text can be written as UTF-8; some names of files cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _short(value: float) -> str:

@@ -85,6 +85,17 @@ def write(record: pathlib.Path, known: Mapping[str, str]) -> None:
     files.write_text(record, "".join(lines))
 
 
+def write_folder(folder: pathlib.Path) -> None:
+    """Writes the record of all files in a folder and the folders below it.
+
+    Raises:
+      JcmError: if it cannot be written.
+    """
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    known = {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
+    write(folder / NAME, known)
+
+
 def read(record: pathlib.Path, remedy: str) -> dict[str, str]:
     """Returns what `write` was given.
 

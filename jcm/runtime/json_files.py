@@ -2,17 +2,28 @@
 
 import os
 import pathlib
-from typing import TypeVar
+import re
+from collections.abc import Iterator
+from types import GenericAlias, UnionType
+from typing import Annotated, TypeVar
 
 import msgspec
+from absl import logging
 
 from jcm.runtime import budget
 from jcm.runtime.errors import JcmError, one_line
 
-_Kind = TypeVar("_Kind", bound=msgspec.Struct)
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""The type of a whole number that is not negative."""
+
+_Kind = TypeVar("_Kind")
+# The end of a message of msgspec: the place of a value, such as "$.starts[0].step".
+_PLACE = re.compile(r"(.*) - at `(?:key in )?\$\.?(.*)`", re.DOTALL)
 
 
-def read(path: str | os.PathLike, kind: type[_Kind], remedy: str) -> _Kind:
+def read(
+    path: str | os.PathLike, kind: type[_Kind] | GenericAlias | UnionType, remedy: str
+) -> _Kind:
     """Reads a JSON file.
 
     Args:
@@ -21,49 +32,99 @@ def read(path: str | os.PathLike, kind: type[_Kind], remedy: str) -> _Kind:
       remedy: the end of the error message, such as "restore it".
 
     Raises:
-      JcmError: if the content has another type; names the file and the field.
-      OSError: if the file does not exist or cannot be read.
+      JcmError: if the file cannot be read, or its content has another type; names the
+        file and the field.
+      FileNotFoundError: if there is no such file.
     """
-    path = budget.regular_file(path, budget.JSON_BYTES)
-    return decode(path.read_bytes(), kind, str(path), remedy)
+    try:
+        content = budget.regular_file(path, budget.JSON_BYTES).read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"there is no {path}: {remedy}") from error
+    except OSError as error:
+        raise JcmError(f"cannot read {path} ({error.strerror}): {remedy}") from error
+    return decode(content, kind, str(path), remedy)
 
 
-def decode(content: bytes, kind: type[_Kind], name: str, remedy: str) -> _Kind:
+def decode(
+    content: bytes, kind: type[_Kind] | GenericAlias | UnionType, name: str, remedy: str
+) -> _Kind:
     """Returns the content of a JSON text.
 
     Args:
       content: the text in UTF-8.
-      kind: the type of the content, which states the types and bounds of its fields.
+      kind: the type of the content, which states the types and bounds of its fields: a
+        `msgspec.Struct`, a `TypedDict`, a dataclass, or containers of these.
       name: of the file, for the error message.
       remedy: the end of the error message.
 
     Raises:
       JcmError: if the content has another type; names the file and the field.
     """
-    try:
-        return msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-        reason = one_line(error, 200)
-        raise JcmError(f"{name} is damaged ({reason}): {remedy}") from error
+    return _decode(msgspec.json.Decoder(kind), content, name, remedy)
 
 
-def read_lines(path: pathlib.Path, kind: type[_Kind], remedy: str) -> list[_Kind]:
+def lines(
+    path: pathlib.Path,
+    kind: type[_Kind] | GenericAlias | UnionType,
+    most: int | None = None,
+) -> Iterator[_Kind | None]:
     """Reads a file with a JSON text on each line.
 
-    A last line without its end, which a kill may leave, is left out.
+    A line that is damaged is logged, since a kill may cut a line short at any time.
 
     Args:
-      path: of the file, which is at most `budget.JSON_BYTES` long.
+      path: of the file; each line has at most `budget.JSON_BYTES`.
       kind: the type of each line, as in `decode`.
-      remedy: the end of the error message.
+      most: the largest size of the file in bytes; None allows every size.
+
+    Yields:
+      The content of each line; None if it is damaged.
 
     Raises:
-      JcmError: if a line has another type; names the file, line and field.
-      OSError: if the file does not exist or cannot be read.
+      JcmError: if it is not a regular file, larger than `most`, or cannot be read.
+      FileNotFoundError: if there is no such file.
     """
-    content = budget.regular_file(path, budget.JSON_BYTES).read_bytes()
-    *lines, _ = content.split(b"\n")
-    return [
-        decode(line, kind, f"{path}, line {number},", remedy)
-        for number, line in enumerate(lines, 1)
-    ]
+    decoder, unused = msgspec.json.Decoder(kind), "the line is not used"
+    for number, line in enumerate(raw_lines(path, most), 1):
+        name, found = f"{path}, line {number},", None
+        if line.endswith(b"\n"):
+            try:
+                found = _decode(decoder, line, name, unused)
+            except JcmError as error:
+                logging.warning("%s", error)
+        else:
+            logging.warning("%s is incomplete: %s", name, unused)
+        yield found
+
+
+def raw_lines(path: pathlib.Path, most: int | None = None) -> Iterator[bytes]:
+    """Yields the lines that `lines` decodes; a line that is too long lacks its end.
+
+    Args and errors are those of `lines`. One line at a time is in memory.
+    """
+    size = budget.JSON_BYTES
+    try:
+        with budget.regular_file(path, most).open("rb") as file:
+            while line := file.readline(size):
+                yield line
+                while len(line) == size and not line.endswith(b"\n"):
+                    line = file.readline(size)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise JcmError(
+            f"cannot read {path} ({error.strerror}): move it away"
+        ) from error
+
+
+def _decode(
+    decoder: msgspec.json.Decoder[_Kind], content: bytes, name: str, remedy: str
+) -> _Kind:
+    """Decodes a JSON text; see `decode`."""
+    try:
+        return decoder.decode(content)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        reason = one_line(error, 300)
+        if found := _PLACE.fullmatch(reason):
+            reason = f"{found[2]}: {found[1]}"
+        raise JcmError(f"{name} is damaged ({reason}): {remedy}") from error

@@ -7,10 +7,12 @@ import pathlib
 import platform
 import subprocess
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import msgspec
 
+from jcm.runtime import json_files
 from jcm.runtime.errors import JcmError
 
 # The form of workdirs and of exported folders. Version 0.1 did not record it.
@@ -34,6 +36,29 @@ class OtherVersion(JcmError):
             else f"{what} jcm 0.1, whose files this version does not open: use that"
             " version, or train again in another workdir"
         )
+
+
+class _Format(msgspec.Struct, frozen=True):
+    """The form that a file states; some older files have a text there, or nothing."""
+
+    format: int | Literal["jcm"] | None = None
+
+
+def check_format(path: pathlib.Path, what: str, remedy: str) -> None:
+    """Checks that a JSON file has the form of this version.
+
+    Args:
+      path: of the file.
+      what: the beginning of the sentence of `OtherVersion`.
+      remedy: the end of the message of another error.
+
+    Raises:
+      JcmError: if it has another form, or cannot be read.
+      FileNotFoundError: if there is no such file.
+    """
+    found = json_files.read(path, _Format, remedy).format
+    if found != FORMAT:
+        raise OtherVersion(what, found)
 
 
 # They change numbers, or how processes communicate.

@@ -28,7 +28,7 @@ from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
 from jcm.run.progress import Progress
 from jcm.run.state import State
-from jcm.runtime import distributed, files, memory, preemption, sharding
+from jcm.runtime import distributed, files, markdown, memory, preemption, sharding
 from jcm.runtime.arrays import check_finite
 from jcm.runtime.errors import JcmError, Preempted
 from jcm.training import memory_plan, program, short, snapshots, start
@@ -379,7 +379,7 @@ def _open_log(
     settings, is_main = setup.config.train, jax.process_index() == 0
     writer = writers.create(workdir, resume_step=first_step, enabled=is_main)
     stack.enter_context(contextlib.closing(writer))
-    writer.write_texts(first_step, {"config": f"```\n{setup.config}\n```"})
+    writer.write_texts(first_step, {"config": markdown.block(str(setup.config))})
     progress = Progress(
         settings.num_steps, first_step, settings.batch_size, enabled=is_main
     )

@@ -13,6 +13,7 @@ from jcm import data
 from jcm.commands import api
 from jcm.commands import evaluate as evaluate_lib
 from jcm.data.dataset import GIVEN
+from jcm.run import recorded_scores
 from jcm.run import workdir as workdir_lib
 
 
@@ -169,20 +170,20 @@ def test_scores_are_those_of_the_command_and_kept(student, arrays, tmp_path, cap
     assert {"confident", "fd"} <= found.keys()
     jcm.evaluate(model, scores="classifier", num_images=70, steps=1, seed=1)
     assert caplog.messages.count("compiling the sampler") == 1
-    (tmp_path / "run" / workdir_lib.SCORES_FILE).unlink()
+    (tmp_path / "run" / recorded_scores.FILE).unlink()
     jcm.evaluate(model, scores="classifier", num_images=70, steps=1)
-    (record,) = workdir_lib.scores(tmp_path / "run")
+    (record,) = recorded_scores.read(tmp_path / "run")
     assert record["scores"] == found and record["samples"] == "1 step"
     assert repr(model).splitlines()[1].startswith("1 step: confident ")
     with config.unlocked():
         config = config.copy_and_resolve_references()
         config.eval.scores, config.eval.num_images = ("classifier",), 70
     evaluate_lib.evaluate(config, tmp_path / "run")
-    records = workdir_lib.scores(tmp_path / "run")
+    records = recorded_scores.read(tmp_path / "run")
     assert [each["model"] for each in records].count("consistency") == 2
     two = jcm.evaluate(tmp_path / "run", scores=["classifier"], num_images=70, steps=2)
     assert two == records[-1]["scores"]
-    assert len(workdir_lib.scores(tmp_path / "run")) == len(records)
+    assert len(recorded_scores.read(tmp_path / "run")) == len(records)
     # A model without a workdir keeps nothing, and other data gives other values.
     bare = jcm.Model(model.denoiser, model.params, model.config, batch_size=16)
     options = {"scores": "classifier", "num_images": 70, "steps": 1}

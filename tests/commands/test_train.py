@@ -267,7 +267,7 @@ def test_folders_of_other_programs_raise(tiny, tmp_path):
     with pytest.raises(JcmError, match=r"no run\.json"):
         load(tmp_path)
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(JcmError, match=r"run\.json cannot be read"):
+    with pytest.raises(JcmError, match=r"run\.json is damaged"):
         load(tmp_path)
     (tmp_path / "run.json").unlink()
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)

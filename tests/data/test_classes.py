@@ -99,10 +99,43 @@ def test_a_wrong_list_of_classes_is_an_error(data_config, tmp_path, labels, reme
         data.load(of_folder(data_config, of_nvlabs(tmp_path / "set", labels)))
 
 
-def test_a_damaged_list_of_classes_is_an_error(data_config, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"labels": [', r"dataset\.json is damaged .*: replace it"),
+        ("[" * 10**5, r"dataset\.json is damaged .*: replace it"),
+        ('{"labels": 5}', r"labels: Expected `array | null`, got `int`"),
+        ('{"labels": {"a.png": 0}}', r"labels: Expected `array | null`, got `object`"),
+        (
+            '{"labels": [["a.png", null]]}',
+            r"labels\[0\]\[1\]: Expected `int`, got `nul",
+        ),
+        (f'{{"labels": [["a.png", {"9" * 5000}]]}}', r"labels\[0\]\[1\]: .*range"),
+        (
+            '{"labels": [["a.png", 100000]]}',
+            r"labels\[0\]\[1\]: Expected `int` <= 99999",
+        ),
+        ('{"labels": [[5, 0]]}', r"labels\[0\]\[0\]: Expected `str`, got `int`"),
+    ],
+)
+def test_a_damaged_list_of_classes_is_an_error(data_config, tmp_path, content, message):
     folder = of_nvlabs(tmp_path / "set")
-    (folder / classes.LISTED).write_text('{"labels": [')
-    with pytest.raises(JcmError, match=r"dataset\.json is damaged .*: replace it"):
+    (folder / classes.LISTED).write_text(content)
+    for place in (folder, zipped(folder)):
+        with pytest.raises(JcmError, match=message):
+            data.load(of_folder(data_config, place))
+
+
+def test_a_list_of_classes_is_a_file_of_a_fair_size(data_config, tmp_path):
+    folder = of_nvlabs(tmp_path / "set")
+    path = folder / classes.LISTED
+    path.write_bytes(b" " * (classes.most_bytes(10) + 1))
+    for place in (folder, zipped(folder)):
+        with pytest.raises(JcmError, match=r"dataset\.json has [0-9,]+ bytes"):
+            data.load(of_folder(data_config, place))
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(JcmError, match=r"dataset\.json is not a regular file"):
         data.load(of_folder(data_config, folder))
 
 

@@ -1,6 +1,7 @@
 """Tests of saving models as folders, and of loading them again."""
 
 import dataclasses
+import hashlib
 import json
 
 import jax
@@ -9,6 +10,7 @@ import originals
 import pytest
 
 import jcm
+from jcm.runtime import hashes
 
 
 @pytest.fixture
@@ -107,28 +109,102 @@ def test_the_command_converts_and_reports_mistakes(file, tmp_path, command):
         assert message in done.err and "Traceback" not in done.err
 
 
+def _write(folder, name, content):
+    """Writes a file into a saved folder, and its hash, as a stranger can do."""
+    content = content if isinstance(content, bytes) else content.encode()
+    (folder / name).write_bytes(content)
+    record = folder / "SHA256SUMS"
+    known = hashes.read(record, "") | {name: hashlib.sha256(content).hexdigest()}
+    hashes.write(record, known)
+
+
 def test_a_damaged_folder_raises(file, tmp_path):
-    jcm.save(jcm.load(file, image_size=16), tmp_path / "model")
-    params = tmp_path / "model" / "params.safetensors"
-    whole, about = params.read_bytes(), tmp_path / "model" / "config.json"
-    params.write_bytes(whole[:-5])
-    with pytest.raises(jcm.JcmError, match="is not a complete model of jcm.save"):
-        jcm.load(tmp_path / "model")
-    params.write_bytes(whole)
-    text = about.read_text()
-    about.write_text(text.replace('"nf": 16', '"nf": 32'))
-    with pytest.raises(jcm.JcmError, match=r"tensor 'conv_in/bias' of shape \(16,\)"):
-        jcm.load(tmp_path / "model")
-    about.write_text(text.replace('"nf"', '"width"'))
-    with pytest.raises(jcm.JcmError, match="damaged or of another version of jcm"):
-        jcm.load(tmp_path / "model")
-    about.write_text(text.replace('"sigma_min": 0.002', '"sigma_min": "x"'))
-    with pytest.raises(jcm.JcmError, match="noise.sigma_min='x' must be a number"):
-        jcm.load(tmp_path / "model")
-    for content in (text.replace('"step": 20000', '"step": "x"'), "[" * 100_000):
-        about.write_text(content)
-        with pytest.raises(jcm.JcmError, match="is not a complete model of jcm.save"):
-            jcm.load(tmp_path / "model")
-    about.write_text(text[:100])
-    with pytest.raises(jcm.JcmError, match="is not a complete model of jcm.save"):
-        jcm.load(tmp_path / "model")
+    place = tmp_path / "model"
+    jcm.save(jcm.load(file, image_size=16), place)
+    whole = (place / "params.safetensors").read_bytes()
+    text = (place / "config.json").read_text()
+    _write(place, "params.safetensors", whole[:-5])
+    with pytest.raises(jcm.JcmError, match=r"cannot read .*params.safetensors"):
+        jcm.load(place)
+    _write(place, "params.safetensors", whole)
+    for before, after, message in (
+        ('"nf": 16', '"nf": 32', r"tensor 'conv_in/bias' of shape \(16,\)"),
+        ('"nf"', '"width"', "config.model.width is unknown"),
+        ('"sigma_min": 0.002', '"sigma_min": "x"', "noise.sigma_min='x' must be a num"),
+        ('"step": 20000', '"step": "x"', "step: Expected `int | null`, got `str`"),
+        ('"step": 20000', '"step": -1', "step: Expected `int` >= 0"),
+        ('"scores": []', '"scores": [5]', r"about.scores\[0\]: Expected `object`, got"),
+        ('"notes": ""', '"notes": null', "about.notes: Expected `str`, got `null`"),
+        ('"class_names": []', '"class_names": null', "class_names: Expected `array`"),
+        ('"trained": false', '"trained": 1', "about.trained: Expected `bool`"),
+        (text, "[" * 100_000, "is damaged"),
+        (text, text[:100], "is damaged"),
+    ):
+        assert text.replace(before, after) != text
+        _write(place, "config.json", text.replace(before, after))
+        with pytest.raises(jcm.JcmError, match=message) as raised:
+            jcm.load(place)
+        assert str(raised.value).startswith(f"{place / 'config.json'}")
+    _write(place, "config.json", text)
+    jcm.load(place)
+    (place / "config.json").unlink()
+    with pytest.raises(jcm.JcmError, match="since it has no config.json"):
+        jcm.load(place)
+
+
+def test_a_flipped_byte_is_detected(student, tmp_path):
+    place = tmp_path / "model"
+    jcm.save(jcm.load(student[1]), place)
+    sums = (place / "SHA256SUMS").read_text().splitlines()
+    assert [line[66:] for line in sums] == [
+        "README.md",
+        "config.json",
+        "params.safetensors",
+    ]
+    for name, first in (("params.safetensors", 0.5), ("config.json", 0)):
+        whole = (place / name).read_bytes()
+        for at in np.linspace(first * len(whole), len(whole) - 1, 10).astype(int):
+            damaged = bytearray(whole)
+            damaged[at] ^= 1
+            (place / name).write_bytes(damaged)
+            with pytest.raises(jcm.JcmError, match=name):
+                jcm.load(place)
+        (place / name).write_bytes(whole)
+    (place / "README.md").write_text("The card may be changed.")
+    jcm.load(place)
+    (place / "SHA256SUMS").unlink()
+    with pytest.raises(jcm.JcmError, match="cannot read .*SHA256SUMS"):
+        jcm.load(place)
+
+
+def test_texts_of_others_have_no_effect_in_a_card(student, tmp_path):
+    place, again = tmp_path / "model", tmp_path / "again"
+    notes = "[Notes](https://example.org) of *mine*."
+    jcm.save(jcm.load(student[1]), place, licence="mit", notes=notes)
+    assert f"\n{notes}\n" in (place / "README.md").read_text()
+    record = json.loads((place / "config.json").read_text())
+    evil = "<script>|\n# Licence\x1b[2J `` [a](b)"
+    record["config"]["data"]["name"] = evil
+    record["about"] |= {"software": evil, "licence": evil, "notes": f"{evil}\n```"}
+    record["about"]["scores"] = [
+        {"model": evil, "step": 1, "weights": "", "samples": evil, "num_images": 2}
+        | {"by": {}, "scores": {evil: 1.0}}
+    ]
+    _write(place, "config.json", json.dumps(record))
+    model = jcm.load(place)
+    assert all(line.isprintable() for line in repr(model).splitlines())
+    assert len(repr(model).splitlines()) == 2
+    jcm.save(model, again)
+    card = (again / "README.md").read_text()
+    assert card.count("\n## Licence\n") == 1 and "\x1b" not in card
+    lines = card.splitlines()
+    # They are quoted as they are within a block, whose fence they do not have.
+    start, end = (i for i, line in enumerate(lines) if line == "````")
+    assert lines[start + 1] == "<script>|" and lines[end - 1] == "```"
+    others = "\n".join(lines[4:start] + lines[end:])
+    assert "<script>" not in others.replace("```<script>", "").replace(
+        "``` <script>", ""
+    )
+    assert r"| &lt;script&gt;\| # Licence\\x1b\[2J \`\` \[a\](b) | 2 | 1 |" in card
+    jcm.save(model, tmp_path / "third", notes=notes)
+    assert f"\n{notes}\n" in (tmp_path / "third" / "README.md").read_text()

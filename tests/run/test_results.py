@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
+
 from jcm.run import results
+from jcm.runtime.errors import JcmError
 
 
 def _write(workdir, settings, text):
@@ -33,3 +36,11 @@ def test_commands_do_not_disturb_each_other(tmp_path):
     results.make_room(tmp_path, "evaluate", ["scores.json", "scores.md"], {"seeds": 1})
     _write(tmp_path, {"steps": 2}, "found")
     assert not (tmp_path / "earlier").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '{"search": [1]}', "[" * 10**5, ""])
+def test_a_damaged_record_is_refused(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(JcmError, match=r"results.json is damaged \(.*\): delete it"):
+        _write(tmp_path, {"steps": 2}, "found")
+    assert not (tmp_path / "search.json").exists()

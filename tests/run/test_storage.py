@@ -134,6 +134,13 @@ def test_local_changes_are_uploaded_and_remote_files_downloaded(here):
     assert (there / "evaluation" / "a.uint8").read_bytes() == bytes(127)
 
 
+def test_an_object_cannot_leave_the_folder(here):
+    epath.Path("gs://bucket/one/run.json").write_text("{}")
+    here[0].objects["bucket", "one/../../x"] = here[0].objects["bucket", "one/run.json"]
+    with pytest.raises(JcmError, match=r"gs://bucket/one.*one/../../x has a wrong na"):
+        storage.local_folder("gs://bucket/one")
+
+
 def _sent(store, since):
     return [r for r in store[0].requests[since:] if r.startswith(("POST", "PUT"))]
 

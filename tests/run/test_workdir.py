@@ -138,3 +138,72 @@ def test_a_run_outlives_the_model_that_it_started_from(tiny, copied):
     (copied / "run.json").write_text(json.dumps(record))
     train(tiny("digits_edm", **{"init.model": "/nowhere"}), copied)
     assert jcm.load(copied).step == 8
+
+
+def _no_step(record):
+    del record["starts"][0]["step"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": None}, "config: Expected `object`, got `null`"),
+        ({"class_names": "abc"}, "class_names: Expected `array`, got `str`"),
+        ({"class_names": [1]}, r"class_names\[0\]: Expected `str`, got `int`"),
+        ({"teacher_hashes": []}, "teacher_hashes: Expected `object`"),
+        ({"data_fingerprint": 5}, "data_fingerprint: Expected `str`"),
+        ({"starts": [None]}, r"starts\[0\]: Expected `object`, got `null`"),
+        (_no_step, "starts: each needs a step and a time"),
+        ({"format": []}, "format: Expected"),
+        ({"colour": 1}, "unknown field `colour`"),
+        ({"config": {"method": 5}}, "config.method=5 must be a string"),
+        ({"noise": None}, "config.noise=None must be a section"),
+        ({"noise": {"sigma_max": 10**400}}, "0 does not fit into 32 bits"),
+        ({"noise": {"sigma_max": 10**50}}, "sigma_max=10+ does not fit into 32 bits"),
+        ({"noise": {"sigma_min": 100.0}}, "config.noise: sigma_min=100.0 must be"),
+        (
+            {"model": {"ch_mult": [[1]]}},
+            r"config.model.ch_mult=\[\[1\]\] must be a who",
+        ),
+        ({"model": {"nf": "8"}}, "config.model.nf='8' must be a whole number"),
+        ({"train": {"num_steps": None}}, "config.train.num_steps=None must be a whole"),
+        ({"train": {"x" * 10**6: 1}}, "config.train.x{20,90} ... x+ is unknown"),
+    ],
+)
+def test_a_damaged_record_is_refused_in_one_line(teacher, tmp_path, change, message):
+    record = _record(teacher)
+    sections = record["config"]
+    if callable(change):
+        change(record)
+    elif change.keys() <= sections.keys():
+        for name, values in change.items():
+            sections[name] = values if values is None else sections[name] | values
+    else:
+        record |= change
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(record))
+    with pytest.raises(JcmError, match=message) as raised:
+        workdir_lib.read(tmp_path)
+    assert str(raised.value).startswith(f"{path} is damaged")
+
+
+def test_only_folders_of_steps_count(teacher, copied):
+    record = workdir_lib.read(copied)
+    for name in (
+        "²",
+        "١٢",
+        "8 ",
+        "+9",
+        "0012",
+        "1e3",
+        "12.orbax-checkpoint-tmp",
+        "a\n",
+    ):
+        (copied / "checkpoints" / name).mkdir()
+    (copied / "checkpoints" / "99").touch()
+    assert workdir_lib.newest_step(copied) == 8
+    workdir_lib.claim(copied, record)
+    shutil.rmtree(copied / "checkpoints")
+    (copied / "checkpoints").touch()
+    with pytest.raises(JcmError, match="checkpoints is not a folder: move it away"):
+        workdir_lib.newest_step(copied)

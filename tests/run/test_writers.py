@@ -12,6 +12,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from jcm.run import progress, writers
+from jcm.runtime.errors import JcmError
 
 
 def read_events(folder):
@@ -237,3 +238,28 @@ def test_progress_is_a_bar_on_a_terminal(clock, lines, monkeypatch, capsys):
     shown = capsys.readouterr().err
     assert "20/20 loss 1.5  2.0 kimg  2 images/s  200 images/s  0:00:00 left" in shown
     assert "100%" in shown and not lines
+
+
+def test_damaged_lines_are_logged_and_removed(tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(
+        logging, "warning", lambda text, *args: logged.append(text % args)
+    )
+    path = tmp_path / "metrics.jsonl"
+    wrong = ["5", "null", "[]", '{"step": null}', '{"step": "Infinity", "fid": 1}']
+    wrong += [f'{{"step": 1{"0" * 400}}}', "[" * 10**5, '{"step": 1, "loss": null}']
+    wrong += ['{"loss": 1}']
+    path.write_text("\n".join(['{"step": 1, "loss": "NaN"}', *wrong, '{"step": 2}\n']))
+    assert not writers.has_scalars(tmp_path, 1, "fid")
+    assert writers.has_scalars(tmp_path, 1, "loss")
+    logged.clear()
+    write_steps(tmp_path, [3], resume_step=2)
+    assert steps(tmp_path) == [1, 2, 3]
+    assert len(logged) == len(wrong)
+    assert all(f"{path}, line {n}," in text for n, text in enumerate(logged, 2))
+
+
+def test_a_device_in_place_of_the_metrics_is_refused(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/zero")
+    with pytest.raises(JcmError, match=r"metrics.jsonl is not a regular file"):
+        writers.create(tmp_path, resume_step=1)

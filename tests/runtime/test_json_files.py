@@ -1,69 +1,77 @@
-"""JSON files that are read: their types, sizes and kinds of file."""
+"""Tests of reading JSON: whatever is wrong ends in a line that names file and field."""
 
 import os
 
 import msgspec
 import pytest
+from absl import logging
 
-from jcm.runtime import json_files
+from jcm.runtime import budget, json_files
 from jcm.runtime.errors import JcmError
 
 
-class _Known(msgspec.Struct, forbid_unknown_fields=True):
-    step: int
-    scores: dict[str, float]
+class _Kind(msgspec.Struct, forbid_unknown_fields=True):
+    step: json_files.Count
+    names: list[str] = []
 
 
-class _Line(msgspec.Struct):
-    a: int
+def test_what_is_of_another_type_is_named(tmp_path):
+    path = tmp_path / "file.json"
+    for content, message in (
+        ('{"step": 1, "names": ["a", null]}', r"\(names\[1\]: Expected `str`, got `nu"),
+        ('{"step": -1}', r"\(step: Expected `int` >= 0\)"),
+        ('{"step": true}', r"\(step: Expected `int`, got `bool`\)"),
+        (f'{{"step": 1{"0" * 400}}}', r"\(step: Expected `int` <= "),
+        (f'{{"step": {"9" * 5000}}}', r"\(step: .*out of range\)"),
+        ('{"other": 1, "step": 1}', "unknown field `other`"),
+        ("[]", r"\(Expected `object`, got `array`\)"),
+        ('{"names": ' + "[" * 100_000, "file.json is damaged"),
+        ('{"\x1b": 1}', "file.json is damaged"),
+        (b'{"step": 1, "names": ["\xff"]}', "file.json is damaged"),
+        (b'{"step": 1, "names": ["\\ud800"]}', "file.json is damaged"),
+        ("", "file.json is damaged"),
+    ):
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(JcmError, match=message) as raised:
+            json_files.read(path, _Kind, "restore it")
+        text = str(raised.value)
+        assert text.startswith(f"{path} is damaged") and text.endswith(": restore it")
+        assert text.isprintable()
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "truncated"),
-        (b"\xff", "malformed"),
-        (b'{"step": null, "scores": {}}', "Expected `int`, got `null` - at `$.step`"),
-        (b'{"step": 1, "scores": {"fd": "x"}}', "Expected `float`, got `str`"),
-        (b'{"step": 1}', "missing required field `scores`"),
-        (b'{"step": 1, "scores": {}, "other": 1}', "unknown field `other`"),
-        (b'{"step": 1' + b"0" * 5000 + b', "scores": {}}', "out of range"),
-        (b'{"scores": ' + b'{"a": ' * 100_000, "Expected `float`, got `object`"),
-    ],
-)
-def test_a_fault_names_file_and_field(tmp_path, content, reason):
-    path = tmp_path / "known.json"
-    path.write_bytes(content)
-    with pytest.raises(JcmError) as caught:
-        json_files.read(path, _Known, "restore it")
-    assert str(caught.value).startswith(f"{path} is damaged (")
-    assert reason in str(caught.value)
-    assert str(caught.value).endswith("): restore it")
+def test_what_is_no_file_of_a_fair_size_is_refused(tmp_path):
+    path = tmp_path / "file.json"
+    for make, message in (
+        (lambda: path.symlink_to("/dev/zero"), "not a regular file"),
+        (lambda: os.mkfifo(path), "not a regular file"),
+        (path.mkdir, "not a regular file"),
+        (lambda: path.symlink_to(path), "cannot read .*file.json"),
+        (lambda: path.touch() or os.truncate(path, budget.JSON_BYTES + 1), "8,388,609"),
+    ):
+        make()
+        with pytest.raises(JcmError, match=message):
+            json_files.read(path, _Kind, "restore it")
+        with pytest.raises(JcmError, match=message):
+            list(json_files.lines(path, _Kind, budget.JSON_BYTES))
+        path.rmdir() if path.is_dir() else path.unlink()
+    with pytest.raises(FileNotFoundError):
+        json_files.read(path, _Kind, "restore it")
 
 
-def test_a_good_file(tmp_path):
-    path = tmp_path / "known.json"
-    path.write_text('{"step": 3, "scores": {"fd": 1}}')
-    assert json_files.read(path, _Known, "") == _Known(3, {"fd": 1.0})
-
-
-def test_a_line_without_its_end_is_left_out(tmp_path):
+def test_a_damaged_line_is_logged_and_the_others_are_read(tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(
+        logging, "warning", lambda text, *args: logged.append(text % args)
+    )
     path = tmp_path / "lines.jsonl"
-    path.write_text('{"a": 1}\n{"a": 2}\n{"a": 3}')
-    assert json_files.read_lines(path, _Line, "") == [_Line(1), _Line(2)]
-    path.write_text('{"a": 1}\n{"a": null}\n')
-    with pytest.raises(JcmError, match=r"lines.jsonl, line 2, is damaged .*null"):
-        json_files.read_lines(path, _Line, "restore it")
-
-
-def test_only_regular_files_of_a_bounded_size_are_opened(tmp_path):
-    pipe, link, large = (tmp_path / name for name in ("pipe", "link", "large"))
-    os.mkfifo(pipe)
-    link.symlink_to("/dev/zero")
-    with large.open("wb") as file:
-        file.truncate(2**33)
-    for path in (pipe, link):
-        with pytest.raises(JcmError, match="is not a regular file"):
-            json_files.read(path, _Known, "")
-    with pytest.raises(JcmError, match="8,589,934,592 bytes, and at most 8,388,608"):
-        json_files.read(large, _Known, "")
+    monkeypatch.setattr(budget, "JSON_BYTES", 100)
+    long = '{"step": 1, "names": ["' + "x" * 250 + '"]}'
+    path.write_text(f'{{"step": 3}}\n{{"step": null}}\n{long}\n{{"step": 4}}\n{{"step')
+    found = list(json_files.lines(path, _Kind))
+    assert [each and each.step for each in found] == [3, None, None, 4, None]
+    assert logged == [
+        f"{path}, line 2, is damaged (step: Expected `int`, got `null`): the line is"
+        " not used",
+        f"{path}, line 3, is incomplete: the line is not used",
+        f"{path}, line 5, is incomplete: the line is not used",
+    ]

@@ -143,11 +143,11 @@ def test_files_of_version_0_1_are_refused_by_name(teacher, tmp_path):
     folder = tmp_path / "folder"
     jcm.save(jcm.load(teacher), folder)
     about = json.loads((folder / "config.json").read_text())
-    del about["version"]
+    del about["format"]
     (folder / "config.json").write_text(json.dumps(about))
     with pytest.raises(JcmError, match=r"folder was saved by jcm 0.1, whose files"):
         jcm.load(folder)
-    about["version"] = 3
+    about["format"] = 3
     (folder / "config.json").write_text(json.dumps(about))
     with pytest.raises(JcmError, match="saved by a newer version of jcm: upgrade jcm"):
         jcm.load(folder)

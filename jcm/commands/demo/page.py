@@ -17,7 +17,7 @@ from jcm.commands.demo.actions import ANY, Actions, Common, Shown
 from jcm.commands.demo.controls import Drawing, Page, checked
 from jcm.commands.demo.folder import Folder
 from jcm.runtime import files, memory
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, printable
 
 WAITING = 20
 """The most calls that wait while another runs; more are turned away."""
@@ -26,6 +26,8 @@ WAITING = 20
 _STEPS, _POINTS, _COUNT, _SEED = 8, 40, 16, 2**32 - 1
 # One call runs at a time.
 _ONE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+# At most this many characters of the name of a class are shown.
+_NAME = 60
 # A tab: the text of its button, the action, and the controls that only it has.
 _Tab = tuple[str, Callable[..., Shown], list[Any]]
 _FAILED = "<p role='alert' style='color: var(--error-text-color, #b91c1c)'>{}</p>"
@@ -53,7 +55,7 @@ def build(actions: Actions, folder: Folder) -> Page:
       actions: of the model.
       folder: of the uploads and results, which gradio uses too.
     """
-    model = actions.model
+    model, names = actions.model, actions.model.class_names
     with Page(title="jcm", analytics_enabled=False) as page:
         gr.Markdown(f"# jcm\n{_about(actions)}")
         with gr.Row():
@@ -61,10 +63,10 @@ def build(actions: Actions, folder: Folder) -> Page:
                 gr.Number(0, label="Seed", precision=0, minimum=0, maximum=_SEED),
                 gr.Slider(1, _COUNT, 4, step=1, label="Number of images"),
                 gr.Dropdown(
-                    [ANY, *model.class_names],
+                    [ANY, *((printable(name, _NAME), name) for name in names)],
                     value=ANY,
                     label="Class",
-                    visible=bool(model.class_names),
+                    visible=bool(names),
                 ),
             ]
         _tab("Sample", _sample, actions, common, folder)
