@@ -1,7 +1,7 @@
 """CIFAR-10 (Krizhevsky 2009), read from its published Python archive."""
 
+import io
 import pathlib
-import pickle
 import tarfile
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from absl import logging
 from jaxtyping import UInt8
 
 from jcm.data import builder
-from jcm.runtime import download, hashes
+from jcm.runtime import budget, download, hashes, pickles
 from jcm.runtime.errors import JcmError, one_line
 from jcm.runtime.paths import expanded
 
@@ -20,8 +20,8 @@ URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
 REMEDY = f"download {URL} and pass --config.data.path=<that file>"
 
-# The private function of numpy that pickled arrays name.
-_RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
+# A batch has 31 MB, and the archive 9 members.
+_BATCH_BYTES, _MEMBERS = 64 * 2**20, 100
 
 SPLITS = {
     "train": tuple(f"data_batch_{i}" for i in range(1, 6)),
@@ -94,46 +94,87 @@ def _batch(
 ) -> tuple[UInt8[np.ndarray, "n 32 32 3"], list[int]]:
     if path.is_dir():
         (found,) = path.rglob(name)
-        with found.open("rb") as file:
-            batch = DataUnpickler(file, encoding="bytes").load()
+        content = budget.regular_file(found, _BATCH_BYTES).read_bytes()
     else:
         with tarfile.open(path) as archive:
             # The search stops at the wanted member, since decompression is slow.
-            member = next((m for m in archive if m.name.endswith("/" + name)), None)
+            matching = (m for m in _members(archive) if m.name.endswith(f"/{name}"))
+            member = next(matching, None)
             if member is None:
                 raise KeyError(f"no {name} in the archive")
-            content = archive.extractfile(member)
-            if content is None:
+            opened = archive.extractfile(member)
+            if opened is None:
                 raise KeyError(f"{name} in the archive is not a file")
-            batch = DataUnpickler(content, encoding="bytes").load()
-    data, labels = batch[b"data"], [int(label) for label in batch[b"labels"]]
-    if data.dtype != np.uint8 or not set(labels) <= set(range(10)):
-        raise ValueError(f"{data.dtype} pixels, labels up to {max(labels)}")
+            content = opened.read()
+    batch = unpickled(content)
+    data, labels = batch[b"data"].pixels(), [int(label) for label in batch[b"labels"]]
+    if not set(labels) <= set(range(10)):
+        raise ValueError(f"labels up to {max(labels)}")
     images = data.reshape(len(labels), 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), labels
 
 
-class DataUnpickler(pickle.Unpickler):
-    """Reads plain containers and numpy arrays, and calls nothing else.
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yields the members of an archive, which may be compressed without end."""
+    for count, member in enumerate(archive):
+        if count >= _MEMBERS or member.size > _BATCH_BYTES:
+            raise ValueError("it has other files than CIFAR-10")
+        yield member
 
-    The constructors of numpy are looked up by name in this class, so that a file cannot
-    import anything. Python 3 writes bytes for Python 2 by a call of `_codecs.encode`.
-    """
 
-    _ALLOWED = {
-        ("numpy", "dtype"): np.dtype,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-        ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-        ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
-    }
+class _Dtype:
+    """The dtype of an array, in place of numpy's."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        """Resolves the few names that are allowed.
+    def __init__(self, name: Any, *_: Any):
+        self.name = name.decode("latin1") if isinstance(name, bytes) else name
+
+    def set_state(self, state: Any) -> None:
+        """Ignores the byte order, which single bytes do not have."""
+
+
+class _Array:
+    """An array, in place of numpy's; its state is its shape, dtype and bytes."""
+
+    def __init__(self, *_: Any):
+        self._state: Any = None
+
+    def set_state(self, state: Any) -> None:
+        """Takes the state."""
+        self._state = state
+
+    def pixels(self) -> UInt8[np.ndarray, "..."]:
+        """Returns the array.
 
         Raises:
-          pickle.UnpicklingError: for any other name.
+          ValueError: if it has other numbers than bytes.
         """
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"refusing to load {module}.{name}")
-        return self._ALLOWED[module, name]
+        _, shape, dtype, in_fortran_order, content = self._state
+        if dtype.name not in ("u1", "uint8") or in_fortran_order:
+            raise ValueError(f"pixels of type {dtype.name}")
+        return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def unpickled(content: bytes) -> Any:
+    """Reads plain containers and arrays, and calls nothing.
+
+    Raises:
+      pickles.Refused: if the content names anything else.
+    """
+    left = len(content)
+
+    def encode(text: str, encoding: str) -> bytes:
+        """Python 3 writes bytes for Python 2 by a call of this function."""
+        nonlocal left
+        left -= len(text)
+        if left < 0:
+            raise pickles.Refused("it repeats its texts")
+        return text.encode("latin1")
+
+    calls: pickles.Calls = {
+        pickles.Name("numpy", "dtype"): _Dtype,
+        pickles.Name("numpy", "ndarray"): None,
+        pickles.Name("numpy.core.multiarray", "_reconstruct"): _Array,
+        pickles.Name("numpy._core.multiarray", "_reconstruct"): _Array,
+        pickles.Name("_codecs", "encode"): encode,
+    }
+    return pickles.read(io.BytesIO(content), calls)

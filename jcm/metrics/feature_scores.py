@@ -22,6 +22,7 @@ from jcm.metrics import (
     statistics,
 )
 from jcm.metrics.statistics import Statistics
+from jcm.runtime import budget
 from jcm.runtime.errors import JcmError
 from jcm.runtime.paths import expanded
 
@@ -157,7 +158,7 @@ class NetworkScores:
         """Returns, for each score, all that its value depends on except the samples."""
         digest = ""
         if self._published:
-            with expanded(self._published).open("rb") as file:
+            with budget.regular_file(expanded(self._published)).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         depends = {
             "network": self._network.version,

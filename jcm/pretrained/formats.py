@@ -2,6 +2,7 @@
 
 import pathlib
 
+from jcm.runtime import budget
 from jcm.runtime.errors import JcmError
 
 
@@ -21,7 +22,7 @@ def is_torch(path: pathlib.Path) -> bool:
             f"{path} has no config beside its tensors: name the folder it came in"
         )
     try:
-        with path.open("rb") as file:
+        with budget.regular_file(path).open("rb") as file:
             start = file.read(2)
             named = path.suffix in (".pt", ".pth", ".bin")
             return named or start == b"PK" or start[:1] == b"\x80"

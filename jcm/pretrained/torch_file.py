@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jcm.pretrained import torch_pickle
-from jcm.pretrained.torch_pickle import Refused, Tensor
+from jcm.pretrained.torch_pickle import Tensor
 from jcm.runtime import archives, budget
 from jcm.runtime.errors import JcmError, one_line, shown
+from jcm.runtime.pickles import Refused
 
 # The first number of a file in the older format, and the version that follows it.
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -137,7 +138,7 @@ def _tensors(tree: Any) -> dict[str, Tensor]:
     if len(tree) > budget.TENSORS:
         raise Refused(f"it has more than {budget.TENSORS:,} entries")
     for name, leaf in tree.items():
-        if not isinstance(leaf, Tensor):
+        if type(name) is not str or not isinstance(leaf, Tensor):
             raise Refused(f"entry {shown(name)} is not a tensor")
     return tree
 

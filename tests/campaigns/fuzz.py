@@ -37,6 +37,8 @@ from jcm import config as config_lib  # noqa: E402
 # is ended.
 _SLACK = 1024 * cost.MIB
 _LONGEST_SECONDS = 3 * cost.SECONDS
+# In seconds. A process that waits, such as for a pipe, takes no time of a core.
+_LONGEST_WAIT = 60
 
 
 @dataclasses.dataclass
@@ -161,7 +163,7 @@ def campaign(
     workers = [Worker(seeds, folder / str(i)) for i in range(given.processes)]
     number, end = given.seed * 10**6, time.monotonic() + 60 * given.minutes
     while time.monotonic() < end or any(worker.job for worker in workers):
-        for each in wait([w.connection for w in workers], timeout=60):
+        for each in wait([w.connection for w in workers], timeout=5):
             worker = next(w for w in workers if w.connection is each)
             found = worker.result()
             if found and worker.job:
@@ -175,8 +177,8 @@ def campaign(
             if not restarted and time.monotonic() < end:
                 worker.give((names[number % len(names)], number))
                 number += 1
-        for worker in workers:  # one that waits takes no time of a core
-            if worker.job and time.monotonic() - worker.started > 60:
+        for worker in workers:
+            if worker.job and time.monotonic() - worker.started > _LONGEST_WAIT:
                 worker.process.kill()
     for worker in workers:
         worker.end()

@@ -228,7 +228,7 @@ _TEXT = b"X" + struct.pack("<I", 10**6) + b"a" * 10**6 + b"\x85q\x00"
             + b"u.",
             "a key is a int",
         ),
-        (b"]" * 10_001 + b".", "the description of the tensors does not end"),
+        (b"]" * 10_001 + b".", "it does not end"),
     ],
     ids=["tuple", "tuples", "dup", "list", "memo", "integers", "nested"],
 )
