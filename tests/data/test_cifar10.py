@@ -162,7 +162,9 @@ def test_the_unpickler_calls_nothing_but_numpy(data_config, tmp_path):
         (b"\x80\x02}r\x00\x00\x00\x80cos\nsystem\n.", "asks for os.system"),
         (
             b"\x80\x02]("
-            + b"c_codecs\nencode\nq\x00X\x04\x00\x00\x00aaaaX\x06\x00\x00\x00latin1\x86"
+            + b"c_codecs\nencode\nq\x00X\x40\x00\x00\x00"
+            + b"a" * 64
+            + b"X\x06\x00\x00\x00latin1\x86"
             + b"q\x01R"
             + b"h\x00h\x01R" * 50
             + b"e.",
