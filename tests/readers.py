@@ -33,7 +33,7 @@ from jcm.data import cifar10, image_folder
 from jcm.metrics import given, reference
 from jcm.model import card, pictures, scoring
 from jcm.pretrained import openai_training, torch_file
-from jcm.run import results, workdir, writers
+from jcm.run import recorded_scores, results, workdir, writers
 
 _FORMATS = ("png", "jpg", "webp", "gif", "bmp", "tiff", "ppm")
 _LONGEST_MESSAGE = 2000
@@ -145,7 +145,7 @@ def _save(folder: pathlib.Path, to: str) -> None:
 
 def _records(folder: pathlib.Path) -> None:
     workdir.read(folder)
-    card.in_words(workdir.scores(folder))
+    card.in_words(recorded_scores.read(folder))
     writers.has_scalars(folder, 1, "loss")
     results.make_room(folder, "evaluate", ["comparison.png"], {"a": 1})
 
