@@ -20,7 +20,7 @@ from jcm.metrics import weights as metric_weights
 from jcm.pretrained import torch_file
 from jcm.run.checkpoints import Checkpoints
 from jcm.run.state import State
-from jcm.runtime import files
+from jcm.runtime import files, hashes
 from jcm.runtime.arrays import check_finite
 from jcm.training import prepare
 
@@ -49,6 +49,7 @@ def _of_saved_folder(model, folder, monkeypatch):
     tensors = files.read_tensors(folder / "params.safetensors")
     tensors["conv_in/kernel"] = np.full_like(tensors["conv_in/kernel"], np.inf)
     files.write_tensors(folder / "params.safetensors", tensors, {"format": "jcm"})
+    hashes.write_folder(folder)
     return folder
 
 
