@@ -140,10 +140,8 @@ def _of_zip(root: pathlib.Path) -> tuple[Listing, bytes]:
         with zipfile.ZipFile(root) as archive:
             # A name that is there twice stands for the last file.
             members = {each.filename: each for each in archive.infolist()}
-            size, most = members[classes.LISTED].file_size, len(members)
-            if size > classes.most_bytes(most):
-                raise ValueError(f"{classes.LISTED} has {size:,} bytes")
-            content = _read_member(archive, classes.LISTED)
+            most = classes.most_bytes(len(members))
+            content = _read_member(archive, classes.LISTED, most)
     # A file can be damaged in many ways, encrypted, or compressed in an unknown way.
     except Exception as error:
         raise JcmError(
@@ -182,11 +180,12 @@ def _reader(root: pathlib.Path) -> Callable[[str], pathlib.Path | bytes]:
     return functools.partial(_read_member, zipfile.ZipFile(root))
 
 
-def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+def _read_member(archive: zipfile.ZipFile, name: str, most: int | None = None) -> bytes:
     """Reads a file of a zip file, whose size is checked before it is unpacked."""
     size = archive.getinfo(name).file_size
-    if size > _LARGEST_MEMBER:
-        raise ValueError(f"{name} has {size:,} bytes, more than {_LARGEST_MEMBER:,}")
+    most = min(most or _LARGEST_MEMBER, _LARGEST_MEMBER)
+    if size > most:
+        raise ValueError(f"{name} has {size:,} bytes, more than {most:,}")
     return archive.read(name)
 
 

@@ -30,6 +30,11 @@ _NETWORKS = {
     },
 }
 _CLASSES = 3
+_CONFIGS = (
+    ("unet/config.json", 1),
+    ("scheduler/scheduler_config.json", 1),
+    ("model_index.json", 1),
+)
 
 
 def _config(**changes):
@@ -153,16 +158,25 @@ def test_an_unknown_form_raises(tmp_path):
         jcm.save(_model(), tmp_path / "folder", to="onnx")
 
 
-def test_a_changed_byte_of_the_weights_is_noticed(tmp_path):
-    jcm.save(_model(), tmp_path / "folder", to="diffusers")
-    jcm.load(tmp_path / "folder")
-    (path,) = (tmp_path / "folder" / "unet").glob("*.safetensors")
-    stat, content = path.stat(), bytearray(path.read_bytes())
-    content[-5] ^= 1
-    path.write_bytes(content)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    with pytest.raises(jcm.JcmError, match=f"{path} is damaged.*copy it again"):
-        jcm.load(tmp_path / "folder")
+def test_a_changed_byte_is_noticed(tmp_path):
+    folder = tmp_path / "folder"
+    jcm.save(_model(), folder, to="diffusers")
+    jcm.load(folder)
+    listed = {line[66:] for line in (folder / "SHA256SUMS").read_text().splitlines()}
+    files_here = {path for path in folder.rglob("*") if path.is_file()}
+    assert listed | {"SHA256SUMS"} == {str(f.relative_to(folder)) for f in files_here}
+    for name, count in (("unet/diffusion_pytorch_model.safetensors", 20), *_CONFIGS):
+        path = folder / name
+        stat, whole = path.stat(), path.read_bytes()
+        for at in np.linspace(len(whole) / 2, len(whole) - 3, count).astype(int):
+            content = bytearray(whole)
+            content[at] ^= 1
+            path.write_bytes(content)
+            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+            with pytest.raises(jcm.JcmError, match=f"{path}"):
+                jcm.load(folder)
+        path.write_bytes(whole)
+    jcm.load(folder)
 
 
 @pytest.fixture(scope="module")
