@@ -79,7 +79,7 @@ def _work_on_a_run(arguments: argparse.Namespace) -> None:
         | {f"{name} (version)": each for name, each in versions.versions().items()}
     )
     logging.info("workdir %s", storage.shared_path(workdir))
-    storage.start_uploads(workdir)
+    storage.begin(workdir)
     given = arguments.given
     if command == "train":
         unused.check_training(config, given)

@@ -177,7 +177,7 @@ def once(tmp_path_factory):
     It takes a name and a function that fills the folder, and returns the folder. The
     other processes wait until the folder is complete.
     """
-    from jcm.runtime import files
+    from jcm.runtime import locks
 
     base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -186,7 +186,7 @@ def once(tmp_path_factory):
     def get(name, make):
         folder, complete = base / name, base / f"{name}.complete"
         with (base / f"{name}.lock").open("a") as file:
-            files.lock(file, wait=True)
+            locks.lock(file, wait=True)
             if not complete.exists():
                 shutil.rmtree(folder, ignore_errors=True)  # A process has failed.
                 folder.mkdir()

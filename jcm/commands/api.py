@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from jcm.model.loading import load
 from jcm.model.model import Model
 from jcm.model.scoring import Scorer, Subject
 from jcm.run import storage
-from jcm.runtime import logs
+from jcm.runtime import leftovers, logs
 from jcm.runtime.arguments import explained, whole
 from jcm.runtime.arrays import Whole, whole_seed
 from jcm.runtime.errors import JcmError, shown
@@ -85,7 +84,7 @@ def train(
     workdir = workdir or f"runs/{config.data.name}_{config.method}"
     with logs.shown():
         folder = storage.local_folder(workdir)
-        storage.start_uploads(folder)
+        storage.begin(folder)
         train_lib.train(config, folder, dataset)
         storage.upload(folder)
     return load(folder)
@@ -165,8 +164,9 @@ def evaluate(
     with logs.shown(), contextlib.ExitStack() as stack:
         folder = workdir or model.workdir
         if folder is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="jcm_"))
+            folder = stack.enter_context(leftovers.temporary_folder("evaluate"))
         folder = storage.local_folder(folder)
+        storage.begin(folder)
         found = Scorer(config, folder, dataset)(
             Subject.of(model.kind, model), schedule, seed
         )

@@ -42,6 +42,7 @@ def errors_in_one_line() -> Iterator[None]:
     """Ends the program with one line if the block raises what the user can fix."""
     logging.set_verbosity(logging.INFO)
     logs.prepare(logging.get_absl_handler())
+    logs.hide_tracebacks()
     try:
         try:
             yield

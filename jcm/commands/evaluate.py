@@ -112,9 +112,8 @@ def evaluate(
             settings["samples"] = theirs.fingerprint if theirs else ""
             results.make_room(workdir, "evaluate", (_PICTURE, *_TABLES), settings)
             _write_pictures(workdir, pictures)
-            if complete := [*table, *given_rows]:
-                _write_table(config, workdir, complete)
-            if rows:
+            complete = [*table, *given_rows]
+            if complete and _write_table(config, workdir, complete) and rows:
                 _write_events(workdir, rows)
 
 
@@ -310,20 +309,27 @@ def _write_pictures(workdir: pathlib.Path, pictures: dict[str, Picture]) -> None
     """Writes comparison.png."""
     path = workdir / _PICTURE
     grids.save_png(grids.captioned(pictures), path, scale=1)
-    logging.info("wrote %s", storage.shared_path(path))
+    logging.info("the pictures are in %s", storage.shared_path(path))
 
 
-def _write_table(config: ConfigDict, workdir: pathlib.Path, table: list[Row]) -> None:
-    """Writes scores.json, with every value, and scores.md, which is also logged."""
+def _write_table(config: ConfigDict, workdir: pathlib.Path, table: list[Row]) -> bool:
+    """Writes scores.json, with every value, and scores.md, which is also logged.
+
+    Returns:
+      Whether the workdir did not have this table already.
+    """
     text = _markdown(config, table)
-    files.write_text(workdir / "scores.md", text)
+    changed = files.write_text(workdir / "scores.md", text)
     content = {
         "num_images": config.eval.num_images,
         "seeds": list(config.eval.seeds),
         "rows": [dataclasses.asdict(row) for row in table],
     }
-    files.write_json(workdir / "scores.json", content)
-    logging.info("wrote %s\n%s", storage.shared_path(workdir / "scores.md"), text)
+    changed |= files.write_json(workdir / "scores.json", content)
+    logging.info(
+        "the scores are in %s\n%s", storage.shared_path(workdir / "scores.md"), text
+    )
+    return changed
 
 
 def _markdown(config: ConfigDict, table: list[Row]) -> str:

@@ -57,7 +57,7 @@ def sample(
         grids.save_png(pixels[:_SHOWN], stem.with_suffix(".png"))
         files.write_json(stem.with_suffix(".json"), about)
         logging.info(
-            "wrote %s.npz, .png and .json: %d images, %s",
+            "the samples are in %s.npz, .png and .json: %d images, %s",
             *(storage.shared_path(stem), count, schedule.title),
         )
         storage.upload(stem)

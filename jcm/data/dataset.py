@@ -1,10 +1,12 @@
 """Opens data sets by name, after preparing them on disk once."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import pathlib
+import shutil
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -16,8 +18,8 @@ from jaxtyping import Int, Int32, UInt8
 from jcm.data import builder as builder_lib
 from jcm.data import cifar10, digits, image_folder, parts, prepared
 from jcm.data.records import Records
-from jcm.runtime import cache, files
-from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime import cache, disk, locks
+from jcm.runtime.errors import JcmError
 from jcm.runtime.paths import expanded
 
 BUILDERS = {
@@ -199,7 +201,9 @@ def _prepared(config_data: Any) -> builder_lib.ImageBuilder:
         return builder
     try:
         # Many processes may start at once; the first one prepares the data for all.
-        with files.exclusive(folder):
+        with locks.exclusive(folder) as alone:
+            if alone:
+                _remove_incomplete(folder)
             builder = cls(data_dir=folder, config=config)
             builder.download_and_prepare(
                 file_format="array_record",
@@ -211,8 +215,27 @@ def _prepared(config_data: Any) -> builder_lib.ImageBuilder:
         # of that process is then used instead.
         builder = cls(data_dir=folder, config=config)
         if not place.exists():
+            what = f"cannot prepare {config_data.name} in {folder}"
             raise JcmError(
-                f"cannot prepare {config_data.name} in {folder} ({one_line(error)}): "
-                "set --config.data.dir to a folder with free space"
+                f"{disk.cannot_write(folder / 'new', error, what)}, as"
+                " --config.data.dir"
             ) from error
     return builder
+
+
+def _remove_incomplete(folder: pathlib.Path) -> None:
+    """Removes what preparations have left that a kill has ended.
+
+    Only the process that holds the lock of the folder may call this.
+    """
+    found = [
+        path
+        for name in BUILDERS
+        for depth in ("", "*/")
+        for path in folder.glob(f"{name}/{depth}incomplete.*")
+    ]
+    for path in found:
+        shutil.rmtree(path, ignore_errors=True)
+        for parent in path.relative_to(folder).parents[:-1]:
+            with contextlib.suppress(OSError):  # other versions are there
+                (folder / parent).rmdir()

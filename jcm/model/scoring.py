@@ -32,7 +32,7 @@ from jcm.model.labels import image_labels
 from jcm.model.model import Model
 from jcm.model.pixels import fill, sample_pixels, write_npz
 from jcm.run import recorded_scores
-from jcm.runtime import distributed, growing, hashes, npz
+from jcm.runtime import disk, distributed, growing, hashes, npz
 from jcm.runtime.errors import JcmError
 
 # Least number of images between two writes, and so the most that a kill can lose.
@@ -256,13 +256,14 @@ class Scorer:
 
     def _append(self, record: dict[str, Any]) -> None:
         """Appends a line to the file of scores."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a+b") as file:
-            # If a kill has left an incomplete line, the record begins a new one.
-            file.seek(max(file.tell() - 1, 0))
-            start = b"" if file.read() in (b"", b"\n") else b"\n"
-            line = json.dumps(record, allow_nan=False) + "\n"
-            file.write(start + line.encode())
+        line = json.dumps(record, allow_nan=False) + "\n"
+        with disk.writing(self._path):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a+b") as file:
+                # If a kill has left an incomplete line, the record begins a new one.
+                file.seek(max(file.tell() - 1, 0))
+                start = b"" if file.read() in (b"", b"\n") else b"\n"
+                file.write(start + line.encode())
 
 
 def check_classes(

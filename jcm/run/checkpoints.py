@@ -2,14 +2,16 @@
 
 Each part of the state is an item of its own, so that a sampler can read the averaged
 weights without the state of the optimizer. The folder of a step appears under its name
-when all of it is written. It holds a checksum of every array, which is compared when
-the array is read, so that an array that the disk has corrupted is not used.
+when all of it is written. It holds the step and a checksum of every array. They are
+compared when an array is read, so that neither an array that the disk has corrupted nor
+a folder that was renamed is used.
 
 A checkpoint does not hold the position in the data, which the step determines.
 """
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shutil
 import time
@@ -21,12 +23,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 from absl import logging
+from etils import epath
 
 from jcm.run import storage
 from jcm.run.checksums import checksums
 from jcm.run.state import State
-from jcm.runtime import distributed
-from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime import disk, distributed
+from jcm.runtime.errors import JcmError, one_line, shown
 
 # orbax asks TensorStore for counters at every save, to log them. TensorStore 0.1.86
 # never frees the answers, 70 kB for each save of four parts.
@@ -36,6 +39,10 @@ _CHECKSUMS = "checksums"
 _RETRY_SECONDS = 2
 # The time limit of a save. It ends the wait for another process that has failed.
 _SAVE_SECONDS = 1200
+# A longer wait for the last save is logged, in seconds.
+_LONG_WAIT = 1
+# What a checkpoint needs at least beside its arrays.
+_OTHER_BYTES = 2**16
 # The least part of a replicated array that a process writes for the others.
 _PIECE_BYTES = 2**20
 # The step is stored as the name of the checkpoint.
@@ -76,6 +83,8 @@ class Checkpoints:
             ),
         )
         self._writer: Any = None
+        self._saving: int | None = None
+        self._keep = keep or 0
         # Steps that are all kept may be saved in any order.
         self._any_order = keep == 0
         if keep is not None:
@@ -88,6 +97,8 @@ class Checkpoints:
             self._writer = ocp.CheckpointManager(
                 self._folder, options=options, handler_registry=_handlers()
             )
+        # Orbax would create the workdir again if it was deleted.
+        self._place = _identity(self._folder.parent)
 
     @property
     def latest_step(self) -> int | None:
@@ -113,7 +124,15 @@ class Checkpoints:
           JcmError: if there is too little space, if the step cannot be saved, or if the
             previous save has failed.
         """
-        step = int(state.step)
+        step, started = int(state.step), time.monotonic()
+        self.finish()
+        waited = time.monotonic() - started
+        if waited > _LONG_WAIT:
+            logging.info(
+                "waited %.1f s for the last checkpoint: with a larger"
+                " config.train.checkpoint_every, the training would not wait",
+                waited,
+            )
         with distributed.fail_together():
             self._check_room(step, state)
         parts = {
@@ -121,16 +140,17 @@ class Checkpoints:
         }
         items = {name: ocp.args.PyTreeSave(part) for name, part in parts.items()}
         sums = {name: checksums(part) for name, part in parts.items()}
-        items[_CHECKSUMS] = ocp.args.JsonSave(sums)
-        with self._explain_errors(f"cannot save step {step}: {self._remedy()}"):
-            started = self._writer.save(
+        items[_CHECKSUMS] = ocp.args.JsonSave({"step": step} | sums)
+        with self._explain_writing(f"cannot save step {step}"):
+            saves = self._writer.save(
                 step, args=ocp.args.Composite(**items), force=self._any_order
             )
-        if not started:
+        if not saves:
             raise JcmError(
                 f"step {step} was not saved, since {self._folder} has a checkpoint of"
                 " this or a later step: move that checkpoint away"
             )
+        self._saving = step
 
     def finish(self) -> None:
         """Waits until the last save is complete.
@@ -138,8 +158,26 @@ class Checkpoints:
         Raises:
           JcmError: if it has failed.
         """
-        with self._explain_errors(f"cannot finish saving: {self._remedy()}"):
+        what = "" if self._saving is None else f" step {self._saving}"
+        with self._explain_writing(f"cannot save{what}"):
             self._writer.wait_until_finished()
+        self._saving = None
+
+    def delete_old(self) -> None:
+        """Deletes checkpoints that a run has not deleted before it was killed.
+
+        Every process must call this, once the newest checkpoint is known to be good.
+        Where nothing can be written, all stay.
+        """
+        kept = self._writer.all_steps()[-self._keep :] if self._keep else ()
+        if kept and jax.process_index() == 0:
+            for path in self._folder.iterdir():
+                # A folder that was deleted in part is not among the complete ones.
+                if path.name.isdecimal() and int(path.name) < min(kept):
+                    with contextlib.suppress(OSError):
+                        path.rmtree()
+        distributed.barrier("old checkpoints")
+        self._writer.reload()
 
     def restore(self, template: State) -> State | None:
         """Returns the newest undamaged state, or None if there are no checkpoints.
@@ -207,14 +245,18 @@ class Checkpoints:
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         """Waits until the last save is complete, even after an error."""
+        failed = None
         try:
-            with self._explain_errors(f"cannot finish saving: {self._remedy()}"):
-                self._reader.close()
-                if self._writer:
-                    self._writer.close()
-        except JcmError:
-            if kind is None:  # otherwise an earlier error is more important
-                raise
+            if self._writer:
+                self.finish()
+        except JcmError as error:
+            failed = error
+        for each in filter(None, (self._reader, self._writer)):
+            # A save that has failed would be reported again.
+            with contextlib.suppress(Exception):
+                each.close()
+        if failed and kind is None:  # otherwise an earlier error is more important
+            raise failed
 
     def _newest_before(self, step: float) -> int | None:
         """Returns the newest step before `step` that process 0 sees, or None."""
@@ -243,17 +285,27 @@ class Checkpoints:
             for name, template in templates.items()
         }
         items[_CHECKSUMS] = ocp.args.JsonRestore()
-        with (
-            distributed.fail_together(),
-            self._explain_errors(
-                f"cannot read {path}, which is damaged or belongs to another network:"
-                " use an earlier step (config.sample.step), or restore the checkpoint"
-            ),
-        ):
-            found = self._reader.restore(step, args=ocp.args.Composite(**items))
+        with distributed.fail_together():
+            try:
+                found = self._reader.restore(step, args=ocp.args.Composite(**items))
+                written = dict(found[_CHECKSUMS])
+            except Exception as error:  # the libraries raise many types
+                raise JcmError(
+                    f"cannot read {path}, which is damaged or belongs to another"
+                    " network: use an earlier step (config.sample.step), or restore the"
+                    f" checkpoint ({type(error).__name__}: {one_line(error, 120)})"
+                ) from error
+        if (named := written.get("step")) != step:
+            raise JcmError(
+                f"{path / _CHECKSUMS} is damaged: it names no step; use an earlier step"
+                " (config.sample.step), or restore it"
+                if named is None
+                else f"{path} holds step {shown(named)}, since its folder was renamed"
+                " or copied: give it the name of its step, or use another one"
+                " (config.sample.step)"
+            )
         for name in templates:
-            expected, ours = found[_CHECKSUMS].get(name), checksums(found[name])
-            if expected != ours:
+            if written.get(name) != checksums(found[name]):
                 raise JcmError(
                     f"{path / name} is damaged: its content has changed since it was"
                     " written; use an earlier step (config.sample.step), or restore it"
@@ -282,34 +334,52 @@ class Checkpoints:
             self._writer.reload()
 
     def _check_room(self, step: int, state: State) -> None:
-        """Checks the free space before a save, since orbax's own errors are long.
+        """Checks the folder and the free space before a save.
+
+        Orbax would create the folder of a run again that was deleted.
 
         Raises:
-          JcmError: if there is too little.
+          JcmError: if there is too little space, or no folder.
         """
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         if "://" in os.fspath(self._folder):
             return  # stores do not report free space
-        self._folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self._folder).free
-        if free < 1.1 * needed:
+        with self._explain_writing(f"cannot save step {step}"):
+            if _identity(self._folder.parent) != self._place:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            self._folder.mkdir(exist_ok=True)
+            free = shutil.disk_usage(self._folder).free
+        if free < 1.1 * needed + _OTHER_BYTES:
             raise JcmError(
-                f"cannot save step {step}: it needs {needed / 2**20:.0f} MiB, but only"
-                f" {free / 2**20:.0f} MiB are free: {self._remedy()}"
+                f"cannot save step {step}: it needs {needed / 2**20:.1f} MiB, and"
+                f" {free / 2**20:.1f} MiB are free: free some space in"
+                f" {self._folder}; older checkpoints are kept"
             )
 
-    def _remedy(self) -> str:
-        """Returns what to do if writing fails."""
-        return f"free some space in {self._folder}; older checkpoints are kept"
-
     @contextlib.contextmanager
-    def _explain_errors(self, what: str) -> Iterator[None]:
-        """Turns any error in the block into one line."""
+    def _explain_writing(self, what: str) -> Iterator[None]:
+        """Turns any error in the block into one line that says what to do."""
         try:
             yield
         except Exception as error:
-            reason = one_line(error, 120)
-            raise JcmError(f"{what} ({type(error).__name__}: {reason})") from error
+            what = f"{what} in {self._folder}"
+            workdir = self._folder.parent
+            if self._place is not None and _identity(workdir) != self._place:
+                raise JcmError(
+                    f"{what}: {workdir} was moved or deleted while the program ran:"
+                    " move it back and run the same command, or use another workdir"
+                ) from error
+            raise disk.cannot_write(self._folder / "new", error, what) from error
+
+
+def _identity(folder: epath.Path) -> tuple[int, int] | None:
+    """Returns numbers that a folder keeps; None if it is missing or in a store."""
+    if "://" in os.fspath(folder):
+        return None
+    with contextlib.suppress(OSError):
+        found = os.stat(folder)
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _handlers() -> ocp.DefaultCheckpointHandlerRegistry:

@@ -1,5 +1,6 @@
 """Pictures and grids of pictures, with captions, as PNG files."""
 
+import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -124,8 +125,9 @@ def save_png(
         longer = max(row * w, math.ceil(n / row) * h)
         larger = max(math.ceil(_VISIBLE / min(h, w)), _LARGE // longer)
     picture = grid(pixels, in_a_row, larger, pad=int(n > 1))
-    with files.replacing(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, format="PNG")
+    files.write_bytes(path, content.getvalue())
 
 
 def _is_batch(images: Any) -> bool:

@@ -1,6 +1,7 @@
 """The lease of a workdir, which lets only one run at a time train in it."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import secrets
@@ -8,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import fsspec
 import jax
@@ -15,12 +17,14 @@ from absl import logging
 from etils import epath
 
 from jcm.run import storage
-from jcm.runtime import distributed, files
+from jcm.runtime import disk, distributed, locks
 from jcm.runtime.errors import JcmError
 
 # How often the holder of a lease on an object store renews it. A lease that was not
 # renewed for three times as long has lost its holder.
 _LEASE_SECONDS = 20
+# What the system answers to a process that may only read a folder.
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextlib.contextmanager
@@ -46,24 +50,59 @@ def hold(workdir: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hold_file(path: pathlib.Path) -> Iterator[None]:
-    """Holds a lease by a file lock, which also ends when the holder is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            locked = files.lock(file, wait=False)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise _in_use(path, file.read()) from error
-        if not locked:
-            logging.warning(
-                "%s is on a file system without locks: make sure that no other run"
-                " uses it",
-                path.parent,
-            )
-        file.truncate(0)
-        file.write(_holder())
-        file.flush()
+    """Holds a lease by a file lock, which also ends when the holder is killed.
+
+    A folder that this process may only read needs no lease, but another process may
+    hold it.
+    """
+    with contextlib.ExitStack() as stack:
+        file = _open(path)
+        if file is not None:
+            _lock(stack.enter_context(file), path)
         yield
+
+
+def _open(path: pathlib.Path) -> BinaryIO | None:
+    """Opens the file of a lease, to write in it if that is possible.
+
+    Returns:
+      The file; None if it does not exist and cannot be created.
+
+    Raises:
+      JcmError: if there is no folder for it, or no space.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not buffered, so that closing it does not write.
+        return path.open("a+b", buffering=0)
+    except OSError as error:
+        if error.errno not in _READ_ONLY or not path.parent.is_dir():
+            raise disk.cannot_write(path, error) from error
+    with contextlib.suppress(FileNotFoundError):
+        return path.open("rb", buffering=0)
+    return None
+
+
+def _lock(file: BinaryIO, path: pathlib.Path) -> None:
+    """Takes the lock of a lease, and writes who holds it.
+
+    Raises:
+      JcmError: if another run holds it.
+    """
+    try:
+        locked = locks.lock(file, wait=False)
+    except BlockingIOError as error:
+        file.seek(0)
+        raise _in_use(path, file.read().decode(errors="replace")) from error
+    if not locked:
+        logging.warning(
+            "%s is on a file system without locks: make sure that no other run uses it",
+            path.parent,
+        )
+    if file.writable():
+        with contextlib.suppress(OSError):  # the lock counts, and not the text
+            file.truncate(0)
+            file.write(_holder().encode())
 
 
 @contextlib.contextmanager

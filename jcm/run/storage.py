@@ -14,8 +14,6 @@ import contextlib
 import os
 import pathlib
 import secrets
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +24,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from jcm.runtime import distributed
+from jcm.runtime import distributed, leftovers
 from jcm.runtime.errors import JcmError, one_line
 from jcm.runtime.paths import expanded
 
@@ -35,6 +33,8 @@ _UPLOAD_SECONDS = 30
 # Folders that are only written, or not written by way of the mirror.
 _NOT_DOWNLOADED = {"checkpoints", "damaged", "profile", "samples", "snapshots"}
 _NOT_COPIED = (".lock", ".tmp")
+# The folders of a workdir with files that are written as a whole.
+_WRITTEN = ("samples", "evaluation")
 # Samples of an evaluation in progress. A store cannot append, so each upload sends the
 # whole file. Until another process needs it, it is sent when it has grown by a quarter.
 _GROWING, _GROWTH = ".uint8", 1.25
@@ -55,7 +55,8 @@ class _Mirror:
         # With a cache, new files of other processes would never appear.
         fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
         self.remote = epath.Path(remote)
-        self.local = pathlib.Path(tempfile.mkdtemp(prefix="jcm_workdir_"))
+        self._stack = contextlib.ExitStack()
+        self.local = self._stack.enter_context(leftovers.temporary_folder("workdir"))
         with self._explain_errors("read"):
             self._store, self._root = fsspec.core.url_to_fs(remote)
         self._uploaded: dict[pathlib.Path, tuple[int, int]] = {}
@@ -131,9 +132,11 @@ class _Mirror:
             if writes:
                 self.upload()
         except JcmError as error:
-            logging.error("%s; the missing files are in %s", error, self.local)
-        else:
-            shutil.rmtree(self.local, ignore_errors=True)
+            # Under another name, no later program deletes it.
+            kept = self.local.with_name(self.local.name.replace("workdir", "unsaved"))
+            self.local.rename(kept)
+            logging.error("%s; the missing files are in %s", error, kept)
+        self._stack.close()
 
     def _upload_often(self) -> None:
         while not self._ended.wait(_UPLOAD_SECONDS):
@@ -190,11 +193,24 @@ def shared_path(path: str | os.PathLike) -> epath.Path:
     return mirror.remote if relative == "." else mirror.remote / relative
 
 
-def start_uploads(path: str | os.PathLike) -> None:
-    """Starts to upload periodically what process 0 writes in the workdir of a path."""
-    mirror = _mirror(path)
-    if mirror and jax.process_index() == 0:
+def begin(workdir: str | os.PathLike) -> None:
+    """Prepares a workdir for a program that writes in it.
+
+    Process 0 removes the temporary files that killed programs have left, and starts to
+    upload what it writes to an object store.
+
+    Args:
+      workdir: from `local_folder`.
+    """
+    if jax.process_index() != 0:
+        return
+    if mirror := _mirror(workdir):
         mirror.start()
+        return
+    root = pathlib.Path(workdir)
+    for run in (root, *root.glob("teachers/*")):
+        for folder in (run, *map(run.joinpath, _WRITTEN), *run.glob("earlier/*")):
+            leftovers.remove(folder, ".*.tmp")
 
 
 def upload(path: str | os.PathLike) -> None:
@@ -245,22 +261,24 @@ def check_same_folder(workdir: str | os.PathLike) -> None:
         return
     token = distributed.from_main(np.uint64(secrets.randbits(64)))
     marker = shared_path(workdir) / f".shared.{token:x}.tmp"
-    with distributed.fail_together():
-        if jax.process_index() == 0:
-            marker.parent.mkdir(parents=True, exist_ok=True)
-            marker.write_text("")
-    with distributed.fail_together():
-        tries = iter(range(20))  # a network file system may show the file late
-        while not marker.exists():
-            if next(tries, None) is None:
-                raise JcmError(
-                    f"{shared_path(workdir)} is not the folder that process 0 writes"
-                    " in: name a workdir on storage that all processes share, or"
-                    " gs://"
-                )
-            time.sleep(0.5)
-    if jax.process_index() == 0:
-        marker.unlink(missing_ok=True)
+    with contextlib.ExitStack() as stack:
+        with distributed.fail_together():
+            if jax.process_index() == 0:
+                marker.parent.mkdir(parents=True, exist_ok=True)
+                if "://" not in os.fspath(marker):
+                    stack.enter_context(leftovers.protected(marker.parent))
+                stack.callback(marker.unlink, missing_ok=True)
+                marker.write_text("")
+        with distributed.fail_together():
+            tries = iter(range(20))  # a network file system may show the file late
+            while not marker.exists():
+                if next(tries, None) is None:
+                    raise JcmError(
+                        f"{shared_path(workdir)} is not the folder that process 0"
+                        " writes in: name a workdir on storage that all processes"
+                        " share, or gs://"
+                    )
+                time.sleep(0.5)
 
 
 def _mirror(path: str | os.PathLike) -> _Mirror | None:

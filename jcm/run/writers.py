@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 
 from jcm.data.images import to_uint8
 from jcm.run.grids import grid
-from jcm.runtime import files, json_files
+from jcm.runtime import disk, files, json_files, logs
 from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
@@ -52,18 +52,17 @@ class JsonlWriter(MetricWriter):
     """
 
     def __init__(self, path: str | os.PathLike):
-        self._file = Path(path).open("a", buffering=1, encoding="utf-8")
+        # Not buffered, so that closing it after an error does not write.
+        with disk.writing(path):
+            self._file = Path(path).open("ab", buffering=0)
 
     def write_scalars(self, step: int, scalars: Mapping[str, SupportsFloat]) -> None:
         record: dict[str, Any] = {"step": step}
         record |= {name: _json_number(value) for name, value in scalars.items()}
-        try:
-            self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        except OSError as error:
-            raise JcmError(
-                f"cannot write {self._file.name} ({error.strerror}): free some"
-                " space there and start again"
-            ) from error
+        with disk.writing(self._file.name):
+            self._file.write(f"{json.dumps(record, allow_nan=False)}\n".encode())
+            # A folder that was deleted takes what is written, and loses it.
+            os.stat(self._file.name)
 
     def close(self) -> None:
         self._file.close()
@@ -83,9 +82,11 @@ class TensorBoardWriter(MetricWriter):
         # TensorBoard hides the purge step and all later ones.
         purge_step = None if resume_step is None else resume_step + 1
         self._folder = folder
-        self._events = tensorboardX.SummaryWriter(
-            str(folder), purge_step=purge_step, flush_secs=30
-        )
+        with disk.writing(os.path.join(folder, "events")):
+            self._events = tensorboardX.SummaryWriter(
+                str(folder), purge_step=purge_step, flush_secs=30
+            )
+        self._worker = self._events.file_writer.event_writer._worker
 
     def write_scalars(self, step: int, scalars: Mapping[str, SupportsFloat]) -> None:
         self._check()
@@ -106,7 +107,10 @@ class TensorBoardWriter(MetricWriter):
 
     def close(self) -> None:
         self._check()
-        self._events.close()
+        try:
+            self._events.close()
+        except OSError as error:
+            raise self._failed(error) from error
 
     def _check(self) -> None:
         """Checks that the thread that writes is alive.
@@ -116,11 +120,21 @@ class TensorBoardWriter(MetricWriter):
         Raises:
             JcmError: if an error has ended it.
         """
-        if not self._events.file_writer.event_writer._worker.is_alive():
-            raise JcmError(
-                f"cannot write TensorBoard's event files in {self._folder}: free some"
-                " space there and start again"
-            )
+        if not self._worker.is_alive():
+            raise self._failed(logs.error_of(self._worker))
+
+    def _failed(self, error: BaseException | None) -> JcmError:
+        """Returns the error for files that cannot be written.
+
+        The writer is not used any more. Otherwise it would try to write again when the
+        program ends, or wait for the thread that has ended.
+        """
+        writer = self._events.file_writer.event_writer
+        if not writer._closed:
+            writer._closed = True
+            writer._event_queue.cancel_join_thread()
+        what = f"cannot write TensorBoard's event files in {self._folder}"
+        return disk.cannot_write(os.path.join(self._folder, "events"), error, what)
 
 
 class MultiWriter(MetricWriter):
@@ -170,7 +184,8 @@ def create(
     if not enabled:
         return MetricWriter()
     workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    with disk.writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "metrics.jsonl"
     _clean(path, math.inf if resume_step is None else resume_step)
     return MultiWriter(

@@ -7,6 +7,7 @@ import stat
 
 from absl import logging
 
+from jcm.runtime import leftovers
 from jcm.runtime.paths import expanded
 
 
@@ -20,7 +21,15 @@ def folder(kind: str) -> pathlib.Path:
     found = root / kind
     _report(root)
     _report(found)
+    _tidy(found)
     return found
+
+
+@functools.cache
+def _tidy(path: pathlib.Path) -> None:
+    """Removes what a kill has left of the files that were being written, once."""
+    for each in (path, *path.glob("*/")):
+        leftovers.remove(each, ".*.tmp")
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from jcm.runtime import cluster as cluster_lib
-from jcm.runtime import preemption
+from jcm.runtime import lost, preemption
 from jcm.runtime.errors import JcmError, one_line
 
 # Each CPU device holds a copy of the state and computes a part of the batch.
@@ -32,6 +32,9 @@ _LISTEN_SECONDS, _EXIT_SECONDS = 1, 2
 # The key under which a process that ends early stores its error for the others.
 _ENDED = "jcm/ended"
 _joined, _ends_here = threading.Event(), threading.Event()
+# JAX waits this much longer for a silent process, since it would end all processes
+# without an explanation.
+_LATER_SECONDS = 20
 # The length of a message that processes exchange.
 _MESSAGE_BYTES = 1024
 # The time in seconds after which a silent process counts as lost; of this run.
@@ -76,8 +79,8 @@ def initialize(
         return
     _join(found, join_timeout)
     preemption.exit_on_signals()  # replaces the handler that JAX installs
-    # If another process is lost, JAX aborts this one with a message. The stack traces
-    # that Python would add say nothing about the process that failed.
+    # If process 0 is lost, JAX aborts this one with a message. The stack traces that
+    # Python would add say nothing about the process that failed.
     faulthandler.disable()
     count = jax.process_count()
     if found.expected not in (None, count):
@@ -87,8 +90,7 @@ def initialize(
         )
     logging.info(
         "process %d of %d with %d of %d devices; if a process is lost, all others end"
-        " within %d s (JAX reports that another task died), and the same commands"
-        " resume the run",
+        " after %d s, and the same commands resume the run",
         *(jax.process_index(), count),
         *(jax.local_device_count(), jax.device_count()),
         _heartbeat_timeout,
@@ -120,7 +122,7 @@ def _join(found: cluster_lib.Cluster, seconds: int) -> None:
         jax.distributed.initialize(
             **found.arguments,
             initialization_timeout=seconds + _SHUTDOWN_SECONDS,
-            heartbeat_timeout_seconds=_heartbeat_timeout,
+            heartbeat_timeout_seconds=_heartbeat_timeout + _LATER_SECONDS,
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except Exception as error:  # JAX and the libraries of clusters raise many types
@@ -153,12 +155,12 @@ def end_others(error: BaseException) -> None:
         return
     preemption.ignore_signals()
     if isinstance(error, Exception) and _may_be_lost_process(error):
-        logging.exception(
-            "this process failed; waiting %d s in case another process was lost",
-            _heartbeat_timeout,
+        logging.warning(
+            "this process failed (%s); waiting %d s in case another process was lost",
+            *(one_line(error, _MESSAGE_BYTES), _heartbeat_timeout),
         )
-        # If another was lost, JAX or `_listen` ends this process meanwhile.
-        time.sleep(_heartbeat_timeout + _EXIT_SECONDS)
+        # If another was lost, `_listen` or JAX ends this process meanwhile.
+        time.sleep(_heartbeat_timeout + _LATER_SECONDS + _EXIT_SECONDS)
     _ends_here.set()
     client = ocp.multihost.get_jax_distributed_client()
     code = getattr(error, "exit_code", JcmError.exit_code)
@@ -170,12 +172,19 @@ def end_others(error: BaseException) -> None:
 
 
 def _listen() -> None:
-    """Ends this process a few seconds after another one has ended early."""
-    client = ocp.multihost.get_jax_distributed_client()
+    """Ends this process a few seconds after another one has ended early, or is lost."""
+    client, me = ocp.multihost.get_jax_distributed_client(), jax.process_index()
+    aborts = lost.Aborts()
+    signs = lost.Signs(client, me, jax.process_count(), _heartbeat_timeout)
     while True:
         time.sleep(_LISTEN_SECONDS)
         try:
-            code, _, text = client.key_value_try_get(_ENDED).partition(" ")
+            with aborts.explained():
+                signs.give()
+                if missing := signs.missing():
+                    text = f"{lost.EXIT_CODE} process {missing} {lost.LINE}"
+                    client.key_value_set(_ENDED, text, True)
+                code, _, text = client.key_value_try_get(_ENDED).partition(" ")
         except jax.errors.JaxRuntimeError as error:
             if "NOT_FOUND" in str(error) or jax.distributed.is_initialized():
                 continue

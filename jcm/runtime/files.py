@@ -1,42 +1,57 @@
-"""Files that are either complete or absent, and locks on them."""
+"""Files that are either complete or absent."""
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import pathlib
 import secrets
 from collections.abc import Iterator, Mapping
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from absl import logging
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
-from jcm.runtime import budget
+from jcm.runtime import budget, disk, leftovers
 from jcm.runtime.errors import JcmError, one_line
 from jcm.runtime.paths import expanded
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file; a reader never sees a part of it.
+def write_bytes(path: pathlib.Path, content: bytes) -> bool:
+    """Writes a file; a reader never sees a part of it.
+
+    A file that has this content is left as it is, also where nothing can be written.
+
+    Returns:
+      Whether it was written.
 
     Raises:
       JcmError: if the file cannot be written.
     """
+    with contextlib.suppress(OSError):
+        if path.stat().st_size == len(content) and path.read_bytes() == content:
+            return False
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_bytes(content)
+    return True
 
 
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """Writes plain data as indented JSON, like `write_text`.
+def write_text(path: pathlib.Path, text: str) -> bool:
+    """Writes a text file in UTF-8, like `write_bytes`.
 
     Raises:
       JcmError: if the file cannot be written.
     """
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    return write_bytes(path, text.encode())
+
+
+def write_json(path: pathlib.Path, content: Any) -> bool:
+    """Writes plain data as indented JSON, like `write_bytes`.
+
+    Raises:
+      JcmError: if the file cannot be written.
+    """
+    return write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_tensors(
@@ -60,9 +75,7 @@ def write_tensors(
         try:
             safetensors.save_file(dict(tensors), temporary, metadata=dict(about))
         except SafetensorError as error:
-            raise JcmError(
-                f"cannot write {path} ({one_line(error)}): free some space"
-            ) from error
+            raise disk.cannot_write(path, error) from error
         temporary.chmod(mode)
 
 
@@ -100,48 +113,6 @@ def new_folder(path: str | os.PathLike) -> pathlib.Path:
     return path
 
 
-def lock(file: IO[Any], *, wait: bool) -> bool:
-    """Locks an open file until it is closed or the process ends, even by a kill.
-
-    The lock excludes the other processes of the machine. On most shared file systems
-    it also excludes those of other machines. The package `filelock` makes the same
-    system call, but leaves file systems without locks to the caller.
-
-    Args:
-      file: the open file.
-      wait: whether to wait until another holder releases it.
-
-    Returns:
-      False if the file system does not support locks.
-
-    Raises:
-      BlockingIOError: if another process holds the lock and `wait` is False.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-            raise
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def exclusive(folder: pathlib.Path) -> Iterator[None]:
-    """Creates a folder and excludes other processes from this block for it.
-
-    On a file system without locks it excludes no process.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
-        try:
-            lock(file, wait=False)
-        except BlockingIOError:
-            logging.info("waiting for another process that uses %s", folder)
-            lock(file, wait=True)
-        yield
-
-
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a temporary path, and renames it to `path` at the end of the block.
@@ -153,13 +124,11 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
+        with leftovers.protected(path.parent):
+            yield temporary
+            os.replace(temporary, path)
     except OSError as error:
-        raise JcmError(
-            f"cannot write {path} ({error.strerror or error}): free some space, or use"
-            " another folder"
-        ) from error
+        raise disk.cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -113,7 +113,7 @@ def comparing_download(path: pathlib.Path) -> Iterator[Callable[[], str]]:
         )
 
 
-def _write(place: pathlib.Path, write: Callable[[], None]) -> None:
+def _write(place: pathlib.Path, write: Callable[[], object]) -> None:
     """Writes a record; a cache that cannot be written only loses the comparison."""
     try:
         write()

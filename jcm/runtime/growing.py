@@ -10,7 +10,7 @@ from typing import Annotated, BinaryIO
 import msgspec
 from absl import logging
 
-from jcm.runtime import json_files
+from jcm.runtime import disk, json_files
 from jcm.runtime.errors import JcmError
 
 _BLOCK = 2**20
@@ -38,7 +38,7 @@ class Growing:
         self, path: pathlib.Path, file: BinaryIO, journal: BinaryIO, unit: int
     ):
         """Compares the content with the journal; see `opened`."""
-        self.file, self.size = file, 0
+        self.file, self.size, self._path = file, 0, path
         self._journal, self._digest = journal, hashlib.sha256()
         lines = [line for line in _read(journal) if not line.size % unit]
         journal.truncate(0)
@@ -59,12 +59,13 @@ class Growing:
 
     def add(self, part: bytes) -> None:
         """Adds bytes, which a kill of the program does not lose after the return."""
-        self.file.seek(self.size)
-        self.file.write(part)
-        self.file.flush()
-        self.size += len(part)
-        self._digest.update(part)
-        self._add_line()
+        with disk.writing(self._path):
+            self.file.seek(self.size)
+            self.file.write(part)
+            self.file.flush()
+            self.size += len(part)
+            self._digest.update(part)
+            self._add_line()
 
     def _add_line(self) -> None:
         line = _Written(self.size, self._digest.hexdigest())
@@ -80,15 +81,16 @@ def opened(path: pathlib.Path, unit: int) -> Iterator[Growing]:
       path: of the file.
       unit: parts have a multiple of this many bytes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Both are kept open, since another program that writes the same content may delete
     # them when it is complete.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    with (
-        os.fdopen(descriptor, "r+b") as file,
-        journal_of(path).open("a+b") as journal,
-    ):
-        yield Growing(path, file, journal, unit)
+    with contextlib.ExitStack() as stack:
+        with disk.writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            file = stack.enter_context(os.fdopen(descriptor, "r+b"))
+            journal = stack.enter_context(journal_of(path).open("a+b"))
+            written = Growing(path, file, journal, unit)
+        yield written
 
 
 def delete(path: pathlib.Path) -> None:

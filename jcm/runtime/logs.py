@@ -3,13 +3,21 @@
 import contextlib
 import logging as std_logging
 import pathlib
+import sys
+import threading
+import weakref
 from collections.abc import Iterator
+from typing import Any
 
 from absl import logging
 
 from jcm.runtime.errors import escaped
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
+# The errors that have ended threads of libraries.
+_errors: weakref.WeakKeyDictionary[threading.Thread, BaseException] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 @contextlib.contextmanager
@@ -22,6 +30,7 @@ def shown() -> Iterator[None]:
     propagates, handler = logger.propagate, None
     logging.set_verbosity(max(verbosity, logging.INFO))
     logger.addFilter(_is_relevant)
+    hide_tracebacks()
     if all(map(_is_default, std_logging.root.handlers)):
         handler = std_logging.StreamHandler()
         prepare(handler)
@@ -62,7 +71,58 @@ class _Formatter(std_logging.Formatter):
 def _is_relevant(record: std_logging.LogRecord) -> bool:
     """Returns whether to show a log record: all of jcm, and warnings of libraries.
 
-    Orbax and other libraries log every step they take.
+    Orbax and other libraries log every step they take. The errors of orbax are raised,
+    too, and `jcm.run.checkpoints` explains them.
     """
-    ours = _PACKAGE in pathlib.Path(record.pathname).parents
-    return ours or record.levelno >= std_logging.WARNING
+    places = pathlib.Path(record.pathname).parents
+    is_orbax = any(place.name == "orbax" for place in places)
+    return _PACKAGE in places or (
+        record.levelno >= std_logging.WARNING and not is_orbax
+    )
+
+
+def hide_tracebacks() -> None:
+    """Hides errors in the threads of libraries, which jcm reports in one line.
+
+    If orbax cannot write an array, it abandons the tasks that write the others.
+    TensorStore then prints a traceback for each of them. The thread that writes event
+    files ends with its error, which `error_of` returns.
+    """
+    if not isinstance(threading.excepthook, _ThreadHook):
+        threading.excepthook = _ThreadHook(threading.excepthook)
+    if not isinstance(sys.unraisablehook, _UnraisableHook):
+        sys.unraisablehook = _UnraisableHook(sys.unraisablehook)
+
+
+def error_of(thread: threading.Thread) -> BaseException | None:
+    """Returns the error that has ended a thread of a library, if it is known."""
+    return _errors.get(thread)
+
+
+class _ThreadHook:
+    """Keeps the errors of the threads that write event files."""
+
+    def __init__(self, before: Any):
+        """Takes the hook for all other threads."""
+        self._before = before
+
+    def __call__(self, found: threading.ExceptHookArgs) -> None:
+        """Keeps an error, or passes it on."""
+        module = type(found.thread).__module__.partition(".")[0]
+        if module == "tensorboardX" and found.thread and found.exc_value:
+            _errors[found.thread] = found.exc_value
+        else:
+            self._before(found)
+
+
+class _UnraisableHook:
+    """Hides that TensorStore has finished what a task does not wait for any more."""
+
+    def __init__(self, before: Any):
+        """Takes the hook for all other errors."""
+        self._before = before
+
+    def __call__(self, found: Any) -> None:
+        """Hides an error, or passes it on."""
+        if str(found.exc_value) != "Event loop is closed":
+            self._before(found)

@@ -100,11 +100,27 @@ def read_one(path: str | os.PathLike, expected: Array, remedy: str) -> np.ndarra
 def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes an .npz file; a reader never sees a part of it.
 
+    A file that has these arrays is left as it is, also where nothing can be written.
+
     Raises:
       JcmError: if it cannot be written.
     """
+    if _has(path, arrays):
+        return
     with files.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **dict[str, Any](arrays))
+
+
+def _has(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> bool:
+    """Returns whether a file has these arrays."""
+    expected = {
+        name: Array((array.dtype.name,), array.shape) for name, array in arrays.items()
+    }
+    try:
+        found = read(path, expected, "")
+    except JcmError:
+        return False
+    return all(np.array_equal(found[name], array) for name, array in arrays.items())
 
 
 @contextlib.contextmanager

@@ -28,7 +28,15 @@ from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
 from jcm.run.progress import Progress
 from jcm.run.state import State
-from jcm.runtime import distributed, files, markdown, memory, preemption, sharding
+from jcm.runtime import (
+    distributed,
+    files,
+    leftovers,
+    markdown,
+    memory,
+    preemption,
+    sharding,
+)
 from jcm.runtime.arrays import check_finite
 from jcm.runtime.errors import JcmError, Preempted
 from jcm.training import memory_plan, program, short, snapshots, start
@@ -86,7 +94,10 @@ def prepare(
             Checkpoints(workdir, keep=config.train.keep_checkpoints)
         )
         saved_step = _saved_step(setup, checkpoints)
+        if jax.process_index() == 0:  # a snapshot that a kill has interrupted
+            leftovers.remove(workdir / snapshots.FOLDER, "*.orbax-checkpoint-tmp")
         if _is_complete(setup, saved_step, workdir):
+            checkpoints.delete_old()
             logging.info(
                 "%s is complete: %d steps", storage.shared_path(workdir), saved_step
             )
@@ -99,6 +110,7 @@ def prepare(
         train_step = _compile(setup)
         _check_not_stopped(watch)  # a large step takes minutes to compile
         state = _load_state(setup, checkpoints, frozen)
+        checkpoints.delete_old()
         first_step = int(state.step)
         # Check this before the writer below drops what was logged after this step.
         score_first = saved_step is not None and _lacks_scores(

@@ -2,6 +2,7 @@
 
 import gc
 import random
+import re
 import shutil
 
 import jax
@@ -161,6 +162,19 @@ def test_a_flipped_bit_of_an_array_is_always_detected(copy):
         assert checkpoints.restore(_template(mesh)).step == 4
 
 
+@pytest.mark.parametrize("change", [shutil.move, shutil.copytree])
+def test_a_folder_with_the_name_of_another_step_is_not_used(copy, change):
+    """Its arrays are undamaged, and it is newer than all others by its name."""
+    folder, template = copy / "checkpoints", _template(sharding.make_mesh())
+    change(folder / "8", folder / "11")
+    with Checkpoints(copy, keep=3) as checkpoints:
+        with pytest.raises(JcmError, match=r"/11 holds step 8, since .*renamed"):
+            checkpoints.restore_part("params", template.params, 11)
+        expected = 4 if change is shutil.move else 8
+        assert checkpoints.restore(template).step == expected
+    assert [path.name for path in (copy / "damaged").glob("1*")] == ["11"]
+
+
 @pytest.mark.parametrize("fsdp", [1, 2, 4, 8])
 def test_checksums_do_not_depend_on_the_devices(fsdp):
     one = _state(3, sharding.make_mesh(devices=jax.devices()[:1]))
@@ -199,6 +213,34 @@ def test_a_second_damaged_checkpoint_of_one_step_is_kept_too(copy):
         "8_2",
         "README",
     ]
+
+
+def test_old_checkpoints_that_a_kill_has_left_are_deleted(copy):
+    folder, mesh = copy / "checkpoints", sharding.make_mesh()
+    with Checkpoints(copy, keep=3) as checkpoints:
+        checkpoints.save(_state(12, mesh))
+    shutil.rmtree(folder / "4" / "params")  # It was killed while it deleted.
+    with Checkpoints(copy, keep=2) as checkpoints:
+        assert checkpoints.restore(_template(mesh)).step == 12
+        assert checkpoints.steps == [4, 8, 12]
+        checkpoints.delete_old()
+        assert checkpoints.steps == [8, 12]
+    with Checkpoints(copy, keep=0) as checkpoints:
+        checkpoints.delete_old()
+        assert checkpoints.steps == [8, 12]
+
+
+@pytest.mark.parametrize("by_a_file", [False, True])
+def test_a_workdir_that_is_gone_is_named(copy, by_a_file):
+    mesh = sharding.make_mesh()
+    with Checkpoints(copy, keep=3) as checkpoints:
+        copy.rename(copy.with_name("moved"))
+        if by_a_file:
+            copy.write_text("")
+        message = f"cannot save step 12 in {copy}/checkpoints: {copy} was moved or del"
+        with pytest.raises(JcmError, match=re.escape(message)):
+            checkpoints.save(_state(12, mesh))
+    assert by_a_file or not copy.exists()  # Nothing creates it again.
 
 
 def test_without_a_checkpoint_nothing_is_restored(tmp_path):

@@ -1,3 +1,7 @@
+import errno
+import os
+import pathlib
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -90,12 +94,12 @@ def test_a_failed_write_keeps_the_old_png(tmp_path, monkeypatch):
     grids.save_png(solid(10), path)
     before = path.read_bytes()
 
-    def half(self, target, **kwargs):
-        target.write_bytes(b"\x89PNG")
-        raise OSError("no space left")
+    def half(path, content):
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Image.Image, "save", half)
-    with pytest.raises(JcmError, match="no space.*free some space"):
+    monkeypatch.setattr(pathlib.Path, "write_bytes", half)
+    with pytest.raises(JcmError, match="No space left.*free some space"):
         grids.save_png(solid(20), path)
     assert path.read_bytes() == before
 

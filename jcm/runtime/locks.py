@@ -1,0 +1,66 @@
+"""Locks of files and folders, which the system releases when their holder ends."""
+
+import contextlib
+import errno
+import fcntl
+import pathlib
+from collections.abc import Iterator
+from typing import IO, Any
+
+from absl import logging
+
+from jcm.runtime import disk
+
+# What file systems without locks answer. NFS locks only what is open for writing, and
+# so no folders.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
+
+
+def lock(file: IO[Any] | int, *, wait: bool, shared: bool = False) -> bool:
+    """Locks an open file or folder until it is closed or the process ends.
+
+    The lock excludes the other processes of the machine. On most shared file systems
+    it also excludes those of other machines. The package `filelock` makes the same
+    system call, but leaves file systems without locks to the caller.
+
+    Args:
+      file: the open file, or the descriptor of a file or folder.
+      wait: whether to wait until another holder releases it.
+      shared: whether others may hold the lock that also share it.
+
+    Returns:
+      False if the file system does not support locks.
+
+    Raises:
+      BlockingIOError: if another process holds the lock and `wait` is False.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(file, kind | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def exclusive(folder: pathlib.Path) -> Iterator[bool]:
+    """Creates a folder and excludes other processes from this block for it.
+
+    Yields:
+      Whether others are excluded; False on a file system without locks.
+
+    Raises:
+      JcmError: if the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        with disk.writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((folder / ".lock").open("a"))
+        try:
+            locked = lock(file, wait=False)
+        except BlockingIOError:
+            logging.info("waiting for another process that uses %s", folder)
+            locked = lock(file, wait=True)
+        yield locked
