@@ -115,7 +115,8 @@ class Checkpoints:
         if self._writer:
             self._writer.wait_until_finished()
         self._reader.reload()
-        return sorted(self._reader.all_steps())
+        # A folder whose name is a larger number is not one of a run.
+        return sorted(step for step in self._reader.all_steps() if step < 2**31)
 
     def save(self, state: State) -> None:
         """Starts saving the state in the background; every process must call this.

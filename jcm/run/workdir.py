@@ -300,8 +300,8 @@ def newest_step(workdir: str | os.PathLike) -> int:
     Raises:
       JcmError: if there is a file in place of a folder of steps.
     """
-    names = filter(_STEP.fullmatch, _step_names(workdir))
-    return max(map(int, names), default=0)
+    steps = map(int, filter(_STEP.fullmatch, _step_names(workdir)))
+    return max((step for step in steps if step < 2**31), default=0)
 
 
 def _step_names(workdir: str | os.PathLike) -> Iterator[str]:

@@ -203,6 +203,7 @@ def test_only_folders_of_steps_count(teacher, copied):
     (copied / "checkpoints" / "99").touch()
     assert workdir_lib.newest_step(copied) == 8
     workdir_lib.claim(copied, record)
+    assert jcm.load(copied).step == 8
     shutil.rmtree(copied / "checkpoints")
     (copied / "checkpoints").touch()
     with pytest.raises(JcmError, match="checkpoints is not a folder: move it away"):
