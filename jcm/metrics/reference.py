@@ -196,7 +196,7 @@ def _with_images(
 
 
 def _write(path: pathlib.Path, found: Statistics) -> None:
-    arrays = dict(vars(found.moments))
+    arrays = {name: np.asarray(each) for name, each in vars(found.moments).items()}
     if found.rows is not None:
         arrays["rows"] = found.rows
     npz.write(path, arrays)

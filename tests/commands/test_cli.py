@@ -326,7 +326,7 @@ def test_wrong_folders_are_named_with_the_right_flags(run, tmp_path):
         ("eval.seeds=(0,-1)", "config.eval.seeds=[0, -1] must be at least 0, below"),
         ("train.num_steps=0", "config.train.num_steps=0 must be at least 1"),
         ("data.flip=perhaps", "config.data.flip=perhaps must be True or False"),
-        ("eval.seeds=(0, ", "config.eval.seeds=(0,  must be values in brackets, such"),
+        ("eval.seeds=(0, ", "config.eval.seeds=(0, must be values in brackets, such"),
         ("model.ch_mult[0]=2", "unknown field config.model.ch_mult[0]: did you mean"),
         ("method=edm", "config.method='edm' does not fit"),
         ("method=edn", "config.method='edn' is unknown"),
