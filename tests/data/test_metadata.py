@@ -251,3 +251,24 @@ def test_a_file_that_runs_code_is_not_read(tmp_path):
 
 def test_less_and_less_is_kept_of_other_files():
     assert not list(metadata.without(b"GIF89a"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "count"),
+    [
+        ("PNG", b"\0\0\0\0abCd\0\0\0\0", 3),
+        ("JPEG", b"\xff\xe5\x00\x02", 4),
+        ("JPEG", b"\xff", 4),
+        ("GIF", b"\x21\xfe\x00", 2),
+        ("GIF", b"\x21\xfe\x03abc\x00", 2),
+    ],
+)
+def test_files_of_too_many_parts_are_refused(monkeypatch, kind, part, count):
+    monkeypatch.setattr(metadata, "_PARTS", 30)
+    content = io.BytesIO()
+    Image.new("L", (8, 8)).save(content, kind)
+    start = {"PNG": 33, "JPEG": 2, "GIF": content.getvalue().rindex(b"\x2c")}[kind]
+    before, after = content.getvalue()[:start], content.getvalue()[start:]
+    assert pictures.decode(before + 10 * part + after, lambda _: None).size == (8, 8)
+    with pytest.raises(JcmError, match="it has more than 30 parts: save it again"):
+        pictures.decode(before + 31 * part + after)

@@ -118,7 +118,7 @@ class Gate:
         # Gradio raises many types of exception for requests that it does not expect.
         except Exception as error:
             reason = f"{type(error).__name__}: {one_line(error, 200)}"
-            logging.warning("%s %s: %s", scope["method"], scope["path"], reason)
+            logging.warning("%s %s: %s", scope["method"], scope["path"][:200], reason)
             logging.debug("the failed request", exc_info=True)
             line = "the request cannot be answered: reload the page"
             await exchange.refuse(400, line)

@@ -21,6 +21,8 @@ from jcm.runtime.errors import JcmError
 _BATCH = 8
 # Seconds between two searches for old files.
 _TIDY = 30.0
+# Threads for calls, of which one computes, while others may answer short events.
+_THREADS = 4
 # How many visitors gradio remembers; each takes about 100 KB.
 _SESSIONS = 100
 
@@ -36,6 +38,7 @@ def main(arguments: argparse.Namespace) -> None:
     """
     if importlib.util.find_spec("gradio") is None:
         raise JcmError("the page needs gradio: pip install -e '.[demo]' in the clone")
+    memory.share_pools()  # gradio has many threads
     distributed.initialize(config_lib.base())
     actions = Actions(load(arguments.model, batch_size=_BATCH))
     with tempfile.TemporaryDirectory(
@@ -68,6 +71,7 @@ def _serve(actions: Actions, folder: Folder, host: str, port: int) -> None:
             theme=page.theme(),
             footer_links=[],
             max_file_size=gate.UPLOAD_BYTES,
+            max_threads=_THREADS,
             app_kwargs={"middleware": [front]},
             state_session_capacity=_SESSIONS,
             enable_monitoring=False,
