@@ -29,11 +29,12 @@ from PIL import Image
 import jcm
 from jcm import config as config_lib
 from jcm import data
-from jcm.data import cifar10, image_folder
+from jcm.data import cifar10, image_folder, prepared
 from jcm.metrics import given, reference
 from jcm.model import card, pictures, scoring
 from jcm.pretrained import openai_training, torch_file
 from jcm.run import recorded_scores, results, workdir, writers
+from jcm.runtime import files, hashes
 
 _FORMATS = ("png", "jpg", "webp", "gif", "bmp", "tiff", "ppm")
 _LONGEST_MESSAGE = 2000
@@ -114,9 +115,27 @@ def attempt(name: str, folder: pathlib.Path) -> Outcome:
 def changed(
     name: str, seeds: pathlib.Path, folder: pathlib.Path, rng: random.Random
 ) -> str:
-    """Copies the files of a reader to a folder, changes them, and returns how."""
+    """Copies the files of a reader to a folder, changes them, and returns how.
+
+    Most times it then makes the recorded hashes fit, as an attacker would.
+    """
     mutations.copy(seeds / name, folder)
-    return mutations.mutate(folder, rng, READERS[name].changes)
+    how = mutations.mutate(folder, rng, READERS[name].changes)
+    found = [path for path in folder.rglob("*") if not path.is_dir()]
+    if rng.random() < 0.8 and all(path.is_file() for path in found):
+        _make_hashes_fit(found)
+        how += ", with its hash"
+    return how
+
+
+def _make_hashes_fit(found: list[pathlib.Path]) -> None:
+    for path in found:
+        if path.name == hashes.NAME:
+            hashes.write_folder(path.parent)
+        elif path.name == prepared.NAME:
+            prepared.write(path.parent)
+        elif hashes.beside(path).is_file():
+            hashes.write(hashes.beside(path), {path.name: hashes.sha256(path)})
 
 
 def _lacked_memory(error: BaseException | None) -> bool:
@@ -148,6 +167,18 @@ def _records(folder: pathlib.Path) -> None:
     card.in_words(recorded_scores.read(folder))
     writers.has_scalars(folder, 1, "loss")
     results.make_room(folder, "evaluate", ["comparison.png"], {"a": 1})
+
+
+def _recorded(folder: pathlib.Path, sources: Sources) -> None:
+    mutations.copy(sources.run, folder)
+    results.make_room(folder, "evaluate", [], {"a": 1})
+    score = {
+        **{"model": "m", "step": 2, "weights": "w", "samples": "1 step, sigma 80"},
+        **{"sigmas": [80.0], "solver": "consistency", "labels": [], "seed": 0},
+        **{"num_images": 10, "by": {"fid": {"network": "n"}}, "scores": {"fid": 3.0}},
+    }
+    path = folder / recorded_scores.FILE
+    files.write_text(path, 2 * (json.dumps(score) + "\n"))
 
 
 def _moments(folder: pathlib.Path, size: int) -> None:
@@ -254,11 +285,7 @@ READERS = {
         lambda to, sources: mutations.copy(sources.run, to),
         changes="run.json",
     ),
-    "records": Reader(
-        _records,
-        lambda to, sources: mutations.copy(sources.run, to),
-        changes="*.json*",
-    ),
+    "records": Reader(_records, _recorded, changes="*.json*"),
     "checkpoint": Reader(
         jcm.load,
         lambda to, sources: mutations.copy(sources.run, to),
