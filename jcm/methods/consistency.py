@@ -24,6 +24,8 @@ from jcm.runtime.fields import Field
 
 _INDEX, _NOISE, _DROPOUT = range(3)
 _TEACHER = "diffusion"
+# Noise levels of a grid, which is an array. Published models have at most 1,280.
+_MOST = 2**20
 
 WEIGHTINGS: dict[str, Callable[[Array], Array]] = {
     "uniform": jnp.ones_like,
@@ -240,15 +242,19 @@ _SETTINGS = distances.SETTINGS | {
         "curriculum: fixed (uses num_scales and target_ema) or adaptive (uses"
         " start_scales, end_scales and start_ema)",
     ),
-    "num_scales": Field(18, "fixed: number of noise levels", least=2),
+    "num_scales": Field(18, "fixed: number of noise levels", least=2, most=_MOST),
     "target_ema": Field(
         0.0,
         "fixed: EMA rate of the target; 0 uses the student itself",
         least=0,
         below=1,
     ),
-    "start_scales": Field(2, "adaptive: number of noise levels at the start", least=2),
-    "end_scales": Field(150, "adaptive: number of noise levels at the end", least=2),
+    "start_scales": Field(
+        2, "adaptive: number of noise levels at the start", least=2, most=_MOST
+    ),
+    "end_scales": Field(
+        150, "adaptive: number of noise levels at the end", least=2, most=_MOST
+    ),
     "start_ema": Field(
         0.9, "adaptive: EMA rate of the target at the start", above=0, below=1
     ),
