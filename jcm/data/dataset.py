@@ -22,6 +22,9 @@ from jcm.runtime import cache, disk, locks
 from jcm.runtime.errors import JcmError
 from jcm.runtime.paths import expanded
 
+# How TensorFlow Datasets names the folder of a version that it has not finished.
+_INCOMPLETE = f"incomplete.{'[0-9A-Z]' * 6}_[0-9]*"
+
 BUILDERS = {
     "digits": digits.Digits,
     "cifar10": cifar10.Cifar10,
@@ -232,7 +235,7 @@ def _remove_incomplete(folder: pathlib.Path) -> None:
         path
         for name in BUILDERS
         for depth in ("", "*/")
-        for path in folder.glob(f"{name}/{depth}incomplete.*")
+        for path in folder.glob(f"{name}/{depth}{_INCOMPLETE}")
     ]
     for path in found:
         shutil.rmtree(path, ignore_errors=True)

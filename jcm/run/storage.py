@@ -13,7 +13,6 @@ import atexit
 import contextlib
 import os
 import pathlib
-import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -210,7 +209,7 @@ def begin(workdir: str | os.PathLike) -> None:
     root = pathlib.Path(workdir)
     for run in (root, *root.glob("teachers/*")):
         for folder in (run, *map(run.joinpath, _WRITTEN), *run.glob("earlier/*")):
-            leftovers.remove(folder, ".*.tmp")
+            leftovers.remove(folder)
 
 
 def upload(path: str | os.PathLike) -> None:
@@ -259,8 +258,8 @@ def check_same_folder(workdir: str | os.PathLike) -> None:
     """
     if jax.process_count() == 1:
         return
-    token = distributed.from_main(np.uint64(secrets.randbits(64)))
-    marker = shared_path(workdir) / f".shared.{token:x}.tmp"
+    token = int(distributed.from_main(np.uint64(leftovers.new_token())))
+    marker = shared_path(workdir) / leftovers.temporary_name("shared", token)
     with contextlib.ExitStack() as stack:
         with distributed.fail_together():
             if jax.process_index() == 0:

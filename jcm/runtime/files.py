@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pathlib
-import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -121,7 +120,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
       JcmError: if the file cannot be written. An older file at `path` is then kept.
     """
     # The name is random because several processes may write the same file at once.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(leftovers.temporary_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with leftovers.protected(path.parent):

@@ -11,8 +11,8 @@ from absl import logging
 
 from jcm.runtime import disk
 
-# What file systems without locks answer. NFS locks only what is open for writing, and
-# so no folders.
+# What file systems without locks answer. NFS answers EBADF for a file that is not open
+# for writing.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 
 
@@ -20,8 +20,10 @@ def lock(file: IO[Any] | int, *, wait: bool, shared: bool = False) -> bool:
     """Locks an open file or folder until it is closed or the process ends.
 
     The lock excludes the other processes of the machine. On most shared file systems
-    it also excludes those of other machines. The package `filelock` makes the same
-    system call, but leaves file systems without locks to the caller.
+    the lock of a file also excludes those of other machines. That of a folder may not:
+    on NFS the system takes it for this machine alone, and reports success. The package
+    `filelock` makes the same system call, but leaves file systems without locks to the
+    caller.
 
     Args:
       file: the open file, or the descriptor of a file or folder.

@@ -31,7 +31,6 @@ from jcm.run.state import State
 from jcm.runtime import (
     distributed,
     files,
-    leftovers,
     markdown,
     memory,
     preemption,
@@ -95,7 +94,7 @@ def prepare(
         )
         saved_step = _saved_step(setup, checkpoints)
         if jax.process_index() == 0:  # a snapshot that a kill has interrupted
-            leftovers.remove(workdir / snapshots.FOLDER, "*.orbax-checkpoint-tmp")
+            snapshots.remove_incomplete(workdir)
         if _is_complete(setup, saved_step, workdir):
             checkpoints.delete_old()
             logging.info(

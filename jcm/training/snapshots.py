@@ -6,6 +6,8 @@ training (Karras et al. 2024, section 3).
 
 import dataclasses
 import os
+import pathlib
+import shutil
 from typing import Any, Self
 
 from ml_collections import ConfigDict
@@ -17,6 +19,8 @@ from jcm.runtime.errors import JcmError
 from jcm.training import averages
 
 FOLDER = "snapshots"
+# How orbax names the folder of a step that it has not finished, after the step.
+_INCOMPLETE = ".orbax-checkpoint-tmp"
 
 
 class Snapshots:
@@ -73,3 +77,13 @@ def power_averages(config: ConfigDict) -> list[str]:
             " power:0.10 to config.train.averages"
         )
     return specs
+
+
+def remove_incomplete(workdir: pathlib.Path) -> None:
+    """Removes snapshots whose writing a kill has ended.
+
+    Only process 0 of the run that holds the workdir may call this.
+    """
+    for path in (workdir / FOLDER).glob(f"*{_INCOMPLETE}"):
+        if path.name.removesuffix(_INCOMPLETE).isdecimal() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)

@@ -19,7 +19,7 @@ def test_a_watch_sees_each_step_of_a_file(tmp_path):
     with watching.Watch(tmp_path) as watch:
         (tmp_path / "checkpoints").mkdir()
         found = watch.wait(1)
-        temporary = tmp_path / "checkpoints" / ".a.json.0123abcd.tmp"
+        temporary = tmp_path / "checkpoints" / ".a.json.jcm-0123456789abcdef.tmp"
         temporary.write_text("x")
         temporary.rename(tmp_path / "checkpoints" / "12")
         found += watch.wait(1)

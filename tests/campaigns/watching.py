@@ -23,7 +23,7 @@ _HEADER = struct.Struct("iIII")
 # Parts of names that differ between two runs.
 _RANDOM = (
     (r"incomplete\.\w{6}_", "incomplete.*_"),
-    (r"\.[0-9a-f]{8}\.tmp\b", ".*.tmp"),
+    (r"\.jcm-[0-9a-f]{16}\.tmp\b", ".*.tmp"),
     (r"(?<![0-9a-z])[0-9a-f]{12,}(?![0-9a-z])", "*"),
     (r"tfevents\..*", "tfevents"),
     (r"\d+", "#"),

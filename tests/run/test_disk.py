@@ -18,7 +18,7 @@ from jcm.commands.sample import sample
 from jcm.commands.train import train
 from jcm.model.loading import load
 from jcm.run import checkpoints, storage, writers
-from jcm.runtime import disk
+from jcm.runtime import disk, leftovers
 from jcm.runtime.errors import JcmError
 
 # No file of the program can grow beyond the limit, as if the disk were full.
@@ -138,24 +138,33 @@ def test_a_complete_run_needs_no_write(scored, read_only, caplog, leased):
 def test_a_start_removes_what_kills_have_left(tiny, teacher, tmp_path):
     config, run = tiny("digits_edm"), tmp_path / "run"
     shutil.copytree(teacher, run)
-    config.train.keep_checkpoints, name = 1, ".scores.md.0123abcd.tmp"
+    config.train.keep_checkpoints = 1
+    name = leftovers.temporary_name("scores.md")
     unfinished = run / "snapshots" / "4.orbax-checkpoint-tmp" / "params"
     unfinished.mkdir(parents=True)
     for folder in (run, run / "samples", run / "earlier" / "1"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
+    (run / ".mine.tmp").mkdir()
+    (run / "snapshots" / "mine.orbax-checkpoint-tmp").mkdir()
     storage.begin(run)
     train(config, run)
-    assert not list(run.rglob("*.tmp")) and not list(run.rglob("*-tmp"))
+    assert [path.name for path in run.rglob("*.tmp")] == [".mine.tmp"]
+    assert [path.name for path in run.rglob("*-tmp")] == ["mine.orbax-checkpoint-tmp"]
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["8"]
 
 
 def test_preparing_data_removes_what_a_killed_preparation_has_left(data_config):
     folder = pathlib.Path(data_config.dir)
-    for left in ("digits/incomplete.AB12_1.1.0", "image_folder/12/incomplete.C_1.1.0"):
+    for left in (
+        "digits/incomplete.AB12CD_1.1.0",
+        "image_folder/1/incomplete.C12345_1.1.0",
+    ):
         (folder / left).mkdir(parents=True)
+    mine = folder / "image_folder" / "2" / "incomplete.mine"
+    mine.mkdir(parents=True)
     data.load(data_config)
-    assert not (folder / "image_folder").exists()
+    assert list((folder / "image_folder").iterdir()) == [mine.parent] and mine.exists()
     (prepared,) = (folder / "digits").iterdir()
     assert prepared.name[0].isdigit()
 

@@ -30,14 +30,32 @@ with files.replacing(pathlib.Path(sys.argv[1])) as temporary:
         writer.stdout.readline()
         before = _files(tmp_path)
         assert len(before) == 1 and before[0].startswith(".scores.md.")
-        leftovers.remove(tmp_path, ".*.tmp")
+        leftovers.remove(tmp_path)
         assert _files(tmp_path) == before
         writer.send_signal(signal.SIGKILL)
         writer.wait()
     assert _files(tmp_path) == before
     (tmp_path / ".hidden").touch()
-    leftovers.remove(tmp_path, ".*.tmp")
+    leftovers.remove(tmp_path)
     assert _files(tmp_path) == [".hidden"]
+
+
+def test_what_others_have_made_stays(tmp_path):
+    name, other = leftovers.temporary_name("x"), ".x.jcm-0123456789abcdef.tmp"
+    own = [".x.tmp", "x.tmp", ".x.0123abcd.tmp", f"{name}.tmp", name[1:]]
+    for each in own:
+        (tmp_path / each).touch()
+        os.utime(tmp_path / each, (0, 0))
+    for each in (".mine.tmp", leftovers.temporary_name("folder")):
+        (tmp_path / each).mkdir()
+        own.append(each)
+    (tmp_path / name).touch()
+    (tmp_path / other).touch()  # of another machine, which may be writing it
+    leftovers.remove(tmp_path)
+    assert _files(tmp_path) == sorted([*own, other])
+    os.utime(tmp_path / other, (0, 0))
+    leftovers.remove(tmp_path)
+    assert _files(tmp_path) == sorted(own)
 
 
 def test_a_write_waits_for_no_other_write(tmp_path):
@@ -52,15 +70,18 @@ def test_a_write_waits_for_no_other_write(tmp_path):
 
 def test_temporary_folders_of_killed_programs_are_deleted(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    (tmp_path / "jcm_evaluate_left").mkdir()
-    (tmp_path / "jcm_evaluate_left" / "file").touch()
-    (tmp_path / "jcm_unsaved_left").mkdir()
+    with leftovers.temporary_folder("evaluate") as left:
+        machine = left.name.split("_")[2]
+    left.mkdir()
+    (left / "file").touch()
+    kept = [f"jcm_unsaved_{machine}_abcdefgh", "jcm_evaluate_01234567_abcdefgh"]
+    kept += ["jcm_evaluate_mine", f"jcm_evaluate_{machine}"]
+    for name in kept:
+        (tmp_path / name).mkdir()
     with leftovers.temporary_folder("evaluate") as first:
         with leftovers.temporary_folder("evaluate") as second:
-            assert _files(tmp_path) == sorted(
-                [first.name, second.name, "jcm_unsaved_left"]
-            )
-    assert _files(tmp_path) == ["jcm_unsaved_left"]
+            assert _files(tmp_path) == sorted([first.name, second.name, *kept])
+    assert _files(tmp_path) == sorted(kept)
 
 
 def test_a_file_with_the_same_content_is_not_written(tmp_path):
@@ -74,7 +95,7 @@ def test_a_file_with_the_same_content_is_not_written(tmp_path):
 
 def test_the_cache_is_tidied_once(tmp_path, monkeypatch):
     monkeypatch.setenv("JCM_CACHE", str(tmp_path))
-    name = ".weights.pt.0123abcd.tmp"
+    name = leftovers.temporary_name("weights.pt")
     for folder in (tmp_path / "weights", tmp_path / "weights" / "sub"):
         folder.mkdir()
         (folder / name).touch()
