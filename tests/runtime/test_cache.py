@@ -39,7 +39,33 @@ def test_a_cache_that_others_can_write_is_reported_once(
     assert not caplog.text
 
 
-def test_a_cache_of_another_user_is_reported(monkeypatch, tmp_path):
-    stat = tmp_path.stat()
-    monkeypatch.setattr(cache.os, "getuid", lambda: stat.st_uid + 1)
-    assert cache._others_can_write(stat) == (stat.st_uid != 0)
+def test_the_folders_of_a_reported_cache_are_not_reported(
+    monkeypatch, tmp_path, caplog
+):
+    monkeypatch.setenv("JCM_CACHE", str(tmp_path))
+    for name in ("weights", "data"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o777)
+    tmp_path.chmod(0o777)
+    for name in ("weights", "data"):
+        cache.folder(name)
+    assert caplog.text.count("other users can write") == 1
+    assert f"other users can write {tmp_path}," in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("user", "owner", "mode", "is_reported"),
+    [
+        (1000, 1001, 0o755, True),
+        (1000, 0, 0o755, False),
+        (0, 1000, 0o755, False),  # root in a container with a user's folder
+        (0, 1000, 0o777, True),
+    ],
+)
+def test_a_cache_of_another_user_is_reported(
+    monkeypatch, tmp_path, user, owner, mode, is_reported
+):
+    monkeypatch.setattr(cache.os, "getuid", lambda: user)
+    found = list(tmp_path.stat())
+    found[0], found[4], found[5] = found[0] & ~0o777 | mode, owner, owner
+    assert cache._others_can_write(cache.os.stat_result(found)) == is_reported
