@@ -12,7 +12,7 @@ from typing import IO, Any
 import tqdm
 from absl import logging
 
-from jcm.runtime import files, hashes
+from jcm.runtime import files, hashes, leftovers
 from jcm.runtime.errors import JcmError, one_line
 
 # The largest file that is downloaded: no published file is half as large.
@@ -45,6 +45,7 @@ def fetch(url: str, target: pathlib.Path, expected: str, remedy: str) -> pathlib
         subject = f"{target} is there, but"
         check_digest(target, expected, subject, f"delete it, or {remedy}")
         return target
+    leftovers.remove(target.parent)  # a killed download may have left much
     with files.replacing(target) as partial, partial.open("wb") as file:
         try:
             _download(url, file, remedy)

@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 
-from jcm.runtime import download
+from jcm.runtime import download, leftovers
 from jcm.runtime.errors import JcmError
 
 _MD5 = "md5:9a0364b9e99bb480dd25e1f0284c8555"  # The hash of b"content".
@@ -37,6 +37,16 @@ def test_only_a_file_with_the_published_hash_is_kept(tmp_path):
         _fetch(source, target)
     with pytest.raises(JcmError, match="cannot download .*: help"):
         _fetch(source, tmp_path / "other")
+
+
+def test_a_download_removes_what_a_killed_one_has_left(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "a" / "b" / "c" / "target"
+    source.write_bytes(b"content")
+    target.parent.mkdir(parents=True)
+    (target.parent / leftovers.temporary_name("target")).touch()
+    (target.parent / ".mine.tmp").touch()
+    _fetch(source, target)
+    assert {each.name for each in target.parent.iterdir()} == {"target", ".mine.tmp"}
 
 
 def test_the_first_digits_of_a_hash_are_enough(tmp_path):
@@ -130,5 +140,5 @@ def test_a_download_has_the_usual_permissions_and_its_hash(tmp_path, caplog):
 
 def test_the_error_names_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(JcmError, match="cannot write .*file/target .*: free some sp"):
+    with pytest.raises(JcmError, match="cannot write .*target .*file is a file and"):
         _fetch(tmp_path / "file", tmp_path / "file" / "target")
