@@ -15,8 +15,8 @@ _JOIN = "/gradio_api/queue/join"
 
 @pytest.fixture
 def folder(tmp_path):
-    """An empty folder of at most 100 bytes."""
-    return Folder(tmp_path, most=100)
+    """An empty folder that one file fills."""
+    return Folder(tmp_path, most=2**16)
 
 
 @pytest.fixture
@@ -68,6 +68,18 @@ def test_calls_get_through_with_their_checked_fields_alone(ask):
     assert ask("POST", _CALL, json.dumps(call).encode())[0] == 200
     assert ask("GET", "/")[0] == 200
     assert ask("POST", "/gradio_api/upload", b"a picture")[0] == 200
+
+
+def test_calls_can_be_ended(ask):
+    reset = {"event_id": "e"}  # all that gradio's client sends
+    cancel = {**reset, "session_hash": "s", "fn_index": 1}
+    for name, body in (("reset", reset), ("cancel", cancel)):
+        sent = json.dumps({**body, "other": 1}).encode()
+        status, text = ask("POST", f"/gradio_api/{name}", sent)
+        assert status == 200 and json.loads(text) == body
+    status, text = ask("POST", "/gradio_api/cancel", json.dumps(reset).encode())
+    assert status == 400 and "session_hash" in text
+    assert ask("POST", "/gradio_api/reset", b"{}")[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -128,7 +140,7 @@ def test_a_long_upload_is_refused_and_read_to_its_end(ask, monkeypatch):
 
 
 def test_no_upload_is_taken_while_the_folder_is_full(ask, folder):
-    (folder.path / "new").write_bytes(b"x" * 101)
+    (folder.path / "new").write_bytes(bytes(2**16 + 1))
     status, text = ask("POST", "/gradio_api/upload", b"a")
     assert status == 507 and "no room for uploads" in text
     os.utime(folder.path / "new", (0, 0))
@@ -144,14 +156,26 @@ def test_the_oldest_files_make_room(folder):
     for age, name in enumerate(["new", "old", "older"]):
         path = folder.path / name / "image.png"
         path.parent.mkdir()
-        path.write_bytes(bytes(60))
+        path.write_bytes(bytes(60))  # counts more
         os.utime(path, (path.stat().st_mtime - 100 * age,) * 2)
-    assert folder.tidy() == 60
+    assert folder.tidy() == 2**16
     assert [path.parent.name for path in folder.path.glob("*/*")] == ["new"]
     os.utime(folder.path / "new" / "image.png", (0, 0))
     os.utime(folder.path / "old", (0, 0))
     assert folder.tidy() == 0
     assert not (folder.path / "old").exists()
+
+
+def test_empty_files_count(tmp_path):
+    folder = Folder(tmp_path, most=2**17)
+    for name in "abc":
+        (tmp_path / name).touch()
+    assert folder.tidy() == 3 * 2**16
+    with pytest.raises(JcmError, match="no room for uploads"):
+        folder.check_room()
+    os.utime(tmp_path / "a", (tmp_path.stat().st_mtime - 100,) * 2)
+    folder.check_room()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"]
 
 
 def test_only_files_of_the_folder_are_read(folder, tmp_path_factory):

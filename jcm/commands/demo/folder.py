@@ -10,6 +10,8 @@ from jcm.runtime.errors import JcmError
 # Files are deleted after this many seconds. If there are too many bytes, the oldest are
 # deleted, but none that is younger than `_YOUNG` seconds: it may be in use.
 _OLDEST, _YOUNG = 3600.0, 60.0
+# Each file counts at least this many bytes, which bounds the number of files.
+_LEAST = 2**16
 
 
 class Folder:
@@ -17,7 +19,7 @@ class Folder:
 
     Attributes:
       path: of the folder, without links.
-      most: the number of bytes that its files may have.
+      most: the number of bytes that its files may have; a small one counts 64 KiB.
     """
 
     def __init__(self, path: str | os.PathLike, most: int = 2**30):
@@ -27,7 +29,7 @@ class Folder:
         self._lock = threading.Lock()
 
     def tidy(self) -> int:
-        """Deletes old files, and returns how many bytes the others have."""
+        """Deletes old files, and returns how many bytes the others count."""
         with self._lock:
             found = sorted(self._files())
             total = sum(size for _, size, _ in found)
@@ -66,7 +68,7 @@ class Folder:
         raise JcmError(f"{name}: there is no such upload: upload the picture again")
 
     def _files(self) -> list[tuple[float, int, pathlib.Path]]:
-        """Returns when each file was changed, its bytes and its path."""
+        """Returns when each file was changed, what it counts and its path."""
         found = []
         for place, _, names in os.walk(self.path):
             for name in names:
@@ -75,7 +77,7 @@ class Folder:
                     about = path.lstat()
                 except FileNotFoundError:
                     continue
-                found.append((about.st_mtime, about.st_size, path))
+                found.append((about.st_mtime, max(about.st_size, _LEAST), path))
         return found
 
 

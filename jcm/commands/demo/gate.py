@@ -48,7 +48,7 @@ _READ = re.compile(
 )
 _FILE = f"{_API}/file="
 _CALL = re.compile(rf"{_API}/(queue/join|call/(\w+))/?")
-_SMALL = re.compile(rf"{_API}/(cancel|reset)/?")
+_SMALL = re.compile(rf"{_API}/(?:cancel|(reset))/?")
 _UPLOAD = re.compile(rf"{_API}/upload/?")
 
 
@@ -60,11 +60,16 @@ class _Call(msgspec.Struct):
     session_hash: Annotated[str, msgspec.Meta(max_length=64)] | None = None
 
 
-class _Cancel(msgspec.Struct):
+class _Reset(msgspec.Struct):
+    """What gradio's client sends at the end of a call that it gives up."""
+
+    event_id: Annotated[str, msgspec.Meta(max_length=64)]
+
+
+class _Cancel(_Reset, kw_only=True):
     """What ends a call that waits."""
 
     session_hash: Annotated[str, msgspec.Meta(max_length=64)]
-    event_id: Annotated[str, msgspec.Meta(max_length=64)]
     fn_index: int = 0
 
 
@@ -142,9 +147,10 @@ class Gate:
         elif found := _CALL.fullmatch(path):
             call = self._checked(await _body(receive), found[2])
             scope, receive = _with_body(scope, receive, call)
-        elif _SMALL.fullmatch(path):
-            cancel = _decoded(await _body(receive), _Cancel)
-            scope, receive = _with_body(scope, receive, msgspec.json.encode(cancel))
+        elif found := _SMALL.fullmatch(path):
+            kind = _Reset if found[1] else _Cancel
+            ended = msgspec.json.encode(_decoded(await _body(receive), kind))
+            scope, receive = _with_body(scope, receive, ended)
         elif _UPLOAD.fullmatch(path):
             await self._upload(scope, receive, send)
             return
