@@ -1,10 +1,13 @@
 """Tests of the page: what its buttons do, over HTTP and in a browser."""
 
+import argparse
 import io
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import originals
@@ -16,6 +19,7 @@ from jcm.commands.demo import actions
 from jcm.commands.demo.actions import Actions, Common
 from jcm.commands.demo.folder import Folder
 from jcm.model import build
+from jcm.runtime import leftovers
 from jcm.runtime.errors import JcmError
 
 _ADDRESS = re.compile(r"open (http://\S+) in a browser")
@@ -116,8 +120,36 @@ def test_a_file_is_not_written_again_while_a_browser_may_read_it(tmp_path, monke
     path = page._file(picture, folder)
     with Image.open(path) as image:
         np.testing.assert_array_equal(np.asarray(image), picture)
-    monkeypatch.setattr(page.files, "replacing", None)
-    assert page._file(picture, folder) == path
+    with monkeypatch.context() as patch:
+        patch.setattr(page.files, "replacing", None)
+        assert page._file(picture, folder) == path
+
+    def deletes(_):
+        os.remove(path)  # as `tidy` may do at any moment
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(page.os, "utime", deletes)
+    assert page._file(picture, folder) == path and os.path.getsize(path)
+
+
+def test_a_page_removes_the_uploads_that_a_killed_one_has_left(tmp_path, monkeypatch):
+    pytest.importorskip("gradio")
+    from jcm.commands.demo import server
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with leftovers.temporary_folder("demo") as left:
+        pass
+    left.mkdir()
+    (left / "upload").touch()
+
+    def serve(_, folder, *__):
+        assert list(tmp_path.iterdir()) == [folder.path] != [left]
+
+    for name in ("load", "Actions"):
+        monkeypatch.setattr(server, name, lambda *_, **__: None)
+    monkeypatch.setattr(server, "_serve", serve)
+    server.main(argparse.Namespace(model="", host="", port=0))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_pictures_of_a_call_have_a_number_of_pixels(digits, tmp_path, monkeypatch):

@@ -284,9 +284,9 @@ def _file(picture: UInt8[np.ndarray, "h w 3"], folder: Folder) -> str:
     Image.fromarray(picture).save(content, format="PNG")
     digest = hashlib.sha256(content.getbuffer()).hexdigest()
     path = folder.path / digest / "image.png"
-    if path.exists():
+    try:
         os.utime(path)  # old files are deleted
-    else:
+    except FileNotFoundError:
         with files.replacing(path) as temporary:
             temporary.write_bytes(content.getbuffer())
     return str(path)

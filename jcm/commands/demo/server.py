@@ -5,7 +5,6 @@ import contextlib
 import importlib.util
 import ipaddress
 import os
-import tempfile
 import time
 
 from absl import logging
@@ -14,7 +13,7 @@ from jcm import config as config_lib
 from jcm.commands.demo.actions import Actions
 from jcm.commands.demo.folder import Folder
 from jcm.model.loading import load
-from jcm.runtime import distributed, memory
+from jcm.runtime import distributed, leftovers, memory
 from jcm.runtime.errors import JcmError
 
 # Images per call of the sampler; the page shows few at a time.
@@ -41,9 +40,7 @@ def main(arguments: argparse.Namespace) -> None:
     memory.share_pools()  # gradio has many threads
     distributed.initialize(config_lib.base())
     actions = Actions(load(arguments.model, batch_size=_BATCH))
-    with tempfile.TemporaryDirectory(
-        prefix="jcm_demo_", ignore_cleanup_errors=True
-    ) as folder:
+    with leftovers.temporary_folder("demo") as folder:
         _serve(actions, Folder(folder), arguments.host, arguments.port)
 
 
