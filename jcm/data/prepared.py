@@ -1,8 +1,9 @@
 """What a prepared data set must be: recorded when it is prepared, compared when opened.
 
 The record, prepared.json, has the length and the SHA-256 of each file. The files of
-records are compared by their hash as long as this takes less than a second; of larger
-ones the length is compared, since ArrayRecord detects damage when a record is read.
+records are compared by their hash, once in a process, if they have at most 64 MiB in
+all. Of larger ones only the length is compared, so that a start does not read them:
+ArrayRecord detects damage when a record is read.
 """
 
 import pathlib
@@ -16,8 +17,8 @@ from jcm.runtime.errors import JcmError, one_line
 
 NAME = "prepared.json"
 """The name of the record."""
-# The files of records are hashed up to this many bytes in all.
-_HASHED = 256 * 2**20
+# The files of records are hashed if they have at most this many bytes in all.
+_HASHED = 64 * 2**20
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,7 +1,6 @@
 """Scores computed from the features of published networks."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from jcm.metrics import (
     statistics,
 )
 from jcm.metrics.statistics import Statistics
-from jcm.runtime import budget
+from jcm.runtime import hashes
 from jcm.runtime.errors import JcmError
 from jcm.runtime.paths import expanded
 
@@ -158,8 +157,7 @@ class NetworkScores:
         """Returns, for each score, all that its value depends on except the samples."""
         digest = ""
         if self._published:
-            with budget.regular_file(expanded(self._published)).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashes.known(expanded(self._published))
         depends = {
             "network": self._network.version,
             "data": self._dataset.fingerprint,

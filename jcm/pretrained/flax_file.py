@@ -14,7 +14,7 @@ import math
 import os
 import pathlib
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -55,12 +55,18 @@ class _Refused(Exception):
     """The content is not what flax writes; the message states why."""
 
 
-def load(path: str | os.PathLike, wanted: Collection[str]) -> dict[str, Any]:
+def load(
+    path: str | os.PathLike,
+    wanted: Collection[str],
+    seen: Callable[[bytes | memoryview], None] = lambda block: None,
+) -> dict[str, Any]:
     """Reads some parts of a checkpoint.
 
     Args:
       path: a file that `flax.serialization.to_bytes` made from a state.
       wanted: names of entries of the map, such as params_ema.
+      seen: takes the bytes that were read, in order; parts of the result share memory
+        with them.
 
     Returns:
       Those of the wanted entries that the file has, as nested dictionaries of arrays.
@@ -72,7 +78,7 @@ def load(path: str | os.PathLike, wanted: Collection[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
         with budget.regular_file(path).open("rb") as file:
-            reader = _Reader(file)
+            reader = _Reader(file, seen)
             for _ in range(reader.length("map")):
                 name = reader.text()
                 value = reader.value(name in wanted)
@@ -149,8 +155,10 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
 class _Reader:
     """Reads the values of msgpack one after the other."""
 
-    def __init__(self, file: io.BufferedReader):
-        self._file = file
+    def __init__(
+        self, file: io.BufferedReader, seen: Callable[[bytes | memoryview], None]
+    ):
+        self._file, self._seen = file, seen
         self._entries = 0
         self.left = os.fstat(file.fileno()).st_size
 
@@ -250,8 +258,10 @@ class _Reader:
             raise _Refused(f"an array of shape {shape} has {size:,} bytes")
         self._check(size)
         array = np.empty(shape, _DTYPES[name])
-        if self._file.readinto(array.reshape(-1).view(np.uint8).data) != size:
+        content = array.reshape(-1).view(np.uint8).data
+        if self._file.readinto(content) != size:
             raise _Refused("it is truncated")
+        self._seen(content)
         self.left -= size
         return array
 
@@ -263,7 +273,9 @@ class _Reader:
     def _take(self, size: int) -> bytes:
         self._check(size)
         self.left -= size
-        return self._file.read(size)
+        content = self._file.read(size)
+        self._seen(content)
+        return content
 
     def _skip(self, size: int) -> None:
         self._check(size)

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from jcm import networks
 from jcm.networks import Network, Params, adm
@@ -122,14 +123,15 @@ def read(source: str | os.PathLike, hints: Hints, ema: str = "") -> Checkpoint:
     if published is None:
         with _comparing(path):
             return _read(path, hints, ema)
-    with first_read.comparing_download(path) as digest:
+    whole = not formats.is_compared_by_reader(path)
+    with first_read.comparing_download(path, whole) as download:
         found = _read(path, hints, ema)
     return dataclasses.replace(
         found,
         sigmas=published.sigmas,
         steps=published.steps,
         levels=published.levels,
-        notes=released.notes(str(source), digest()),
+        notes=released.notes(str(source), download()),
         licence=published.licence,
     )
 
@@ -137,7 +139,8 @@ def read(source: str | os.PathLike, hints: Hints, ema: str = "") -> Checkpoint:
 def _comparing(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
     """Returns a context that detects damage of the file or folder read in it."""
     if not path.is_dir():
-        return first_read.comparing([path])
+        compared = formats.is_compared_by_reader(path)
+        return first_read.comparing([] if compared else [path])
     names = diffusers_folder.names(path)
     record = path / hashes.NAME
     if record.is_file():
@@ -215,20 +218,28 @@ def _read_flax(path: pathlib.Path, hints: Hints, ema: str) -> Checkpoint:
         raise JcmError(
             f"ema={ema!r} is unknown: use one of {', '.join(openai_jcm.WEIGHTS)}"
         )
-    found = flax_file.load(path, (ema, "step"))
-    try:
-        _check_hints(hints, "image_size", "attn_resolutions")
-        if ema not in found:
-            raise JcmError(f"the file has no {ema}: choose other weights with ema=...")
-        flat = flax_file.flatten(flax_file.part(found, ema))
-        arch = openai_jcm.architecture(
-            flat, image_size=hints.image_size, attn_resolutions=hints.attn_resolutions
-        )
-        network = networks.build_for(arch, len(flat))
-        params = openai_jcm.params(flat, arch, network.shapes)
-        step = flax_file.count(found, "step") if "step" in found else None
-    except JcmError as error:
-        raise JcmError(f"{path}: {error}") from error
+    wanted = (ema, "step")
+    with first_read.comparing_blocks(path, wanted) as seen:
+        found = flax_file.load(path, wanted, seen)
+        try:
+            return _from_flax(path, found, hints, ema)
+        except JcmError as error:
+            raise JcmError(f"{path}: {error}") from error
+
+
+def _from_flax(
+    path: pathlib.Path, found: dict[str, Any], hints: Hints, ema: str
+) -> Checkpoint:
+    _check_hints(hints, "image_size", "attn_resolutions")
+    if ema not in found:
+        raise JcmError(f"the file has no {ema}: choose other weights with ema=...")
+    flat = flax_file.flatten(flax_file.part(found, ema))
+    arch = openai_jcm.architecture(
+        flat, image_size=hints.image_size, attn_resolutions=hints.attn_resolutions
+    )
+    network = networks.build_for(arch, len(flat))
+    params = openai_jcm.params(flat, arch, network.shapes)
+    step = flax_file.count(found, "step") if "step" in found else None
     return Checkpoint(network, params, _kind_of(path), step)
 
 

@@ -1,6 +1,7 @@
 """Which format a checkpoint file of another project has."""
 
 import pathlib
+import zipfile
 
 from jcm.runtime import budget
 from jcm.runtime.errors import JcmError
@@ -30,3 +31,15 @@ def is_torch(path: pathlib.Path) -> bool:
         raise JcmError(
             f"cannot read {path} ({error.strerror}): name another file"
         ) from error
+
+
+def is_compared_by_reader(path: pathlib.Path) -> bool:
+    """Returns whether the reader of a checkpoint file detects changed bytes.
+
+    A zip archive, which PyTorch writes since 1.6, has a checksum of each member. Of a
+    file of flax, the reader passes what it reads to `first_read.comparing_blocks`.
+
+    Raises:
+      JcmError: see `is_torch`.
+    """
+    return not is_torch(path) or zipfile.is_zipfile(path)

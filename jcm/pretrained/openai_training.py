@@ -5,6 +5,7 @@ parameters, averages and the state of the optimiser, from which training can be
 continued.
 """
 
+import contextlib
 import dataclasses
 import os
 from typing import Any
@@ -55,15 +56,17 @@ def read(source: str | os.PathLike, network: Network) -> TrainingState:
             " the weights with config.init.state=False"
         )
     names = ("step", "opt_state", *openai_jcm.WEIGHTS)
-    comparing = first_read.comparing_download(path)
-    with comparing if published else first_read.comparing([path]):
-        found = flax_file.load(path, names)
-    if not isinstance(network.arch, ncsnpp.Architecture):
-        raise JcmError(f"{path} holds an NCSN++: set config.model.name=ncsnpp")
-    try:
-        return _state(found, network.arch, network.shapes)
-    except JcmError as error:
-        raise JcmError(f"{path}: {error}") from error
+    download: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if published:
+        download = first_read.comparing_download(path, whole=False)
+    with download, first_read.comparing_blocks(path, names) as seen:
+        found = flax_file.load(path, names, seen)
+        if not isinstance(network.arch, ncsnpp.Architecture):
+            raise JcmError(f"{path} holds an NCSN++: set config.model.name=ncsnpp")
+        try:
+            return _state(found, network.arch, network.shapes)
+        except JcmError as error:
+            raise JcmError(f"{path}: {error}") from error
 
 
 def _state(

@@ -9,7 +9,7 @@ import dataclasses
 import os
 import pathlib
 
-from jcm.runtime import cache, download
+from jcm.runtime import cache, download, first_read
 from jcm.runtime.errors import JcmError, nearest
 
 _PUBLISHER = "openai/"
@@ -201,21 +201,31 @@ def _unknown(name: str) -> JcmError:
     return JcmError(f"{name!r} is no published model: {remedy}")
 
 
-def notes(name: str, digest: str) -> str:
+def notes(name: str, file: first_read.Download) -> str:
     """Describes a published checkpoint in Markdown, for a model card.
 
     Args:
       name: of the checkpoint.
-      digest: the SHA-256 of its file.
+      file: what is known of its file.
     """
     found = RELEASED[name]
     evaluations = "; ".join(
         f"{fid} in {count} network evaluation{'s' if count > 1 else ''}"
         for count, fid in found.fid.items()
     )
+    publication = (
+        f"published by OpenAI with Song et al. 2023, *Consistency Models*, at"
+        f" {_BASE}{found.file}"
+    )
+    if file.fetched:
+        origin = f"The weights are `{name}`, {publication}."
+    else:
+        origin = (
+            f"The weights are from a file that is taken for `{name}`, {publication};"
+            " jcm did not download it."
+        )
     return (
-        f"The weights are `{name}`, published by OpenAI with Song et al. 2023,"
-        f" *Consistency Models*, at {_BASE}{found.file}. Data: {found.data}. Method:"
-        f" {found.method}. Published FID: {evaluations or 'none'}."
-        f" No hash was published to compare the file with; its SHA-256 is `{digest}`."
+        f"{origin} Data: {found.data}. Method: {found.method}."
+        f" Published FID: {evaluations or 'none'}. No hash was published to compare"
+        f" the file with; its SHA-256 is `{file.sha256}`."
     )

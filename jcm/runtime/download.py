@@ -134,9 +134,6 @@ def check_digest(path: pathlib.Path, expected: str, subject: str, remedy: str) -
     if not expected:
         return
     algorithm, _, digest = expected.partition(":")
-    try:
-        found = hashes.known(path, algorithm)
-    except OSError as error:
-        raise JcmError(f"cannot read {path} ({one_line(error)}): {remedy}") from error
+    found = hashes.known(path, algorithm)
     if not found.startswith(digest):
         raise JcmError(f"{subject} with {algorithm} {found}, not {digest}: {remedy}")

@@ -1,16 +1,17 @@
 """Files of others without a published hash: that of the first reading is kept.
 
 Later readings are compared with it, which detects damage. The SHA-256 of a download
-is beside it. That of another file is in `$JCM_CACHE/first_read`, with the size and time
-of the file. If one of these has changed, the file was replaced on purpose: what is
-there now is taken, and logged. If only the content has changed, the file is damaged.
+is beside it. That of another file is in `$JCM_CACHE/first_read`, with the identity of
+the file. If the identity has changed, the file was replaced on purpose: what is there
+now is taken, and logged. If only the content has changed, the file is damaged.
 """
 
 import contextlib
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 from absl import logging
@@ -18,14 +19,28 @@ from absl import logging
 from jcm.runtime import cache, files, hashes, json_files
 from jcm.runtime.errors import JcmError, one_line
 
+_WHOLE = ""
+"""The name of a whole file among its parts."""
+
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was read: a path, the size in bytes, the time in nanoseconds, the hash."""
+    """What was read of a file: the SHA-256 of each part, by name."""
 
     path: str
-    size: int
-    modified: int
+    identity: hashes.Identity
+    sha256: dict[str, str]
+
+
+class Download(NamedTuple):
+    """What is known of a file at the place of a download.
+
+    Attributes:
+      sha256: of the file, in hexadecimal digits.
+      fetched: whether jcm downloaded it; otherwise somebody put it there.
+    """
+
     sha256: str
+    fetched: bool
 
 
 @contextlib.contextmanager
@@ -36,86 +51,136 @@ def comparing(paths: Iterable[pathlib.Path]) -> Iterator[None]:
       paths: of the files.
 
     Raises:
-      JcmError: at the end of the block, if a file is damaged.
+      JcmError: at the end of the block, if a file is damaged or cannot be read.
     """
     before = {}
     for path in paths:
-        with contextlib.suppress(OSError):  # the block explains it
-            before[path] = path.stat()
+        with contextlib.suppress(JcmError):  # the block explains it
+            before[path] = hashes.identity(path)
     with hashes.computing(before) as result:
         yield
         found = result()
-    for path, stat in before.items():
-        _compare(path, stat, found[path])
-
-
-def _compare(path: pathlib.Path, stat: os.stat_result, digest: str) -> None:
-    """Compares a file with its record in the cache, and writes what is new."""
-    full = str(path.resolve())
-    name = hashlib.sha256(os.fsencode(full)).hexdigest()[:32]
-    place = cache.folder("first_read") / f"{name}.json"
-    now = _Record(full, stat.st_size, stat.st_mtime_ns, digest)
-    old = None
-    # A missing or damaged record is written again.
-    with contextlib.suppress(OSError, JcmError):
-        old = json_files.read(place, _Record, "")
-    if now == old:
-        return
-    if old and (old.size, old.modified) == (now.size, now.modified):
-        raise JcmError(
-            f"{path} is damaged: its sha256 is {digest[:16]}, and was {old.sha256[:16]}"
-            " when it was first read, with the same size and time:"
-            f" copy it again, or run `touch {path}` if it was replaced on purpose"
-        )
-    if old is None:
-        logging.info("first reading of %s, with the SHA-256 %s", path, digest)
-    elif old.sha256 != digest:
-        logging.info(
-            "%s was replaced since it was last read: its SHA-256 was %s and is %s",
-            *(path, old.sha256, digest),
-        )
-    _write(place, lambda: files.write_json(place, msgspec.to_builtins(now)))
+    for path, identity in before.items():
+        _compare(path, identity, _WHOLE, found[path])
 
 
 @contextlib.contextmanager
-def comparing_download(path: pathlib.Path) -> Iterator[Callable[[], str]]:
-    """Compares a download that has no published hash, while the block reads it.
+def comparing_blocks(
+    path: pathlib.Path, names: Collection[str]
+) -> Iterator[Callable[[bytes | memoryview], None]]:
+    """Compares parts of a file with their first reading, while the block reads them.
 
     Args:
-      path: of the file, as `download.fetch` returns it. If it was put there by hand,
-        the hash of this first reading is written beside it.
+      path: of the file.
+      names: of the parts.
 
     Yields:
-      A function that waits for the SHA-256 of the file and returns it.
+      A function that the block calls with all bytes that it reads, in order; they must
+      not change before the block ends.
 
     Raises:
-      JcmError: at the end of the block, if the file has changed.
+      JcmError: at the end of the block, if the file is damaged, or if it is missing.
     """
-    with hashes.computing([path]) as result:
-        yield lambda: result()[path]
-        digest = result()[path]
+    identity = hashes.identity(path)
+    blocks = hashes.Blocks()
+    try:
+        yield blocks.update
+        found = blocks.finish()
+    finally:
+        blocks.cancel()
+    _compare(path, identity, " ".join(sorted(names)), found)
+
+
+def _place(path: pathlib.Path) -> pathlib.Path:
+    """Returns the path of the record of a file in the cache."""
+    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    return cache.folder("first_read") / f"{name}.json"
+
+
+def _record(path: pathlib.Path) -> _Record | None:
+    """Returns what was read of a file; a missing or damaged record is None."""
+    with contextlib.suppress(OSError, JcmError):
+        return json_files.read(_place(path), _Record, "")
+    return None
+
+
+def _compare(
+    path: pathlib.Path, identity: hashes.Identity, part: str, digest: str
+) -> None:
+    """Compares a part of a file with its record, and writes what is new."""
+    place, old = _place(path), _record(path)
+    known = old.sha256 if old else {}
+    if old and old.identity == identity:
+        if known.get(part) == digest:
+            return
+        if part in known:
+            raise JcmError(
+                f"{path} is damaged: its sha256 is {digest[:16]}, and was"
+                f" {known[part][:16]} when it was first read, though the file was not"
+                f" replaced since: copy it again, or delete {place}"
+            )
+    elif not old:
+        logging.info("first reading of %s, with the SHA-256 %s", path, digest)
+    elif known.get(part) != digest:
+        logging.info(
+            "%s was replaced since it was last read: its SHA-256 is %s", path, digest
+        )
+    kept = known if old and old.identity == identity else {}
+    now = _Record(str(path.resolve()), identity, kept | {part: digest})
+    try:
+        files.write_json(place, msgspec.to_builtins(now))
+    except JcmError as error:  # of a cache that cannot be written
+        logging.warning("damage of files will not be noticed: %s", one_line(error))
+
+
+@contextlib.contextmanager
+def comparing_download(
+    path: pathlib.Path, whole: bool = True
+) -> Iterator[Callable[[], Download]]:
+    """Compares a download that has no published hash, while the block reads it.
+
+    A file that was put there by hand has no record beside it: it is compared with its
+    first reading.
+
+    Args:
+      path: of the file, as `download.fetch` returns it.
+      whole: whether all of the file is compared each time; if not, only when it is
+        first read, since its reader compares the parts that it reads.
+
+    Yields:
+      A function that waits for the SHA-256 of the file and returns what is known of it.
+
+    Raises:
+      JcmError: at the end of the block, if the file has changed or cannot be read.
+    """
+    identity, old = hashes.identity(path), _record(path)
     record = hashes.beside(path)
-    remedy = (
-        f"delete {path} to download it again, or delete {record} if the file was"
-        " replaced on purpose"
-    )
-    if not record.exists():
+    fetched = record.exists()
+    known = ""
+    if not whole and old and old.identity == identity:
+        known = old.sha256.get(_WHOLE, "")
+    with hashes.computing([] if known else [path]) as result:
+
+        def download() -> Download:
+            return Download(known or result()[path], fetched)
+
+        yield download
+        digest = download().sha256
+    if not fetched:
         logging.info(
             "%s was not downloaded by jcm, and no hash was published to compare it"
             " with; its SHA-256, %s, is compared from now on",
             *(path, digest),
         )
-        _write(record, lambda: hashes.write(record, {path.name: digest}))
-    elif hashes.read(record, remedy).get(path.name) != digest:
-        raise JcmError(
-            f"{path} has changed since it was first read (sha256 {digest[:16]}...):"
-            f" {remedy}"
+    else:
+        remedy = (
+            f"delete {path} to download it again, or delete {record} if the file was"
+            " replaced on purpose"
         )
-
-
-def _write(place: pathlib.Path, write: Callable[[], object]) -> None:
-    """Writes a record; a cache that cannot be written only loses the comparison."""
-    try:
-        write()
-    except JcmError as error:
-        logging.warning("damage of files will not be noticed: %s", one_line(error))
+        if hashes.read(record, remedy).get(path.name) != digest:
+            raise JcmError(
+                f"{path} has changed since it was downloaded (sha256 {digest[:16]}...):"
+                f" {remedy}"
+            )
+    if not (fetched and whole):
+        _compare(path, identity, _WHOLE, digest)

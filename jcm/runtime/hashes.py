@@ -5,13 +5,14 @@ lies beside the files that it lists, so that `sha256sum -c RECORD` checks them t
 """
 
 import contextlib
-import functools
 import hashlib
 import pathlib
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
+
+import msgspec
 
 from jcm.runtime import budget, files
 from jcm.runtime.errors import JcmError, one_line
@@ -27,23 +28,65 @@ def beside(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f"{path.name}.sha256")
 
 
+class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What changes when a file is replaced or written, but not when a disk fails.
+
+    Copies can keep the size and the time of the content (`cp -p`, archives), but the
+    inode and its own time (`ctime`) cannot both be kept.
+
+    Attributes:
+      inode: the number of the file in its file system.
+      size: in bytes.
+      modified: the time of its content, in nanoseconds.
+      changed: the time of its inode, in nanoseconds.
+    """
+
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+
+def identity(path: pathlib.Path) -> Identity:
+    """Returns the identity of a file.
+
+    Raises:
+      JcmError: if it cannot be read.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return Identity(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
 def sha256(path: pathlib.Path) -> str:
     """Returns the SHA-256 of a file; see `digest_of`."""
     return digest_of(path, "sha256")
 
 
-def known(path: pathlib.Path, algorithm: str = "sha256") -> str:
+# The digest of files, by path, algorithm and identity.
+_known: dict[tuple[pathlib.Path, str, Identity], str] = {}
+_MOST_KNOWN = 1000
+
+
+def known(
+    path: pathlib.Path, algorithm: str = "sha256", stop: threading.Event | None = None
+) -> str:
     """Returns the digest of a file, computed once in a process unless it changes.
 
-    A change is detected by the size and the time of the file; see `digest_of`.
+    A change is detected by the `Identity` of the file. Arguments and errors are those
+    of `digest_of`.
     """
-    stat = path.stat()
-    return _known(path, algorithm, stat.st_size, stat.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=1000)
-def _known(path: pathlib.Path, algorithm: str, *_: int) -> str:
-    return digest_of(path, algorithm)
+    key = (path.absolute(), algorithm, identity(path))
+    found = _known.get(key)
+    if found is None:
+        found = digest_of(path, algorithm, stop)
+        if not (stop and stop.is_set()):
+            if len(_known) >= _MOST_KNOWN:
+                _known.clear()
+            _known[key] = found
+    return found
 
 
 def digest_of(
@@ -57,17 +100,62 @@ def digest_of(
       stop: ends the work early when it is set; the result is then meaningless.
 
     Raises:
-      JcmError: if it is not a regular file.
-      OSError: if it cannot be read.
+      JcmError: if it is not a regular file, or cannot be read.
     """
     digest = hashlib.new(algorithm, usedforsecurity=False)
     buffer = memoryview(bytearray(_BLOCK))
-    with budget.regular_file(path).open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-            if stop and stop.is_set():
-                break
+    try:
+        with budget.regular_file(path).open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                digest.update(buffer[:count])
+                if stop and stop.is_set():
+                    break
+    except OSError as error:
+        raise _unreadable(path, error) from error
     return digest.hexdigest()
+
+
+def _unreadable(path: pathlib.Path, error: OSError) -> JcmError:
+    return JcmError(
+        f"cannot read {path} ({error.strerror or one_line(error)}): check its folder"
+        " and its disk, or copy it again"
+    )
+
+
+class Blocks:
+    """The SHA-256 of blocks of bytes, computed in a thread that releases the GIL.
+
+    A reader that skips most of a file passes what it reads, so that nothing is read
+    for the hash alone.
+    """
+
+    def __init__(self) -> None:
+        """Begins without a block."""
+        self._digest = hashlib.sha256()
+        self._small = bytearray()
+        self._pool = futures.ThreadPoolExecutor(1)
+
+    def update(self, block: bytes | memoryview) -> None:
+        """Adds a block, which must not change before `finish`."""
+        if len(block) < _BLOCK:
+            self._small += block
+            if len(self._small) < _BLOCK:
+                return
+            block = b""
+        self._pool.submit(self._digest.update, bytes(self._small))
+        self._small.clear()
+        self._pool.submit(self._digest.update, block)
+
+    def finish(self) -> str:
+        """Waits for the thread and returns the SHA-256 in hexadecimal digits."""
+        self._pool.shutdown()
+        self._digest.update(self._small)
+        self._small.clear()
+        return self._digest.hexdigest()
+
+    def cancel(self) -> None:
+        """Ends the thread early."""
+        self._pool.shutdown(cancel_futures=True)
 
 
 def write(record: pathlib.Path, known: Mapping[str, str]) -> None:
@@ -126,18 +214,20 @@ def computing(
     """Computes the SHA-256 of files in a thread, while the block reads them.
 
     The thread releases the GIL, so that the block is hardly slower. It ends early if
-    the block raises.
+    the block raises. What is known of a file in this process is not computed again.
 
     Args:
       paths: of the files.
 
     Yields:
-      A function that waits for the thread and returns the SHA-256 of each file.
+      A function that waits for the thread and returns the SHA-256 of each file, or
+      raises JcmError if one cannot be read.
     """
+    paths = list(paths)
     stop = threading.Event()
 
     def work() -> dict[pathlib.Path, str]:
-        return {path: digest_of(path, "sha256", stop) for path in paths}
+        return {path: known(path, "sha256", stop) for path in paths}
 
     with futures.ThreadPoolExecutor(1) as pool:
         future = pool.submit(work)
@@ -176,9 +266,3 @@ def comparing(
                 f"{path} is damaged or was changed (sha256 {found[path][:16]}, not"
                 f" {listed[name][:16]} as in {record.name}): {remedy}"
             )
-
-
-def check(record: pathlib.Path, names: Iterable[str], remedy: str) -> None:
-    """Compares files with a record; arguments and errors are those of `comparing`."""
-    with comparing(record, names, remedy):
-        pass

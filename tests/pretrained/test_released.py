@@ -11,6 +11,7 @@ import jcm
 from jcm.model.labels import label_number
 from jcm.model.loading import exists
 from jcm.pretrained import imagenet, released
+from jcm.runtime import hashes
 
 
 @pytest.fixture
@@ -32,6 +33,7 @@ def test_a_published_file_is_downloaded_once(file, tmp_path, monkeypatch):
         f"No hash was published to compare the file with; its SHA-256 is `{digest}`"
     )
     assert expected in model.about.notes
+    assert "The weights are `openai/cd-cifar10-lpips`, published" in model.about.notes
     assert model.config.sample.sigmas == (80.0, 0.5853)
     originals.check(model)
     teacher = jcm.load("openai/edm-cifar10")
@@ -43,7 +45,12 @@ def test_a_published_file_is_downloaded_once(file, tmp_path, monkeypatch):
             jcm.load("openai/edm-cifar10", **hint)
     place.unlink()
     originals.check(jcm.load("openai/edm-cifar10"))
-    # A file at the place of a download is compared with what was first read there.
+    # A file that somebody put there is not said to be the publisher's.
+    hashes.beside(released._place("openai/cd-cifar10-lpips")).unlink()
+    notes = jcm.load("openai/cd-cifar10-lpips").about.notes
+    assert "is taken for `openai/cd-cifar10-lpips`" in notes
+    assert "; jcm did not download it." in notes and f"`{digest}`" in notes
+    # A file at the place of a download is compared with what was downloaded.
     found = released.fetch("openai/edm-cifar10")
     originals.write(found, with_target=True)
     with pytest.raises(jcm.JcmError, match=f"{found} has changed since .* delete "):

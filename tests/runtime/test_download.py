@@ -1,11 +1,14 @@
 """Tests of downloads, from files and from a server on this machine."""
 
 import contextlib
+import email.message
 import hashlib
 import http.server
+import io
 import threading
 import time
 import urllib.request
+import urllib.response
 
 import pytest
 
@@ -112,18 +115,27 @@ def test_only_a_complete_download_is_kept(tmp_path, address, monkeypatch, way, r
     assert sorted(path.name for path in tmp_path.iterdir()) == ["odd", "whole"]
 
 
-def test_a_redirect_must_stay_encrypted():
-    def redirected(old, new):
-        request = urllib.request.Request(old)
-        return download._Redirects().redirect_request(
-            request, None, 302, "Found", {}, new
-        )
+def test_a_redirect_must_stay_encrypted(tmp_path, monkeypatch):
+    def answer(_, request):
+        """Stands in for servers: that of a.org redirects, any other has the file."""
+        headers, code, content = email.message.Message(), 200, b"content"
+        if request.host == "a.org":
+            headers["Location"] = request.full_url.rpartition("?")[2]
+            code, content = 302, b""
+        body = io.BytesIO(content)
+        found = urllib.response.addinfourl(body, headers, request.full_url, code)
+        found.msg = ""
+        return found
 
-    found = redirected("https://a.org/x", "https://b.org/x")
-    assert found and found.full_url == "https://b.org/x"
-    for new in ("http://a.org/x", "ftp://a.org/x"):
-        with pytest.raises(ValueError, match="redirects to .* which is not encrypted"):
-            redirected("https://a.org/x", new)
+    for name in ("HTTPSHandler.https_open", "HTTPHandler.http_open"):
+        monkeypatch.setattr(f"urllib.request.{name}", answer)
+    monkeypatch.setattr("urllib.request.FTPHandler.ftp_open", answer)
+    found = _fetch("https://a.org/?https://b.org/x", tmp_path / "x")
+    assert found.read_bytes() == b"content"
+    for new in ("http://b.org/x", "ftp://b.org/x"):
+        message = f"cannot download .*redirects to {new}, which is not encrypted"
+        with pytest.raises(JcmError, match=message):
+            _fetch(f"https://a.org/?{new}", tmp_path / "y")
 
 
 def test_a_download_has_the_usual_permissions_and_its_hash(tmp_path, caplog):
