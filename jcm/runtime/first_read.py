@@ -21,6 +21,8 @@ from jcm.runtime.errors import JcmError, one_line
 
 _WHOLE = ""
 """The name of a whole file among its parts."""
+# The parts of files that were compared in this process.
+_compared: set[tuple[pathlib.Path, str, hashes.Identity]] = set()
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,6 +72,8 @@ def comparing_blocks(
 ) -> Iterator[Callable[[bytes | memoryview], None]]:
     """Compares parts of a file with their first reading, while the block reads them.
 
+    The same parts are compared once in a process, unless the file is replaced.
+
     Args:
       path: of the file.
       names: of the parts.
@@ -81,14 +85,19 @@ def comparing_blocks(
     Raises:
       JcmError: at the end of the block, if the file is damaged, or if it is missing.
     """
-    identity = hashes.identity(path)
+    identity, part = hashes.identity(path), " ".join(sorted(names))
+    key = (path.absolute(), part, identity)
+    if key in _compared:
+        yield lambda block: None
+        return
     blocks = hashes.Blocks()
     try:
         yield blocks.update
         found = blocks.finish()
     finally:
         blocks.cancel()
-    _compare(path, identity, " ".join(sorted(names)), found)
+    _compare(path, identity, part, found)
+    _compared.add(key)
 
 
 def _place(path: pathlib.Path) -> pathlib.Path:
