@@ -11,9 +11,12 @@ import pathlib
 import pickle
 import random
 import shutil
+import tarfile
 import unicodedata
+import zipfile
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import cost
 import golden
@@ -29,8 +32,8 @@ from PIL import Image
 import jcm
 from jcm import config as config_lib
 from jcm import data
-from jcm.data import cifar10, image_folder, prepared
-from jcm.metrics import given, reference
+from jcm.data import cifar10, image_folder, masks, prepared
+from jcm.metrics import given, reference, weights
 from jcm.model import card, pictures, scoring
 from jcm.pretrained import openai_training, torch_file
 from jcm.run import recorded_scores, results, workdir, writers
@@ -202,14 +205,38 @@ def _given_set() -> Any:
 
 
 def _cached(folder: pathlib.Path) -> Any:
-    before = os.environ.get("JCM_CACHE")
-    os.environ["JCM_CACHE"] = str(folder)
-    try:
+    with mock.patch.dict(os.environ, JCM_CACHE=str(folder)):
         return reference.of_dataset(stand_in.network(), _given_set(), {"pool"}, set())
-    finally:
-        os.environ.pop("JCM_CACHE")
-        if before is not None:
-            os.environ["JCM_CACHE"] = before
+
+
+def _of_features(folder: pathlib.Path, cache: str, place: str = "") -> None:
+    """Reads the weights of a feature network, from the cache or from a folder."""
+    at = str(folder / place) if place else ""
+    with (
+        mock.patch.dict(weights.FILES, x=weights.File("x.pth", "", "")),
+        mock.patch.dict(os.environ, JCM_CACHE=str(folder / cache)),
+    ):
+        weights.read("x", at)
+
+
+def _write_of_features(folder: pathlib.Path, _: Sources) -> None:
+    (folder / "weights").mkdir()
+    torch_weights.save(folder / "weights" / "x.pth", {"a": np.ones((3, 4))})
+    _of_features(folder, "")  # writes x.pth.sha256
+    _of_features(folder, "", "weights")
+    (record,) = (folder / "first_read").iterdir()
+    record.rename(folder / "record.json")
+    os.utime(folder / "weights" / "x.pth", (0, 0))  # so that it was replaced
+
+
+def _first_read(folder: pathlib.Path) -> None:
+    """Reads weights a second time, with another record of the first reading."""
+    shutil.rmtree(folder / "new", ignore_errors=True)
+    _of_features(folder, "new", "weights")
+    (record,) = (folder / "new" / "first_read").iterdir()
+    record.unlink()
+    record.symlink_to(folder / "record.json")
+    _of_features(folder, "new", "weights")
 
 
 def _samples(folder: pathlib.Path) -> Any:
@@ -248,6 +275,36 @@ def _listed(folder: pathlib.Path) -> Any:
 def _cifar(folder: pathlib.Path, _: Sources) -> None:
     batch = {b"data": np.zeros((3, 3072), np.uint8), b"labels": [0, 1, 2]}
     (folder / "data_batch_1").write_bytes(pickle.dumps(batch, 2))
+
+
+def _cifar_archive(folder: pathlib.Path, sources: Sources) -> None:
+    _cifar(folder, sources)
+    with tarfile.open(folder / "cifar.tar.gz", "w:gz", compresslevel=0) as archive:
+        archive.add(folder / "data_batch_1", "cifar-10-batches-py/data_batch_1")
+    (folder / "data_batch_1").unlink()
+
+
+def _zipped(folder: pathlib.Path, sources: Sources) -> None:
+    _with_list(folder, sources)
+    with zipfile.ZipFile(folder / "set.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in (*folder.glob("*.png"), folder / "dataset.json"):
+            archive.write(path, path.name)
+            path.unlink()
+
+
+def _of_zip(folder: pathlib.Path) -> None:
+    fields = {"name": "image_folder", "path": str(folder / "set.zip")}
+    source = image_folder.ImageFolder.source(_data(folder, **fields))
+    list(image_folder._readable(source))
+
+
+def _mask(folder: pathlib.Path, _: Sources) -> None:
+    Image.fromarray(np.uint8([[0, 255], [0, 0]]), "L").save(folder / "mask.png")
+
+
+def _masked(folder: pathlib.Path) -> None:
+    path = folder / "mask.png"
+    masks.of_picture(pictures.decoded(path), 16, str(path), {"image 0": (2, 2)})
 
 
 def _pictures(folder: pathlib.Path, _: Sources) -> None:
@@ -306,5 +363,24 @@ READERS = {
     "cifar": Reader(
         lambda folder: list(cifar10._examples(folder, ("data_batch_1",))), _cifar
     ),
+    "cifar archive": Reader(
+        lambda folder: list(
+            cifar10._examples(folder / "cifar.tar.gz", ("data_batch_1",))
+        ),
+        _cifar_archive,
+    ),
+    "zip of pictures": Reader(_of_zip, _zipped),
+    "feature weights": Reader(
+        lambda folder: _of_features(folder, "new", "weights"),
+        _write_of_features,
+        changes="x.pth",
+    ),
+    "first reading": Reader(_first_read, _write_of_features, changes="record.json"),
+    "record of a download": Reader(
+        lambda folder: _of_features(folder, ""),
+        _write_of_features,
+        changes="x.pth.sha256",
+    ),
     "pictures": Reader(_decoded, _pictures),
+    "mask": Reader(_masked, _mask),
 }

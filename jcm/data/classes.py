@@ -26,7 +26,8 @@ _NUMBERED = re.compile(r"[0-9]{5}/img[0-9]{8}\.[a-z]+")
 # More classes than this are taken for labels that do not count from 0.
 MOST_CLASSES = 100_000
 # Its length may be that of a JSON file, and this for each picture.
-_BYTES_PER_PICTURE = 1024
+# ["00000/img00000000.png", 3] and a comma have about 30 bytes.
+_BYTES_PER_PICTURE = 100
 _REMEDY = (
     'replace it by pairs of a file and a class 0, 1, ..., set "labels" to null to put'
     " all pictures into one class, or delete it to take sub-folders for classes"
@@ -170,7 +171,8 @@ def of_list(
       JcmError: if the file is damaged, has labels that are not whole numbers, lists a
         picture with two labels, or lacks a picture.
     """
-    kind: Any = _Listed | list | str | float | bool | None  # all that is JSON
+    # Other JSON is only checked, which takes no memory.
+    kind: Any = _Listed if re.match(rb"\s*{", content) else msgspec.Raw
     listed = json_files.decode(content, kind, str(root / LISTED), _REMEDY)
     if not isinstance(listed, _Listed) or listed.labels is msgspec.UNSET:
         logging.warning('%s has no "labels", and is not used', root / LISTED)

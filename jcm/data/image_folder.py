@@ -1,5 +1,6 @@
 """Folders of picture files as data sets, with sub-folders as classes."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -15,6 +16,7 @@ from absl import logging
 from jaxtyping import UInt8
 
 from jcm.data import builder, classes, folders, formats, pictures
+from jcm.runtime import archives, budget
 from jcm.runtime.errors import JcmError, one_line
 from jcm.runtime.paths import expanded
 
@@ -23,6 +25,9 @@ _NAMED_AT_MOST = 3
 # The largest file of a zip file that is unpacked; the list of the classes of ImageNet
 # has 50 MB.
 _LARGEST_MEMBER = 256 * 2**20
+# The directory of a zip file may have this part of its bytes, in addition to
+# `budget.DIRECTORY_BYTES`: of a picture it has about 70 bytes.
+_DIRECTORY_SHARE = 20
 
 
 @dataclasses.dataclass
@@ -137,7 +142,7 @@ def _of_folder(root: pathlib.Path) -> tuple[Listing, bytes]:
 def _of_zip(root: pathlib.Path) -> tuple[Listing, bytes]:
     """Lists the pictures of a zip file, and reads the list of their classes."""
     try:
-        with zipfile.ZipFile(root) as archive:
+        with _opened(root) as archive:
             # A name that is there twice stands for the last file.
             members = {each.filename: each for each in archive.infolist()}
             most = classes.most_bytes(len(members))
@@ -172,12 +177,23 @@ def _check_not_empty(root: pathlib.Path, listing: Listing) -> None:
         )
 
 
-def _reader(root: pathlib.Path) -> Callable[[str], pathlib.Path | bytes]:
-    """Returns what turns the path of a picture into its file, or into its content."""
+@contextlib.contextmanager
+def _opened(root: pathlib.Path) -> Iterator[zipfile.ZipFile]:
+    """Opens a zip file, whose directory is a small part of it."""
+    most = budget.DIRECTORY_BYTES + root.stat().st_size // _DIRECTORY_SHARE
+    with budget.regular_file(root).open("rb") as file:
+        with archives.opened(file, most) as archive:
+            yield archive
+
+
+@contextlib.contextmanager
+def _reader(root: pathlib.Path) -> Iterator[Callable[[str], pathlib.Path | bytes]]:
+    """Yields what turns the path of a picture into its file, or into its content."""
     if root.is_dir():
-        return root.joinpath
-    # The archive is closed with its last reference. Threads may read it.
-    return functools.partial(_read_member, zipfile.ZipFile(root))
+        yield root.joinpath
+        return
+    with _opened(root) as archive:  # threads may read it
+        yield functools.partial(_read_member, archive)
 
 
 def _read_member(archive: zipfile.ZipFile, name: str, most: int | None = None) -> bytes:
@@ -189,6 +205,33 @@ def _read_member(archive: zipfile.ZipFile, name: str, most: int | None = None) -
     return archive.read(name)
 
 
+def _read_all(config: FolderConfig) -> Iterator[tuple[str, int, Any, list[str]]]:
+    """Reads all pictures.
+
+    Yields:
+      The path of each, its label, its pixels or the error, and what is ignored of it.
+    """
+    # Pillow releases the GIL while it decodes, so that threads use all cores.
+    threads = os.cpu_count() or 1
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8 * threads)
+    with _reader(config.root) as content:
+
+        def read(file: tuple[str, int]) -> tuple[str, int, Any, list[str]]:
+            path, label = file
+            ignored: list[str] = []
+            try:
+                image = pictures.read(
+                    content(path), config.image_size, config.channels, ignored.append
+                )
+            # Pillow raises many types of exceptions for broken files.
+            except Exception as error:
+                return path, label, error, ignored
+            return path, label, image, ignored
+
+        files = grain.MapDataset.source(config.files)
+        yield from files.map(read).to_iter_dataset(options)
+
+
 def _readable(
     config: FolderConfig,
 ) -> Iterator[tuple[UInt8[np.ndarray, "h w c"], int]]:
@@ -198,27 +241,9 @@ def _readable(
       JcmError: if pictures cannot be read and `config.skip_broken` is not set, or none
         of a class can be read.
     """
-    content = _reader(config.root)
-
-    def read(file: tuple[str, int]) -> tuple[str, int, Any, list[str]]:
-        path, label = file
-        ignored: list[str] = []
-        try:
-            image = pictures.read(
-                content(path), config.image_size, config.channels, ignored.append
-            )
-        # Pillow raises many types of exceptions for broken files.
-        except Exception as error:
-            return path, label, error, ignored
-        return path, label, image, ignored
-
-    # Pillow releases the GIL while it decodes, so that threads use all cores.
-    threads = os.cpu_count() or 1
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8 * threads)
-    reader = grain.MapDataset.source(config.files).map(read).to_iter_dataset(options)
     broken, odd = [], []
     found = np.zeros(len(config.class_names), int)
-    for path, label, image, ignored in reader:
+    for path, label, image, ignored in _read_all(config):
         odd += [f"{path}: {ignored[0]}"] if ignored else []
         if isinstance(image, Exception):
             logging.warning("cannot read %s: %s", config.root / path, image)

@@ -8,7 +8,6 @@ SHA256SUMS                             hashes of these files, which diffusers ig
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ import numpy as np
 from jcm.networks import Params, adm
 from jcm.networks.sizes import UNetSizes
 from jcm.pretrained import diffusers_unet, torch_file
-from jcm.runtime import budget, files, hashes
+from jcm.runtime import files, hashes, json_files
 from jcm.runtime.errors import JcmError, one_line
 
 _INDEX, _UNET, _SCHEDULER = "model_index.json", "unet", "scheduler"
@@ -196,12 +195,6 @@ def _noise(path: pathlib.Path) -> tuple[dict[str, float], int | None]:
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        path = budget.regular_file(path, budget.JSON_BYTES)
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise JcmError(
-            f"cannot read {path} ({one_line(error, 200)}): copy it again"
-        ) from error
-    if not isinstance(found, dict):
-        raise JcmError(f"{path} holds a {type(found).__name__}: copy it again")
-    return found
+        return json_files.read(path, dict[str, Any], "copy it again")
+    except FileNotFoundError as error:
+        raise JcmError(str(error)) from error

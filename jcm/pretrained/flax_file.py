@@ -51,10 +51,6 @@ _KINDS: tuple[tuple[str, str], ...] = (
 )
 
 
-class _Refused(Exception):
-    """The content is not what flax writes; the message states why."""
-
-
 def load(
     path: str | os.PathLike,
     wanted: Collection[str],
@@ -85,7 +81,7 @@ def load(
                 if name in wanted:
                     found[name] = value
             if reader.left:
-                raise _Refused(f"it has {reader.left} bytes too many")
+                raise budget.Refused(f"it has {reader.left} bytes too many")
         return found
     except JcmError:
         raise
@@ -166,11 +162,11 @@ class _Reader:
         """Reads the next value; of one that is not kept, no part stays in memory.
 
         Raises:
-          _Refused: if there are too many values, or they are nested too deep.
+          budget.Refused: if there are too many values, or they are nested too deep.
         """
         self._entries += 1
         if self._entries > budget.ENTRIES or depth > budget.DEPTH:
-            raise _Refused("it has too many entries")
+            raise budget.Refused("it has too many entries")
         kind, size = self._header()
         match kind:
             case "map":
@@ -194,11 +190,11 @@ class _Reader:
         """Reads the header of a map, list, text or bytes, and returns its length.
 
         Raises:
-          _Refused: if there is something else.
+          budget.Refused: if there is something else.
         """
         kind, size = self._header()
         if kind != wanted:
-            raise _Refused(f"there is a {kind} in place of a {wanted}")
+            raise budget.Refused(f"there is a {kind} in place of a {wanted}")
         return size
 
     def text(self) -> str:
@@ -220,7 +216,7 @@ class _Reader:
             return "number", first - 0x100
         kind, form = _KINDS[first - 0xC0]
         if kind == "unused":
-            raise _Refused("it is no msgpack")
+            raise budget.Refused("it is no msgpack")
         if not form:
             return kind, {"none": None, "false": False, "true": True}[kind]
         if form.isdigit():
@@ -233,41 +229,43 @@ class _Reader:
             self._skip(size)
             return None
         if code not in (_ARRAY, _SCALAR):
-            raise _Refused(f"it has an entry of type {code}")
+            raise budget.Refused(f"it has an entry of type {code}")
         after = self.left - size
         array = self._array()
         if self.left != after:
-            raise _Refused("an array is not described as flax does it")
+            raise budget.Refused("an array is not described as flax does it")
         return array
 
     def _array(self) -> np.ndarray:
         """Reads an array: a list of its shape, the name of its dtype, and its bytes."""
         if self.length("list") != 3:
-            raise _Refused("an array is not described as flax does it")
+            raise budget.Refused("an array is not described as flax does it")
         axes = self.length("list")
         if axes > budget.DIMENSIONS:
-            raise _Refused(f"an array has more than {budget.DIMENSIONS} dimensions")
+            raise budget.Refused(
+                f"an array has more than {budget.DIMENSIONS} dimensions"
+            )
         shape = tuple(self.length("number") for _ in range(axes))
         name = self.text()
         if name not in _DTYPES:
-            raise _Refused(f"it has an array of {shown(name)}")
+            raise budget.Refused(f"it has an array of {shown(name)}")
         size = self.length("bytes")
         if any(type(length) is not int or length < 0 for length in shape) or (
             math.prod(shape) * _DTYPES[name].itemsize != size
         ):
-            raise _Refused(f"an array of shape {shape} has {size:,} bytes")
+            raise budget.Refused(f"an array of shape {shape} has {size:,} bytes")
         self._check(size)
         array = np.empty(shape, _DTYPES[name])
         content = array.reshape(-1).view(np.uint8).data
         if self._file.readinto(content) != size:
-            raise _Refused("it is truncated")
+            raise budget.Refused("it is truncated")
         self._seen(content)
         self.left -= size
         return array
 
     def _string(self, size: int) -> bytes:
         if size > budget.NAME_BYTES:
-            raise _Refused(f"it has a text of {size:,} bytes")
+            raise budget.Refused(f"it has a text of {size:,} bytes")
         return self._take(size)
 
     def _take(self, size: int) -> bytes:
@@ -284,7 +282,7 @@ class _Reader:
 
     def _check(self, size: int) -> None:
         if size > self.left:
-            raise _Refused("it is truncated")
+            raise budget.Refused("it is truncated")
 
 
 def _exhausted(values: Iterable[Any]) -> Iterator[Any]:

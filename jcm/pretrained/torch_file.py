@@ -20,7 +20,6 @@ from jcm.pretrained import torch_pickle
 from jcm.pretrained.torch_pickle import Tensor
 from jcm.runtime import archives, budget
 from jcm.runtime.errors import JcmError, one_line, shown
-from jcm.runtime.pickles import Refused
 
 # The first number of a file in the older format, and the version that follows it.
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -75,15 +74,15 @@ def _read_zip(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:
     members = {member.filename: member for member in archive.infolist()}
     found = [name for name in members if name.rpartition("/")[2] == "data.pkl"]
     if len(found) != 1:
-        raise Refused("the archive has no data.pkl")
+        raise budget.Refused("the archive has no data.pkl")
     folder = found[0].removesuffix("data.pkl")
     if f"{folder}constants.pkl" in members:
-        raise Refused("it is a TorchScript program")
+        raise budget.Refused("it is a TorchScript program")
     order = members.get(f"{folder}byteorder")
     if order and (order.file_size > 9 or archive.read(order) != b"little"):
-        raise Refused("its byte order is not little-endian")
+        raise budget.Refused("its byte order is not little-endian")
     if members[found[0]].file_size > budget.PICKLE_BYTES:
-        raise Refused("the description of the tensors is too long")
+        raise budget.Refused("the description of the tensors is too long")
     tree = torch_pickle.read(io.BytesIO(archive.read(found[0])))
     prefix = f"{folder}data/"
     storages = {
@@ -102,23 +101,27 @@ def _read_stream(file: io.BufferedReader) -> dict[str, np.ndarray]:
     start = io.BytesIO(file.read(budget.PICKLE_BYTES))
     magic, version = torch_pickle.read(start), torch_pickle.read(start)
     if magic != _MAGIC or version != _VERSION:
-        raise Refused("it is neither a zip archive nor in PyTorch's older format")
+        raise budget.Refused(
+            "it is neither a zip archive nor in PyTorch's older format"
+        )
     system, tree, keys = (torch_pickle.read(start) for _ in range(3))
     if type(system) is not dict or system.get("little_endian") is not True:
-        raise Refused("its byte order is not little-endian")
+        raise budget.Refused("its byte order is not little-endian")
     dtypes = {leaf.storage.key: leaf.storage.dtype for leaf in _tensors(tree).values()}
     if type(keys) is not list:
-        raise Refused("its storages are not listed")
+        raise budget.Refused("its storages are not listed")
     storages, end = {}, os.fstat(file.fileno()).st_size
     file.seek(start.tell())
     for key in keys:
         (count,) = struct.unpack("<q", file.read(8))
         # The dtype, and so the size, of a storage is known only from its tensors.
         if type(key) is not str or key not in dtypes:
-            raise Refused("a storage belongs to no tensor")
+            raise budget.Refused("a storage belongs to no tensor")
         size, begin = count * dtypes[key].itemsize, file.tell()
         if not 0 <= size <= end - begin:
-            raise Refused(f"{size} bytes are announced, but there are {end - begin}")
+            raise budget.Refused(
+                f"{size} bytes are announced, but there are {end - begin}"
+            )
         storages[key] = _Storage(size, _part(file, begin, size))
         file.seek(begin + size)
     return _resolve(tree, storages)
@@ -134,12 +137,12 @@ def _part(file: io.BufferedReader, begin: int, size: int) -> Callable[[], bytes]
 
 def _tensors(tree: Any) -> dict[str, Tensor]:
     if type(tree) is not dict or not tree:
-        raise Refused(f"it holds a {type(tree).__name__}, not tensors by name")
+        raise budget.Refused(f"it holds a {type(tree).__name__}, not tensors by name")
     if len(tree) > budget.TENSORS:
-        raise Refused(f"it has more than {budget.TENSORS:,} entries")
+        raise budget.Refused(f"it has more than {budget.TENSORS:,} entries")
     for name, leaf in tree.items():
         if type(name) is not str or not isinstance(leaf, Tensor):
-            raise Refused(f"entry {shown(name)} is not a tensor")
+            raise budget.Refused(f"entry {shown(name)} is not a tensor")
     return tree
 
 
@@ -149,7 +152,7 @@ def _resolve(tree: Any, storages: Mapping[str, _Storage]) -> dict[str, np.ndarra
     by_storage: dict[str, list[str]] = {}
     for name, leaf in tensors.items():
         if leaf.storage.key not in storages:
-            raise Refused(f"the storage of {shown(name)} is missing")
+            raise budget.Refused(f"the storage of {shown(name)} is missing")
         _check_view(name, leaf, storages[leaf.storage.key].size)
         by_storage.setdefault(leaf.storage.key, []).append(name)
     # Views may share a storage, but each is copied here.
@@ -158,7 +161,7 @@ def _resolve(tree: Any, storages: Mapping[str, _Storage]) -> dict[str, np.ndarra
     )
     most = sum(each.size for each in storages.values()) + budget.SHARED_BYTES
     if total > most:
-        raise Refused("its tensors share too few numbers")
+        raise budget.Refused("its tensors share too few numbers")
     arrays = {}
     for key, names in by_storage.items():
         content = storages[key].read()
@@ -171,7 +174,7 @@ def _check_view(name: str, tensor: Tensor, size: int) -> None:
     """Checks that a view lies within its storage of `size` bytes, without reading it.
 
     Raises:
-      Refused: if it does not.
+      budget.Refused: if it does not.
     """
     count, numbers = math.prod(tensor.shape), size // tensor.storage.dtype.itemsize
     last = tensor.offset + sum(
@@ -179,7 +182,7 @@ def _check_view(name: str, tensor: Tensor, size: int) -> None:
         for length, step in zip(tensor.shape, tensor.strides, strict=True)
     )
     if count > numbers or (count and last >= numbers) or tensor.offset > numbers:
-        raise Refused(f"tensor {shown(name)} reaches beyond its storage")
+        raise budget.Refused(f"tensor {shown(name)} reaches beyond its storage")
 
 
 def _array(tensor: Tensor, content: bytes) -> np.ndarray:

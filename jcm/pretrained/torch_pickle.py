@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from jcm.runtime import budget, pickles
-from jcm.runtime.pickles import Name, Refused
+from jcm.runtime.pickles import Name
 
 _DTYPES = {
     "DoubleStorage": np.dtype("<f8"),
@@ -49,7 +49,8 @@ def read(file: io.BytesIO) -> Any:
       file: at most `budget.PICKLE_BYTES`.
 
     Raises:
-      Refused: if it holds anything else than PyTorch writes of tensors, or too much.
+      budget.Refused: if it holds anything else than PyTorch writes of tensors, or too
+        much.
       Exception: if it is damaged.
     """
     return pickles.read(file, _CALLS, _storage)
@@ -58,26 +59,26 @@ def read(file: io.BytesIO) -> Any:
 def _storage(pid: Any) -> Storage:
     """Describes a storage, if each part is what PyTorch writes."""
     if type(pid) is not tuple or len(pid) not in (5, 6) or any(pid[5:]):
-        raise Refused("a storage is not described as PyTorch does it")
+        raise budget.Refused("a storage is not described as PyTorch does it")
     kind, named, key = pid[:3]
     if (type(kind), type(named), type(key)) != (str, Name, str):
-        raise Refused("a storage is not described as PyTorch does it")
+        raise budget.Refused("a storage is not described as PyTorch does it")
     if kind != "storage" or named.name not in _DTYPES:
-        raise Refused(f"unknown kind of storage {kind[:80]!r}")
+        raise budget.Refused(f"unknown kind of storage {kind[:80]!r}")
     return Storage(key, _DTYPES[named.name])
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
     """Describes a tensor, if each number is one."""
     if (type(storage), type(shape), type(strides)) != (Storage, tuple, tuple):
-        raise Refused("a tensor is not described as PyTorch does it")
+        raise budget.Refused("a tensor is not described as PyTorch does it")
     if max(len(shape), len(strides)) > budget.DIMENSIONS:
-        raise Refused(f"a tensor has more than {budget.DIMENSIONS} dimensions")
+        raise budget.Refused(f"a tensor has more than {budget.DIMENSIONS} dimensions")
     if any(
         type(number) is not int or not 0 <= number < 2**63
         for number in (offset, *shape, *strides)
     ):
-        raise Refused("a tensor is not described as PyTorch does it")
+        raise budget.Refused("a tensor is not described as PyTorch does it")
     return Tensor(storage, offset, shape, strides)
 
 
@@ -87,7 +88,7 @@ def _parameter(tensor: Any, *_: Any) -> Any:
 
 def _sizes(sizes: Any) -> tuple[Any, ...]:
     if type(sizes) is not tuple:
-        raise Refused("a shape is not described as PyTorch does it")
+        raise budget.Refused("a shape is not described as PyTorch does it")
     return sizes
 
 

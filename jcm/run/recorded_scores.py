@@ -1,7 +1,9 @@
 """The file of scores of a workdir: a line for each model, way of sampling and seed."""
 
 import os
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, NotRequired, TypedDict
+
+import msgspec
 
 from jcm.run import storage
 from jcm.runtime import json_files
@@ -11,6 +13,8 @@ FILE = os.path.join("evaluation", "scores.jsonl")
 """The path of the file in a workdir."""
 # Its lines are kept in memory. Each has about 800 bytes.
 _MOST_BYTES = 16 * 2**20
+# The networks, data and references that a score depends on.
+_Depends = Annotated[dict[str, str], msgspec.Meta(max_length=20)]
 
 
 class Score(TypedDict):
@@ -42,8 +46,8 @@ class Score(TypedDict):
     labels: NotRequired[list[int | str]]
     seed: NotRequired[Count]
     num_images: Count
-    by: dict[str, Any]
-    scores: dict[str, float]
+    by: Annotated[dict[str, _Depends], msgspec.Meta(max_length=50)]
+    scores: Annotated[dict[str, float], msgspec.Meta(max_length=1000)]
 
 
 def read(workdir: str | os.PathLike) -> list[Score]:

@@ -4,17 +4,18 @@ The methods have the names of those of `clu.metric_writers.MetricWriter`, which 
 be used here because it imports TensorFlow.
 """
 
-import itertools
+import contextlib
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, SupportsFloat
+from types import GenericAlias
+from typing import Any, SupportsFloat, TypeVar
 
+import msgspec
 import numpy as np
 import tensorboardX
-from absl import logging
 from jaxtyping import Float, UInt8
 
 from jcm.data.images import to_uint8
@@ -24,8 +25,13 @@ from jcm.runtime.arrays import AnyArray
 from jcm.runtime.errors import JcmError
 
 Images = UInt8[AnyArray, "_n _h _w _c"] | Float[AnyArray, "_n _h _w _c"]
-# A line of metrics.jsonl.
-_Line = dict[str, float | Literal["NaN", "Infinity", "-Infinity"]]
+_Kind = TypeVar("_Kind")
+
+
+class _Step(msgspec.Struct):
+    """What is read of a line of metrics.jsonl to compare its step."""
+
+    step: float
 
 
 class MetricWriter:
@@ -195,10 +201,12 @@ def create(
 
 def has_scalars(workdir: str | os.PathLike, step: int, prefix: str) -> bool:
     """Returns whether metrics.jsonl has a number of a step whose name has a prefix."""
-    path = Path(workdir) / "metrics.jsonl"
+    written = str(step).encode()
     return any(
-        found == step and any(name.startswith(prefix) for name in line)
-        for found, line in _lines(path)
+        line
+        and bytes(line.get("step", b"")) == written
+        and any(name.startswith(prefix) for name in line)
+        for line in _lines(Path(workdir) / "metrics.jsonl", dict[str, msgspec.Raw])
     )
 
 
@@ -212,32 +220,37 @@ def _json_number(value: SupportsFloat) -> float | str:
 
 
 def _clean(path: Path, last_step: float) -> None:
-    """Removes the lines of later steps, and those that are incomplete or damaged."""
+    """Removes the lines of later steps, and a last line that is incomplete.
+
+    Lines that are damaged or written by others stay.
+    """
     # The file of a long run may be larger than the memory.
-    kept = bytearray(step <= last_step for step, _ in _lines(path))
+    kept = bytearray(
+        line is None or line.step <= last_step for line in _lines(path, _Step)
+    )
+    if kept and not _is_complete(path):
+        kept[-1] = False
     if not all(kept):
         with files.replacing(path) as temporary, temporary.open("wb") as file:
-            file.writelines(itertools.compress(json_files.raw_lines(path), kept))
+            number = 0
+            for piece in json_files.pieces(path):
+                if kept[number]:
+                    file.write(piece)
+                number += piece.endswith(b"\n")
 
 
-def _lines(path: Path) -> Iterator[tuple[float, _Line]]:
-    """Yields the step and the content of each line.
+def _is_complete(path: Path) -> bool:
+    """Returns whether the last line of a file has an end."""
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
-    A line that is damaged is logged, and has the step NaN.
+
+def _lines(path: Path, kind: type[_Kind] | GenericAlias) -> Iterator[_Kind | None]:
+    """Yields each line of metrics.jsonl, and None for one that is damaged.
 
     Raises:
       JcmError: if there is something else in place of the file.
     """
-    try:
-        for number, line in enumerate(json_files.lines(path, _Line), 1):
-            step = line.get("step") if line else math.nan
-            if not isinstance(step, float):
-                logging.warning(
-                    "%s, line %d, is damaged (step: it is missing or not a number):"
-                    " the line is not used",
-                    *(path, number),
-                )
-                step = math.nan
-            yield step, line or {}
-    except FileNotFoundError:
-        return
+    with contextlib.suppress(FileNotFoundError):
+        yield from json_files.lines(path, kind)

@@ -14,12 +14,10 @@ ENCRYPTED = 0x1
 """A flag of a member of an archive."""
 
 
-class Refused(Exception):
-    """An archive is not one that is read; the message states why."""
-
-
 @contextlib.contextmanager
-def opened(file: IO[bytes] | io.BufferedIOBase) -> Iterator[zipfile.ZipFile]:
+def opened(
+    file: IO[bytes] | io.BufferedIOBase, most: int = budget.DIRECTORY_BYTES
+) -> Iterator[zipfile.ZipFile]:
     """Opens an archive whose members have their places in the file.
 
     `zipfile` reads the whole directory of an archive, in which a member of 50 bytes
@@ -27,18 +25,19 @@ def opened(file: IO[bytes] | io.BufferedIOBase) -> Iterator[zipfile.ZipFile]:
 
     Args:
       file: a file that is open for reading.
+      most: the longest directory in bytes. Reading it takes 25 times this memory.
 
     Raises:
-      Refused: if the directory is too long, or the sizes of all members exceed that of
-        the file.
+      budget.Refused: if the directory is too long, or the sizes of all members exceed
+        that of the file.
       zipfile.BadZipFile: if it is damaged.
     """
-    guarded = _Guarded(file)
+    guarded = _Guarded(file, most)
     with zipfile.ZipFile(guarded) as archive:
         guarded.most = None
         total = sum(member.compress_size for member in archive.infolist())
         if total > os.fstat(file.fileno()).st_size:
-            raise Refused("its members share bytes")
+            raise budget.Refused("its members share bytes")
         yield archive
 
 
@@ -46,24 +45,24 @@ def check_plain(archive: zipfile.ZipFile) -> None:
     """Checks that the members take no more memory than their places in the file.
 
     Raises:
-      Refused: if a member is compressed or encrypted.
+      budget.Refused: if a member is compressed or encrypted.
     """
     for member in archive.infolist():
         name = shown(member.filename)
         if member.compress_type != zipfile.ZIP_STORED:
-            raise Refused(f"its member {name} is compressed")
+            raise budget.Refused(f"its member {name} is compressed")
         if member.flag_bits & ENCRYPTED:
-            raise Refused(f"its member {name} is encrypted")
+            raise budget.Refused(f"its member {name} is encrypted")
         if member.file_size != member.compress_size:
-            raise Refused(f"its member {name} has two sizes")
+            raise budget.Refused(f"its member {name} has two sizes")
 
 
 class _Guarded(io.RawIOBase):
     """A file of which at most `most` bytes are read at once; None for no limit."""
 
-    def __init__(self, file: IO[bytes] | io.BufferedIOBase):
+    def __init__(self, file: IO[bytes] | io.BufferedIOBase, most: int):
         self._file = file
-        self.most: int | None = budget.DIRECTORY_BYTES
+        self.most: int | None = most
 
     def read(self, size: int = -1) -> bytes:
         """Returns the next bytes."""
@@ -72,7 +71,7 @@ class _Guarded(io.RawIOBase):
         longest = self.most + 1
         found = self._file.read(min(size, longest) if size >= 0 else longest)
         if len(found) == longest:
-            raise Refused(f"its directory has more than {self.most:,} bytes")
+            raise budget.Refused(f"its directory has more than {self.most:,} bytes")
         return found
 
     def seek(self, offset: int, whence: int = 0) -> int:

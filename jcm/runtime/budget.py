@@ -43,7 +43,15 @@ Pillow raises an error for more, too.
 """
 
 
-def regular_file(path: str | os.PathLike, most: int | None = None) -> pathlib.Path:
+class Refused(Exception):
+    """The content of a file is not what is read; the message states why."""
+
+
+def regular_file(
+    path: str | os.PathLike,
+    most: int | None = None,
+    remedy: str = "name another file",
+) -> pathlib.Path:
     """Returns the path of a file that can be read to its end.
 
     A device or a pipe may never end, or wait for ever.
@@ -51,6 +59,7 @@ def regular_file(path: str | os.PathLike, most: int | None = None) -> pathlib.Pa
     Args:
       path: of the file; links are followed.
       most: the largest size in bytes; None allows every size.
+      remedy: the end of the message about a larger file.
 
     Raises:
       JcmError: if it is not a regular file, or if it is larger.
@@ -62,7 +71,7 @@ def regular_file(path: str | os.PathLike, most: int | None = None) -> pathlib.Pa
         raise JcmError(f"{path} is not a regular file: replace it by one")
     if most is not None and found.st_size > most:
         raise JcmError(
-            f"{path} has {found.st_size:,} bytes, and at most {most:,} are read: name"
-            " another file"
+            f"{path} has {found.st_size:,} bytes, and at most {most:,} are read:"
+            f" {remedy}"
         )
     return path

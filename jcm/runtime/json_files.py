@@ -17,6 +17,8 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 """The type of a whole number that is not negative."""
 
 _Kind = TypeVar("_Kind")
+# The remedy for a file of lines that cannot be read.
+_MOVE = "move it away"
 # The end of a message of msgspec: the place of a value, such as "$.starts[0].step".
 _PLACE = re.compile(r"(.*) - at `(?:key in )?\$\.?(.*)`", re.DOTALL)
 
@@ -37,7 +39,7 @@ def read(
       FileNotFoundError: if there is no such file.
     """
     try:
-        content = budget.regular_file(path, budget.JSON_BYTES).read_bytes()
+        content = budget.regular_file(path, budget.JSON_BYTES, remedy).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(f"there is no {path}: {remedy}") from error
     except OSError as error:
@@ -70,7 +72,8 @@ def lines(
 ) -> Iterator[_Kind | None]:
     """Reads a file with a JSON text on each line.
 
-    A line that is damaged is logged, since a kill may cut a line short at any time.
+    A kill may cut a line short at any time. The damaged lines are logged at the end,
+    all in one line of the log.
 
     Args:
       path: of the file; each line has at most `budget.JSON_BYTES`.
@@ -85,36 +88,42 @@ def lines(
       FileNotFoundError: if there is no such file.
     """
     decoder, unused = msgspec.json.Decoder(kind), "the line is not used"
-    for number, line in enumerate(raw_lines(path, most), 1):
-        name, found = f"{path}, line {number},", None
-        if line.endswith(b"\n"):
+    first, damaged, number, begins = "", 0, 0, True
+    for piece in pieces(path, most):
+        is_start, begins = begins, piece.endswith(b"\n")
+        if not is_start:
+            continue
+        number += 1
+        name, reason, found = f"{path}, line {number},", "", None
+        if begins:
             try:
-                found = _decode(decoder, line, name, unused)
+                found = _decode(decoder, piece, name, unused)
             except JcmError as error:
-                logging.warning("%s", error)
+                reason = str(error)
         else:
-            logging.warning("%s is incomplete: %s", name, unused)
+            reason = f"{name} is incomplete: {unused}"
+        if reason:
+            first, damaged = first or reason, damaged + 1
         yield found
+    if damaged:
+        others = f", nor are {damaged - 1} others" if damaged > 1 else ""
+        logging.warning("%s%s", first, others)
 
 
-def raw_lines(path: pathlib.Path, most: int | None = None) -> Iterator[bytes]:
-    """Yields the lines that `lines` decodes; a line that is too long lacks its end.
+def pieces(path: pathlib.Path, most: int | None = None) -> Iterator[bytes]:
+    """Yields the lines that `lines` decodes; a line that is too long is in pieces.
 
-    Args and errors are those of `lines`. One line at a time is in memory.
+    Args and errors are those of `lines`. One piece at a time is in memory, which has at
+    most `budget.JSON_BYTES`. The last piece of a line ends with its newline.
     """
-    size = budget.JSON_BYTES
     try:
-        with budget.regular_file(path, most).open("rb") as file:
-            while line := file.readline(size):
-                yield line
-                while len(line) == size and not line.endswith(b"\n"):
-                    line = file.readline(size)
+        with budget.regular_file(path, most, _MOVE).open("rb") as file:
+            while piece := file.readline(budget.JSON_BYTES):
+                yield piece
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise JcmError(
-            f"cannot read {path} ({error.strerror}): move it away"
-        ) from error
+        raise JcmError(f"cannot read {path} ({error.strerror}): {_MOVE}") from error
 
 
 def _decode(

@@ -54,10 +54,6 @@ class Array:
 _File = IO[bytes] | io.BufferedIOBase
 
 
-class _Refused(Exception):
-    """The content is not as expected; the message states why."""
-
-
 def read(
     path: str | os.PathLike, expected: Mapping[str, Array], remedy: str
 ) -> dict[str, np.ndarray]:
@@ -86,7 +82,7 @@ def read(
                         *(content, name, array, lengths, member.file_size)
                     )
             elif not array.optional:
-                raise _Refused(f"it has no {name}")
+                raise budget.Refused(f"it has no {name}")
         return found
 
 
@@ -131,7 +127,7 @@ def _opened(path: str | os.PathLike, remedy: str) -> Iterator[_File]:
             yield file
     except JcmError:
         raise
-    except (_Refused, archives.Refused) as error:
+    except budget.Refused as error:
         raise JcmError(f"{path} cannot be used: {error}: {remedy}") from error
     except Exception as error:  # a damaged file can raise anything
         reason = one_line(error, 200)
@@ -142,17 +138,19 @@ def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo | None:
     """Returns the part of an .npz file that holds an array; None if it has none."""
     named = [each for each in archive.infolist() if each.filename == f"{name}.npy"]
     if len(named) > 1:
-        raise _Refused(f"it has {name} several times")
+        raise budget.Refused(f"it has {name} several times")
     if not named:
         return None
     (member,) = named
     if member.flag_bits & archives.ENCRYPTED:
-        raise _Refused(f"{name} is encrypted")
+        raise budget.Refused(f"{name} is encrypted")
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise _Refused(f"{name} is compressed in an unknown way")
+        raise budget.Refused(f"{name} is compressed in an unknown way")
     if member.file_size > _RATIO * member.compress_size + _MORE:
-        raise _Refused(
-            f"{name} has {member.file_size:,} bytes in {member.compress_size:,}"
+        raise budget.Refused(
+            f"{name} has {member.file_size:,} bytes in {member.compress_size:,}: at"
+            f" most {_RATIO} times as many and {_MORE:,} more are unpacked (save it"
+            " with np.savez, which does not compress)"
         )
     return member
 
@@ -174,10 +172,10 @@ def _read_array(
     shape, in_fortran_order, dtype = _header(head)
     if dtype.name not in expected.dtypes:
         kinds = ", ".join(expected.dtypes)
-        raise _Refused(f"{name} is of type {dtype.name}, and not {kinds}")
+        raise budget.Refused(f"{name} is of type {dtype.name}, and not {kinds}")
     _check_shape(name, shape, expected.shape, lengths)
     if head.tell() + math.prod(shape) * dtype.itemsize != size:
-        raise _Refused(
+        raise budget.Refused(
             f"{name} does not have the bytes of an array of shape {shown(shape)}"
         )
     array = np.empty(shape[::-1] if in_fortran_order else shape, dtype)
@@ -188,12 +186,12 @@ def _read_array(
     while left:
         part = file.read(min(len(left), _BLOCK))
         if not part:
-            raise _Refused(f"{name} is not complete")
+            raise budget.Refused(f"{name} is not complete")
         left[: len(part)] = part
         left = left[len(part) :]
     # The checksum of a member is compared at its end.
     if file.read(1):
-        raise _Refused(f"{name} has bytes after its end")
+        raise budget.Refused(f"{name} has bytes after its end")
     array = array.T if in_fortran_order else array
     return array.astype(dtype.newbyteorder("="), copy=False)
 
@@ -206,7 +204,7 @@ def _header(file: _File) -> tuple[tuple[int, ...], bool, np.dtype]:
     }
     version = np.lib.format.read_magic(file)
     if version not in readers:  # the others are for dtypes with names
-        raise _Refused(f"its format is of version {version}")
+        raise budget.Refused(f"its format is of version {version}")
     with warnings.catch_warnings():
         # NumPy warns of what Python 2 wrote, as some published statistics.
         warnings.simplefilter("ignore", UserWarning)
@@ -227,7 +225,7 @@ def _check_shape(
     if not fits:
         axes = dict.fromkeys(axis for axis in expected if isinstance(axis, str))
         where = ", ".join(f"{axis}={lengths[axis]}" for axis in axes if axis in lengths)
-        raise _Refused(
+        raise budget.Refused(
             f"{name} has the shape {shown(shape)}, and not"
             f" ({', '.join(map(str, expected))}){where and ' with '}{where}"
         )

@@ -15,10 +15,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from jcm.runtime import budget
 
 
-class Refused(Exception):
-    """The content is not what is expected; the message states why."""
-
-
 class Name(NamedTuple):
     """What a pickle names, in place of the class or function."""
 
@@ -39,7 +35,7 @@ class Stateful(Protocol):
 
 
 def _refuse_storage(_: Any) -> Any:
-    raise Refused("it uses BINPERSID, which is refused")
+    raise budget.Refused("it uses BINPERSID, which is refused")
 
 
 def read(
@@ -53,7 +49,8 @@ def read(
       storage: makes an object of what describes one that is stored elsewhere.
 
     Raises:
-      Refused: if it names something else, has keys that are no texts, or too much.
+      budget.Refused: if it names something else, has keys that are no texts, or too
+        much.
       Exception: if it is damaged.
     """
     machine = _Machine(calls, storage)
@@ -62,11 +59,11 @@ def read(
             return machine.pop()
         act = _ACTIONS.get(operation.name)
         if act is None:
-            raise Refused(f"it uses {operation.name}, which is refused")
+            raise budget.Refused(f"it uses {operation.name}, which is refused")
         if count >= budget.PICKLE_OPERATIONS:
-            raise Refused("it does not end")
+            raise budget.Refused("it does not end")
         act(machine, argument)
-    raise Refused("it does not end")
+    raise budget.Refused("it does not end")
 
 
 class _Machine:
@@ -100,24 +97,24 @@ class _Machine:
         """Puts keys and values into the dictionary on the stack."""
         target = self.stack[-1]
         if type(target) is not dict:
-            raise Refused(f"items are put into a {type(target).__name__}")
+            raise budget.Refused(f"items are put into a {type(target).__name__}")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Only the hash of a text cannot be chosen, nor take long to compute.
             if type(key) not in (str, bytes):
-                raise Refused(f"a key is a {type(key).__name__}")
+                raise budget.Refused(f"a key is a {type(key).__name__}")
             target[key] = value
 
     def append(self, values: list[Any]) -> None:
         """Puts values into the list on the stack."""
         target = self.stack[-1]
         if type(target) is not list:
-            raise Refused(f"values are put into a {type(target).__name__}")
+            raise budget.Refused(f"values are put into a {type(target).__name__}")
         target.extend(values)
 
     def tuple_of(self, count: int) -> None:
         """Makes a tuple of the last values of the stack."""
         if len(self.stack) < count:
-            raise Refused("its stack is empty")
+            raise budget.Refused("its stack is empty")
         values = tuple(self.stack[-count:])
         del self.stack[-count:]
         self.push(values)
@@ -126,10 +123,10 @@ class _Machine:
         """Adds one of the few names that are allowed."""
         named = Name(module, name)
         if type(module) is not str or type(name) is not str:
-            raise Refused("a name is no text")
+            raise budget.Refused("a name is no text")
         if named not in self._calls:
             text = f"{module}.{name}"
-            raise Refused(f"it asks for {text[:200]}, which is refused")
+            raise budget.Refused(f"it asks for {text[:200]}, which is refused")
         self.push(named)
 
     def named_on_stack(self, _: None) -> None:
@@ -142,7 +139,7 @@ class _Machine:
         given, named = self.pop(), self.pop()
         call = self._calls[named] if type(named) is Name else None
         if call is None or type(given) is not tuple:
-            raise Refused("it calls what is no function")
+            raise budget.Refused("it calls what is no function")
         self.push(call(*given))
 
     def set_state(self, _: None) -> None:
@@ -151,7 +148,7 @@ class _Machine:
         if isinstance(target, Stateful):
             target.set_state(state)
         elif type(target) is not dict:
-            raise Refused("it sets the state of something")
+            raise budget.Refused("it sets the state of something")
 
     def persistent(self, _: None) -> None:
         """Makes an object of what describes one that is stored elsewhere."""

@@ -1,11 +1,13 @@
 """Tests of CIFAR-10: reading its archive, and archives that raise."""
 
+import gzip
 import io
 import os
 import pickle
 import struct
 import tarfile
 
+import cost
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -13,7 +15,7 @@ from ml_collections import ConfigDict
 
 from jcm import data
 from jcm.data import cifar10
-from jcm.runtime import pickles
+from jcm.runtime import budget
 from jcm.runtime.errors import JcmError
 
 
@@ -173,8 +175,51 @@ def test_the_unpickler_calls_nothing_but_numpy(data_config, tmp_path):
     ],
 )
 def test_the_unpickler_calls_no_function_and_takes_little(content, message):
-    with pytest.raises(pickles.Refused, match=message):
+    with pytest.raises(budget.Refused, match=message):
         cifar10.unpickled(content)
+
+
+def test_the_pixels_of_a_pickle_are_of_a_type_with_a_name():
+    # A tuple of two equal tuples, 22 times, which takes 29 MB to print.
+    nested = b")" + b"q\x00h\x00\x86" * 22
+    with pytest.raises(budget.Refused, match="type of its numbers is not a name"):
+        cifar10.unpickled(b"\x80\x02cnumpy\ndtype\n" + nested + b"\x85R.")
+
+
+def test_labels_are_whole_numbers(tmp_path):
+    nested = ()
+    for _ in range(40):  # the hash of it would take 2^40 operations
+        nested = (nested, nested)
+    pixels = np.zeros((1, 3072), np.uint8)
+    batch = pickle.dumps({b"data": pixels, b"labels": [nested]}, 2)
+    (tmp_path / "data_batch_1").write_bytes(batch)
+    with pytest.raises(JcmError, match="labels that are not whole numbers"):
+        list(cifar10._examples(tmp_path, ("data_batch_1",)))
+
+
+def _bomb(kind, size):
+    """Returns an archive with a header, and with as many zeros as it states."""
+    member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+    member.type, member.size = kind, size
+    zeros = gzip.compress(bytes(2**24), 9)
+    return gzip.compress(member.tobuf(tarfile.GNU_FORMAT)) + zeros * (size // 2**24)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        (tarfile.GNUTYPE_LONGNAME, 3 * 2**30),
+        (tarfile.XHDTYPE, 3 * 2**30),
+        (tarfile.REGTYPE, -512),
+        (tarfile.REGTYPE, 2**26),
+    ],
+)
+def test_an_archive_is_not_unpacked_without_end(tmp_path, monkeypatch, kind, size):
+    monkeypatch.setattr(cifar10, "_UNPACKED_BYTES", 2**26)
+    path = tmp_path / "cifar.tar.gz"
+    path.write_bytes(_bomb(kind, size))
+    with cost.limited(path), pytest.raises(JcmError, match="larger files than CIFAR"):
+        list(cifar10._examples(path, ("data_batch_1",)))
 
 
 def test_mock_data_stands_in_for_cifar10(data_config):

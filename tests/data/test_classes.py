@@ -4,12 +4,14 @@ import json
 import os
 import zipfile
 
+import cost
 import numpy as np
 import pytest
 from folders import of_folder, save
 
 from jcm import data
 from jcm.data import classes, image_folder
+from jcm.runtime import budget
 from jcm.runtime.errors import JcmError
 
 
@@ -137,6 +139,30 @@ def test_a_list_of_classes_is_a_file_of_a_fair_size(data_config, tmp_path):
     path.symlink_to("/dev/zero")
     with pytest.raises(JcmError, match=r"dataset\.json is not a regular file"):
         data.load(of_folder(data_config, folder))
+
+
+@pytest.mark.parametrize("part", [b"[],", b'["a",999],'])
+def test_a_hostile_list_of_classes_takes_little_memory(tmp_path, part):
+    count = (classes.most_bytes(1000) - 100) // len(part)
+    start = b"" if part == b"[]," else b'{"labels":'
+    (tmp_path / classes.LISTED).write_bytes(start + b"[" + part * count)
+    with cost.limited(tmp_path), pytest.raises(JcmError, match=r"json is damaged"):
+        content = classes.read_list(tmp_path, 1000)
+        classes.of_list(tmp_path, content, ["a"])
+
+
+def test_the_directory_of_a_zip_file_is_a_small_part_of_it(
+    data_config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(budget, "DIRECTORY_BYTES", 500)
+    place = zipped(of_nvlabs(tmp_path / "set"))
+    images = data.load(of_folder(data_config, place)).arrays()["image"]
+    assert len(images) == 6  # its directory has 546 bytes, and a twentieth of it 137
+    with zipfile.ZipFile(place, "a") as archive:
+        for i in range(20):
+            archive.writestr(f"empty/{i:0100d}.png", b"")
+    with pytest.raises(JcmError, match=r"its directory has more than .*: unpack it"):
+        data.load(of_folder(data_config, place))
 
 
 @pytest.mark.parametrize("text", ['{"name": "pets"}', '[["cat/0.png", 0]]'])

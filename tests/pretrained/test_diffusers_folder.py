@@ -239,7 +239,7 @@ def written(tmp_path_factory):
             {"num_train_timesteps": 1},
             "num_train_timesteps must be at least 2",
         ),
-        ("unet/config.json", None, "cannot read .*config.json .*: copy it again"),
+        ("unet/config.json", None, "config.json is damaged .*: copy it again"),
         (
             "unet/diffusion_pytorch_model.safetensors",
             None,
@@ -248,7 +248,7 @@ def written(tmp_path_factory):
         (
             "scheduler/scheduler_config.json",
             None,
-            "cannot read .*scheduler_config.json",
+            "scheduler_config.json is damaged",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 
+import cost
 import pytest
 from absl import logging
 
@@ -40,6 +41,8 @@ def test_only_damaged_lines_are_left_out(tmp_path, monkeypatch):
         {"weights": 5},
         {"sigmas": [None]},
         {"by": None},
+        {"by": {"fid": [{}, {}]}},
+        {"by": {str(i): {} for i in range(100)}},
     ]
     wrong = [json.dumps(_SCORE | change) for change in changes]
     wrong += ["5", "null", "[]", "{}", "[" * 10**5, '{"model": "cons']
@@ -49,9 +52,22 @@ def test_only_damaged_lines_are_left_out(tmp_path, monkeypatch):
     path.write_text("\n".join([good, *wrong, good]) + "\n")
     found = recorded_scores.read(tmp_path)
     assert found == [_SCORE, _SCORE]
-    assert len(logged) == len(wrong)
-    assert f"{path}, line 2, is damaged (scores: Expected `object`, got" in logged[0]
+    (line,) = logged
+    assert f"{path}, line 2, is damaged (scores: Expected `object`, got" in line
+    assert line.endswith(f", nor are {len(wrong) - 1} others")
     assert card.in_words(found) == "1 step: fid 3.5 of 80 images"
+
+
+def test_a_file_of_a_fair_size_is_read(tmp_path):
+    path = tmp_path / recorded_scores.FILE
+    path.parent.mkdir()
+    start, end = '{"by": {"a": [', "{}]}}\n"
+    path.write_text(2 * (start + "{}," * (8 * 2**20 // 3 - 20) + end))
+    with cost.limited(path):
+        assert recorded_scores.read(tmp_path) == []
+    path.write_bytes(bytes(16 * 2**20 + 1))
+    with pytest.raises(JcmError, match=r"scores.jsonl has .* are read: move it away"):
+        recorded_scores.read(tmp_path)
 
 
 def test_another_file_in_its_place_is_refused(tmp_path):

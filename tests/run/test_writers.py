@@ -12,6 +12,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from jcm.run import progress, writers
+from jcm.runtime import budget
 from jcm.runtime.errors import JcmError
 
 
@@ -240,23 +241,27 @@ def test_progress_is_a_bar_on_a_terminal(clock, lines, monkeypatch, capsys):
     assert "100%" in shown and not lines
 
 
-def test_damaged_lines_are_logged_and_removed(tmp_path, monkeypatch):
+def test_resuming_keeps_damaged_and_unusual_lines(tmp_path, monkeypatch):
     logged = []
     monkeypatch.setattr(
         logging, "warning", lambda text, *args: logged.append(text % args)
     )
+    monkeypatch.setattr(budget, "JSON_BYTES", 1000)
     path = tmp_path / "metrics.jsonl"
+    odd = ['{"step": 1, "loss": null, "note": "text", "done": true}']
     wrong = ["5", "null", "[]", '{"step": null}', '{"step": "Infinity", "fid": 1}']
-    wrong += [f'{{"step": 1{"0" * 400}}}', "[" * 10**5, '{"step": 1, "loss": null}']
-    wrong += ['{"loss": 1}']
-    path.write_text("\n".join(['{"step": 1, "loss": "NaN"}', *wrong, '{"step": 2}\n']))
+    wrong += [f'{{"step": 1{"0" * 400}}}', "[" * 900, '{"step": 1, "loss": NaN}']
+    wrong += ['{"loss": 1}', "x" * 3000]
+    kept = "\n".join(['{"step": 1, "loss": "NaN"}', *odd, *wrong, '{"step": 2}\n'])
+    path.write_text(kept + '{"step": 3}\n{"step": 2')
     assert not writers.has_scalars(tmp_path, 1, "fid")
     assert writers.has_scalars(tmp_path, 1, "loss")
     logged.clear()
     write_steps(tmp_path, [3], resume_step=2)
-    assert steps(tmp_path) == [1, 2, 3]
-    assert len(logged) == len(wrong)
-    assert all(f"{path}, line {n}," in text for n, text in enumerate(logged, 2))
+    assert path.read_text() == kept + '{"step": 3, "loss": 3.0}\n'
+    (line,) = logged
+    assert line.startswith(f"{path}, line 3, is damaged (")
+    assert line.endswith(f": the line is not used, nor are {len(wrong)} others")
 
 
 def test_a_device_in_place_of_the_metrics_is_refused(tmp_path):
