@@ -220,8 +220,8 @@ def _prepared(config_data: Any) -> builder_lib.ImageBuilder:
         if not place.exists():
             what = f"cannot prepare {config_data.name} in {folder}"
             raise JcmError(
-                f"{disk.cannot_write(folder / 'new', error, what)}, as"
-                " --config.data.dir"
+                f"{disk.cannot_write(folder / 'new', error, what)};"
+                " --config.data.dir names one"
             ) from error
     return builder
 

@@ -94,7 +94,8 @@ def _remedy(path: pathlib.Path, error: BaseException | None) -> str:
             return _FREE_SPACE.format(folder=folder)
     if path.is_dir() and number == errno.EISDIR:
         return _REMEDIES[errno.EISDIR]
-    return "use another folder"
+    # The most frequent cause, if a library does not name the cause.
+    return _FREE_SPACE.format(folder=folder) if number is None else "use another folder"
 
 
 def _reason(error: BaseException | None) -> str:

@@ -9,8 +9,6 @@ from typing import IO, Any
 
 from absl import logging
 
-from jcm.runtime import disk
-
 # What file systems without locks answer. NFS answers EBADF for a file that is not open
 # for writing.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
@@ -54,12 +52,10 @@ def exclusive(folder: pathlib.Path) -> Iterator[bool]:
       Whether others are excluded; False on a file system without locks.
 
     Raises:
-      JcmError: if the folder cannot be written.
+      OSError: if the folder cannot be written.
     """
-    with contextlib.ExitStack() as stack:
-        with disk.writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context((folder / ".lock").open("a"))
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
         try:
             locked = lock(file, wait=False)
         except BlockingIOError:

@@ -53,14 +53,18 @@ def arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
     import jax
     import orbax.checkpoint as ocp
 
+    verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)  # of a file that only a whole step has
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        shapes = checkpointer.metadata(folder).item_metadata.tree
-        as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
-        args = jax.tree.map(lambda _: as_numpy, shapes)
-        tree = checkpointer.restore(
-            folder, args=ocp.args.PyTreeRestore(restore_args=args)
-        )
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            shapes = checkpointer.metadata(folder).item_metadata.tree
+            as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+            args = jax.tree.map(lambda _: as_numpy, shapes)
+            tree = checkpointer.restore(
+                folder, args=ocp.args.PyTreeRestore(restore_args=args)
+            )
+    finally:
+        logging.set_verbosity(verbosity)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
         for path, leaf in jax.tree.leaves_with_path(tree)
@@ -118,7 +122,9 @@ def _content(path: pathlib.Path) -> Any:
         with np.load(path) as file:
             return {name: _digest(file[name]) for name in file.files}
     if path.suffix == ".jsonl":
-        return [_without_times(json.loads(line)) for line in path.open()]
+        return [
+            _without_times(json.loads(line)) for line in path.read_text().splitlines()
+        ]
     if path.suffix == ".json":
         return _without_times(json.loads(path.read_text()))
     return hashlib.sha256(path.read_bytes()).hexdigest()

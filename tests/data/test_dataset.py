@@ -11,7 +11,7 @@ import pytest
 
 from jcm import data
 from jcm.data import digits, prepared
-from jcm.runtime import cache, files
+from jcm.runtime import cache, locks
 from jcm.runtime.errors import JcmError
 
 
@@ -126,7 +126,7 @@ def test_a_process_uses_what_another_has_prepared_meanwhile(data_config, monkeyp
 
     monkeypatch.setattr(digits.Digits, "_split_generators", overtaken)
     # The file system does not support locks.
-    monkeypatch.setattr(files.fcntl, "flock", _fails_with(errno.ENOLCK))
+    monkeypatch.setattr(locks.fcntl, "flock", _fails_with(errno.ENOLCK))
     assert data.load(data_config) == winners[0]
     assert not [path for path in all_files(data_config.dir) if "incomplete" in path]
 
@@ -175,10 +175,10 @@ def _flip(path):
         ("dataset_info.json", _edit, "dataset_info.json has another SHA-256"),
         ("dataset_info.json", lambda p: p.write_text("{"), "has 1 bytes, not"),
         ("labels_train.npy", _flip, "labels_train.npy has another SHA-256"),
-        ("labels_train.npy", os.remove, "No such file"),
+        ("labels_train.npy", os.remove, "there is no"),
         ("digits-train.array_record-00000-of-00001", _flip, "another SHA-256"),
         ("prepared.json", lambda p: p.write_text('{"files": 3}'), "files"),
-        ("prepared.json", os.remove, "No such file"),
+        ("prepared.json", os.remove, "there is no"),
     ],
 )
 def test_a_data_set_that_has_changed_is_refused(
