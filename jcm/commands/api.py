@@ -140,14 +140,7 @@ def evaluate(
         )
     seed = whole_seed(seed)  # before the data is read
     model = model if isinstance(model, Model) else load(model)
-    config = model.config.copy_and_resolve_references()
-    if scores is not None:
-        config.eval.scores = _names(scores)
-    if num_images is not None:
-        config.eval.num_images = whole("num_images", num_images)
-    config_lib.check(config)
-    if not config.eval.scores:
-        raise JcmError("name at least one score, such as scores='fid'")
+    config = _eval_config(model, scores, num_images)
     if data is None and not model.about.trained:
         raise JcmError(
             "the model comes from elsewhere: pass the real images as data=..., a folder"
@@ -172,6 +165,27 @@ def evaluate(
         )
         storage.upload(folder)
     return found
+
+
+def _eval_config(
+    model: Model,
+    scores: Sequence[str] | np.ndarray | str | None,
+    num_images: Whole | None,
+) -> ConfigDict:
+    """Returns the config of a model with other scores and another number of samples.
+
+    Raises:
+      JcmError: for values that are not valid, or if there are no scores.
+    """
+    config = model.config.copy_and_resolve_references()
+    if scores is not None:
+        config.eval.scores = _names(scores)
+    if num_images is not None:
+        config.eval.num_images = whole("num_images", num_images)
+    config_lib.check(config)
+    if not config.eval.scores:
+        raise JcmError("name at least one score, such as scores='fid'")
+    return config
 
 
 def _names(scores: Any) -> tuple[str, ...]:

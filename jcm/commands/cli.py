@@ -42,10 +42,10 @@ def errors_in_one_line() -> Iterator[None]:
     """Ends the program with one line if the block raises what the user can fix."""
     logging.set_verbosity(logging.INFO)
     logs.prepare(logging.get_absl_handler())
-    logs.hide_tracebacks()
     try:
         try:
-            yield
+            with logs.tracebacks_hidden():
+                yield
         finally:
             sys.stdout.flush()
     except (JcmError, Preempted) as error:

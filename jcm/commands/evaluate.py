@@ -30,7 +30,7 @@ from jcm.run.checkpoints import Checkpoints
 from jcm.runtime import distributed, files, markdown
 from jcm.runtime.errors import JcmError
 from jcm.runtime.paths import expanded
-from jcm.training import prepare
+from jcm.training import setup
 
 _POLL_SECONDS = 10
 # Each picture of the comparison has at most this many images, in this many columns.
@@ -162,7 +162,7 @@ def check(config: ConfigDict) -> None:
     Raises:
       JcmError: if a setting is impossible or a score cannot be computed.
     """
-    prepare.check_settings(config)
+    setup.check_settings(config)
     with distributed.fail_together():  # one machine may lack the data
         real = scores_lib.real_images(config)
         if config.model.class_conditional and config.eval.reference:

@@ -21,19 +21,14 @@ from typing import Any, Self
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import tensorstore
 from absl import logging
 from etils import epath
 
-from jcm.run import storage
+from jcm.run import orbax_settings, storage
 from jcm.run.checksums import checksums
 from jcm.run.state import State
 from jcm.runtime import disk, distributed
 from jcm.runtime.errors import JcmError, one_line, shown
-
-# orbax asks TensorStore for counters at every save, to log them. TensorStore 0.1.86
-# never frees the answers, 70 kB for each save of four parts.
-vars(tensorstore)["experimental_collect_matching_metrics"] = lambda *_, **__: []
 
 _CHECKSUMS = "checksums"
 _RETRY_SECONDS = 2
@@ -43,8 +38,6 @@ _SAVE_SECONDS = 1200
 _LONG_WAIT = 1
 # What a checkpoint needs at least beside its arrays.
 _OTHER_BYTES = 2**16
-# The least part of a replicated array that a process writes for the others.
-_PIECE_BYTES = 2**20
 # The step is stored as the name of the checkpoint.
 _PARTS = tuple(f.name for f in dataclasses.fields(State) if f.name != "step")
 
@@ -68,18 +61,11 @@ class Checkpoints:
         """
         self._folder = storage.shared_path(workdir) / folder
         self._aside = self._folder.with_name("damaged")
-        # Each process reads independently, so that none waits forever for one that
-        # fails. The processes then agree on the result, see `_read`.
-        me = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=me,
-            active_processes={me},
-            barrier_sync_key_prefix=f"reader{me}",
-        )
+        # The processes agree on what each has read, see `_read`.
         self._reader = ocp.CheckpointManager(
             self._folder,
             options=ocp.CheckpointManagerOptions(
-                create=False, multiprocessing_options=alone
+                create=False, multiprocessing_options=orbax_settings.alone()
             ),
         )
         self._writer: Any = None
@@ -95,7 +81,9 @@ class Checkpoints:
                 async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECONDS),
             )
             self._writer = ocp.CheckpointManager(
-                self._folder, options=options, handler_registry=_handlers()
+                self._folder,
+                options=options,
+                handler_registry=orbax_settings.handlers(_PARTS),
             )
         # Orbax would create the workdir again if it was deleted.
         self._place = _identity(self._folder.parent)
@@ -172,11 +160,13 @@ class Checkpoints:
         """
         kept = self._writer.all_steps()[-self._keep :] if self._keep else ()
         if kept and jax.process_index() == 0:
-            for path in self._folder.iterdir():
-                # A folder that was deleted in part is not among the complete ones.
-                if path.name.isdecimal() and int(path.name) < min(kept):
-                    with contextlib.suppress(OSError):
-                        path.rmtree()
+            # The errors of object stores are of many types. The others wait below.
+            with contextlib.suppress(Exception):
+                for path in self._folder.iterdir():
+                    # A folder that was deleted in part is not among the complete ones.
+                    if path.name.isdecimal() and int(path.name) < min(kept):
+                        with contextlib.suppress(Exception):
+                            path.rmtree()
         distributed.barrier("old checkpoints")
         self._writer.reload()
 
@@ -314,25 +304,35 @@ class Checkpoints:
         return {name: found[name] for name in templates}
 
     def _set_aside(self, damaged: dict[int, JcmError]) -> None:
-        """Moves the checkpoints of these steps to WORKDIR/damaged."""
-        for step, error in damaged.items():
-            logging.warning("%s", error)
-            target = self._aside / str(step)
-            if jax.process_index() == 0:
-                self._aside.mkdir(parents=True, exist_ok=True)
-                # In an object store a folder exists only if something is in it.
-                (self._aside / "README").write_text(
-                    "These checkpoints are damaged. No program uses them.\n"
-                )
-                tried = 1
-                while target.exists():
-                    tried += 1
-                    target = self._aside / f"{step}_{tried}"
-                (self._folder / str(step)).rename(target)
-            logging.warning("step %d was moved to %s", step, target)
-        if damaged:
-            distributed.barrier("damaged checkpoints")
-            self._writer.reload()
+        """Moves the checkpoints of these steps to WORKDIR/damaged.
+
+        Raises:
+          JcmError: in every process, if process 0 cannot move them.
+        """
+        if not damaged:
+            return
+        with distributed.fail_together():
+            for step, error in damaged.items():
+                logging.warning("%s", error)
+                if jax.process_index() == 0:
+                    with self._explain_writing(f"cannot move the damaged step {step}"):
+                        target = self._move_aside(step)
+                    logging.warning("step %d was moved to %s", step, target)
+        self._writer.reload()
+
+    def _move_aside(self, step: int) -> epath.Path:
+        """Moves the checkpoint of a step to WORKDIR/damaged; returns its new folder."""
+        self._aside.mkdir(parents=True, exist_ok=True)
+        # In an object store a folder exists only if something is in it.
+        (self._aside / "README").write_text(
+            "These checkpoints are damaged. No program uses them.\n"
+        )
+        target, tried = self._aside / str(step), 1
+        while target.exists():
+            tried += 1
+            target = self._aside / f"{step}_{tried}"
+        (self._folder / str(step)).rename(target)
+        return target
 
     def _check_room(self, step: int, state: State) -> None:
         """Checks the folder and the free space before a save.
@@ -381,23 +381,3 @@ def _identity(folder: epath.Path) -> tuple[int, int] | None:
         found = os.stat(folder)
         return found.st_dev, found.st_ino
     return None
-
-
-def _handlers() -> ocp.DefaultCheckpointHandlerRegistry:
-    """Returns the handlers that write the parts of a state.
-
-    By default, unless $JAX_PLATFORMS names GPUs, orbax cuts every array into a piece
-    for each device that holds it. Each piece needs a compiled program, which would
-    stop the training for seconds.
-    """
-    arrays = ocp.type_handlers.ArrayHandler(
-        # With several processes, orbax decides whether they share the writing.
-        use_replica_parallel=None if jax.process_count() > 1 else False,
-        min_slice_bytes_for_replica_parallel=_PIECE_BYTES,
-    )
-    types = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
-    handlers = ocp.DefaultCheckpointHandlerRegistry()
-    for name in _PARTS:
-        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=types)
-        handlers.add(name, ocp.args.PyTreeSave, handler)
-    return handlers

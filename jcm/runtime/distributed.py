@@ -32,8 +32,7 @@ _LISTEN_SECONDS, _EXIT_SECONDS = 1, 2
 # The key under which a process that ends early stores its error for the others.
 _ENDED = "jcm/ended"
 _joined, _ends_here = threading.Event(), threading.Event()
-# JAX waits this much longer for a silent process, since it would end all processes
-# without an explanation.
+# JAX may end a process this much later.
 _LATER_SECONDS = 20
 # The length of a message that processes exchange.
 _MESSAGE_BYTES = 1024
@@ -122,7 +121,7 @@ def _join(found: cluster_lib.Cluster, seconds: int) -> None:
         jax.distributed.initialize(
             **found.arguments,
             initialization_timeout=seconds + _SHUTDOWN_SECONDS,
-            heartbeat_timeout_seconds=_heartbeat_timeout + _LATER_SECONDS,
+            heartbeat_timeout_seconds=_heartbeat_timeout,
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except Exception as error:  # JAX and the libraries of clusters raise many types
@@ -172,7 +171,10 @@ def end_others(error: BaseException) -> None:
 
 
 def _listen() -> None:
-    """Ends this process a few seconds after another one has ended early, or is lost."""
+    """Ends this process a few seconds after another one has ended early.
+
+    If another is lost, JAX ends this process, and `lost` explains it.
+    """
     client, me = ocp.multihost.get_jax_distributed_client(), jax.process_index()
     aborts = lost.Aborts()
     signs = lost.Signs(client, me, jax.process_count(), _heartbeat_timeout)
@@ -180,10 +182,7 @@ def _listen() -> None:
         time.sleep(_LISTEN_SECONDS)
         try:
             with aborts.explained():
-                signs.give()
-                if missing := signs.missing():
-                    text = f"{lost.EXIT_CODE} process {missing} {lost.LINE}"
-                    client.key_value_set(_ENDED, text, True)
+                aborts.who = signs.exchange()
                 code, _, text = client.key_value_try_get(_ENDED).partition(" ")
         except jax.errors.JaxRuntimeError as error:
             if "NOT_FOUND" in str(error) or jax.distributed.is_initialized():

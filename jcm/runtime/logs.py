@@ -1,5 +1,6 @@
 """What programs, `jcm.train` and `jcm.evaluate` show: the log of jcm, and warnings."""
 
+import asyncio
 import contextlib
 import logging as std_logging
 import pathlib
@@ -27,19 +28,23 @@ def shown() -> Iterator[None]:
     If the program has set up logging itself, its handlers get these lines.
     """
     logger, verbosity = logging.get_absl_logger(), logging.get_verbosity()
+    levels = {each: each.level for each in (logger, std_logging.root)}
     propagates, handler = logger.propagate, None
     logging.set_verbosity(max(verbosity, logging.INFO))
     logger.addFilter(_is_relevant)
-    hide_tracebacks()
     if all(map(_is_default, std_logging.root.handlers)):
         handler = std_logging.StreamHandler()
         prepare(handler)
         logger.addHandler(handler)
         logger.propagate = False
     try:
-        yield
+        with tracebacks_hidden():
+            yield
     finally:
         logging.set_verbosity(verbosity)
+        # absl would give the logger a level of its own, which it need not have had.
+        for each, level in levels.items():
+            each.setLevel(level)
         logger.removeFilter(_is_relevant)
         if handler:
             logger.removeHandler(handler)
@@ -81,17 +86,25 @@ def _is_relevant(record: std_logging.LogRecord) -> bool:
     )
 
 
-def hide_tracebacks() -> None:
+@contextlib.contextmanager
+def tracebacks_hidden() -> Iterator[None]:
     """Hides errors in the threads of libraries, which jcm reports in one line.
 
     If orbax cannot write an array, it abandons the tasks that write the others.
     TensorStore then prints a traceback for each of them. The thread that writes event
     files ends with its error, which `error_of` returns.
     """
-    if not isinstance(threading.excepthook, _ThreadHook):
-        threading.excepthook = _ThreadHook(threading.excepthook)
-    if not isinstance(sys.unraisablehook, _UnraisableHook):
-        sys.unraisablehook = _UnraisableHook(sys.unraisablehook)
+    in_threads, ignored = threading.excepthook, sys.unraisablehook
+    ours = _ThreadHook(in_threads), _UnraisableHook(ignored)
+    threading.excepthook, sys.unraisablehook = ours
+    try:
+        yield
+    finally:
+        # The program may have set others meanwhile.
+        if threading.excepthook is ours[0]:
+            threading.excepthook = in_threads
+        if sys.unraisablehook is ours[1]:
+            sys.unraisablehook = ignored
 
 
 def error_of(thread: threading.Thread) -> BaseException | None:
@@ -124,5 +137,19 @@ class _UnraisableHook:
 
     def __call__(self, found: Any) -> None:
         """Hides an error, or passes it on."""
-        if str(found.exc_value) != "Event loop is closed":
+        if not _is_of_tensorstore(found):
             self._before(found)
+
+
+def _is_of_tensorstore(found: Any) -> bool:
+    """Returns whether TensorStore has informed a loop of asyncio that is closed.
+
+    It calls the loop from C++, so that no other function is in the traceback, and it
+    names no object.
+    """
+    first = found.exc_traceback and found.exc_traceback.tb_frame.f_code
+    return (
+        str(found.exc_value) == "Event loop is closed"
+        and found.object is None
+        and first is asyncio.BaseEventLoop.call_soon_threadsafe.__code__
+    )

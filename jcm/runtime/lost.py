@@ -1,6 +1,7 @@
-"""Notices that a process of a run is lost, and says so before the others end.
+"""Explains why a run ends if one of its processes is lost.
 
-JAX notices it too, but ends the others by an abort without an explanation.
+JAX notices that a process is lost, and aborts all others, which do not say which one it
+was. What this file notices ends nothing: a process that is busy may be silent.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import glob
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,20 +18,23 @@ from typing import Any
 
 EXIT_CODE = 128 + signal.SIGABRT
 """What a shell sees after an abort by JAX; launchers then start the run again."""
-LINE = (
+
+_LINE = (
     "was lost (it gives no sign of life; see its own log): all processes end, and the"
     " same commands resume the run"
 )
-"""The end of the line about a lost process."""
-
-_KEY = "jcm/alive"
+_KEY, _SILENT = "jcm/alive", "jcm/silent"
 _EVERY_SECONDS = 5
 # A request that takes longer may wait for a thread in which JAX aborts this process.
 _LONG_SECONDS = 1
 
 
 class Signs:
-    """The signs of life of all processes, which process 0 watches."""
+    """The signs of life of all processes, which process 0 watches.
+
+    A thread of Python gives them. It gives none while another thread computes without
+    releasing the interpreter. JAX's own signs do not depend on Python.
+    """
 
     def __init__(self, client: Any, process: int, count: int, timeout: float):
         """Creates the signs; all processes are alive now.
@@ -38,27 +43,44 @@ class Signs:
           client: of JAX's coordination service.
           process: the index of this process.
           count: the number of processes.
-          timeout: seconds without a sign after which a process is lost.
+          timeout: seconds without a sign of JAX after which JAX ends all processes.
         """
-        self._client, self._process, self._timeout = client, process, timeout
-        self._every = min(_EVERY_SECONDS, timeout / 4)
+        self._client, self._process = client, process
+        # JAX gives a sign in every half of its timeout, and counts from the last one.
+        # All processes know before that which one is silent.
+        self._timeout = timeout / 4
+        self._every = min(_EVERY_SECONDS, self._timeout / 4)
         self._last = dict.fromkeys(range(count), ("", time.monotonic()))
         self._given = self._watched = -math.inf
+        self._silent: int | None = None
 
-    def give(self) -> None:
-        """Gives a sign of life of this process, if it is time for one."""
+    def exchange(self) -> str:
+        """Gives a sign of life, if it is time; returns who is lost if JAX aborts now.
+
+        Process 0, in which JAX's service runs, informs the others of a silent process.
+        """
         now = time.monotonic()
         if now - self._given >= self._every:
             self._given = now
             self._client.key_value_set(f"{_KEY}/{self._process}", str(now), True)
+            before = self._silent
+            if self._process == 0:
+                self._silent = self._watch()
+                if self._silent != before:
+                    text = "" if self._silent is None else str(self._silent)
+                    self._client.key_value_set(f"{_SILENT}/process", text, True)
+            else:
+                found = dict(self._client.key_value_dir_get(_SILENT)).values()
+                self._silent = next((int(text) for text in found if text), None)
+        if self._silent is not None:
+            return f"process {self._silent}"
+        return "process 0, or the connection to it," if self._process else "a process"
 
-    def missing(self) -> int | None:
-        """Returns a process that is lost; None if there is none, or not in process 0.
+    def _watch(self) -> int | None:
+        """Returns a process that is silent; None if there is none.
 
         A process that was halted itself cannot know how long the others were silent.
         """
-        if self._process != 0:
-            return None
         found = self._client.key_value_dir_get(_KEY)
         now, before = time.monotonic(), self._watched
         self._watched = now
@@ -72,11 +94,25 @@ class Signs:
         return oldest if ages[oldest] > self._timeout else None
 
 
+class _Action(ctypes.Structure):
+    """How Linux handles a signal; `struct sigaction` of its C libraries."""
+
+    _fields_ = (
+        ("handler", ctypes.c_void_p),
+        ("mask", ctypes.c_uint64 * 16),
+        ("flags", ctypes.c_int),
+        ("restorer", ctypes.c_void_p),
+    )
+
+
 class Aborts:
-    """Explains an abort by JAX, which comes at once if process 0 is lost.
+    """Explains an abort by JAX, which comes if a process is lost.
 
     A request to the coordination service then waits for the thread in which JAX aborts
-    the process. On systems without /proc there is no explanation.
+    the process. There is an explanation on Linux only.
+
+    Attributes:
+      who: which process is lost if JAX aborts this one.
     """
 
     def __init__(self) -> None:
@@ -84,11 +120,17 @@ class Aborts:
 
         The handler of the signal is a function of the system, sleep(), which takes the
         number of the signal as seconds: Python may be unable to run in that thread.
+        Meanwhile the thread blocks another signal, by which `_aborts` recognises it.
         """
-        system = ctypes.CDLL(None)
-        system.signal(signal.SIGABRT, ctypes.cast(system.sleep, ctypes.c_void_p))
+        self.who = "a process"
         self._since = math.inf
-        threading.Thread(target=self._watch, daemon=True).start()
+        if sys.platform == "linux":
+            system = ctypes.CDLL(None)
+            mask = (ctypes.c_uint64 * 16)(_bit(_mark()))
+            handler = ctypes.cast(system.sleep, ctypes.c_void_p)
+            action = _Action(handler, mask, 0, None)
+            system.sigaction(signal.SIGABRT, ctypes.byref(action), None)
+            threading.Thread(target=self._watch, daemon=True).start()
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
@@ -103,18 +145,31 @@ class Aborts:
         while True:
             time.sleep(_LONG_SECONDS)
             if time.monotonic() - self._since > _LONG_SECONDS and _aborts():
-                text = f"jcm: process 0, or the connection to it, {LINE}\n"
-                os.write(2, text.encode())
+                os.write(2, f"jcm: {self.who} {_LINE}\n".encode())
                 os._exit(EXIT_CODE)
 
 
 def _aborts() -> bool:
-    """Returns whether a thread handles SIGABRT, which the system blocks meanwhile."""
+    """Returns whether a thread is in the handler of SIGABRT.
+
+    Threads of libraries may block signals as well, but none blocks only the first of
+    two that nothing uses.
+    """
     for path in glob.glob("/proc/self/task/*/status"):
         with contextlib.suppress(OSError), open(path) as file:
             for line in file:
                 if line.startswith("SigBlk:"):
-                    blocked = int(line.split()[1], 16)
-                    if blocked >> (signal.SIGABRT - 1) & 1:
+                    blocked, mark = int(line.split()[1], 16), _mark()
+                    if blocked & _bit(mark) and not blocked & _bit(mark + 1):
                         return True
     return False
+
+
+def _mark() -> int:
+    """Returns the number of a signal that nothing uses, nor the next one."""
+    return signal.SIGRTMAX - 2
+
+
+def _bit(number: int) -> int:
+    """Returns the bit of a signal in a mask."""
+    return 1 << (number - 1)

@@ -1,12 +1,8 @@
 """Prepares everything that the training loop needs, from a config and a workdir."""
 
 import contextlib
-import dataclasses
-import math
-import os
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -14,15 +10,9 @@ from absl import logging
 from clu.parameter_overview import get_parameter_overview
 from ml_collections import ConfigDict
 
-from jcm import config as config_lib
 from jcm import data, methods, networks
 from jcm.data.dataset import Batch
-from jcm.diffusion.denoiser import Denoiser
-from jcm.diffusion.precond import EDM, Consistency
 from jcm.methods import Frozen
-from jcm.metrics import scores as scores_lib
-from jcm.model import build, loading, scoring
-from jcm.model.labels import image_labels
 from jcm.run import lease, storage, writers
 from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
@@ -37,28 +27,25 @@ from jcm.runtime import (
     sharding,
 )
 from jcm.runtime.arrays import check_finite
-from jcm.runtime.errors import JcmError, Preempted
-from jcm.training import memory_plan, program, short, snapshots, start
+from jcm.runtime.errors import Preempted
+from jcm.training import memory_plan, short, snapshots, start
+from jcm.training import setup as setup_lib
 from jcm.training.log import TrainLog
 from jcm.training.preview import SCORE_PREFIX, Preview
-from jcm.training.profiling import Profile
-from jcm.training.program import Program
 from jcm.training.run import Run, due
+from jcm.training.setup import Setup, Train
 from jcm.training.snapshots import Snapshots
 from jcm.training.step import compile_step
 
 # The file of a workdir with the names and shapes of all parameters.
 _PARAMETERS = "parameters.txt"
 
-# A function that trains a config in a workdir.
-_Train = Callable[[ConfigDict, str | os.PathLike], Any]
-
 
 @contextlib.contextmanager
 def prepare(
     config: ConfigDict,
     workdir: pathlib.Path,
-    train: _Train,
+    train: Train,
     dataset: data.Dataset | None = None,
     section: str = "",
 ) -> Iterator[Run | None]:
@@ -81,7 +68,7 @@ def prepare(
     Raises:
       JcmError: for settings, data or a workdir that cannot be used.
     """
-    setup = _check(config, workdir, train, dataset)
+    setup = setup_lib.check(config, workdir, train, dataset)
     names, fingerprint = setup.dataset.class_names, setup.dataset.fingerprint
     with contextlib.ExitStack() as stack:
         stack.enter_context(lease.hold(workdir))
@@ -102,153 +89,62 @@ def prepare(
             )
             yield None
             return
-        workdir_lib.record_start(workdir, saved_step or 0)
-        for text in short.warnings(config, setup.program.method, section):
-            logging.warning("%s", text)
-        frozen = _load_frozen(setup, workdir)
-        train_step = _compile(setup)
-        _check_not_stopped(watch)  # a large step takes minutes to compile
-        state = _load_state(setup, checkpoints, frozen)
-        checkpoints.delete_old()
-        first_step = int(state.step)
-        # Check this before the writer below drops what was logged after this step.
-        score_first = saved_step is not None and _lacks_scores(
-            workdir, first_step, setup.score_every
-        )
-        batches = _batches(setup, first_step)
-        # Do this before the clock of the progress starts, since it can take minutes.
-        for group in setup.score_groups:
-            group.prepare()
-        writer, progress, log = _open_log(setup, workdir, first_step, stack)
-        yield Run(
-            config=config,
-            workdir=workdir,
-            state=state,
-            # An older checkpoint was restored if the newest is damaged.
-            saved_step=first_step if saved_step is not None else 0,
-            score_every=setup.score_every,
-            score_first=score_first,
-            train_step=train_step,
-            frozen=frozen,
-            batches=batches,
-            batch_sharding=setup.program.batch_sharding,
-            preemption=watch,
-            checkpoints=checkpoints,
-            snapshots=stack.enter_context(Snapshots(config, workdir)),
-            log=log,
-            progress=progress,
-            profile=stack.enter_context(contextlib.closing(setup.profile)),
-            preview=Preview(config, workdir, setup.program, names, writer),
-            score_groups=setup.score_groups,
-        )
+        yield _open(setup, workdir, checkpoints, watch, saved_step, section, stack)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Setup:
-    """What follows from the config and the data alone.
-
-    Attributes:
-      config: the whole config.
-      dataset: what is trained on.
-      program: the training step, not compiled yet.
-      teachers: the models that the loss reads, by name.
-      score_groups: the scores to compute while training.
-      score_every: steps between two scorings; 0 for none.
-      profile: traces the steps that the config names.
-      memory_limit: bytes that one device has free before the run begins.
-    """
-
-    config: ConfigDict
-    dataset: data.Dataset
-    program: Program
-    teachers: dict[str, start.Teacher]
-    score_groups: list[scores_lib.ScoreGroup]
-    score_every: int
-    profile: Profile
-    memory_limit: int | None
-
-
-def check_settings(config: ConfigDict) -> None:
-    """Checks what needs no data, before the data is prepared.
-
-    Raises:
-      JcmError: for settings that no data can make valid.
-    """
-    config_lib.check(config)
-    network = build.network(config, num_classes=2)
-    kinds = {"diffusion": EDM(), "consistency": Consistency()}
-    stand_ins = {
-        name: Denoiser(network, kinds.get(kind, EDM()))
-        for name, kind in methods.recipe(config.method).teachers.items()
-    }
-    methods.create(config, network, stand_ins)
-    snapshots.power_averages(config)
-
-
-def _check(
-    config: ConfigDict,
+def _open(
+    setup: Setup,
     workdir: pathlib.Path,
-    train: _Train,
-    dataset: data.Dataset | None,
-) -> _Setup:
-    """Checks settings and data, without touching the workdir or compiling anything."""
-    check_settings(config)
-    with distributed.fail_together():  # one machine may lack the data
-        if not workdir_lib.newest_step(workdir):  # it is not needed later
-            start.check_init(config)
-        if dataset is None:
-            dataset = data.load(config.data, config.data.split)
-    logging.info("the data: %s", dataset.summary())
-    names = dataset.class_names
-    with distributed.fail_together():  # or a teacher
-        teachers = start.find_teachers(config, len(names), workdir, train)
-    denoisers = {name: teacher.denoiser for name, teacher in teachers.items()}
-    made = program.create(config, len(names), denoisers)
-    method = made.method
-    for name, teacher in teachers.items():
-        try:
-            if teacher.config is not None:
-                program.check_batch_size(
-                    teacher.config, made.mesh.size, "teacher_train"
-                )
-        except JcmError as error:
-            raise JcmError(f"the teacher {config.teachers[name]}: {error}") from error
-    memory_limit = memory_plan.limit()
-    profile = Profile(config.profile.steps, workdir / "profile")
-    # Also of the teachers, which the evaluation after the training samples.
-    for each in (method.denoiser, *denoisers.values()):
-        build.default_schedules(config, each)
-    image_labels(config, config.sample.num_images, method.denoiser, names)
-    if loading.which_weights(config) == "target_params" and not method.keeps_target:
-        raise JcmError(
-            "config.sample.ema='target_params', but this method keeps no target: use"
-            " params, or one of config.train.averages"
-        )
-    score_every = math.ceil(1000 * config.eval.every_kimg / config.train.batch_size)
-    distributed.check_equal({"the data's fingerprint": dataset.fingerprint})
-    return _Setup(
+    checkpoints: Checkpoints,
+    watch: preemption.Watch,
+    saved_step: int | None,
+    section: str,
+    stack: contextlib.ExitStack,
+) -> Run:
+    """Returns a run that is not complete; `stack` closes what it opens."""
+    config, names = setup.config, setup.dataset.class_names
+    workdir_lib.record_start(workdir, saved_step or 0)
+    for text in short.warnings(config, setup.program.method, section):
+        logging.warning("%s", text)
+    frozen = _load_frozen(setup, workdir)
+    train_step = _compile(setup)
+    _check_not_stopped(watch)  # a large step takes minutes to compile
+    state = _load_state(setup, checkpoints, frozen)
+    checkpoints.delete_old()
+    first_step = int(state.step)
+    # Check this before the writer below drops what was logged after this step.
+    score_first = saved_step is not None and _lacks_scores(
+        workdir, first_step, setup.score_every
+    )
+    batches = _batches(setup, first_step)
+    # Do this before the clock of the progress starts, since it can take minutes.
+    for group in setup.score_groups:
+        group.prepare()
+    writer, progress, log = _open_log(setup, workdir, first_step, stack)
+    return Run(
         config=config,
-        dataset=dataset,
-        program=made,
-        teachers=teachers,
-        score_groups=_score_groups(config, dataset, method) if score_every else [],
-        score_every=score_every,
-        profile=profile,
-        memory_limit=memory_limit,
+        workdir=workdir,
+        state=state,
+        # An older checkpoint was restored if the newest is damaged.
+        saved_step=first_step if saved_step is not None else 0,
+        score_every=setup.score_every,
+        score_first=score_first,
+        train_step=train_step,
+        frozen=frozen,
+        batches=batches,
+        batch_sharding=setup.program.batch_sharding,
+        preemption=watch,
+        checkpoints=checkpoints,
+        snapshots=stack.enter_context(Snapshots(config, workdir)),
+        log=log,
+        progress=progress,
+        profile=stack.enter_context(contextlib.closing(setup.profile)),
+        preview=Preview(config, workdir, setup.program, names, writer),
+        score_groups=setup.score_groups,
     )
 
 
-def _score_groups(
-    config: ConfigDict, dataset: data.Dataset, method: methods.Method
-) -> list[scores_lib.ScoreGroup]:
-    """Returns the scores to compute while training on a data set."""
-    real = scores_lib.real_images(config, dataset)
-    conditional = method.denoiser.num_classes > 0
-    scoring.check_classes(config, dataset.class_names if conditional else (), real)
-    return scores_lib.create(config, real)
-
-
-def _saved_step(setup: _Setup, checkpoints: Checkpoints) -> int | None:
+def _saved_step(setup: Setup, checkpoints: Checkpoints) -> int | None:
     """Returns the step of the newest checkpoint, or None.
 
     If it is the last step, checkpoints that cannot be read are skipped.
@@ -260,7 +156,7 @@ def _saved_step(setup: _Setup, checkpoints: Checkpoints) -> int | None:
     return None if state is None else int(state.step)
 
 
-def _is_complete(setup: _Setup, saved_step: int | None, workdir: pathlib.Path) -> bool:
+def _is_complete(setup: Setup, saved_step: int | None, workdir: pathlib.Path) -> bool:
     """Returns whether all steps are done, and the last one is scored if that is due."""
     total = setup.config.train.num_steps
     return saved_step == total and not _lacks_scores(workdir, total, setup.score_every)
@@ -276,7 +172,7 @@ def _lacks_scores(workdir: pathlib.Path, step: int, every: int) -> bool:
     return not distributed.from_main(writers.has_scalars(workdir, step, SCORE_PREFIX))
 
 
-def _load_frozen(setup: _Setup, workdir: pathlib.Path) -> Frozen:
+def _load_frozen(setup: Setup, workdir: pathlib.Path) -> Frozen:
     """Puts the teachers and the constants of the loss on the devices."""
     method = setup.program.method
     teachers = {name: teacher.load() for name, teacher in setup.teachers.items()}
@@ -302,7 +198,7 @@ def _write_parameters(network: networks.Network, workdir: pathlib.Path) -> None:
     )
 
 
-def _compile(setup: _Setup) -> jax.stages.Compiled:
+def _compile(setup: Setup) -> jax.stages.Compiled:
     """Compiles the step, and checks that it fits into memory."""
     config, made = setup.config, setup.program
     with (
@@ -335,7 +231,7 @@ def _check_not_stopped(watch: preemption.Watch) -> None:
         )
 
 
-def _load_state(setup: _Setup, checkpoints: Checkpoints, frozen: Frozen) -> State:
+def _load_state(setup: Setup, checkpoints: Checkpoints, frozen: Frozen) -> State:
     """Returns the state of the newest checkpoint, or that before the first step."""
     made = setup.program
     state = checkpoints.restore(made.state)
@@ -366,7 +262,7 @@ def _finite(state: State) -> State:
     return state
 
 
-def _batches(setup: _Setup, first_step: int) -> Iterator[Batch]:
+def _batches(setup: Setup, first_step: int) -> Iterator[Batch]:
     """Returns this process's part of every batch from `first_step` on."""
     config, sharding_of_batch = setup.config, setup.program.batch_sharding
     return data.batches(
@@ -381,7 +277,7 @@ def _batches(setup: _Setup, first_step: int) -> Iterator[Batch]:
 
 
 def _open_log(
-    setup: _Setup,
+    setup: Setup,
     workdir: pathlib.Path,
     first_step: int,
     stack: contextlib.ExitStack,

@@ -92,13 +92,7 @@ def make_train_step(
     def train_step(
         state: State, frozen: Frozen, batch: dict[str, Array]
     ) -> tuple[State, Metrics]:
-        place = jnp.arange(batch["image"].shape[0])
-        examples = Batch(
-            images=images.to_float(batch["image"]),
-            labels=batch["label"] if classes else None,
-            keys=example_keys(rules.seed_key, state.step, place),
-            place=place,
-        )
+        examples = _examples(batch, rules.seed_key, state.step, classes > 0)
         frozen = frozen._replace(target=state.target_params)
         trained = state.params, state.head
         (loss, totals), grads = gradient(trained, frozen, examples, state.step)
@@ -129,12 +123,7 @@ def make_train_step(
             step=state.step + 1,
             params=params,
             target_params=_new_target(method, state, params, curriculum),
-            ema_params={
-                name: rules.averages[name].update(
-                    average, params, state.step + 1, rules.batch_size
-                )
-                for name, average in state.ema_params.items()
-            },
+            ema_params=_new_averages(rules, state, params),
             opt_state=opt_state,
             head=head,
             head_opt_state=head_opt_state,
@@ -152,6 +141,22 @@ def make_train_step(
         return new_state, metrics
 
     return train_step
+
+
+def _examples(
+    batch: dict[str, Array],
+    seed_key: Key[Array, ""],
+    step: Int[Array, ""],
+    conditional: bool,
+) -> Batch:
+    """Returns a batch as the loss reads it, with a key for each example."""
+    place = jnp.arange(batch["image"].shape[0])
+    return Batch(
+        images=images.to_float(batch["image"]),
+        labels=batch["label"] if conditional else None,
+        keys=example_keys(seed_key, step, place),
+        place=place,
+    )
 
 
 def _gradient(method: Method, accumulate: int, platform: str | None) -> _Gradient:
@@ -207,6 +212,16 @@ def _first_states(
 ) -> tuple[Any, Any]:
     """Returns new states of the optimisers of the parameters and of the head."""
     return optimizer.init(params), None if head is None else optimizer.init(head)
+
+
+def _new_averages(rules: Rules, state: State, params: Params) -> dict[str, Params]:
+    """Returns the averages of the parameters after a step."""
+    return {
+        name: rules.averages[name].update(
+            average, params, state.step + 1, rules.batch_size
+        )
+        for name, average in state.ema_params.items()
+    }
 
 
 def _new_target(

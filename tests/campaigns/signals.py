@@ -35,6 +35,8 @@ from programs import Place, Program, handles, send
 from scenarios import SCENARIOS, Scenario, write_pictures
 from watching import Watch
 
+from jcm.runtime import lost
+
 KINDS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGTERM SIGKILL", "SIGSTOP SIGCONT")
 _MOST_SIGNALS = 3  # of a trial
 _PREEMPTED = 75
@@ -292,15 +294,16 @@ def wrong_codes(codes: list[int], kind: str, text: str, processes: int) -> list[
     if kind == "SIGSTOP SIGCONT":
         allowed = {0}
     elif kind == "SIGKILL":
-        # The other process ends by JAX's abort, or with an error of one line.
-        others = {-signal.SIGABRT, 1} if processes > 1 else set()
+        # JAX aborts the other process, which is explained on Linux, or it ends with an
+        # error of one line.
+        others = {lost.EXIT_CODE, -signal.SIGABRT, 1} if processes > 1 else set()
         allowed = {0, -signal.SIGKILL} | others
     elif "early" in text:
         # SIGINT during an import ends Python with KeyboardInterrupt.
         allowed = {0, 1, 130, _PREEMPTED, -signal.SIGABRT} | numbers
     else:
-        killed = {-signal.SIGKILL, -signal.SIGABRT, 1} if "KILL" in kind else set()
-        allowed = {0, _PREEMPTED} | killed
+        killed = {-signal.SIGKILL, lost.EXIT_CODE, -signal.SIGABRT, 1}
+        allowed = {0, _PREEMPTED} | (killed if "KILL" in kind else set())
     wrong = [code for code in codes if code not in allowed]
     return [f"exit codes {codes} after {kind}{text}"] if wrong else []
 

@@ -25,7 +25,7 @@ from jcm.model.loading import load
 from jcm.model.pixels import fill, sample_pixels
 from jcm.runtime import growing
 from jcm.runtime.errors import JcmError
-from jcm.training import prepare
+from jcm.training import setup
 from jcm.training.preview import Preview
 
 
@@ -414,12 +414,12 @@ def test_scores_while_training_need_the_classes_of_the_data(
     conditional, other = (
         mock.Mock(**{"denoiser.num_classes": count}) for count in (10, 0)
     )
-    prepare._score_groups(config, shifted, conditional)
+    setup._score_groups(config, shifted, conditional)
     monkeypatch.setattr(scores, "real_images", lambda *_: digit_set)
-    prepare._score_groups(config, shifted, other)
+    setup._score_groups(config, shifted, other)
     message = "classes a, b, c, .*the real images 0, 1, 2, "
     with pytest.raises(JcmError, match=message):
-        prepare._score_groups(config, shifted, conditional)
+        setup._score_groups(config, shifted, conditional)
     # The evaluation at the end of the training.
     monkeypatch.setattr(evaluate.data, "load", lambda *_: shifted)
     config.eval.reference = str(tmp_path)

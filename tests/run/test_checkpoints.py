@@ -1,5 +1,6 @@
 """Tests of checkpoints: damage is detected, and the devices may change."""
 
+import contextlib
 import gc
 import random
 import re
@@ -14,7 +15,7 @@ from jcm.run import checkpoints as checkpoints_lib
 from jcm.run.checkpoints import Checkpoints
 from jcm.run.checksums import checksums
 from jcm.run.state import State
-from jcm.runtime import sharding
+from jcm.runtime import distributed, sharding
 from jcm.runtime.errors import JcmError
 
 # If a part cannot be read, orbax abandons the tasks that read the others. Python warns
@@ -228,6 +229,44 @@ def test_old_checkpoints_that_a_kill_has_left_are_deleted(copy):
     with Checkpoints(copy, keep=0) as checkpoints:
         checkpoints.delete_old()
         assert checkpoints.steps == [8, 12]
+
+
+@pytest.mark.parametrize("fails", ["iterdir", "rmtree"])
+def test_old_checkpoints_that_cannot_be_deleted_stay(copy, monkeypatch, fails):
+    class Denied(Exception):
+        """An error of an object store."""
+
+    def deny(_):
+        raise Denied
+
+    with Checkpoints(copy, keep=1) as checkpoints:
+        monkeypatch.setattr(type(checkpoints._folder), fails, deny)
+        # The others wait here.
+        monkeypatch.setattr(distributed, "barrier", lambda _: monkeypatch.undo())
+        checkpoints.delete_old()
+        assert checkpoints.steps == [4, 8]
+
+
+def test_damaged_checkpoints_that_cannot_be_moved_end_all_processes(copy, monkeypatch):
+    (copy / "damaged").write_text("")
+    shutil.rmtree(copy / "checkpoints" / "8" / "params")
+    agreed = []
+    together = distributed.fail_together
+
+    @contextlib.contextmanager
+    def fail_together():
+        with together():
+            try:
+                yield
+            except JcmError as error:
+                agreed.append(str(error))
+                raise
+
+    monkeypatch.setattr(distributed, "fail_together", fail_together)
+    with Checkpoints(copy, keep=2) as checkpoints:
+        with pytest.raises(JcmError, match="cannot move the damaged step 8"):
+            checkpoints.restore(_template(sharding.make_mesh()))
+    assert agreed[-1].startswith("cannot move the damaged step 8")
 
 
 @pytest.mark.parametrize("by_a_file", [False, True])
