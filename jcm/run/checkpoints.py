@@ -19,18 +19,16 @@ from typing import Any, Self
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import tensorstore
 from absl import logging
 
 from jcm.run import storage
 from jcm.run.checksums import checksums
+from jcm.run.leaks import stop_leaks
 from jcm.run.state import State
 from jcm.runtime import distributed
 from jcm.runtime.errors import JcmError, one_line
 
-# orbax asks TensorStore for counters at every save, to log them. TensorStore 0.1.86
-# never frees the answers, 70 kB for each save of four parts.
-vars(tensorstore)["experimental_collect_matching_metrics"] = lambda *_, **__: []
+stop_leaks()
 
 _CHECKSUMS = "checksums"
 _RETRY_SECONDS = 2
