@@ -221,12 +221,12 @@ def _of_features(folder: pathlib.Path, cache: str, place: str = "") -> None:
 
 def _write_of_features(folder: pathlib.Path, _: Sources) -> None:
     (folder / "weights").mkdir()
-    torch_weights.save(folder / "weights" / "x.pth", {"a": np.ones((3, 4))})
-    _of_features(folder, "")  # writes x.pth.sha256
+    file = torch_weights.save(folder / "weights" / "x.pth", {"a": np.ones((3, 4))})
+    hashes.write(hashes.beside(file), {file.name: hashes.sha256(file)})
     _of_features(folder, "", "weights")
     (record,) = (folder / "first_read").iterdir()
     record.rename(folder / "record.json")
-    os.utime(folder / "weights" / "x.pth", (0, 0))  # so that it was replaced
+    os.utime(file, (0, 0))  # so that it was replaced
 
 
 def _first_read(folder: pathlib.Path) -> None:
