@@ -4,11 +4,10 @@ from collections.abc import Iterable
 
 import jax
 import orbax.checkpoint as ocp
-import tensorstore
 
-# orbax asks TensorStore for counters at every save, to log them. TensorStore 0.1.86
-# never frees the answers, 70 kB for each save of four parts.
-vars(tensorstore)["experimental_collect_matching_metrics"] = lambda *_, **__: []
+from jcm.run.leaks import stop_leaks
+
+stop_leaks()
 
 # The least part of a replicated array that a process writes for the others.
 _PIECE_BYTES = 2**20
