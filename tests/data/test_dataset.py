@@ -175,7 +175,7 @@ def _flip(path):
         ("dataset_info.json", _edit, "dataset_info.json has another SHA-256"),
         ("dataset_info.json", lambda p: p.write_text("{"), "has 1 bytes, not"),
         ("labels_train.npy", _flip, "labels_train.npy has another SHA-256"),
-        ("labels_train.npy", os.remove, "there is no"),
+        ("labels_train.npy", os.remove, "No such file"),
         ("digits-train.array_record-00000-of-00001", _flip, "another SHA-256"),
         ("prepared.json", lambda p: p.write_text('{"files": 3}'), "files"),
         ("prepared.json", os.remove, "there is no"),
