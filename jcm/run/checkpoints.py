@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import pathlib
 import shutil
 import time
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from jcm.run import orbax_settings, storage
 from jcm.run.checksums import checksums
 from jcm.run.leaks import stop_leaks
 from jcm.run.state import State
-from jcm.runtime import disk, distributed
+from jcm.runtime import budget, disk, distributed
 from jcm.runtime.errors import JcmError, one_line, shown
 
 stop_leaks()
@@ -281,8 +282,11 @@ class Checkpoints:
         items[_CHECKSUMS] = ocp.args.JsonRestore()
         with distributed.fail_together():
             try:
+                _check_files(path)
                 found = self._reader.restore(step, args=ocp.args.Composite(**items))
                 written = dict(found[_CHECKSUMS])
+            except JcmError:
+                raise
             except Exception as error:  # the libraries raise many types
                 raise JcmError(
                     f"cannot read {path}, which is damaged or belongs to another"
@@ -374,6 +378,19 @@ class Checkpoints:
                     " move it back and run the same command, or use another workdir"
                 ) from error
             raise disk.cannot_write(self._folder / "new", error, what) from error
+
+
+def _check_files(folder: epath.Path) -> None:
+    """Checks that each file of a checkpoint has an end, unlike a pipe or a device.
+
+    Raises:
+      JcmError: if one has none.
+      OSError: if one does not exist any more.
+    """
+    # An object store has no such files, and no folder of this machine has its name.
+    for path in pathlib.Path(os.fspath(folder)).rglob("*"):
+        if not path.is_dir():
+            budget.regular_file(path)
 
 
 def _identity(folder: epath.Path) -> tuple[int, int] | None:

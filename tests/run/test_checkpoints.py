@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import os
 import random
 import re
 import shutil
@@ -139,6 +140,16 @@ def test_a_damaged_checkpoint_is_set_aside_or_read_correctly(copy, damage, seed)
         assert (copy / "damaged" / "8").is_dir()
     else:  # The file does not matter, or the step no longer counts as complete.
         assert state.step == 8 and newest.exists()
+
+
+@pytest.mark.parametrize("name", ["params/_METADATA", "checksums/pipe"])
+def test_a_pipe_in_a_checkpoint_is_not_opened(copy, name):
+    path = copy / "checkpoints" / "8" / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with Checkpoints(copy, keep=3) as checkpoints:
+        with pytest.raises(JcmError, match=f"8/{name} is not a regular file: replace"):
+            checkpoints.restore_part("params", {}, 8)
 
 
 def test_a_flipped_bit_of_an_array_is_always_detected(copy):
