@@ -27,12 +27,9 @@ from etils import epath
 
 from jcm.run import orbax_settings, storage
 from jcm.run.checksums import checksums
-from jcm.run.leaks import stop_leaks
 from jcm.run.state import State
 from jcm.runtime import budget, disk, distributed
 from jcm.runtime.errors import JcmError, one_line, shown
-
-stop_leaks()
 
 _CHECKSUMS = "checksums"
 _RETRY_SECONDS = 2
