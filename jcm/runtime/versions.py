@@ -16,7 +16,7 @@ from jcm.runtime import json_files
 from jcm.runtime.errors import JcmError
 
 # The form of workdirs and of exported folders. Version 0.1 did not record it.
-FORMAT = 2
+FORMAT = 3
 
 
 class OtherVersion(JcmError):
@@ -27,14 +27,14 @@ class OtherVersion(JcmError):
 
         Args:
           what: the beginning of its sentence, such as "run.json was written by".
-          found: the form that the file states; None in version 0.1.
+          found: the form that the file states; None if it states none.
         """
         newer = isinstance(found, int) and found > FORMAT
         super().__init__(
             f"{what} a newer version of jcm: upgrade jcm to open it"
             if newer
-            else f"{what} jcm 0.1, whose files this version does not open: use that"
-            " version, or train again in another workdir"
+            else f"{what} an older version of jcm, whose files this version does not"
+            " open: use that version, or train again in another workdir"
         )
 
 
