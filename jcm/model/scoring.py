@@ -8,6 +8,7 @@ WORKDIR/evaluation/*.npz           samples that config.eval.keep_samples keeps; 
 WORKDIR/evaluation/*.npz.sha256    their hash
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -123,6 +124,7 @@ class Scorer:
         recorded, is_kept = self._recorded(identity), kept.exists()
         keep = self._config.eval.keep_samples
         if _in_all_processes(bool(recorded) and (is_kept or not keep)):
+            _delete(unfinished)  # if a kill came between the record and the deletion
             return recorded
         self._prepare()
         started = time.monotonic()
@@ -138,8 +140,7 @@ class Scorer:
         if keep and not reads and jax.process_index() == 0:
             _write(kept, pixels, labels)
         self._record(identity, scores, write=not recorded)
-        if jax.process_index() == 0:
-            growing.delete(unfinished)
+        _delete(unfinished)
         _log(title, len(pixels), started, scores)
         return scores
 
@@ -369,6 +370,13 @@ def _read(
     except JcmError as error:
         logging.warning("%s", error)
         return None
+
+
+def _delete(unfinished: pathlib.Path) -> None:
+    """Deletes samples that are scored, where that is possible."""
+    if jax.process_index() == 0:
+        with contextlib.suppress(OSError):
+            growing.delete(unfinished)
 
 
 def _in_all_processes(condition: bool) -> bool:

@@ -58,9 +58,16 @@ def test_each_way_of_sampling_is_scored_once(scored, monkeypatch):
         raise AssertionError("sampled again")
 
     monkeypatch.setattr(scoring, "fill", refuse)
+    # A kill came after the record, before the samples were deleted.
+    identity = {key: records[-1][key] for key in tuple(records[-1])[:9]}
+    stem = scoring.stem_of("consistency, 2 steps, seed 5", identity)
+    left = workdir / "evaluation" / f"{stem}.uint8"
+    left.touch()
+    growing.journal_of(left).touch()
     before = (workdir / "scores.md").read_text()
     evaluate.evaluate(config, workdir)
     assert (workdir / "scores.md").read_text() == before
+    assert not list((workdir / "evaluation").glob("*.uint8*"))
     assert not (workdir / "earlier").exists()
     with config.unlocked():
         config.eval.seeds = (0, 6)
