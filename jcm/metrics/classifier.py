@@ -1,7 +1,6 @@
 """Scores from a small classifier of pixels, for small data sets with classes."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -52,7 +51,7 @@ class Classifier:
             )
         self._dataset = dataset
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, dict[str, str]]:
         """Returns all that the scores depend on except the samples."""
         return {"classifier": {"data": self._dataset.fingerprint}}
 

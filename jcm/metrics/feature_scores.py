@@ -153,7 +153,7 @@ class NetworkScores:
             )
         self._real: dict[str, Statistics] = {}
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, dict[str, str]]:
         """Returns, for each score, all that its value depends on except the samples."""
         digest = ""
         if self._published:

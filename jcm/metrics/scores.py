@@ -1,7 +1,7 @@
 """The scores that a config can name, and the table of their columns."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -25,10 +25,10 @@ _CLASSIFIER_COLUMNS = {"confident": True, "fd": False, "as_asked": True}
 class ScoreGroup(Protocol):
     """Scores that are computed together, since they share one network."""
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, dict[str, str]]:
         """Returns, for each score, all that its value depends on except the samples.
 
-        The values are plain data, as JSON gives it back.
+        The values are texts by name, such as {"fid": {"data": "1f0c"}}.
         """
 
     def prepare(self) -> None:

@@ -101,7 +101,7 @@ class _Constant:
         self.name, self.version = name, version
 
     def identity(self):
-        return {self.name: self.version}
+        return {self.name: {"version": self.version}}
 
     def prepare(self):
         pass
