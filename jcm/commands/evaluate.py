@@ -29,7 +29,7 @@ from jcm.run import workdir as workdir_lib
 from jcm.run.checkpoints import Checkpoints
 from jcm.runtime import distributed, files, markdown
 from jcm.runtime.errors import JcmError
-from jcm.runtime.paths import expanded
+from jcm.runtime.paths import resolved
 from jcm.training import setup
 
 _POLL_SECONDS = 10
@@ -148,7 +148,7 @@ def _score_pictures(
     """
     if pictures is None:
         return [], {}
-    name, count = expanded(samples).resolve().name, len(pictures)
+    name, count = resolved(samples).name, len(pictures)
     title = f"{name}, {count} pictures"
     scorer = Scorer(config, workdir, dataset, given=count)
     found = scorer.of_pictures(name, pictures)

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from jcm.data import builder
 from jcm.runtime import budget, download, hashes, pickles
 from jcm.runtime.errors import JcmError, one_line
-from jcm.runtime.paths import expanded
+from jcm.runtime.paths import resolved
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -51,7 +51,7 @@ class Cifar10(builder.ImageBuilder):
         """Describes the present archive or folder; None means the download."""
         if not config_data.path:
             return None
-        path = expanded(config_data.path).resolve()
+        path = resolved(config_data.path)
         if not path.exists():
             raise JcmError(f"config.data.path={path} does not exist: {REMEDY}")
         stat = path.stat()

@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from jcm.data import builder, classes, folders, formats, pictures
 from jcm.runtime import archives, budget
 from jcm.runtime.errors import JcmError, one_line
-from jcm.runtime.paths import expanded
+from jcm.runtime.paths import resolved
 
 # An error names at most this many files.
 _NAMED_AT_MOST = 3
@@ -75,7 +75,7 @@ class ImageFolder(builder.ImageBuilder):
                 f"config.data.image_size={config_data.image_size} and channels="
                 f"{config_data.channels}: pass a size of at least 1, channels 1 or 3"
             )
-        root = expanded(config_data.path).resolve()
+        root = resolved(config_data.path)
         listing, content = _of_zip(root) if root.is_file() else _of_folder(root)
         paths = [path for path, *_ in listing]
         found = classes.of_list(root, content, paths) if content else None

@@ -28,8 +28,8 @@ def opened(
       most: the longest directory in bytes. Reading it takes 25 times this memory.
 
     Raises:
-      budget.Refused: if the directory is too long, or the sizes of all members exceed
-        that of the file.
+      budget.Refused: if the directory is too long, if the sizes of all members exceed
+        that of the file, or if a member has no name.
       zipfile.BadZipFile: if it is damaged.
     """
     guarded = _Guarded(file, most)
@@ -38,6 +38,8 @@ def opened(
         total = sum(member.compress_size for member in archive.infolist())
         if total > os.fstat(file.fileno()).st_size:
             raise budget.Refused("its members share bytes")
+        if not all(member.filename for member in archive.infolist()):
+            raise budget.Refused("a member has no name")
         yield archive
 
 

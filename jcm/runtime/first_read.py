@@ -18,6 +18,7 @@ from absl import logging
 
 from jcm.runtime import cache, files, hashes, json_files
 from jcm.runtime.errors import JcmError, one_line
+from jcm.runtime.paths import resolved
 
 _WHOLE = ""
 """The name of a whole file among its parts."""
@@ -102,7 +103,7 @@ def comparing_blocks(
 
 def _place(path: pathlib.Path) -> pathlib.Path:
     """Returns the path of the record of a file in the cache."""
-    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    name = hashlib.sha256(os.fsencode(resolved(path))).hexdigest()[:32]
     return cache.folder("first_read") / f"{name}.json"
 
 
@@ -135,7 +136,7 @@ def _compare(
             "%s was replaced since it was last read: its SHA-256 is %s", path, digest
         )
     kept = known if old and old.identity == identity else {}
-    now = _Record(str(path.resolve()), identity, kept | {part: digest})
+    now = _Record(str(resolved(path)), identity, kept | {part: digest})
     try:
         files.write_json(place, msgspec.to_builtins(now))
     except JcmError as error:  # of a cache that cannot be written

@@ -23,6 +23,17 @@ def expanded(path: str | os.PathLike) -> pathlib.Path:
         raise JcmError(f"{path} begins with an unknown user: name a path") from None
 
 
+def resolved(path: str | os.PathLike) -> pathlib.Path:
+    """Returns the absolute path without links, with `~` expanded.
+
+    A link to itself stays, while `pathlib.Path.resolve` raises an error of its own.
+
+    Raises:
+      JcmError: as `expanded` does.
+    """
+    return pathlib.Path(os.path.realpath(expanded(path)))
+
+
 def nearest_path(path: str | os.PathLike, inside: str = "") -> pathlib.Path | None:
     """Returns the path in the same folder whose name is nearest to a wrong one.
 

@@ -195,6 +195,22 @@ def test_large_files_of_a_zip_file_are_not_unpacked(data_config, tmp_path, monke
         data.load(of_folder(data_config, place))
 
 
+def test_a_file_of_a_zip_file_must_have_a_name(data_config, tmp_path):
+    place = zipped(of_nvlabs(tmp_path / "set"))
+    with zipfile.ZipFile(place, "a") as archive:
+        archive.writestr(zipfile.ZipInfo("x"), b"")
+        archive.filelist[-1].filename = ""
+    with pytest.raises(JcmError, match=r"a member has no name.: unpack it"):
+        data.load(of_folder(data_config, place))
+
+
+def test_a_link_to_itself_is_no_data_set(data_config, tmp_path):
+    place = tmp_path / "set.zip"
+    place.symlink_to(place)
+    with pytest.raises(JcmError, match="set.zip is not a folder: name one that exists"):
+        data.load(of_folder(data_config, place))
+
+
 def test_an_encrypted_zip_file_is_refused(data_config, tmp_path):
     place = zipped(of_nvlabs(tmp_path / "set"))
     content = place.read_bytes()
