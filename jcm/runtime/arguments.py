@@ -164,13 +164,7 @@ def numbers(name: str, values: Any) -> Any:
 def number(
     name: str, value: Any, least: float | None = None, most: float | None = None
 ) -> float:
-    """Returns one number of Python, NumPy or JAX.
-
-    Args:
-      name: of the argument, for the error.
-      value: the number, which may be an array without axes.
-      least: the smallest allowed value; None for no bound.
-      most: the largest allowed value; None for no bound.
+    """Returns one number of Python, NumPy or JAX; the arguments are those of `whole`.
 
     Raises:
       JcmError: if it is not a number, too small or too large. With a bound, it may not
