@@ -124,11 +124,17 @@ def changed(
     """
     mutations.copy(seeds / name, folder)
     how = mutations.mutate(folder, rng, READERS[name].changes)
-    found = [path for path in folder.rglob("*") if not path.is_dir()]
-    if rng.random() < 0.8 and all(path.is_file() for path in found):
-        _make_hashes_fit(found)
+    # What stands in the place of a file, such as a folder or a pipe, has no hash.
+    names = [path.relative_to(seeds / name) for path in _files(seeds / name)]
+    there = [folder / each for each in names if os.path.lexists(folder / each)]
+    if rng.random() < 0.8 and all(path.is_file() for path in there):
+        _make_hashes_fit(_files(folder))
         how += ", with its hash"
     return how
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def _make_hashes_fit(found: list[pathlib.Path]) -> None:
