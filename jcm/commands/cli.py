@@ -68,7 +68,7 @@ def on_devices(*, resumes: bool = True) -> Iterator[None]:
     """Prepares JAX for the block; an error in it also ends the run's other processes.
 
     The block may join the other processes by `distributed.initialize`. At its end, the
-    workdirs on object stores are up to date.
+    workdirs on object stores are up to date, and signals are ignored from then on.
 
     Args:
       resumes: whether the program resumes when it is started again after a signal.
@@ -90,6 +90,9 @@ def on_devices(*, resumes: bool = True) -> Iterator[None]:
         raise
     finally:
         storage.finish_uploads()
+        # The program ends with the code that it has by now. A signal would interrupt
+        # how JAX leaves the other processes, which then count this one as lost.
+        preemption.ignore_signals()
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -265,6 +265,25 @@ with cli.errors_in_one_line(), cli.on_devices():
     )
 
 
+def test_a_signal_does_not_interrupt_how_a_program_leaves_the_others():
+    program = """
+import atexit, os, signal
+from jcm.commands import cli
+def leave():
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(os.getpid(), number)
+    print("left")
+atexit.register(leave)
+with cli.errors_in_one_line(), cli.on_devices():
+    pass
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=50
+    )
+    assert (done.returncode, done.stdout) == (0, "left\n"), done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_second_interrupt_ends_the_program_wherever_it_is():
     program = """
 import ctypes, os, signal, threading, time
