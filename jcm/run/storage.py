@@ -113,7 +113,7 @@ class _Mirror:
 
     def start(self) -> None:
         """Starts to upload changes periodically."""
-        if not self._thread.is_alive():
+        if self._thread.ident is None:
             self._thread.start()
 
     def try_to_upload(self) -> None:
@@ -125,7 +125,8 @@ class _Mirror:
 
     def end(self) -> None:
         """Uploads the remaining changes and deletes the local folder."""
-        writes = self._thread.is_alive()
+        # Not `is_alive`, after which a signal leaves the thread marked as ended.
+        writes = self._thread.ident is not None and not self._ended.is_set()
         self._ended.set()
         try:
             if writes:

@@ -8,6 +8,7 @@ import contextlib
 import json
 import math
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import GenericAlias
@@ -121,12 +122,13 @@ class TensorBoardWriter(MetricWriter):
     def _check(self) -> None:
         """Checks that the thread that writes is alive.
 
-        After an error has ended it, a call would wait forever.
+        After an error has ended it, a call would wait forever. If a signal interrupts
+        `is_alive`, Python marks a thread that runs as ended, so that is not used.
 
         Raises:
             JcmError: if an error has ended it.
         """
-        if not self._worker.is_alive():
+        if self._worker not in threading.enumerate():
             raise self._failed(logs.error_of(self._worker))
 
     def _failed(self, error: BaseException | None) -> JcmError:

@@ -48,6 +48,15 @@ def write_steps(workdir, numbers, **kwargs):
     writer.close()
 
 
+def test_a_signal_does_not_end_the_writer(tmp_path, monkeypatch):
+    writer = writers.TensorBoardWriter(tmp_path)
+    # So it is for ever after a signal has interrupted `is_alive`.
+    monkeypatch.setattr(writer._worker, "is_alive", lambda: False)
+    writer.write_scalars(1, {"loss": 0.5})
+    writer.close()
+    assert read_values(tmp_path)["loss"][0] == 1
+
+
 def test_scalars_are_in_both_files(tmp_path):
     writer = writers.create(tmp_path / "new" / "run")
     writer.write_scalars(3, {"loss": jnp.float32(0.5), "lr": np.float32(0.25), "n": 7})
