@@ -207,6 +207,9 @@ def _may_be_lost_process(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, jax.errors.JaxRuntimeError):
             return "RESOURCE_EXHAUSTED" not in str(error)
+        # JAX raises some errors of its collectives on CPUs as they are.
+        if isinstance(error, ValueError) and "Gloo" in str(error):
+            return True
         error = error.__cause__ or error.__context__
     return False
 

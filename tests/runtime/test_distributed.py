@@ -254,6 +254,10 @@ def test_which_errors_may_come_from_a_lost_process():
     assert not distributed._may_be_lost_process(saving)
     saving.__cause__ = lost
     assert distributed._may_be_lost_process(saving)
+    # JAX raises the errors of its collectives on CPUs as they are.
+    gloo = "UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]:54483"
+    assert distributed._may_be_lost_process(ValueError(gloo))
+    assert not distributed._may_be_lost_process(ValueError("a wrong value"))
 
 
 def test_a_single_process_has_nothing_to_agree_on():
