@@ -89,10 +89,13 @@ def on_devices(*, resumes: bool = True) -> Iterator[None]:
             distributed.end_others(error)
         raise
     finally:
-        storage.finish_uploads()
-        # The program ends with the code that it has by now. A signal would interrupt
-        # how JAX leaves the other processes, which then count this one as lost.
-        preemption.ignore_signals()
+        try:
+            storage.finish_uploads()
+        finally:
+            # The program ends with the code that it has by now. A signal would
+            # interrupt how JAX leaves the other processes, which then count this one as
+            # lost.
+            preemption.ignore_signals()
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -31,7 +31,9 @@ _SHUTDOWN_SECONDS = 15
 _LISTEN_SECONDS, _EXIT_SECONDS = 1, 2
 # The key under which a process that ends early stores its error for the others.
 _ENDED = "jcm/ended"
-_joined, _ends_here = threading.Event(), threading.Event()
+# `_serves` is set in process 0, where JAX's service runs. At the end of a program, JAX
+# cannot be asked for the index any more.
+_joined, _serves, _ends_here = (threading.Event() for _ in range(3))
 # JAX may end a process this much later.
 _LATER_SECONDS = 20
 # The length of a message that processes exchange.
@@ -96,6 +98,8 @@ def initialize(
     )
     if count > 1:
         _joined.set()
+        if jax.process_index() == 0:
+            _serves.set()
         threading.Thread(target=_listen, daemon=True).start()
     _check_gpu()
 
@@ -197,7 +201,7 @@ def _listen() -> None:
 def _end(code: int) -> None:
     """Ends this process; process 0 waits, since JAX aborts the others without it."""
     sys.stdout.flush()
-    if _joined.is_set() and jax.process_index() == 0:
+    if _serves.is_set():
         time.sleep(_LISTEN_SECONDS + _EXIT_SECONDS + 1)
     os._exit(code)
 

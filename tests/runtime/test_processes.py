@@ -304,7 +304,7 @@ with cli.errors_in_one_line(), cli.on_devices():
         process=int(process),
         heartbeat_timeout=15,
     )
-    if process == which:
+    if process == which and how != "late":
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "told":
@@ -315,12 +315,22 @@ with cli.errors_in_one_line(), cli.on_devices():
             time.sleep(60)
         raise JcmError("broken here") if how == "mistake" else MemoryError()
     distributed.gather(np.zeros(1))  # waits for the other
+    if process == which:
+        time.sleep(2)  # the other has ended, and waits for this one
+        os.kill(os.getpid(), signal.SIGTERM)
 """
 
 
 @pytest.mark.parametrize(
     ("which", "how"),
-    [(0, "mistake"), (1, "bug"), (1, "killed"), (1, "told"), (0, "thread")],
+    [
+        (0, "mistake"),
+        (1, "bug"),
+        (1, "killed"),
+        (1, "told"),
+        (1, "late"),
+        (0, "thread"),
+    ],
 )
 def test_if_one_process_ends_early_the_others_end(which, how):
     port = _free_port()
@@ -349,9 +359,11 @@ def test_if_one_process_ends_early_the_others_end(which, how):
             "mistake": "broken here",
             "bug": "MemoryError",
             "told": "stopped by SIGTERM; the same command resumes from here",
+            "late": "stopped by SIGTERM; the same command resumes from here",
             "thread": "taken",
         }[how]
-        assert codes == ([75, 75] if how == "told" else [1, 1]), outputs
+        assert codes == ([75, 75] if how in ("told", "late") else [1, 1]), outputs
+        assert not any("Traceback" in output for output in outputs) or how == "bug"
         assert f"jcm: process {which}: {told}\n" in other
         assert told in outputs[which]
 
