@@ -81,7 +81,7 @@ def _loop(run: Run) -> None:
             log.settle()
             with run.progress.pause():
                 storage.upload(run.workdir)
-                run.checkpoints.save(state)
+                run.checkpoints.save(state, log.window)
             saved_step = step
         # Scoring comes after saving because it takes long: after a kill, the next
         # start repeats it from the checkpoint.
@@ -113,7 +113,7 @@ def _stop(run: Run, state: State, step: int, saved_step: int) -> NoReturn:
     """
     run.log.settle()
     if step > saved_step:
-        run.checkpoints.save(state)
+        run.checkpoints.save(state, run.log.window)
     run.checkpoints.finish()
     done = f"after step {step}, which is saved" if step else "before the first step"
     raise Preempted(

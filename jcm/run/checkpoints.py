@@ -12,12 +12,14 @@ A checkpoint does not hold the position in the data, which the step determines.
 import contextlib
 import dataclasses
 import errno
+import json
 import os
 import pathlib
 import shutil
 import time
+import zlib
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import numpy as np
@@ -31,7 +33,7 @@ from jcm.run.state import State
 from jcm.runtime import budget, disk, distributed
 from jcm.runtime.errors import JcmError, one_line, shown
 
-_CHECKSUMS = "checksums"
+_CHECKSUMS, _LOG = "checksums", "log"
 _RETRY_SECONDS = 2
 # The time limit of a save. It ends the wait for another process that has failed.
 _SAVE_SECONDS = 1200
@@ -41,6 +43,18 @@ _LONG_WAIT = 1
 _OTHER_BYTES = 2**16
 # The step is stored as the name of the checkpoint.
 _PARTS = tuple(f.name for f in dataclasses.fields(State) if f.name != "step")
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+      state: the state.
+      log: what had been logged since the last entry, as JSON; see `TrainLog.window`.
+    """
+
+    state: State
+    log: dict[str, Any]
 
 
 class Checkpoints:
@@ -107,8 +121,12 @@ class Checkpoints:
         # A folder whose name is a larger number is not one of a run.
         return sorted(step for step in self._reader.all_steps() if step < 2**31)
 
-    def save(self, state: State) -> None:
+    def save(self, state: State, log: dict[str, Any] | None = None) -> None:
         """Starts saving the state in the background; every process must call this.
+
+        Args:
+          state: the state.
+          log: what to save beside it, as JSON; None for a state that no run resumes.
 
         Raises:
           JcmError: if there is too little space, if the step cannot be saved, or if the
@@ -129,7 +147,10 @@ class Checkpoints:
             name: part for name in _PARTS if (part := getattr(state, name)) is not None
         }
         items = {name: ocp.args.PyTreeSave(part) for name, part in parts.items()}
-        sums = {name: checksums(part) for name, part in parts.items()}
+        sums: dict[str, Any] = {name: checksums(part) for name, part in parts.items()}
+        if log is not None:
+            items[_LOG] = ocp.args.JsonSave(log)
+            sums[_LOG] = _checksum_of_json(log)
         items[_CHECKSUMS] = ocp.args.JsonSave({"step": step} | sums)
         with self._explain_writing(f"cannot save step {step}"):
             saves = self._writer.save(
@@ -171,8 +192,8 @@ class Checkpoints:
         distributed.barrier("old checkpoints")
         self._writer.reload()
 
-    def restore(self, template: State) -> State | None:
-        """Returns the newest undamaged state, or None if there are no checkpoints.
+    def restore(self, template: State) -> Saved | None:
+        """Returns the newest undamaged checkpoint, or None if there are none.
 
         Newer checkpoints that are damaged are moved to WORKDIR/damaged. If none can be
         read, nothing is moved, since there may be another reason.
@@ -184,7 +205,7 @@ class Checkpoints:
           JcmError: if there are checkpoints and none can be read.
         """
         names = [name for name in _PARTS if getattr(template, name) is not None]
-        templates = {name: getattr(template, name) for name in names}
+        templates = {name: getattr(template, name) for name in names} | {_LOG: None}
         damaged: dict[int, JcmError] = {}
         step = self.latest_step
         while step is not None:
@@ -196,7 +217,8 @@ class Checkpoints:
                 continue
             self._set_aside(damaged)
             count = jax.device_put(np.int32(step), template.step.sharding)
-            return State(step=count, **{name: parts.get(name) for name in _PARTS})
+            state = State(step=count, **{name: parts.get(name) for name in _PARTS})
+            return Saved(state, parts[_LOG])
         if damaged:
             raise next(iter(damaged.values()))
         return None
@@ -273,7 +295,11 @@ class Checkpoints:
         """
         path = self._folder / str(step)
         items = {
-            name: ocp.args.StandardRestore(template)
+            name: (
+                ocp.args.JsonRestore()
+                if name == _LOG
+                else ocp.args.StandardRestore(template)
+            )
             for name, template in templates.items()
         }
         items[_CHECKSUMS] = ocp.args.JsonRestore()
@@ -300,7 +326,8 @@ class Checkpoints:
                 " (config.sample.step)"
             )
         for name in templates:
-            if written.get(name) != checksums(found[name]):
+            sum_of = _checksum_of_json if name == _LOG else checksums
+            if written.get(name) != sum_of(found[name]):
                 raise JcmError(
                     f"{path / name} is damaged: its content has changed since it was"
                     " written; use an earlier step (config.sample.step), or restore it"
@@ -388,6 +415,11 @@ def _check_files(folder: epath.Path) -> None:
     for path in pathlib.Path(os.fspath(folder)).rglob("*"):
         if not path.is_dir():
             budget.regular_file(path)
+
+
+def _checksum_of_json(value: Any) -> int:
+    """Returns a checksum of a value, by its text as JSON."""
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 def _identity(folder: epath.Path) -> tuple[int, int] | None:

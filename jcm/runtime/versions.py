@@ -16,7 +16,7 @@ from jcm.runtime import json_files
 from jcm.runtime.errors import JcmError
 
 # The form of workdirs and of exported folders. Version 0.1 did not record it.
-FORMAT = 3
+FORMAT = 4
 
 
 class OtherVersion(JcmError):

@@ -2,18 +2,44 @@
 
 import math
 import time
+from typing import Any
 
 import jax
+import msgspec
 from absl import logging
 
 from jcm.run.progress import Progress
 from jcm.run.writers import MetricWriter
 from jcm.runtime import preemption
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 from jcm.training.step import Metrics
 
+_WAIT = "data_wait_secs"
 # A step that takes longer is settled before the next is dispatched.
 _LONG_SECONDS = 1.0
+
+
+class Window(msgspec.Struct):
+    """What has been logged since the last entry.
+
+    A checkpoint between two entries holds it, so that the next entry of a run that is
+    resumed covers the same steps as that of a run that was not stopped.
+
+    Attributes:
+      totals: by name, the sum of a value and the number of steps or examples that had
+        one. A mean is one divided by the other.
+      skipped: the number of steps that changed nothing.
+      in_a_row: the number of steps up to the last that changed nothing.
+    """
+
+    totals: dict[str, tuple[float, float]] = {}
+    skipped: int = 0
+    in_a_row: int = 0
+
+    def add(self, name: str, total: float, count: float = 1) -> None:
+        """Adds the sum of a value in `count` steps or examples."""
+        so_far = self.totals.get(name, (0.0, 0.0))
+        self.totals[name] = so_far[0] + total, so_far[1] + count
 
 
 class TrainLog:
@@ -34,6 +60,7 @@ class TrainLog:
         progress: Progress,
         every: int,
         skip_nonfinite: int = 0,
+        window: dict[str, Any] | None = None,
     ):
         """Writes means since the last entry, and the latest value of other metrics.
 
@@ -47,18 +74,23 @@ class TrainLog:
           every: steps between two entries.
           skip_nonfinite: the number of consecutive steps that may have a loss or
             gradient that is not finite. Such steps must have changed nothing.
+          window: what `window` was when the state was saved that the run resumes from.
+
+        Raises:
+          JcmError: if `window` is that of another version.
         """
         self._writer, self._progress, self._every = writer, progress, every
         self._limit = skip_nonfinite
-        self._in_a_row = self._skipped = 0
+        self._window = _window(window or {})
         self.stop = False
         self.takes_long = self.settles_first = True  # until a step has been timed
         self._settled_at: float | None = None
         self._pending: tuple[int, Metrics] | None = None
-        self._losses: list[float] = []
-        # By name, the sum of a value and the number of examples that had one.
-        self._totals: dict[str, tuple[float, float]] = {}
-        self._waits: list[float] = []
+
+    @property
+    def window(self) -> dict[str, Any]:
+        """What to save with the state after the last settled step, as JSON."""
+        return msgspec.to_builtins(self._window)
 
     def add(self, step: int, metrics: Metrics, waited: float = 0.0) -> None:
         """Takes the metrics of a dispatched step and settles the step before.
@@ -70,7 +102,7 @@ class TrainLog:
         """
         self.settle()
         self._pending = step, metrics
-        self._waits.append(waited)
+        self._window.add(_WAIT, waited)
 
     def settle(self) -> None:
         """Waits for the last step, and writes its metrics if an entry is due.
@@ -94,39 +126,38 @@ class TrainLog:
         self._settled_at = now
         loss = metrics["loss"]
         watched = {name: metrics[name] for name in ("loss", "grad_norm", "param_norm")}
+        window = self._window
         if all(map(math.isfinite, watched.values())):
-            self._in_a_row = 0
-            self._losses.append(loss)
-            for name, total in logs.items():
-                so_far = self._totals.get(name, (0.0, 0.0))
-                self._totals[name] = so_far[0] + total[0], so_far[1] + total[1]
+            window.in_a_row = 0
+            window.add("loss", loss)
+            for name, (total, count) in logs.items():
+                window.add(name, total, count)
         else:
             self._skip(step, watched)
         speed = self._progress.update(step, loss, metrics["learning_rate"])
         if step % self._every == 0:
-            numbers = {
-                "loss": _mean(self._losses),
-                "data_wait_secs": _mean(self._waits),
-            }
-            if self._limit:
-                numbers["skipped"] = self._skipped
-            for name, (total, count) in self._totals.items():
-                if count and math.isfinite(total):
-                    numbers[name] = total / count
-            self._skipped = 0
-            self._losses.clear()
-            self._totals.clear()
-            self._waits.clear()
-            self._writer.write_scalars(step, metrics | numbers | speed)
+            self._window = Window(in_a_row=window.in_a_row)
+            self._writer.write_scalars(step, metrics | self._numbers(window) | speed)
+
+    def _numbers(self, window: Window) -> dict[str, float]:
+        """Returns the numbers of an entry that cover all of its steps."""
+        numbers = {"loss": math.nan}
+        if self._limit:
+            numbers["skipped"] = window.skipped
+        for name, (total, count) in window.totals.items():
+            if count and math.isfinite(total):
+                numbers[name] = total / count
+        return numbers
 
     def _skip(self, step: int, watched: dict[str, float]) -> None:
         """Counts a step that is not finite, or stops the run."""
-        self._in_a_row += 1
-        self._skipped += 1
+        window = self._window
+        window.in_a_row += 1
+        window.skipped += 1
         values = ", ".join(f"{name} {value}" for name, value in watched.items())
-        if self._in_a_row <= self._limit and math.isfinite(watched["param_norm"]):
+        if window.in_a_row <= self._limit and math.isfinite(watched["param_norm"]):
             logging.warning(
-                "step %d: %s: skipped, %d in a row", step, values, self._in_a_row
+                "step %d: %s: skipped, %d in a row", step, values, window.in_a_row
             )
             return
         raise JcmError(
@@ -137,6 +168,16 @@ class TrainLog:
         )
 
 
-def _mean(values: list[float]) -> float:
-    """The mean of some values; NaN if there are none."""
-    return sum(values) / len(values) if values else math.nan
+def _window(saved: dict[str, Any]) -> Window:
+    """Returns the window that a checkpoint holds.
+
+    Raises:
+      JcmError: if it is that of another version.
+    """
+    try:
+        return msgspec.convert(saved, Window)
+    except msgspec.ValidationError as error:
+        raise JcmError(
+            "the checkpoint was written by another version of jcm: resume with that"
+            f" version ({one_line(error, 120)})"
+        ) from error

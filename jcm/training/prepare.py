@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -109,7 +110,7 @@ def _open(
     frozen = _load_frozen(setup, workdir)
     train_step = _compile(setup)
     _check_not_stopped(watch)  # a large step takes minutes to compile
-    state = _load_state(setup, checkpoints, frozen)
+    state, window = _load_state(setup, checkpoints, frozen)
     checkpoints.delete_old()
     first_step = int(state.step)
     # Check this before the writer below drops what was logged after this step.
@@ -120,7 +121,7 @@ def _open(
     # Do this before the clock of the progress starts, since it can take minutes.
     for group in setup.score_groups:
         group.prepare()
-    writer, progress, log = _open_log(setup, workdir, first_step, stack)
+    writer, progress, log = _open_log(setup, workdir, first_step, window, stack)
     return Run(
         config=config,
         workdir=workdir,
@@ -152,8 +153,8 @@ def _saved_step(setup: Setup, checkpoints: Checkpoints) -> int | None:
     latest = checkpoints.latest_step
     if (latest or 0) < setup.config.train.num_steps:
         return latest
-    state = checkpoints.restore(setup.program.state)
-    return None if state is None else int(state.step)
+    saved = checkpoints.restore(setup.program.state)
+    return None if saved is None else int(saved.state.step)
 
 
 def _is_complete(setup: Setup, saved_step: int | None, workdir: pathlib.Path) -> bool:
@@ -231,13 +232,18 @@ def _check_not_stopped(watch: preemption.Watch) -> None:
         )
 
 
-def _load_state(setup: Setup, checkpoints: Checkpoints, frozen: Frozen) -> State:
-    """Returns the state of the newest checkpoint, or that before the first step."""
+def _load_state(
+    setup: Setup, checkpoints: Checkpoints, frozen: Frozen
+) -> tuple[State, dict[str, Any]]:
+    """Returns the state of the newest checkpoint, or that before the first step.
+
+    Beside it, returns what had been logged since the last entry.
+    """
     made = setup.program
-    state = checkpoints.restore(made.state)
-    if state is not None:
-        logging.info("resuming from step %d", state.step)
-        return _finite(state)
+    saved = checkpoints.restore(made.state)
+    if saved is not None:
+        logging.info("resuming from step %d", saved.state.step)
+        return _finite(saved.state), saved.log
     begins_with = methods.recipe(setup.config.method).begins_with
     if begins_with is None:
         weights = jax.jit(made.network.init)(made.init_key)
@@ -248,7 +254,7 @@ def _load_state(setup: Setup, checkpoints: Checkpoints, frozen: Frozen) -> State
     )
     del weights
     memory.release()
-    return _finite(state)
+    return _finite(state), {}
 
 
 def _finite(state: State) -> State:
@@ -280,6 +286,7 @@ def _open_log(
     setup: Setup,
     workdir: pathlib.Path,
     first_step: int,
+    window: dict[str, Any],
     stack: contextlib.ExitStack,
 ) -> tuple[writers.MetricWriter, Progress, TrainLog]:
     """Opens the objects that report on the run; `stack` closes them."""
@@ -291,5 +298,7 @@ def _open_log(
         settings.num_steps, first_step, settings.batch_size, enabled=is_main
     )
     stack.enter_context(contextlib.closing(progress))
-    log = TrainLog(writer, progress, settings.log_every, settings.skip_nonfinite)
+    log = TrainLog(
+        writer, progress, settings.log_every, settings.skip_nonfinite, window
+    )
     return writer, progress, log

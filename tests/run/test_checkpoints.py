@@ -2,6 +2,8 @@
 
 import contextlib
 import gc
+import json
+import math
 import os
 import random
 import re
@@ -58,6 +60,10 @@ def _state(step, mesh):
     return jax.device_put(state, placed)
 
 
+def _log(step):
+    return {"totals": {"loss": [step / 3, 2.0], "wait": [math.nan, 2.0]}, "skipped": 1}
+
+
 def _template(mesh):
     state = _state(0, mesh)
     return jax.tree.map(
@@ -75,7 +81,7 @@ def saved(tmp_path_factory):
     mesh = sharding.make_mesh(fsdp=4)
     with Checkpoints(workdir, keep=3) as checkpoints:
         for step in (4, 8):
-            checkpoints.save(_state(step, mesh))
+            checkpoints.save(_state(step, mesh), _log(step))
     return workdir
 
 
@@ -94,9 +100,10 @@ def _assert_equal(one, other):
 def test_another_number_of_devices_restores_the_same_bits(saved, fsdp):
     mesh = sharding.make_mesh(fsdp, devices=jax.devices()[: max(fsdp, 2)])
     with Checkpoints(saved, keep=3) as checkpoints:
-        state = checkpoints.restore(_template(mesh))
+        state, log = checkpoints.restore(_template(mesh))
     assert state.step == 8
     _assert_equal(state, _state(8, mesh))
+    assert json.dumps(log) == json.dumps(_log(8))  # NaN is not equal to itself.
     for leaf, like in zip(*map(jax.tree.leaves, (state, _template(mesh))), strict=True):
         assert leaf.sharding.is_equivalent_to(like.sharding, leaf.ndim)
 
@@ -129,12 +136,13 @@ def test_a_damaged_checkpoint_is_set_aside_or_read_correctly(copy, damage, seed)
     damage(chosen, rng)
     assert not chosen.exists() or chosen.read_bytes() != before
     with Checkpoints(copy, keep=3) as checkpoints:
-        state = checkpoints.restore(_template(mesh))
+        state, log = checkpoints.restore(_template(mesh))
         _assert_equal(state, _state(int(state.step), mesh))
+        assert json.dumps(log) == json.dumps(_log(int(state.step)))
         if state.step == 4:
             assert checkpoints.steps == [4]
             # A step of the same number can be written again.
-            checkpoints.save(_state(8, mesh))
+            checkpoints.save(_state(8, mesh), _log(8))
             assert checkpoints.steps == [4, 8]
     if state.step == 4:
         assert (copy / "damaged" / "8").is_dir()
@@ -171,7 +179,17 @@ def test_a_flipped_bit_of_an_array_is_always_detected(copy):
         file.write_text(text.replace(value, value[::-1]))
         with pytest.raises(JcmError, match="8/ema_params is damaged: its content"):
             checkpoints.restore_part("ema_params", _template(mesh).ema_params)
-        assert checkpoints.restore(_template(mesh)).step == 4
+        assert checkpoints.restore(_template(mesh)).state.step == 4
+
+
+def test_a_changed_digit_of_the_log_is_detected(copy):
+    file = copy / "checkpoints" / "8" / "log" / "metadata"
+    digits = str(8 / 3)
+    assert digits in file.read_text()
+    file.write_text(file.read_text().replace(digits, digits.replace("6", "5", 1)))
+    with Checkpoints(copy, keep=3) as checkpoints:
+        assert checkpoints.restore(_template(sharding.make_mesh())).state.step == 4
+    assert (copy / "damaged" / "8").is_dir()
 
 
 @pytest.mark.parametrize("change", [shutil.move, shutil.copytree])
@@ -183,7 +201,7 @@ def test_a_folder_with_the_name_of_another_step_is_not_used(copy, change):
         with pytest.raises(JcmError, match=r"/11 holds step 8, since .*renamed"):
             checkpoints.restore_part("params", template.params, 11)
         expected = 4 if change is shutil.move else 8
-        assert checkpoints.restore(template).step == expected
+        assert checkpoints.restore(template).state.step == expected
     assert [path.name for path in (copy / "damaged").glob("1*")] == ["11"]
 
 
@@ -219,7 +237,7 @@ def test_a_second_damaged_checkpoint_of_one_step_is_kept_too(copy):
     (copy / "damaged" / "8").mkdir(parents=True)
     shutil.rmtree(copy / "checkpoints" / "8" / "params")
     with Checkpoints(copy, keep=3) as checkpoints:
-        assert checkpoints.restore(_template(sharding.make_mesh())).step == 4
+        assert checkpoints.restore(_template(sharding.make_mesh())).state.step == 4
     assert sorted(p.name for p in (copy / "damaged").iterdir()) == [
         "8",
         "8_2",
@@ -230,10 +248,10 @@ def test_a_second_damaged_checkpoint_of_one_step_is_kept_too(copy):
 def test_old_checkpoints_that_a_kill_has_left_are_deleted(copy):
     folder, mesh = copy / "checkpoints", sharding.make_mesh()
     with Checkpoints(copy, keep=3) as checkpoints:
-        checkpoints.save(_state(12, mesh))
+        checkpoints.save(_state(12, mesh), _log(12))
     shutil.rmtree(folder / "4" / "params")  # It was killed while it deleted.
     with Checkpoints(copy, keep=2) as checkpoints:
-        assert checkpoints.restore(_template(mesh)).step == 12
+        assert checkpoints.restore(_template(mesh)).state.step == 12
         assert checkpoints.steps == [4, 8, 12]
         checkpoints.delete_old()
         assert checkpoints.steps == [8, 12]
@@ -289,7 +307,7 @@ def test_a_workdir_that_is_gone_is_named(copy, by_a_file):
             copy.write_text("")
         message = f"cannot save step 12 in {copy}/checkpoints: {copy} was moved or del"
         with pytest.raises(JcmError, match=re.escape(message)):
-            checkpoints.save(_state(12, mesh))
+            checkpoints.save(_state(12, mesh), _log(12))
     assert by_a_file or not copy.exists()  # Nothing creates it again.
 
 
@@ -315,7 +333,7 @@ def test_a_temporary_read_error_is_not_damage(copy, monkeypatch):
 
     monkeypatch.setattr(Checkpoints, "_read", sometimes)
     with Checkpoints(copy, keep=3) as checkpoints:
-        assert checkpoints.restore(_template(sharding.make_mesh())).step == 8
+        assert checkpoints.restore(_template(sharding.make_mesh())).state.step == 8
     assert calls == [8, 8] and not (copy / "damaged").exists()
 
 
@@ -324,4 +342,4 @@ def test_saving_a_step_that_exists_raises(copy):
         Checkpoints(copy, keep=3) as checkpoints,
         pytest.raises(JcmError, match="step 8 was not saved"),
     ):
-        checkpoints.save(_state(8, sharding.make_mesh()))
+        checkpoints.save(_state(8, sharding.make_mesh()), _log(8))

@@ -1,5 +1,7 @@
 """Tests of the training log: means, waits, and steps that are not finite."""
 
+import itertools
+import json
 import math
 
 import jax.numpy as jnp
@@ -20,9 +22,10 @@ class _Recorder(MetricWriter):
         self.written[step] = dict(scalars)
 
 
-def _log(every=2, limit=0):
+def _log(every=2, limit=0, window=None):
     recorder = _Recorder()
-    return TrainLog(recorder, Progress(10, enabled=False), every, limit), recorder
+    progress = Progress(10, enabled=False)
+    return TrainLog(recorder, progress, every, limit, window), recorder
 
 
 def _metrics(loss=1.0, grad_norm=1.0, param_norm=1.0, notice=0):
@@ -80,6 +83,49 @@ def test_the_loss_is_nan_if_no_step_counts():
     log.add(1, _metrics(grad_norm=math.nan))
     log.settle()
     assert math.isnan(recorder.written[1]["loss"])
+
+
+def _runs(stops):
+    """Returns the entries of a run of 8 steps that stops after some of them."""
+    written, window = {}, None
+    for first, last in itertools.pairwise([0, *stops, 8]):
+        log, recorder = _log(every=4, limit=3, window=window)
+        for step in range(first + 1, last + 1):
+            loss = math.nan if step in (2, 3, 6) else 0.1 * step
+            found = _metrics(loss)
+            found["logs"] = {"late": (jnp.float32(step), jnp.float32(step > 5))}
+            log.add(step, found, waited=step / 7)
+        log.settle()
+        window = json.loads(json.dumps(log.window))  # Through a checkpoint.
+        written |= recorder.written
+    times = ("steps_per_sec", "images_per_sec", "eta_secs")
+    return {
+        step: {name: value for name, value in numbers.items() if name not in times}
+        for step, numbers in written.items()
+    }
+
+
+@pytest.mark.parametrize("stops", [(1,), (3,), (4,), (2, 5), (1, 2, 3, 4, 5, 6, 7)])
+def test_a_run_that_is_resumed_writes_the_same_numbers(stops):
+    expected = _runs(())
+    assert expected[4]["skipped"] == 2 and expected[8]["skipped"] == 1
+    assert _runs(stops) == expected
+
+
+def test_the_steps_in_a_row_that_are_skipped_count_on_after_a_resume():
+    log, _ = _log(every=2, limit=2)
+    for step in (1, 2):
+        log.add(step, _metrics(math.nan))
+    log.settle()
+    log, _ = _log(every=2, limit=2, window=log.window)
+    log.add(3, _metrics(math.nan))
+    with pytest.raises(JcmError, match="step 3: loss nan"):
+        log.settle()
+
+
+def test_the_window_of_another_version_is_refused():
+    with pytest.raises(JcmError, match="written by another version.*totals"):
+        _log(window={"totals": [1.0]})
 
 
 def test_a_signal_to_one_process_reaches_all_one_step_later():

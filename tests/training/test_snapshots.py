@@ -41,10 +41,10 @@ def test_there_is_one_save_at_a_time(run, tmp_path, monkeypatch):
     saving = set()
     save, finish = Checkpoints.save, Checkpoints.finish
 
-    def save_alone(self, state):
+    def save_alone(self, state, *rest):
         assert saving <= {self}
         saving.add(self)
-        save(self, state)
+        save(self, state, *rest)
 
     def finish_and_note(self):
         finish(self)
