@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from jcm.runtime import budget
-from jcm.runtime.errors import JcmError, one_line, shown
+from jcm.runtime.errors import JcmError, shown
 
 # The extension types of msgpack that flax uses.
 _ARRAY, _SCALAR = 1, 3
@@ -72,29 +72,17 @@ def load(
     """
     path = pathlib.Path(path)
     found: dict[str, Any] = {}
-    try:
-        with budget.regular_file(path).open("rb") as file:
-            reader = _Reader(file, seen)
-            for _ in range(reader.length("map")):
-                name = reader.text()
-                value = reader.value(name in wanted)
-                if name in wanted:
-                    found[name] = value
-            if reader.left:
-                raise budget.Refused(f"it has {reader.left} bytes too many")
-        return found
-    except JcmError:
-        raise
-    except OSError as error:
-        raise JcmError(
-            f"cannot read {path}: {error.strerror or error}: name another file"
-        ) from error
-    # A broken file can raise anything, and the remedy is the same.
-    except Exception as error:
-        reason = one_line(error, 200)
-        raise JcmError(
-            f"{path} is not a complete checkpoint of flax ({reason}): download it again"
-        ) from error
+    what = "a complete checkpoint of flax"
+    with budget.opened(path, what, "download it again") as file:
+        reader = _Reader(file, seen)
+        for _ in range(reader.length("map")):
+            name = reader.text()
+            value = reader.value(name in wanted)
+            if name in wanted:
+                found[name] = value
+        if reader.left:
+            raise budget.Refused(f"it has {reader.left} bytes too many")
+    return found
 
 
 def part(tree: Mapping[str, Any], name: str) -> dict[str, Any]:

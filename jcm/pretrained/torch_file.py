@@ -19,7 +19,7 @@ import numpy as np
 from jcm.pretrained import torch_pickle
 from jcm.pretrained.torch_pickle import Tensor
 from jcm.runtime import archives, budget
-from jcm.runtime.errors import JcmError, one_line, shown
+from jcm.runtime.errors import shown
 
 # The first number of a file in the older format, and the version that follows it.
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -47,27 +47,14 @@ def load(path: str | os.PathLike) -> dict[str, np.ndarray]:
         tensors by name. Nothing that it names is ever run.
     """
     path = pathlib.Path(path)
-    try:
-        with budget.regular_file(path).open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                file.seek(0)
-                return _read_stream(file)
-            with archives.opened(file) as archive:
-                archives.check_plain(archive)
-                return _read_zip(archive)
-    except JcmError:
-        raise
-    except OSError as error:
-        raise JcmError(
-            f"cannot read {path}: {error.strerror or error}: name another file"
-        ) from error
-    # Unpickling a broken file can raise anything, and the remedy is the same.
-    except Exception as error:
-        reason = one_line(error, 200)
-        raise JcmError(
-            f"{path} is not a complete PyTorch file of weights ({reason}): download it"
-            " again, or save only the state dict with torch.save"
-        ) from error
+    remedy = "download it again, or save only the state dict with torch.save"
+    with budget.opened(path, "a complete PyTorch file of weights", remedy) as file:
+        if not zipfile.is_zipfile(file):
+            file.seek(0)
+            return _read_stream(file)
+        with archives.opened(file) as archive:
+            archives.check_plain(archive)
+            return _read_zip(archive)
 
 
 def _read_zip(archive: zipfile.ZipFile) -> dict[str, np.ndarray]:

@@ -6,11 +6,14 @@ They are far above what a file of weights needs: the largest published network h
 than 2,000 tensors.
 """
 
+import contextlib
+import io
 import os
 import pathlib
 import stat
+from collections.abc import Iterator
 
-from jcm.runtime.errors import JcmError
+from jcm.runtime.errors import JcmError, one_line
 
 JSON_BYTES = 8 * 2**20
 """The largest JSON file that is read. Its objects take up to 25 times this memory."""
@@ -75,3 +78,29 @@ def regular_file(
             f" {remedy}"
         )
     return path
+
+
+@contextlib.contextmanager
+def opened(path: pathlib.Path, what: str, remedy: str) -> Iterator[io.BufferedReader]:
+    """Opens a file that its format describes; all that it can raise becomes one line.
+
+    Args:
+      path: of the file.
+      what: the file that is expected, such as "a complete checkpoint of flax".
+      remedy: the end of the message if its content is another.
+
+    Raises:
+      JcmError: if the file cannot be read, or the block raises any exception.
+    """
+    try:
+        with regular_file(path).open("rb") as file:
+            yield file
+    except JcmError:
+        raise
+    except OSError as error:
+        raise JcmError(
+            f"cannot read {path}: {error.strerror or error}: name another file"
+        ) from error
+    except Exception as error:  # a damaged file can raise anything
+        reason = one_line(error, 200)
+        raise JcmError(f"{path} is not {what} ({reason}): {remedy}") from error
