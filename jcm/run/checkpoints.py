@@ -34,6 +34,8 @@ from jcm.runtime import budget, disk, distributed
 from jcm.runtime.errors import JcmError, one_line, shown
 
 _CHECKSUMS, _LOG = "checksums", "log"
+# The file in which orbax describes a step.
+_METADATA = "*/_CHECKPOINT_METADATA"
 _RETRY_SECONDS = 2
 # The time limit of a save. It ends the wait for another process that has failed.
 _SAVE_SECONDS = 1200
@@ -73,9 +75,13 @@ class Checkpoints:
           keep: how many of the newest checkpoints to keep, 0 for all; None opens them
             read-only.
           folder: name of the folder within the workdir.
+
+        Raises:
+          JcmError: if a file that describes a step is a pipe or a device.
         """
         self._folder = storage.shared_path(workdir) / folder
         self._aside = self._folder.with_name("damaged")
+        _check_files(self._folder, _METADATA)  # orbax reads those of all steps below
         # The processes agree on what each has read, see `_read`.
         self._reader = ocp.CheckpointManager(
             self._folder,
@@ -404,15 +410,19 @@ class Checkpoints:
             raise disk.cannot_write(self._folder / "new", error, what) from error
 
 
-def _check_files(folder: epath.Path) -> None:
-    """Checks that each file of a checkpoint has an end, unlike a pipe or a device.
+def _check_files(folder: epath.Path, pattern: str = "**/*") -> None:
+    """Checks that each file below a folder has an end, unlike a pipe or a device.
+
+    Args:
+      folder: of a checkpoint, or of several.
+      pattern: the files to check.
 
     Raises:
       JcmError: if one has none.
       OSError: if one does not exist any more.
     """
     # An object store has no such files, and no folder of this machine has its name.
-    for path in pathlib.Path(os.fspath(folder)).rglob("*"):
+    for path in pathlib.Path(os.fspath(folder)).glob(pattern):
         if not path.is_dir():
             budget.regular_file(path)
 

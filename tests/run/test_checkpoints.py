@@ -160,6 +160,15 @@ def test_a_pipe_in_a_checkpoint_is_not_opened(copy, name):
             checkpoints.restore_part("params", {}, 8)
 
 
+def test_a_pipe_that_would_describe_a_step_is_not_opened(copy):
+    path = copy / "checkpoints" / "8" / "_CHECKPOINT_METADATA"
+    path.unlink()
+    os.mkfifo(path)
+    for keep in (None, 3):
+        with pytest.raises(JcmError, match=f"{path} is not a regular file: replace"):
+            Checkpoints(copy, keep)
+
+
 def test_a_flipped_bit_of_an_array_is_always_detected(copy):
     """Even if the files can be read without an error."""
     mesh = sharding.make_mesh()
