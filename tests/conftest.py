@@ -4,6 +4,7 @@ The settings must be made before anything imports JAX: eight simulated devices, 
 checks of the types and shapes in signatures.
 """
 
+import atexit
 import gc
 import importlib.metadata
 import os
@@ -40,10 +41,12 @@ if "codegen_split" not in os.environ.get("XLA_FLAGS", ""):  # xdist's workers in
 # All processes of a test run share what they compile.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # A worker of xdist inherits it.
     _cache = tempfile.TemporaryDirectory(prefix="jcm_xla_")
+    atexit.register(_cache.cleanup)  # or Python warns
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
 # The cache of the user is neither read nor written.
 if "JCM_CACHE" not in os.environ:
     _own_cache = tempfile.TemporaryDirectory(prefix="jcm_cache_")
+    atexit.register(_own_cache.cleanup)
     os.environ["JCM_CACHE"] = _own_cache.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

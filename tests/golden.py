@@ -3,6 +3,7 @@
 `tests/data/README.md` says what the files hold.
 """
 
+import atexit
 import functools
 import lzma
 import pathlib
@@ -57,7 +58,9 @@ def path(name: str) -> pathlib.Path:
 @functools.cache
 def _unpacked() -> tempfile.TemporaryDirectory:
     """The folder of unpacked files, which goes when the process ends."""
-    return tempfile.TemporaryDirectory(prefix="jcm_golden_")
+    folder = tempfile.TemporaryDirectory(prefix="jcm_golden_")
+    atexit.register(folder.cleanup)  # or Python warns
+    return folder
 
 
 @functools.cache
