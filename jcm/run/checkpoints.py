@@ -2,9 +2,10 @@
 
 Each part of the state is an item of its own, so that a sampler can read the averaged
 weights without the state of the optimizer. The folder of a step appears under its name
-when all of it is written. It holds the step and a checksum of every array. They are
-compared when an array is read, so that neither an array that the disk has corrupted nor
-a folder that was renamed is used.
+when all of it is written. It holds the step, what was logged since the last entry of
+the log, and a checksum of this and of every array. They are compared when a part is
+read, so that neither a part that the disk has corrupted nor a folder that was renamed
+is used.
 
 A checkpoint does not hold the position in the data, which the step determines.
 """
@@ -34,8 +35,8 @@ from jcm.runtime import budget, disk, distributed
 from jcm.runtime.errors import JcmError, one_line, shown
 
 _CHECKSUMS, _LOG = "checksums", "log"
-# The file in which orbax describes a step.
-_METADATA = "*/_CHECKPOINT_METADATA"
+# The files of a step that orbax reads to list the steps.
+_LISTED = ("_CHECKPOINT_METADATA", "metrics/metrics")
 _RETRY_SECONDS = 2
 # The time limit of a save. It ends the wait for another process that has failed.
 _SAVE_SECONDS = 1200
@@ -77,18 +78,16 @@ class Checkpoints:
           folder: name of the folder within the workdir.
 
         Raises:
-          JcmError: if a file that describes a step is a pipe or a device.
+          JcmError: if a file that describes a step is damaged.
         """
         self._folder = storage.shared_path(workdir) / folder
         self._aside = self._folder.with_name("damaged")
-        _check_files(self._folder, _METADATA)  # orbax reads those of all steps below
         # The processes agree on what each has read, see `_read`.
-        self._reader = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                create=False, multiprocessing_options=orbax_settings.alone()
-            ),
+        options = ocp.CheckpointManagerOptions(
+            create=False, multiprocessing_options=orbax_settings.alone()
         )
+        with _explain_listing(self._folder):
+            self._reader = ocp.CheckpointManager(self._folder, options=options)
         self._writer: Any = None
         self._saving: int | None = None
         self._keep = keep or 0
@@ -101,11 +100,12 @@ class Checkpoints:
                 enable_async_checkpointing=True,
                 async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECONDS),
             )
-            self._writer = ocp.CheckpointManager(
-                self._folder,
-                options=options,
-                handler_registry=orbax_settings.handlers(_PARTS),
-            )
+            with _explain_listing(self._folder):
+                self._writer = ocp.CheckpointManager(
+                    self._folder,
+                    options=options,
+                    handler_registry=orbax_settings.handlers(_PARTS),
+                )
         # Orbax would create the workdir again if it was deleted.
         self._place = _identity(self._folder.parent)
 
@@ -123,7 +123,8 @@ class Checkpoints:
         """The steps that have complete checkpoints on disk now, in ascending order."""
         if self._writer:
             self._writer.wait_until_finished()
-        self._reader.reload()
+        with _explain_listing(self._folder):
+            self._reader.reload()
         # A folder whose name is a larger number is not one of a run.
         return sorted(step for step in self._reader.all_steps() if step < 2**31)
 
@@ -410,21 +411,42 @@ class Checkpoints:
             raise disk.cannot_write(self._folder / "new", error, what) from error
 
 
-def _check_files(folder: epath.Path, pattern: str = "**/*") -> None:
-    """Checks that each file below a folder has an end, unlike a pipe or a device.
-
-    Args:
-      folder: of a checkpoint, or of several.
-      pattern: the files to check.
+@contextlib.contextmanager
+def _explain_listing(folder: epath.Path) -> Iterator[None]:
+    """Turns what orbax raises while it lists the steps in a folder into one line.
 
     Raises:
-      JcmError: if one has none.
+      JcmError: also if it would wait for ever for a pipe or a device.
+    """
+    if "://" not in os.fspath(folder):
+        local = pathlib.Path(os.fspath(folder))
+        for path in (found for name in _LISTED for found in local.glob(f"*/{name}")):
+            # A run may rename or delete its steps meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                if not path.is_dir():
+                    budget.regular_file(path)
+    try:
+        yield
+    except Exception as error:  # the content of a file can raise many types
+        raise JcmError(
+            f"cannot list the steps in {folder} ({one_line(error, 120)}): a file"
+            f" {_LISTED[0]} is damaged, so move the folder of its step away"
+        ) from error
+
+
+def _check_files(folder: epath.Path) -> None:
+    """Checks that each file of a checkpoint has an end, unlike a pipe or a device.
+
+    Raises:
+      JcmError: if one has none, or if there is a link to a folder.
       OSError: if one does not exist any more.
     """
     # An object store has no such files, and no folder of this machine has its name.
-    for path in pathlib.Path(os.fspath(folder)).glob(pattern):
+    for path in pathlib.Path(os.fspath(folder)).rglob("*"):
         if not path.is_dir():
             budget.regular_file(path)
+        elif path.is_symlink():
+            raise JcmError(f"{path} is a link to a folder: replace it by the folder")
 
 
 def _checksum_of_json(value: Any) -> int:

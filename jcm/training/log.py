@@ -2,7 +2,7 @@
 
 import math
 import time
-from typing import Any
+from typing import Annotated, Any, Self
 
 import jax
 import msgspec
@@ -19,6 +19,9 @@ _WAIT = "data_wait_secs"
 _LONG_SECONDS = 1.0
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class Window(msgspec.Struct):
     """What has been logged since the last entry.
 
@@ -33,8 +36,27 @@ class Window(msgspec.Struct):
     """
 
     totals: dict[str, tuple[float, float]] = {}
-    skipped: int = 0
-    in_a_row: int = 0
+    skipped: _Count = 0
+    in_a_row: _Count = 0
+
+    @classmethod
+    def of(cls, saved: Any, where: str) -> Self:
+        """Returns the window that a checkpoint holds.
+
+        Args:
+          saved: what `TrainLog.window` was, as JSON.
+          where: the checkpoint, for the error.
+
+        Raises:
+          JcmError: if it is something else.
+        """
+        try:
+            return msgspec.convert(saved, cls)
+        except msgspec.ValidationError as error:
+            raise JcmError(
+                f"{where} holds no sums of the log ({one_line(error, 120)}): move this"
+                " step away to resume from the one before"
+            ) from error
 
     def add(self, name: str, total: float, count: float = 1) -> None:
         """Adds the sum of a value in `count` steps or examples."""
@@ -60,7 +82,7 @@ class TrainLog:
         progress: Progress,
         every: int,
         skip_nonfinite: int = 0,
-        window: dict[str, Any] | None = None,
+        window: Window | None = None,
     ):
         """Writes means since the last entry, and the latest value of other metrics.
 
@@ -74,14 +96,11 @@ class TrainLog:
           every: steps between two entries.
           skip_nonfinite: the number of consecutive steps that may have a loss or
             gradient that is not finite. Such steps must have changed nothing.
-          window: what `window` was when the state was saved that the run resumes from.
-
-        Raises:
-          JcmError: if `window` is that of another version.
+          window: what the checkpoint holds that the run resumes from.
         """
         self._writer, self._progress, self._every = writer, progress, every
         self._limit = skip_nonfinite
-        self._window = _window(window or {})
+        self._window = window or Window()
         self.stop = False
         self.takes_long = self.settles_first = True  # until a step has been timed
         self._settled_at: float | None = None
@@ -166,18 +185,3 @@ class TrainLog:
             " config.optim.learning_rate, or skip single steps with"
             " config.train.skip_nonfinite=10"
         )
-
-
-def _window(saved: dict[str, Any]) -> Window:
-    """Returns the window that a checkpoint holds.
-
-    Raises:
-      JcmError: if it is that of another version.
-    """
-    try:
-        return msgspec.convert(saved, Window)
-    except msgspec.ValidationError as error:
-        raise JcmError(
-            "the checkpoint was written by another version of jcm: resume with that"
-            f" version ({one_line(error, 120)})"
-        ) from error

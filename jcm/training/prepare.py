@@ -3,7 +3,6 @@
 import contextlib
 import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -31,7 +30,7 @@ from jcm.runtime.arrays import check_finite
 from jcm.runtime.errors import Preempted
 from jcm.training import memory_plan, short, snapshots, start
 from jcm.training import setup as setup_lib
-from jcm.training.log import TrainLog
+from jcm.training.log import TrainLog, Window
 from jcm.training.preview import SCORE_PREFIX, Preview
 from jcm.training.run import Run, due
 from jcm.training.setup import Setup, Train
@@ -234,16 +233,20 @@ def _check_not_stopped(watch: preemption.Watch) -> None:
 
 def _load_state(
     setup: Setup, checkpoints: Checkpoints, frozen: Frozen
-) -> tuple[State, dict[str, Any]]:
+) -> tuple[State, Window]:
     """Returns the state of the newest checkpoint, or that before the first step.
 
     Beside it, returns what had been logged since the last entry.
+
+    Raises:
+      JcmError: if there are checkpoints and none can be used.
     """
     made = setup.program
     saved = checkpoints.restore(made.state)
     if saved is not None:
         logging.info("resuming from step %d", saved.state.step)
-        return _finite(saved.state), saved.log
+        where = f"the checkpoint of step {saved.state.step}"
+        return _finite(saved.state), Window.of(saved.log, where)
     begins_with = methods.recipe(setup.config.method).begins_with
     if begins_with is None:
         weights = jax.jit(made.network.init)(made.init_key)
@@ -254,7 +257,7 @@ def _load_state(
     )
     del weights
     memory.release()
-    return _finite(state), {}
+    return _finite(state), Window()
 
 
 def _finite(state: State) -> State:
@@ -286,7 +289,7 @@ def _open_log(
     setup: Setup,
     workdir: pathlib.Path,
     first_step: int,
-    window: dict[str, Any],
+    window: Window,
     stack: contextlib.ExitStack,
 ) -> tuple[writers.MetricWriter, Progress, TrainLog]:
     """Opens the objects that report on the run; `stack` closes them."""

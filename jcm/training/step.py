@@ -17,11 +17,15 @@ from jcm.methods import Batch, Frozen, Losses, Method
 from jcm.networks import Params
 from jcm.run.state import State
 from jcm.runtime import flops, memory
+from jcm.runtime.errors import JcmError
 from jcm.training.averages import Average, ema
 from jcm.training.optim import LearningRate
 
 Metrics = dict[str, Any]
 TrainStep = Callable[[State, Frozen, dict[str, Array]], tuple[State, Metrics]]
+# Names under which `TrainLog` and `Progress` write numbers, besides those of the step.
+_SPEEDS = ("kimg", "steps_per_sec", "images_per_sec", "eta_secs")
+_LOGGED = ("skipped", "data_wait_secs", *_SPEEDS)
 # What is trained: the student, and the head of the method or None.
 _Trained = tuple[Params, Params | None]
 # By name, the sum of a value to log and the number of examples that have one.
@@ -138,9 +142,23 @@ def make_train_step(
             "logs": totals,
             **curriculum,
         }
+        _check_names(totals, metrics)
         return new_state, metrics
 
     return train_step
+
+
+def _check_names(totals: _Totals, metrics: Metrics) -> None:
+    """Checks that the method logs nothing under a name that has another meaning.
+
+    Raises:
+      JcmError: if it does.
+    """
+    for name in sorted(totals.keys() & {*metrics, *_LOGGED}):
+        raise JcmError(
+            f"the method logs {name!r}, under which the log writes another number:"
+            " choose another name in its Losses.logs"
+        )
 
 
 def _examples(

@@ -160,13 +160,34 @@ def test_a_pipe_in_a_checkpoint_is_not_opened(copy, name):
             checkpoints.restore_part("params", {}, 8)
 
 
-def test_a_pipe_that_would_describe_a_step_is_not_opened(copy):
-    path = copy / "checkpoints" / "8" / "_CHECKPOINT_METADATA"
-    path.unlink()
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "metrics/metrics"])
+def test_a_pipe_that_would_describe_a_step_is_not_opened(copy, name):
+    path = copy / "checkpoints" / "8" / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
     os.mkfifo(path)
     for keep in (None, 3):
         with pytest.raises(JcmError, match=f"{path} is not a regular file: replace"):
             Checkpoints(copy, keep)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"metrics": 3}', "[" * 10**5])
+def test_a_wrong_description_of_a_step_is_one_line(copy, text):
+    (copy / "checkpoints" / "8" / "_CHECKPOINT_METADATA").write_text(text)
+    with pytest.raises(JcmError, match=f"cannot list the steps in {copy}/checkpoints "):
+        Checkpoints(copy)
+
+
+def test_a_link_to_a_folder_in_a_checkpoint_is_refused(copy):
+    part, elsewhere = copy / "checkpoints" / "8" / "checksums", copy / "elsewhere"
+    part.rename(elsewhere)
+    (elsewhere / "metadata").unlink()
+    os.mkfifo(elsewhere / "metadata")
+    part.symlink_to(elsewhere)
+    with Checkpoints(copy, keep=3) as checkpoints:
+        with pytest.raises(JcmError, match="8/checksums is a link to a folder: repl"):
+            checkpoints.restore_part("params", {}, 8)
+        assert checkpoints.restore(_template(sharding.make_mesh())).state.step == 4
 
 
 def test_a_flipped_bit_of_an_array_is_always_detected(copy):

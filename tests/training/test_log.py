@@ -11,7 +11,7 @@ from jcm.run.progress import Progress
 from jcm.run.writers import MetricWriter
 from jcm.runtime import preemption
 from jcm.runtime.errors import JcmError
-from jcm.training.log import TrainLog
+from jcm.training.log import TrainLog, Window
 
 
 class _Recorder(MetricWriter):
@@ -22,9 +22,11 @@ class _Recorder(MetricWriter):
         self.written[step] = dict(scalars)
 
 
-def _log(every=2, limit=0, window=None):
+def _log(every=2, limit=0, saved=None):
+    """Returns a log, and what it writes; `saved` is what a checkpoint holds."""
     recorder = _Recorder()
     progress = Progress(10, enabled=False)
+    window = None if saved is None else Window.of(saved, "the checkpoint")
     return TrainLog(recorder, progress, every, limit, window), recorder
 
 
@@ -87,16 +89,16 @@ def test_the_loss_is_nan_if_no_step_counts():
 
 def _runs(stops):
     """Returns the entries of a run of 8 steps that stops after some of them."""
-    written, window = {}, None
+    written, saved = {}, None
     for first, last in itertools.pairwise([0, *stops, 8]):
-        log, recorder = _log(every=4, limit=3, window=window)
+        log, recorder = _log(every=4, limit=3, saved=saved)
         for step in range(first + 1, last + 1):
             loss = math.nan if step in (2, 3, 6) else 0.1 * step
             found = _metrics(loss)
             found["logs"] = {"late": (jnp.float32(step), jnp.float32(step > 5))}
             log.add(step, found, waited=step / 7)
         log.settle()
-        window = json.loads(json.dumps(log.window))  # Through a checkpoint.
+        saved = json.loads(json.dumps(log.window))  # Through a checkpoint.
         written |= recorder.written
     times = ("steps_per_sec", "images_per_sec", "eta_secs")
     return {
@@ -117,15 +119,18 @@ def test_the_steps_in_a_row_that_are_skipped_count_on_after_a_resume():
     for step in (1, 2):
         log.add(step, _metrics(math.nan))
     log.settle()
-    log, _ = _log(every=2, limit=2, window=log.window)
+    log, _ = _log(every=2, limit=2, saved=log.window)
     log.add(3, _metrics(math.nan))
     with pytest.raises(JcmError, match="step 3: loss nan"):
         log.settle()
 
 
-def test_the_window_of_another_version_is_refused():
-    with pytest.raises(JcmError, match="written by another version.*totals"):
-        _log(window={"totals": [1.0]})
+@pytest.mark.parametrize(
+    "saved", [None, [], {"totals": [1.0]}, {"skipped": -1}, {"totals": {"loss": [1.0]}}]
+)
+def test_a_checkpoint_without_sums_of_the_log_is_refused(saved):
+    with pytest.raises(JcmError, match="^step 3 holds no sums of the log .*: move"):
+        Window.of(saved, "step 3")
 
 
 def test_a_signal_to_one_process_reaches_all_one_step_later():

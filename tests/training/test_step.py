@@ -22,6 +22,7 @@ from jcm.methods.consistency import Consistency
 from jcm.methods.method import Plain
 from jcm.run import state
 from jcm.runtime import sharding
+from jcm.runtime.errors import JcmError
 from jcm.training import averages as averages_lib
 from jcm.training import optim
 from jcm.training.step import Rules, make_train_step
@@ -365,6 +366,22 @@ def test_logs_are_sums_and_counts_over_the_whole_batch(accumulate):
     slope = np.mean([2 * (run.head["h"] - i) if i % 4 == 0 else 0 for i in range(16)])
     assert float(moment) == pytest.approx(0.1 * slope, rel=1e-5)
     assert set(after.ema_params) == {"0.5"} and set(after.ema_params["0.5"]) == {"w"}
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm", "restart", "skipped", "kimg"])
+def test_a_method_cannot_log_under_a_name_of_the_log(monkeypatch, name):
+    run, step, batch = _fit()
+    loss = _Fit.loss
+
+    def renamed(self, *args):
+        found = loss(self, *args)
+        return found._replace(logs={name: found.logs["error"]})
+
+    monkeypatch.setattr(_Fit, "loss", renamed)
+    with pytest.raises(
+        JcmError, match=f"the method logs '{name}', under which the log"
+    ):
+        step(run, Frozen(), batch)
 
 
 def test_a_restart_makes_the_optimisers_new_after_its_step():
