@@ -85,7 +85,8 @@ class Losses(NamedTuple):
 
     Attributes:
       each: the loss of each example; the trainer minimises the mean.
-      logs: further numbers to log, by name.
+      logs: further numbers to log, by name. Names that the log of training uses
+        itself are refused, such as `loss`.
     """
 
     each: Float[Array, " b"]

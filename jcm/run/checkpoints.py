@@ -13,12 +13,9 @@ A checkpoint does not hold the position in the data, which the step determines.
 import contextlib
 import dataclasses
 import errno
-import json
 import os
-import pathlib
 import shutil
 import time
-import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
 
@@ -28,15 +25,13 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from jcm.run import orbax_settings, storage
-from jcm.run.checksums import checksums
+from jcm.run import checkpoint_files, orbax_settings, storage
+from jcm.run.checksums import checksum_of_json, checksums
 from jcm.run.state import State
-from jcm.runtime import budget, disk, distributed
+from jcm.runtime import disk, distributed
 from jcm.runtime.errors import JcmError, one_line, shown
 
 _CHECKSUMS, _LOG = "checksums", "log"
-# The files of a step that orbax reads to list the steps.
-_LISTED = ("_CHECKPOINT_METADATA", "metrics/metrics")
 _RETRY_SECONDS = 2
 # The time limit of a save. It ends the wait for another process that has failed.
 _SAVE_SECONDS = 1200
@@ -86,7 +81,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             create=False, multiprocessing_options=orbax_settings.alone()
         )
-        with _explain_listing(self._folder):
+        with checkpoint_files.explain_listing(self._folder):
             self._reader = ocp.CheckpointManager(self._folder, options=options)
         self._writer: Any = None
         self._saving: int | None = None
@@ -100,7 +95,7 @@ class Checkpoints:
                 enable_async_checkpointing=True,
                 async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECONDS),
             )
-            with _explain_listing(self._folder):
+            with checkpoint_files.explain_listing(self._folder):
                 self._writer = ocp.CheckpointManager(
                     self._folder,
                     options=options,
@@ -123,7 +118,7 @@ class Checkpoints:
         """The steps that have complete checkpoints on disk now, in ascending order."""
         if self._writer:
             self._writer.wait_until_finished()
-        with _explain_listing(self._folder):
+        with checkpoint_files.explain_listing(self._folder):
             self._reader.reload()
         # A folder whose name is a larger number is not one of a run.
         return sorted(step for step in self._reader.all_steps() if step < 2**31)
@@ -157,7 +152,7 @@ class Checkpoints:
         sums: dict[str, Any] = {name: checksums(part) for name, part in parts.items()}
         if log is not None:
             items[_LOG] = ocp.args.JsonSave(log)
-            sums[_LOG] = _checksum_of_json(log)
+            sums[_LOG] = checksum_of_json(log)
         items[_CHECKSUMS] = ocp.args.JsonSave({"step": step} | sums)
         with self._explain_writing(f"cannot save step {step}"):
             saves = self._writer.save(
@@ -312,7 +307,7 @@ class Checkpoints:
         items[_CHECKSUMS] = ocp.args.JsonRestore()
         with distributed.fail_together():
             try:
-                _check_files(path)
+                checkpoint_files.check(path)
                 found = self._reader.restore(step, args=ocp.args.Composite(**items))
                 written = dict(found[_CHECKSUMS])
             except JcmError:
@@ -333,7 +328,7 @@ class Checkpoints:
                 " (config.sample.step)"
             )
         for name in templates:
-            sum_of = _checksum_of_json if name == _LOG else checksums
+            sum_of = checksum_of_json if name == _LOG else checksums
             if written.get(name) != sum_of(found[name]):
                 raise JcmError(
                     f"{path / name} is damaged: its content has changed since it was"
@@ -409,49 +404,6 @@ class Checkpoints:
                     " move it back and run the same command, or use another workdir"
                 ) from error
             raise disk.cannot_write(self._folder / "new", error, what) from error
-
-
-@contextlib.contextmanager
-def _explain_listing(folder: epath.Path) -> Iterator[None]:
-    """Turns what orbax raises while it lists the steps in a folder into one line.
-
-    Raises:
-      JcmError: also if it would wait for ever for a pipe or a device.
-    """
-    if "://" not in os.fspath(folder):
-        local = pathlib.Path(os.fspath(folder))
-        for path in (found for name in _LISTED for found in local.glob(f"*/{name}")):
-            # A run may rename or delete its steps meanwhile.
-            with contextlib.suppress(FileNotFoundError):
-                if not path.is_dir():
-                    budget.regular_file(path)
-    try:
-        yield
-    except Exception as error:  # the content of a file can raise many types
-        raise JcmError(
-            f"cannot list the steps in {folder} ({one_line(error, 120)}): a file"
-            f" {_LISTED[0]} is damaged, so move the folder of its step away"
-        ) from error
-
-
-def _check_files(folder: epath.Path) -> None:
-    """Checks that each file of a checkpoint has an end, unlike a pipe or a device.
-
-    Raises:
-      JcmError: if one has none, or if there is a link to a folder.
-      OSError: if one does not exist any more.
-    """
-    # An object store has no such files, and no folder of this machine has its name.
-    for path in pathlib.Path(os.fspath(folder)).rglob("*"):
-        if not path.is_dir():
-            budget.regular_file(path)
-        elif path.is_symlink():
-            raise JcmError(f"{path} is a link to a folder: replace it by the folder")
-
-
-def _checksum_of_json(value: Any) -> int:
-    """Returns a checksum of a value, by its text as JSON."""
-    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 def _identity(folder: epath.Path) -> tuple[int, int] | None:

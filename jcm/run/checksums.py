@@ -1,9 +1,11 @@
-"""Checksums that detect corrupted arrays, computed on the devices of the arrays.
+"""Checksums that detect corruption, computed on the devices of the arrays.
 
 `checkpoints.py` writes them beside the arrays and compares them when it restores.
 """
 
 import functools
+import json
+import zlib
 from typing import Any
 
 import jax
@@ -69,6 +71,11 @@ def checksums(tree: Any) -> dict[str, int]:
         jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves
     ]
     return dict(zip(names, total.tolist(), strict=True))
+
+
+def checksum_of_json(value: Any) -> int:
+    """Returns a checksum of a value, by its text as JSON."""
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 def _position(

@@ -17,8 +17,6 @@ from jcm.training.step import Metrics
 _WAIT = "data_wait_secs"
 # A step that takes longer is settled before the next is dispatched.
 _LONG_SECONDS = 1.0
-
-
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 
 

@@ -307,7 +307,7 @@ with cli.errors_in_one_line(), cli.on_devices():
     if process == which and how != "late":
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        if how == "told":
+        if how == "sigterm":
             os.kill(os.getpid(), signal.SIGTERM)
         if how == "thread":
             taken = JcmError("taken")
@@ -327,7 +327,7 @@ with cli.errors_in_one_line(), cli.on_devices():
         (0, "mistake"),
         (1, "bug"),
         (1, "killed"),
-        (1, "told"),
+        (1, "sigterm"),
         (1, "late"),
         (0, "thread"),
     ],
@@ -355,17 +355,17 @@ def test_if_one_process_ends_early_the_others_end(which, how):
         assert other.splitlines()[-1].startswith("jcm: process 1 was lost (it gives")
         assert other.endswith("and the same commands resume the run\n")
     else:
-        told = {
+        reason = {
             "mistake": "broken here",
             "bug": "MemoryError",
-            "told": "stopped by SIGTERM; the same command resumes from here",
+            "sigterm": "stopped by SIGTERM; the same command resumes from here",
             "late": "stopped by SIGTERM; the same command resumes from here",
             "thread": "taken",
         }[how]
-        assert codes == ([75, 75] if how in ("told", "late") else [1, 1]), outputs
+        assert codes == ([75, 75] if how in ("sigterm", "late") else [1, 1]), outputs
         assert not any("Traceback" in output for output in outputs) or how == "bug"
-        assert f"jcm: process {which}: {told}\n" in other
-        assert told in outputs[which]
+        assert f"jcm: process {which}: {reason}\n" in other
+        assert reason in outputs[which]
 
 
 @pytest.mark.parametrize("process", [0, 1])

@@ -11,6 +11,7 @@ from jcm.run.progress import Progress
 from jcm.run.writers import MetricWriter
 from jcm.runtime import preemption
 from jcm.runtime.errors import JcmError
+from jcm.training import step as step_lib
 from jcm.training.log import TrainLog, Window
 
 
@@ -49,6 +50,8 @@ def test_losses_and_waits_are_means_since_the_last_line():
     log.add(4, _metrics(7.0))
     log.settle()
     assert recorder.written[4]["loss"] == 6.0
+    # A method cannot use the names that are added.
+    assert recorder.written[4].keys() - _metrics().keys() <= set(step_lib._LOGGED)
     assert recorder.written[4]["data_wait_secs"] == 0.0
 
 
