@@ -14,6 +14,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from jcm.commands import cli, flags
+from jcm.runtime import large_pages
 from jcm.runtime.errors import JcmError
 
 # The commands that use what an earlier start has saved.
@@ -123,6 +124,7 @@ def _config_and_workdir(
 
 def command_line() -> None:
     """Runs the program with the arguments of the command line."""
+    large_pages.restart()
     cli.run(main)
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from jcm.runtime.errors import JcmError
@@ -46,13 +48,14 @@ def step(
     Returns:
       Points at noise level sigma_next.
     """
-
-    def slope(point: Array, level: Array) -> Array:
-        return (point - denoise(point, level)) / level[:, None, None, None]
-
     length = (sigma_next - sigma)[:, None, None, None]
-    first = slope(x, sigma)
-    end = x + length * first
+
+    def advance(point: Array, level: Array) -> tuple[Array, Array]:
+        slope = (point - denoise(point, level)) / level[:, None, None, None]
+        return x + length * slope, slope
+
     if solver == "euler":
-        return end
-    return x + length / 2 * (first + slope(end, sigma_next))
+        return advance(x, sigma)[0]
+    # A loop, so that the network is compiled once for both evaluations.
+    _, slopes = lax.scan(advance, x, jnp.stack([sigma, sigma_next]))
+    return x + length / 2 * (slopes[0] + slopes[1])

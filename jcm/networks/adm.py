@@ -24,6 +24,7 @@ from jcm.networks.layers import (
     apply_layer,
     attention,
     check_conditions,
+    conv,
     dropout,
     guidance_input,
     waves,
@@ -100,10 +101,10 @@ def _conv(
     rngs: nnx.Rngs,
     stride: int = 1,
 ) -> nnx.Conv:
-    return nnx.Conv(
+    return conv(
         c_in,
         c_out,
-        (size, size),
+        size,
         strides=stride,
         padding=size // 2,
         dtype=jnp.dtype(arch.dtype),
@@ -118,10 +119,10 @@ def _fan_in() -> nnx.Initializer:
 
 
 def _zero_conv(c_in: int, c_out: int, arch: Architecture, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(
+    return conv(
         c_in,
         c_out,
-        (3, 3),
+        3,
         dtype=jnp.dtype(arch.dtype),
         kernel_init=nnx.initializers.zeros,
         rngs=rngs,

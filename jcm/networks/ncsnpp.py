@@ -25,6 +25,7 @@ from jcm.networks.layers import (
     apply_layer,
     attention,
     check_conditions,
+    conv,
     dropout,
     guidance_input,
     initializer,
@@ -100,10 +101,10 @@ def _conv(
     rngs: nnx.Rngs,
     scale: float = 1.0,
 ) -> nnx.Conv:
-    return nnx.Conv(
+    return conv(
         c_in,
         c_out,
-        (size, size),
+        size,
         dtype=jnp.dtype(arch.dtype),
         kernel_init=initializer(scale),
         rngs=rngs,

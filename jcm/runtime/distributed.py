@@ -19,11 +19,9 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from jcm.runtime import cluster as cluster_lib
-from jcm.runtime import lost, preemption
+from jcm.runtime import cores, lost, preemption
 from jcm.runtime.errors import JcmError, one_line
 
-# Each CPU device holds a copy of the state and computes a part of the batch.
-_MAX_CPU_DEVICES = 8
 # How long a failing process waits for the others to end before JAX ends them all.
 _SHUTDOWN_SECONDS = 15
 # How often a process checks whether another one has ended early, and how long its main
@@ -75,7 +73,7 @@ def initialize(
         os.environ, coordinator, processes, process, on_tpu=cluster_lib.on_tpu()
     )
     if found is None:
-        _use_cores(config.train.batch_size // config.train.accumulate)
+        cores.use_all(config.train.batch_size // config.train.accumulate)
         _check_gpu()
         return
     _join(found, join_timeout)
@@ -230,26 +228,6 @@ def _check_gpu() -> None:
             f"JAX_PLATFORMS={asked}, but there is no NVIDIA GPU that JAX can use:"
             " check with nvidia-smi, or use launch/local.sh"
         )
-
-
-def _use_cores(batch_size: int) -> None:
-    """Creates a CPU device for each core, unless the user has set their number.
-
-    Some operations of XLA use a single core each; in jax 0.10 convolutions do. Split
-    over devices, a training step of NCSN++ is 1.1 to 1.6 times faster on two cores.
-    The number of devices is a power of two that divides the batch.
-    """
-    chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if chosen or jax.config.values["jax_num_cpu_devices"] > 0:
-        return
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    devices = 1
-    while devices * 2 <= min(cores, _MAX_CPU_DEVICES) and not batch_size % (
-        devices * 2
-    ):
-        devices *= 2
-    jax.config.update("jax_num_cpu_devices", devices)
 
 
 def gather(array: np.ndarray | np.generic) -> np.ndarray:

@@ -37,6 +37,12 @@ def count(program: ClosedJaxpr | Jaxpr) -> int:
             outputs = math.prod(_shape(equation.outvars[0]))
             # The other terms are multiplications by the zeros that dilation inserts.
             total += 2 * terms * outputs // math.prod(params["lhs_dilation"])
+        elif name in ("convolve_3x3", "weight_gradient_3x3"):
+            # Counted as direct convolutions: Winograd's algorithm multiplies less.
+            images, height, width, channels = shapes[0]
+            pixels = images * height * width
+            terms = 9 * channels if name == "convolve_3x3" else pixels
+            total += 2 * terms * math.prod(_shape(equation.outvars[0]))
         elif name.startswith("dot_product_attention_"):
             # cuDNN's attention. Its backward pass also computes the first product
             # again, which is not counted.

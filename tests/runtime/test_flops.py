@@ -8,7 +8,7 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from jcm.commands.benchmark import speed
-from jcm.networks import Conditions, layers
+from jcm.networks import Conditions, layers, winograd
 from jcm.runtime import flops
 from jcm.runtime.errors import JcmError
 
@@ -44,6 +44,15 @@ def test_a_gradient_is_three_times_the_value(stride):
     shapes = (2, 8, 8, 4), (3, 3, 4, 6)
     value = _count(loss, *shapes)
     assert _count(jax.value_and_grad(loss, (0, 1)), *shapes) == 3 * value
+
+
+def test_winograd_counts_as_a_convolution():
+    def gradients(convolve):
+        return jax.value_and_grad(lambda *args: jnp.sum(convolve(*args) ** 2), (0, 1))
+
+    shapes = (2, 16, 16, 4), (3, 3, 4, 6)
+    expected = _count(gradients(_conv), *shapes)
+    assert _count(gradients(winograd.convolve), *shapes) == expected
 
 
 def test_recomputation_is_counted():
