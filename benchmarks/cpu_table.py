@@ -1,0 +1,233 @@
+"""Compares jcm with PyTorch on the cores of this machine, and prints a table.
+
+    pip install torch --index-url https://download.pytorch.org/whl/cpu
+    python benchmarks/cpu_table.py --rounds=5 --out=build/cpu.jsonl
+
+In each round, every program measures the CD step, the CT step and one-step samples in a
+process of its own, one program after the other: jcm by `jcm benchmark speed`, with its
+own defaults, and PyTorch in three ways: eager, with channels last, and compiled. The
+PyTorch programs are in `torch_*.py`; --torch names another Python that has PyTorch.
+--check compares the networks, the losses and the FLOPs instead.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import running
+
+_PROGRAMS = {
+    "jcm": "jcm",
+    "eager": "PyTorch, eager",
+    "channels_last": "PyTorch, channels last",
+    "compiled": "PyTorch, compiled",
+}
+# NCSN++ with 32 features on 32x32 images in float32.
+_CASE = {
+    "loss.metric": "l2",
+    "model.nf": 32,
+    "model.num_res_blocks": 2,
+    "train.batch_size": 16,
+}
+_TINY = {
+    "loss.metric": "l2",
+    "data.image_size": 16,
+    "model.nf": 8,
+    "model.ch_mult": (1, 2),
+    "model.attn_resolutions": (8,),
+    "model.num_res_blocks": 1,
+    "train.batch_size": 4,
+}
+_METHODS = ("cd", "ct")
+# One measurement: the method, the program and its numbers.
+_Record = tuple[str, str, dict[str, Any]]
+
+
+def main() -> None:
+    """Measures all rounds and prints the table."""
+    arguments = _parse()
+    settings = _TINY if arguments.tiny else _CASE
+    with tempfile.TemporaryDirectory() as folder:
+        cases = {
+            method: _write_case(method, settings, pathlib.Path(folder))
+            for method in _METHODS
+        }
+        if arguments.check:
+            for method, case in cases.items():
+                _check(arguments, method, settings, case)
+            return
+        records = list(_measure(arguments, settings, cases))
+    print(table(records))
+
+
+def _parse() -> argparse.Namespace:
+    """Returns the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (5)")
+    parser.add_argument("--repeats", type=int, default=5, help="steps in a round (5)")
+    parser.add_argument("--torch", default=sys.executable, help="Python with PyTorch")
+    parser.add_argument("--out", help="file to which each result is appended (JSON)")
+    parser.add_argument("--only", default=",".join(_PROGRAMS), help="programs to run")
+    parser.add_argument("--tiny", action="store_true", help="a network for tests")
+    parser.add_argument("--check", action="store_true", help="compare numbers")
+    return parser.parse_args()
+
+
+def _config(method: str) -> str:
+    return f"configs/cifar10_{method}.py"
+
+
+def _write_case(
+    method: str, settings: dict[str, Any], folder: pathlib.Path
+) -> pathlib.Path:
+    """Writes a case for PyTorch, in a process of its own that ends before timing."""
+    file = folder / f"{method}.json"
+    _run_cases("write", method, settings, file)
+    return file
+
+
+def _run_cases(
+    what: str, method: str, settings: dict[str, Any], file: pathlib.Path
+) -> dict[str, Any]:
+    """Runs `cases.py`, since this program must not start JAX itself."""
+    found = running.run(
+        [
+            *(sys.executable, str(running.FOLDER / "cases.py"), what),
+            *(str(running.ROOT / _config(method)), str(file), json.dumps(settings)),
+        ]
+    )
+    if found.error:
+        sys.exit(found.error)
+    return found.numbers
+
+
+def _measure(
+    arguments: argparse.Namespace,
+    settings: dict[str, Any],
+    cases: dict[str, pathlib.Path],
+) -> Iterable[_Record]:
+    """Runs all programs in turn, and yields what each has measured."""
+    repeats = {"repeats": arguments.repeats}
+    for number in range(arguments.rounds):
+        for method in _METHODS:
+            for program in arguments.only.split(","):
+                if program == "jcm":
+                    command = running.jcm(_config(method), settings, repeats)
+                else:
+                    flags = repeats | {"variant": program}
+                    command = running.torch(arguments.torch, cases[method], flags)
+                found = running.run(command)
+                if found.error:
+                    sys.exit(f"{_PROGRAMS[program]} failed:\n{found.error}")
+                numbers = found.numbers
+                print(
+                    f"round {number + 1}, {method}, {_PROGRAMS[program]}:"
+                    f" {numbers['train_step']['seconds']:.3f} s a step,"
+                    f" {_samples(numbers):.0f} samples/s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                if arguments.out:
+                    record = {"round": number, "method": method, "program": program}
+                    with open(arguments.out, "a", encoding="utf-8") as file:
+                        file.write(json.dumps(record | numbers) + "\n")
+                yield method, program, numbers
+
+
+def table(records: list[_Record]) -> str:
+    """Returns the table of all measurements as Markdown.
+
+    A cell has the median over the rounds; the spread is that of all single steps.
+    """
+    programs = [name for name in _PROGRAMS if any(p == name for _, p, _ in records)]
+
+    def row(
+        title: str, form: str, method: str, value: Callable[[list[Any]], float]
+    ) -> list[str]:
+        each = (
+            [n for m, p, n in records if p == program and method in ("", m)]
+            for program in programs
+        )
+        return [title, *(format(value(numbers), form) for numbers in each)]
+
+    rows = []
+    for method in _METHODS:
+        name = method.upper()
+        rows += [
+            row(f"{name} step, s", ".3f", method, _median_of(_step)),
+            row(f"{name} step: spread", ".0%", method, _spread),
+            row(f"{name} step: CPU s", ".2f", method, _median_of(_step_cpu)),
+            row(f"{name}: compilation, s", ".1f", method, _median_of(_compilation)),
+            row(f"{name}: peak GiB", ".2f", method, _median_of(_memory)),
+        ]
+    rows.append(row("one-step samples/s", ".1f", "", _median_of(_samples)))
+    return running.markdown(["", *(_PROGRAMS[p] for p in programs)], rows)
+
+
+def _median_of(
+    value: Callable[[dict[str, Any]], float],
+) -> Callable[[list[dict[str, Any]]], float]:
+    return lambda all_numbers: statistics.median(map(value, all_numbers))
+
+
+def _step(numbers: dict[str, Any]) -> float:
+    return numbers["train_step"]["seconds"]
+
+
+def _step_cpu(numbers: dict[str, Any]) -> float:
+    step = numbers["train_step"]
+    return step["user_cpu_seconds"] + step["system_cpu_seconds"]
+
+
+def _compilation(numbers: dict[str, Any]) -> float:
+    return numbers["compile_seconds"]
+
+
+def _memory(numbers: dict[str, Any]) -> float:
+    return numbers["train_peak_memory_gib"]
+
+
+def _samples(numbers: dict[str, Any]) -> float:
+    return numbers["sampling"]["1 step"]["images_per_second"]
+
+
+def _spread(all_numbers: list[dict[str, Any]]) -> float:
+    each = [s for n in all_numbers for s in n["train_step"]["seconds_each"]]
+    return (max(each) - min(each)) / statistics.median(each)
+
+
+def _check(
+    arguments: argparse.Namespace,
+    method: str,
+    settings: dict[str, Any],
+    case: pathlib.Path,
+) -> None:
+    """Compares PyTorch's numbers with those of jcm, and fails if they differ."""
+    file = case.with_suffix(".npz")
+    expected = _run_cases("outputs", method, settings, file)
+    found = running.run(running.torch(arguments.torch, case, {"check": file}))
+    if found.error:
+        sys.exit(found.error)
+    numbers = found.numbers
+    print(method, json.dumps(numbers | {"jcm": expected}, indent=2))
+    scale = max(numbers["largest_value"], 1.0)
+    same = (
+        numbers["largest_difference"] <= 1e-4 * scale
+        and abs(numbers["loss"] - numbers["loss_of_jcm"])
+        <= 1e-4 * numbers["loss_of_jcm"]
+        and numbers["parameters"] == expected["parameters"]
+        and numbers["train_flops"] == expected["train_flops"]
+    )
+    if not same:
+        sys.exit(f"{method}: PyTorch and jcm differ")
+
+
+if __name__ == "__main__":
+    main()
