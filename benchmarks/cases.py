@@ -15,6 +15,7 @@ from jcm import config as config_lib
 from jcm import methods
 from jcm.commands.benchmark import speed
 from jcm.methods import Batch, Frozen
+from jcm.metrics import weights
 from jcm.model import build
 from jcm.networks import Conditions
 from jcm.runtime import flops
@@ -60,9 +61,28 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def write(config: ConfigDict, file: pathlib.Path) -> None:
-    """Writes what `describe` returns as JSON."""
-    file.write_text(json.dumps(describe(config)), encoding="utf-8")
+def random_weights(name: str, folder: Any = "") -> dict[str, np.ndarray]:
+    """Returns random weights of LPIPS, in place of `jcm.metrics.weights.read`.
+
+    Args:
+      name: vgg16 or lpips_vgg.
+      folder: not used.
+    """
+    del folder
+    rng, found, index, width = np.random.default_rng(0), {}, 0, 3
+    for block, channels in enumerate((64, 128, 256, 512, 512)):
+        if name == "lpips_vgg":
+            head = 0.1 * rng.uniform(size=(1, channels, 1, 1))
+            found[f"lin{block}.model.1.weight"] = head.astype(np.float32)
+            continue
+        for _ in range(2 if block < 2 else 3):
+            scale = (2 / (9 * width)) ** 0.5
+            kernel = scale * rng.standard_normal((channels, width, 3, 3))
+            found[f"features.{index}.weight"] = kernel.astype(np.float32)
+            found[f"features.{index}.bias"] = np.zeros(channels, np.float32)
+            index, width = index + 2, channels
+        index += 1  # pooling
+    return found
 
 
 def write_outputs(config: ConfigDict, file: pathlib.Path) -> dict[str, Any]:
@@ -71,11 +91,11 @@ def write_outputs(config: ConfigDict, file: pathlib.Path) -> dict[str, Any]:
     Student, target and teacher all have the same random weights.
 
     Args:
-      config: of a network that computes in float32, with a loss of pixels.
+      config: the whole config; the network computes in float32.
       file: what `torch_speed.py --check` reads (.npz).
 
     Returns:
-      The number of parameters, and the FLOPs of a training step.
+      The loss, the number of parameters, and the FLOPs of a training step.
     """
     program = speed.create_program(config, jax.devices())
     network, method = program.network, program.method
@@ -105,6 +125,9 @@ def write_outputs(config: ConfigDict, file: pathlib.Path) -> dict[str, Any]:
     each = jax.jit(method.loss_at, static_argnums=4)(  # type: ignore[attr-defined]
         params, frozen, batch, index, num_scales, noise
     )
+    lpips = {}
+    if config.loss.metric == "lpips":
+        lpips = random_weights("vgg16") | random_weights("lpips_vgg")
     arrays = {
         "params/" + "/".join(key.key for key in path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
@@ -112,6 +135,7 @@ def write_outputs(config: ConfigDict, file: pathlib.Path) -> dict[str, Any]:
     np.savez(
         file,
         **arrays,
+        **{f"lpips/{name}": array for name, array in lpips.items()},
         x=x,
         c_noise=c_noise,
         out=np.asarray(out),
@@ -119,29 +143,29 @@ def write_outputs(config: ConfigDict, file: pathlib.Path) -> dict[str, Any]:
         noise=noise,
         index=index,
         num_scales=num_scales,
-        loss=np.mean(each),
     )
     return {
+        "loss": float(np.mean(each)),
         "parameters": sum(leaf.size for leaf in arrays.values()),
         "train_flops": flops.count(program.traced.jaxpr),
     }
 
 
 def main() -> None:
-    """Writes a case, or the outputs to compare with: see `cpu_table.py`."""
-    what, config_file, file, settings = sys.argv[1:]
-    config = config_lib.load(config_file)
+    """Writes the file that another program needs: see `running.Case`."""
+    what, name, file, settings = sys.argv[1:]
+    weights.read = random_weights
+    config = config_lib.load(str(pathlib.Path(__file__).parents[1] / name))
     for field, value in json.loads(settings).items():
-        *section, name = field.split(".")
-        target = config
-        for part in section:
-            target = target[part]
-        target[name] = tuple(value) if isinstance(value, list) else value
-    if what == "write":
-        write(config, pathlib.Path(file))
+        value = tuple(value) if isinstance(value, list) else value
+        config.update_from_flattened_dict({field: value})
+    target = pathlib.Path(file)
+    if what == "describe":
+        target.write_text(json.dumps(describe(config)), encoding="utf-8")
         print("{}")
     else:
-        print(json.dumps(write_outputs(config, pathlib.Path(file))))
+        config.model.dtype = config.loss.metric_dtype = "float32"
+        print(json.dumps(write_outputs(config, target)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""LPIPS of VGG16 (Zhang et al. 2018) in PyTorch, with random weights."""
+"""LPIPS of VGG16 (Zhang et al. 2018) in PyTorch."""
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,23 @@ class Lpips(nn.Module):
         for name, values in (("mean", mean), ("deviation", deviation)):
             buffer = torch.tensor(values)[:, None, None]
             self.register_buffer(name, buffer, persistent=False)
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Copies the weights of torchvision's VGG16 and of the heads of LPIPS.
+
+        Args:
+          tensors: by their published names.
+        """
+        index = 0
+        for block, head in zip(self.blocks, range(len(_BLOCKS)), strict=True):
+            for layer in block:
+                if isinstance(layer, nn.Conv2d):
+                    layer.weight.data.copy_(tensors[f"features.{index}.weight"])
+                    layer.bias.data.copy_(tensors[f"features.{index}.bias"])
+                index += 1
+            index += 1  # pooling
+            weight = tensors[f"lin{head}.model.1.weight"]
+            self.heads[head].data.copy_(weight.flatten())
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         total = torch.zeros(len(a), device=a.device)

@@ -7,7 +7,6 @@ of the weights.
 
 import copy
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,7 +26,9 @@ class Denoiser(nn.Module):
 
     def __init__(self, network: nn.Module, sigma_data: float, shift: float):
         super().__init__()
-        self.network, self.sigma_data, self.shift = network, sigma_data, shift
+        self.network, self.sigma_data = network, sigma_data
+        # A tensor, so that D and f are one compiled program.
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         data, level = self.sigma_data, sigma[:, None, None, None]
@@ -49,7 +50,8 @@ class Training:
     Attributes:
       student: f, whose network is trained.
       teacher: D, or None for consistency training.
-      target: f with the average of the student's weights, or None for the student.
+      target: f with the average of the student's weights, or the student itself.
+      lpips: the perceptual distance, or None for l2.
     """
 
     def __init__(self, case: Case, device: str, *, channels_last: bool, compiled: bool):
@@ -63,7 +65,10 @@ class Training:
         """
         self.case, self.device, self._steps = case, device, 0
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        wrap: Callable[[Any], Any] = torch.compile if compiled else lambda x: x
+
+        def wrap(function: Any) -> Any:
+            return torch.compile(function, dynamic=False) if compiled else function
+
         noise = case["noise"]
         data, least = noise["sigma_data"], noise["sigma_min"]
 
@@ -75,22 +80,19 @@ class Training:
         self._average = [p.detach().clone() for p in mine.parameters()]
         self._all = [p.detach() for p in mine.parameters()]
         self._target_params: list[Tensor] = []
-        self.student = self._apply = Denoiser(mine, data, least)
-        self._apply = wrap(self.student)
-        self.teacher = self.target = None
+        self.student = self.target = place(Denoiser(mine, data, least))
+        self.teacher = None
         if case["method"] == "cd":
-            theirs = place(network(case["arch"])).requires_grad_(False)
-            self.teacher = Denoiser(theirs, data, 0.0)
+            self.teacher = place(Denoiser(network(case["arch"]), data, 0.0))
         if case["scales"]["target_ema"] != 0:
-            slow = copy.deepcopy(mine).requires_grad_(False)
-            self.target = Denoiser(slow, data, least)
-            self._target_params = list(slow.parameters())
-        self._denoise = wrap(self.teacher) if self.teacher else None
-        self._aim = wrap(self.target) if self.target else self._apply
-        distance: nn.Module | None = None
+            self.target = place(Denoiser(copy.deepcopy(mine), data, least))
+            self._target_params = [p.detach() for p in self.target.parameters()]
+        # One program serves all networks, since they differ in their weights alone.
+        self._apply = wrap(_apply)
+        self.lpips = None
         if case["metric"] == "lpips":
-            distance = place(Lpips(case["metric_size"])).requires_grad_(False)
-        self._distance = wrap(distance or _l2)
+            self.lpips = place(Lpips(case["metric_size"])).requires_grad_(False)
+        self._distance = wrap(self.lpips or _l2)
         self._optimizer = self._optimiser()
         size, count = case["arch"]["image_size"], case["batch_size"]
         shape = (count, case["arch"]["image_channels"], size, size)
@@ -148,10 +150,10 @@ class Training:
         with self._autocast():
             with torch.no_grad():
                 x_next = images + t_next[:, None, None, None] * noise
-                if self._denoise is not None:
+                if self.teacher is not None:
                     x_next = self._heun(x, t, t_next)
-                aim = self._aim(x_next, t_next, self.labels)
-            value = self._apply(x, t, self.labels)
+                aim = self._apply(self.target, x_next, t_next, self.labels)
+            value = self._apply(self.student, x, t, self.labels)
             return self._distance(value, aim).mean()
 
     def _level(self, index: Tensor, num_scales: int) -> Tensor:
@@ -166,7 +168,7 @@ class Training:
         """Takes the teacher's step by Heun's method."""
 
         def slope(point: Tensor, level: Tensor) -> Tensor:
-            clean = self._denoise(point, level, self.labels)
+            clean = self._apply(self.teacher, point, level, self.labels)
             return (point - clean) / level[:, None, None, None]
 
         length = (t_next - t)[:, None, None, None]
@@ -189,7 +191,7 @@ class Training:
                 x = x + added * torch.randn(shape, device=self.device)
                 x = x.contiguous(memory_format=self.layout)
                 level = torch.full((count,), sigma, device=self.device)
-                x = self._apply(x, level, labels).clamp(-1, 1)
+                x = self._apply(self.student, x, level, labels).clamp(-1, 1)
         return x.permute(0, 2, 3, 1).cpu().numpy()
 
 
@@ -202,6 +204,12 @@ def scales(curriculum: dict[str, Any], step: int) -> tuple[int, float]:
     square = share * ((s1 + 1) ** 2 - s0**2) + s0**2
     intervals = max(math.ceil(math.sqrt(square) - 1), 1)
     return intervals + 1, math.exp(s0 * math.log(curriculum["start_ema"]) / intervals)
+
+
+def _apply(
+    denoiser: nn.Module, x: Tensor, sigma: Tensor, labels: Tensor | None
+) -> Tensor:
+    return denoiser(x, sigma, labels)
 
 
 def _l2(a: Tensor, b: Tensor) -> Tensor:
