@@ -12,9 +12,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jcm import config as config_lib
-from jcm import methods
+from jcm import methods, networks
 from jcm.commands.benchmark import speed
-from jcm.methods import Batch, Frozen
+from jcm.methods import Batch, Frozen, consistency
 from jcm.metrics import weights
 from jcm.model import build
 from jcm.networks import Conditions
@@ -99,6 +99,7 @@ def write_outputs(config: ConfigDict, file: pathlib.Path) -> dict[str, Any]:
     """
     program = speed.create_program(config, jax.devices())
     network, method = program.network, program.method
+    assert isinstance(method, consistency.Consistency)
     rng = np.random.default_rng(0)
 
     def perturbed(leaf: Any) -> np.ndarray:
@@ -113,8 +114,9 @@ def write_outputs(config: ConfigDict, file: pathlib.Path) -> dict[str, Any]:
     c_noise = rng.uniform(-1.5, 1, _COMPARED).astype(np.float32)
     num_scales = 18
     index = np.arange(_COMPARED) * (num_scales - 2) // (_COMPARED - 1)
-    labels = np.zeros(_COMPARED, np.int32) if network.arch.num_classes else None
-    out = jax.jit(network)(params, x, Conditions(c_noise, labels))
+    labels = jnp.zeros(_COMPARED, jnp.int32) if network.arch.num_classes else None
+    given = Conditions(jnp.asarray(c_noise), labels)
+    out = jax.jit(network)(params, x, given)
     frozen = Frozen(
         target=params if method.keeps_target else None,
         teachers={name: params for name in program.teachers},
@@ -122,31 +124,23 @@ def write_outputs(config: ConfigDict, file: pathlib.Path) -> dict[str, Any]:
     )
     keys = jax.random.split(jax.random.key(1), _COMPARED)
     batch = Batch(jnp.asarray(images), labels, keys, jnp.arange(_COMPARED))
-    each = jax.jit(method.loss_at, static_argnums=4)(  # type: ignore[attr-defined]
+    each = jax.jit(method.loss_at, static_argnums=4)(
         params, frozen, batch, index, num_scales, noise
     )
-    lpips = {}
+    lpips: dict[str, np.ndarray] = {}
     if config.loss.metric == "lpips":
         lpips = random_weights("vgg16") | random_weights("lpips_vgg")
-    arrays = {
+    arrays: dict[str, Any] = {
         "params/" + "/".join(key.key for key in path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     }
-    np.savez(
-        file,
-        **arrays,
-        **{f"lpips/{name}": array for name, array in lpips.items()},
-        x=x,
-        c_noise=c_noise,
-        out=np.asarray(out),
-        images=images,
-        noise=noise,
-        index=index,
-        num_scales=num_scales,
-    )
+    arrays |= {f"lpips/{name}": array for name, array in lpips.items()}
+    arrays |= {"x": x, "c_noise": c_noise, "out": np.asarray(out), "images": images}
+    arrays |= {"noise": noise, "index": index, "num_scales": num_scales}
+    np.savez(file, **arrays)
     return {
         "loss": float(np.mean(each)),
-        "parameters": sum(leaf.size for leaf in arrays.values()),
+        "parameters": networks.count(params),
         "train_flops": flops.count(program.traced.jaxpr),
     }
 

@@ -14,9 +14,10 @@ import argparse
 import itertools
 import pathlib
 import statistics
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import running
@@ -63,7 +64,10 @@ def main() -> None:
             for case in cases.values():
                 case.check(arguments.torch)
             return
-        print(table(list(_measure(arguments, cases))))
+        records = list(_measure(arguments, cases))
+    print(table(records))
+    if arguments.history:
+        append_row(arguments.history, _history(records))
 
 
 def _parse() -> argparse.Namespace:
@@ -76,6 +80,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--torch", default=sys.executable, help="Python with PyTorch")
     parser.add_argument("--out", help="file to which each result is appended (JSON)")
     parser.add_argument("--only", default=",".join(_PROGRAMS), help="programs to run")
+    parser.add_argument("--history", help="page to whose history a row is added")
     parser.add_argument("--tiny", action="store_true", help="a network for tests")
     parser.add_argument("--check", action="store_true", help="compare numbers")
     return parser.parse_args()
@@ -141,6 +146,44 @@ def table(records: list[_Record]) -> str:
         ]
     rows.append(row("one-step samples/s", ".1f", "", _median_of(_samples)))
     return running.markdown(["", *(_PROGRAMS[p] for p in programs)], rows)
+
+
+def _history(records: list[_Record]) -> list[str]:
+    """Returns the row of the history: this commit, and the numbers of jcm."""
+    git = ["git", "-C", str(running.ROOT), "log", "-1", "--format=%cs, `%h`"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout
+    cells = [commit.strip()]
+    mine = {m: [n for q, p, n in records if (q, p) == (m, "jcm")] for m in _METHODS}
+    best = {
+        method: min(
+            (_median_of(_step)([n for m, p, n in records if (m, p) == (method, each)]))
+            for each in {p for _, p, _ in records} - {"jcm"}
+        )
+        for method in _METHODS
+    }
+    for method in _METHODS:
+        step = _median_of(_step)(mine[method])
+        cells.append(f"{step:.2f} s ({step / best[method]:.2f})")
+    samples = _median_of(_samples)([n for m in _METHODS for n in mine[m]])
+    compilations = (_median_of(_compilation)(mine[method]) for method in _METHODS)
+    cells += [f"{samples:.0f}", ", ".join(f"{each:.0f} s" for each in compilations)]
+    return [*cells, f"{_median_of(_memory)(mine['cd']):.2f} GiB"]
+
+
+def append_row(page: str, cells: Sequence[str]) -> None:
+    """Appends a row to the table of a page whose first column is "commit".
+
+    Args:
+      page: a file in Markdown.
+      cells: the texts of the row.
+    """
+    file = pathlib.Path(page)
+    lines = file.read_text(encoding="utf-8").split("\n")
+    end = next(i for i, line in enumerate(lines) if line.startswith("| commit |"))
+    while lines[end].startswith("|"):
+        end += 1
+    lines.insert(end, running.row(cells))
+    file.write_text("\n".join(lines), encoding="utf-8")
 
 
 def _median_of(

@@ -149,5 +149,9 @@ def append(file: str, record: Mapping[str, Any]) -> None:
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Returns a table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join(map(row, [header, ["---"] * len(header), *rows]))
+
+
+def row(cells: Sequence[str]) -> str:
+    """Returns a row of a table in Markdown."""
+    return "| " + " | ".join(cells) + " |"

@@ -63,7 +63,7 @@ class Lpips(nn.Module):
         if x.shape[2] < self.size:
             x = F.interpolate(x, (self.size, self.size), mode="bilinear")
         x = (x / 2 + 0.5 - self.mean) / self.deviation
-        found = []
+        found: list[Tensor] = []
         for block in self.blocks:
             if found:
                 x = F.max_pool2d(x, 2)

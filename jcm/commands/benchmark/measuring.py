@@ -28,7 +28,7 @@ class Timing:
       threads: the number of threads that worked in at least one call; None if the
         system does not tell.
       others: the share of this process's cores that other processes used; None if the
-        system does not tell.
+        system does not tell, or the time was too short.
     """
 
     seconds: tuple[float, ...]

@@ -72,7 +72,7 @@ def measure(
     machine.reset_peak_memory()
     plan = _plan(program, compiled)
     logging.info("%s", plan)
-    training = _Training(program, compiled)
+    training = Training(program, compiled)
     step = measured("the training step", training.step, repeats)
     train_memory = _peak_memory_gib()
     logging.info("a training step takes %.3g s", step.median)
@@ -183,10 +183,21 @@ def create_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program
     return program_lib.create(config, _CLASSES, denoisers, devices)
 
 
-class _Training:
-    """A training step with random weights and images on the devices."""
+class Training:
+    """A training step with random weights and images on the devices.
+
+    Attributes:
+      params: the parameters before the first step.
+      compiled: the step.
+    """
 
     def __init__(self, program: Program, compiled: jax.stages.Compiled):
+        """Allocates everything.
+
+        Args:
+          program: from `create_program`.
+          compiled: its step.
+        """
         method = program.method
         self.params = jax.jit(program.network.init)(jax.random.key(0))
         # A copy of the parameters, since the step overwrites those of the state.
@@ -244,7 +255,7 @@ def _time_sampling(
     )
 
 
-def _write_profile(folder: pathlib.Path, training: _Training) -> None:
+def _write_profile(folder: pathlib.Path, training: Training) -> None:
     """Traces a few training steps; process 0 writes the trace and the program."""
     writes = jax.process_index() == 0
     if writes:
