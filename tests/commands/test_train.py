@@ -448,10 +448,12 @@ def test_benchmark_measures(tiny, tmp_path):
     assert list(folder.rglob("*.xplane.pb"))
     for name in ("compile_seconds", "train_flops_per_image", "peak_memory_gib"):
         assert found[name] > 0
-    assert found["train_images_per_second"] == pytest.approx(
-        16 / found["train_step_seconds"]
-    )
-    assert set(found["sampled_images_per_second"]) == {"1 step", "2 steps"}
+    step = found["train_step"]
+    assert found["train_images_per_second"] == pytest.approx(16 / step["seconds"])
+    assert step["spread"] == 0 and step["cores_in_use"] > 0
+    assert 0 < found["share_of_convolution_speed"] < 1
+    assert set(found["sampling"]) == {"1 step", "2 steps"}
+    assert found["sampling"]["1 step"]["images_per_second"] > 0
 
 
 def test_a_wrong_batch_size_of_the_teacher_is_an_error_about_the_teacher(

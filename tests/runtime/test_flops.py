@@ -95,14 +95,14 @@ def test_the_count_equals_that_of_the_compiler():
 def test_the_count_of_a_step_does_not_depend_on_micro_batches_or_devices(tiny):
     def count(**changes):
         config = tiny("digits_cd", **changes)
-        made = speed._program(config, jax.devices())
+        made = speed.create_program(config, jax.devices())
         return flops.count(made.traced.jaxpr)
 
     whole = count()
     assert count(**{"train.accumulate": 2}) == whole
     assert count(**{"mesh.fsdp": 4}) == whole
     # Twice the teacher, once the target, and three times the student: 6 networks.
-    made = speed._program(tiny("digits_cd"), jax.devices())
+    made = speed.create_program(tiny("digits_cd"), jax.devices())
     x = jax.ShapeDtypeStruct((16, 8, 8, 1), jnp.float32)
     sigma = jax.ShapeDtypeStruct((16,), jnp.float32)
     network = made.network

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from jcm import networks
 from jcm.commands import cli, flags
-from jcm.commands.benchmark.measuring import median_seconds, print_json, timed
+from jcm.commands.benchmark import machine
+from jcm.commands.benchmark.measuring import Timing, measured, print_json, timed
 from jcm.diffusion.sampler import Sampler
 from jcm.diffusion.schedule import Schedule
 from jcm.methods import Frozen
@@ -56,47 +57,69 @@ def measure(
         none.
 
     Returns:
-      Numbers by name; times are medians. FLOPs are counted by `flops.count`; those that
-      `remat` computes again do not count for the share of the peak.
+      Numbers by name; `Timing` explains those of the step and of each way to sample.
+      FLOPs are counted by `flops.count`; those that `remat` computes again do not count
+      for the shares of the peak and of the measured convolutions. Peak memory of the
+      training is that after the compilation where the system can tell.
     """
     if profile and jax.process_index() == 0:
         files.new_folder(profile).mkdir(parents=True, exist_ok=True)
     devices = jax.devices()
-    program = _program(config, devices)
+    program = create_program(config, devices)
     about = _about(config, devices, program)
     compiled, compile_seconds = timed(lambda: compile_step(program.traced))
+    compile_memory = _peak_memory_gib()
+    machine.reset_peak_memory()
     plan = _plan(program, compiled)
     logging.info("%s", plan)
-    training = _Training(program, compiled)
-    train_seconds = median_seconds(training.step, repeats)
+    training = Training(program, compiled)
+    step = measured("the training step", training.step, repeats)
     train_memory = _peak_memory_gib()
-    logging.info("a training step takes %.3g s", train_seconds)
+    logging.info("a training step takes %.3g s", step.median)
     if profile:
         _write_profile(expanded(profile), training)
     # One sampler, since all schedules run the same compiled step.
     sampler = Sampler(program.method.denoiser, batch_size=sample_batch)
-    seconds = {
-        schedule.title: _sample_seconds(
+    sampling = {
+        schedule.title: _time_sampling(
             sampler, training.params, schedule, sample_batch, repeats
         )
         for schedule in build.default_schedules(config, program.method.denoiser)
     }
-    batch_size = config.train.batch_size
-    speed = about["train_flops_per_image"] * batch_size / train_seconds / len(devices)
-    peak = _peak(devices[0])
     return about | {
+        "settings": machine.settings(),
         "compile_seconds": compile_seconds,
-        "train_step_seconds": train_seconds,
-        "train_images_per_second": batch_size / train_seconds,
+        "compile_peak_memory_gib": compile_memory,
+        "train_step": step.numbers(),
+        "train_images_per_second": config.train.batch_size / step.median,
         "train_planned_memory_gib": plan.total / 2**30,
         "train_peak_memory_gib": train_memory,
-        "train_flops_per_second_and_device": speed,
-        "share_of_bf16_peak": peak and speed / peak,
-        "sampled_images_per_second": {
-            title: sample_batch / each for title, each in seconds.items()
+        **_shares(config, devices, about["train_flops_per_image"], step),
+        "sampling": {
+            title: {"images_per_second": sample_batch / each.median} | each.numbers()
+            for title, each in sampling.items()
         },
-        "peak_memory_gib": _peak_memory_gib(),
+        "peak_memory_gib": max(compile_memory, _peak_memory_gib()),
     }
+
+
+def _shares(
+    config: ConfigDict, devices: Sequence[jax.Device], per_image: float, step: Timing
+) -> dict[str, Any]:
+    """Returns how fast a training step computes, compared with what devices can do."""
+    speed = per_image * config.train.batch_size / step.median
+    peak = _peak(devices[0])
+    found = {
+        "train_flops_per_second_and_device": speed / len(devices),
+        "share_of_bf16_peak": peak and speed / len(devices) / peak,
+    }
+    if jax.process_count() == 1:
+        possible = machine.convolution_flops_per_second(devices, config.model.dtype)
+        found |= {
+            "convolution_flops_per_second": possible,
+            "share_of_convolution_speed": speed / possible,
+        }
+    return found
 
 
 def fit(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
@@ -128,7 +151,7 @@ def fit(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
             " and use a topology such as v5e:4x4, v5p:2x2x4 or v6e:4x4"
         ) from error
     devices = described.devices
-    program = _program(config, devices)
+    program = create_program(config, devices)
     about = _about(config, devices, program)
     with memory_plan.explain_exhaustion(config, devices):
         compiled, seconds = timed(lambda: compile_step(program.traced))
@@ -145,17 +168,36 @@ def fit(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
     }
 
 
-def _program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
-    """Returns the training step of a config; no teacher is trained for it."""
+def create_program(config: ConfigDict, devices: Sequence[jax.Device]) -> Program:
+    """Returns the training step of a config; no teacher is trained for it.
+
+    Args:
+      config: the whole config.
+      devices: the devices to train on.
+
+    Raises:
+      JcmError: for settings that do not fit together or do not fit the devices.
+    """
     teachers = start.find_teachers(config, _CLASSES)
     denoisers = {name: teacher.denoiser for name, teacher in teachers.items()}
     return program_lib.create(config, _CLASSES, denoisers, devices)
 
 
-class _Training:
-    """A training step with random weights and images on the devices."""
+class Training:
+    """A training step with random weights and images on the devices.
+
+    Attributes:
+      params: the parameters before the first step.
+      compiled: the step.
+    """
 
     def __init__(self, program: Program, compiled: jax.stages.Compiled):
+        """Allocates everything.
+
+        Args:
+          program: from `create_program`.
+          compiled: its step.
+        """
         method = program.method
         self.params = jax.jit(program.network.init)(jax.random.key(0))
         # A copy of the parameters, since the step overwrites those of the state.
@@ -196,22 +238,24 @@ def _placement(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 
-def _sample_seconds(
+def _time_sampling(
     sampler: Sampler,
     params: networks.Params,
     schedule: Schedule,
     count: int,
     repeats: int,
-) -> float:
-    """Returns the time of sampling a batch."""
+) -> Timing:
+    """Times the sampling of a batch."""
     labels = [1] * count if sampler.denoiser.num_classes else None
     key = jax.random.key(2)
-    return median_seconds(
-        lambda: sampler(params, key, range(count), schedule, labels), repeats
+    return measured(
+        f"samples in {schedule.title}",
+        lambda: sampler(params, key, range(count), schedule, labels),
+        repeats,
     )
 
 
-def _write_profile(folder: pathlib.Path, training: _Training) -> None:
+def _write_profile(folder: pathlib.Path, training: Training) -> None:
     """Traces a few training steps; process 0 writes the trace and the program."""
     writes = jax.process_index() == 0
     if writes:
@@ -231,7 +275,7 @@ def _about(
     if config.model.remat:
         changed = config.copy_and_resolve_references()
         changed.model.remat = ()
-        without_remat = _program(changed, devices)
+        without_remat = create_program(changed, devices)
     needed = flops_lib.count(without_remat.traced.jaxpr)
     done = flops_lib.count(program.traced.jaxpr)
     return {
@@ -260,10 +304,7 @@ def _peak(device: jax.Device) -> float | None:
 
 
 def _peak_memory_gib() -> float:
-    """Returns the peak memory of the device, or else of this process, in GiB.
-
-    The peak of the process includes compilation.
-    """
+    """Returns the peak memory of the device, or else of this process, in GiB."""
     stats = jax.local_devices()[0].memory_stats() or {}
     peak = stats.get("peak_bytes_in_use")
     return peak / 2**30 if peak else memory.peak_gib()
