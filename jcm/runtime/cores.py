@@ -19,10 +19,10 @@ _THREADS = 2
 _DEVICES_FLAG = "xla_force_host_platform_device_count"
 
 
-def count() -> int:
-    """Returns the number of cores that this process may use."""
+def usable() -> list[int]:
+    """Returns the numbers of the cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
 
 
 def choose(cores: int, batch_size: int) -> tuple[int, int]:
@@ -46,7 +46,7 @@ def use_all(batch_size: int) -> None:
     Args:
       batch_size: images of which each device gets an equal part.
     """
-    devices, threads = choose(count(), batch_size)
+    devices, threads = choose(len(usable()), batch_size)
     own = {"NPROC": str(threads)}  # XLA reads it when the first array is made
     chosen = {
         name: os.environ[name]
@@ -75,7 +75,7 @@ def settings() -> dict[str, Any]:
     """Returns what decides how fast this process computes on a CPU, by name."""
     names = ("NPROC", "XLA_FLAGS", large_pages.VARIABLE)
     return {
-        "cores": count(),
+        "cores": len(usable()),
         "devices": jax.local_device_count(),
         **{name: os.environ.get(name, "") for name in names},
     }

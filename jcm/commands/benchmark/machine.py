@@ -11,12 +11,13 @@ import pathlib
 import resource
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jcm.runtime import cores
 
 _PROC = pathlib.Path("/proc")
 # A thread that worked for less than this share of the time only waited.
@@ -55,7 +56,7 @@ class Use:
     @classmethod
     def now(cls) -> "Use":
         """Reads the counters of the system."""
-        mine = cores()
+        mine = cores.usable()
         return cls(
             at=time.perf_counter(),
             own=sum(cpu_seconds()),
@@ -83,12 +84,6 @@ class Use:
             return None
         others = (self.busy - before.busy) - (self.own - before.own)
         return max(others, 0.0) / (self.cores * passed)
-
-
-def cores() -> list[int]:
-    """Returns the numbers of the cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
 
 
 def cpu_seconds() -> tuple[float, float]:
@@ -144,15 +139,6 @@ def convolution_flops_per_second(devices: Sequence[jax.Device], dtype: str) -> f
         jax.block_until_ready(run(x, kernel))
         seconds.append(time.perf_counter() - started)
     return _CHAIN * 2 * terms * x.size / min(seconds[1:])
-
-
-def settings() -> dict[str, Any]:
-    """Returns what decides how a CPU is used, as it is in effect."""
-    return {
-        "cores": len(cores()),
-        "NPROC": os.environ.get("NPROC", ""),
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-    }
 
 
 def _thread_seconds() -> dict[int, float]:

@@ -20,7 +20,7 @@ from jcm.diffusion.sampler import Sampler
 from jcm.diffusion.schedule import Schedule
 from jcm.methods import Frozen
 from jcm.model import build
-from jcm.runtime import distributed, files, memory
+from jcm.runtime import cores, distributed, files, memory
 from jcm.runtime import flops as flops_lib
 from jcm.runtime.errors import JcmError, one_line
 from jcm.runtime.paths import expanded
@@ -87,7 +87,7 @@ def measure(
         for schedule in build.default_schedules(config, program.method.denoiser)
     }
     return about | {
-        "settings": machine.settings(),
+        "settings": cores.settings(),
         "compile_seconds": compile_seconds,
         "compile_peak_memory_gib": compile_memory,
         "train_step": step.numbers(),
