@@ -3,11 +3,11 @@
     pip install -e '.[test]'
     python benchmarks/growth.py --out=build/growth.json --plot=docs/growth.png
 
-A small NCSN++ is measured at batches of 8 to 128, images of 16 to 64 pixels, and 1 to
-35 sampling steps, with the defaults of jcm on this machine. The memory that the
-training step needs is planned by the compiler; for 1 to 8 devices, among which
-parameters and batch are divided, they are simulated. Each line is proportional to the
-work and goes through the last point.
+Consistency training of a small NCSN++ is measured at batches of 8 to 128, images of 16
+to 64 pixels, and 1 to 35 sampling steps, with the defaults of jcm on this machine. The
+memory that the training step needs is planned by the compiler; for 1 to 8 devices,
+among which parameters and batch are divided, they are simulated. Each line is
+proportional to the work and goes through the last point.
 """
 
 import argparse
@@ -30,6 +30,7 @@ _SETTINGS = {
     "loss.metric": "l2",
     "data.image_size": 32,
     "model.nf": 16,
+    "model.ch_mult": (2, 2),
     "model.num_res_blocks": 1,
     "model.attn_resolutions": (),
     "train.batch_size": 16,
@@ -83,7 +84,7 @@ def _measure(row: str, values: tuple[int, ...]) -> list[dict[str, float]]:
     from jcm import config as config_lib
     from jcm.runtime import distributed
 
-    config = config_lib.load(str(running.ROOT / "configs/cifar10_cd.py"))
+    config = config_lib.load(str(running.ROOT / "configs/cifar10_ct.py"))
     config.update_from_flattened_dict(_SETTINGS)
     if row == "devices":
         jax.config.update("jax_platforms", "cpu")
