@@ -82,8 +82,9 @@ def _measure(row: str, values: tuple[int, ...]) -> list[dict[str, float]]:
     import jax
 
     from jcm import config as config_lib
-    from jcm.runtime import distributed
+    from jcm.runtime import distributed, large_pages
 
+    large_pages.restart()
     config = config_lib.load(str(running.ROOT / "configs/cifar10_ct.py"))
     config.update_from_flattened_dict(_SETTINGS)
     if row == "devices":
