@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from jcm.networks import primitives
 
@@ -45,6 +45,16 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 _INPUTS, _FILTERS, _OUTPUTS = _matrices()
+
+
+def convolve(
+    x: Float[Array, "b h w c"], weight: Float[Array, "3 3 c d"]
+) -> Float[Array, "b h w d"]:
+    """Convolves images with a 3×3 filter; borders are padded with zeros.
+
+    Any derivative can be taken. Batched by `jax.vmap`, it is XLA's convolution.
+    """
+    return _convolve_3x3(x, weight)
 
 
 def pays_off(x: tuple[int, ...], weight: tuple[int, ...]) -> bool:
@@ -160,24 +170,14 @@ def _flipped(weight: Array) -> Array:
     return jnp.swapaxes(weight[::-1, ::-1], 2, 3)
 
 
-convolve: Callable[[Array, Array], Array] = primitives.bilinear(
+_convolve_3x3 = primitives.bilinear(
     "convolve_3x3",
     _convolve,
     _xla_convolve,
     lambda gradient, weight: convolve(gradient, _flipped(weight)),
-    lambda gradient, x: _weight_gradient(x, gradient),
+    lambda gradient, x: _weight_gradient_3x3(x, gradient),
 )
-"""Convolves images with a 3×3 filter; borders are padded with zeros.
-
-Args:
-  x: the images: (b, h, w, c).
-  weight: the filter: (3, 3, c, d).
-
-Returns:
-  (b, h, w, d).
-"""
-
-_weight_gradient: Callable[[Array, Array], Array] = primitives.bilinear(
+_weight_gradient_3x3: Callable[[Array, Array], Array] = primitives.bilinear(
     "weight_gradient_3x3",
     _correlate,
     _xla_correlate,
