@@ -38,6 +38,9 @@ if tuple(map(int, importlib.metadata.version("jax").split(".")[:2])) < (0, 11):
 if "codegen_split" not in os.environ.get("XLA_FLAGS", ""):  # xdist's workers inherit.
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_flags])
 
+# As for the programs, and so that those of the tests need not start twice.
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+
 # All processes of a test run share what they compile.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # A worker of xdist inherits it.
     _cache = tempfile.TemporaryDirectory(prefix="jcm_xla_")

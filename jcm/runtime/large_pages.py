@@ -7,6 +7,8 @@ import sys
 VARIABLE = "GLIBC_TUNABLES"
 """The environment variable that the C library of Linux reads at the start."""
 _SETTING = "glibc.malloc.hugetlb"
+# How Python is told to run the program: by the script, or by `-m` and the module.
+_PROGRAMS = ("jcm", "jcm.main")
 
 
 def restart() -> None:
@@ -15,9 +17,13 @@ def restart() -> None:
     XLA allocates the memory of a training step anew for each one. Linux then maps more
     than 100,000 pages of 4 KiB, which is a tenth of the time of a step; with pages of
     2 MiB it is a hundredth. The C library reads the setting only at the start. Nothing
-    happens on other systems, or if the user has set the variable.
+    happens on other systems, in a process that was started for something else, such as
+    a notebook, or if the user has set the variable.
     """
     known = os.environ.get(VARIABLE, "")
+    named = (each for each in sys.orig_argv[1:] if not each.startswith("-"))
+    if os.path.basename(next(named, "")) not in _PROGRAMS:
+        return
     if platform.libc_ver()[0] != "glibc" or _SETTING in known:
         return
     os.environ[VARIABLE] = ":".join(filter(None, (known, f"{_SETTING}=1")))

@@ -27,11 +27,11 @@ print(os.environ["GLIBC_TUNABLES"], sys.argv[1:])
 """
 
 
-def _run(program, *arguments, **settings):
+def _run(*command, **settings):
     taken = ("NPROC", "XLA_FLAGS", "JAX_NUM_CPU_DEVICES", "GLIBC_TUNABLES")
     environment = {k: v for k, v in os.environ.items() if k not in taken} | settings
     return subprocess.run(
-        [sys.executable, "-c", program, *arguments],
+        [sys.executable, *command],
         env=environment,
         capture_output=True,
         text=True,
@@ -56,24 +56,28 @@ def test_devices_share_the_batch_and_have_threads(count, batch_size, devices, th
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has affinity")
 def test_one_core_is_one_device_and_what_the_user_sets_wins():
-    found = _run(_USE)
+    found = _run("-c", _USE)
     settings = json.loads(found.stdout)
     assert (settings["cores"], settings["devices"]) == (1, 1)
     assert settings["NPROC"] == "2"
     assert "environment" not in found.stderr
     flags = "--xla_force_host_platform_device_count=3"
-    found = _run(_USE, NPROC="7", XLA_FLAGS=flags)
+    found = _run("-c", _USE, NPROC="7", XLA_FLAGS=flags)
     settings = json.loads(found.stdout)
     assert (settings["devices"], settings["NPROC"]) == (3, "7")
     assert f"taken from the environment: NPROC=7, XLA_FLAGS={flags}" in found.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has this C library")
-def test_a_program_restarts_once_with_large_pages():
-    lines = _run(_RESTART, "--flag", "a b").stdout.splitlines()
+def test_only_the_program_restarts_and_once(tmp_path):
+    script = tmp_path / "jcm"
+    script.write_text(_RESTART)
+    lines = _run(script, "--flag", "a b").stdout.splitlines()
     assert len(lines) == 3
     assert lines[0] == lines[1]  # the same process
     assert lines[2] == "glibc.malloc.hugetlb=1 ['--flag', 'a b']"
     own = "glibc.malloc.hugetlb=0"
-    lines = _run(_RESTART, GLIBC_TUNABLES=own).stdout.splitlines()
+    lines = _run(script, GLIBC_TUNABLES=own).stdout.splitlines()
     assert lines[1:] == [f"{own} []"]
+    lines = _run("-c", _RESTART, GLIBC_TUNABLES="").stdout.splitlines()
+    assert lines[1:] == [" []"]
