@@ -50,7 +50,7 @@ def test_a_cpu_has_as_many_devices_as_cores_if_they_divide_the_batch():
         # Cores, batch size and number of micro-batches.
         (1, 64, 1): 1,
         (5, 64, 1): 4,
-        (64, 64, 1): 8,
+        (64, 64, 1): 16,
         (8, 12, 1): 4,
         (8, 12, 2): 2,
     }
