@@ -184,7 +184,7 @@ def _estimate(config: ConfigDict, compiled: jax.stages.Compiled) -> dict[str, An
     }
     found = compiled.cost_analysis() or {}
     counts_all = config.train.accumulate == 1
-    level = jax.config.jax_optimization_level
+    level = jax.config.values["jax_optimization_level"]
     return {"optimization_level": level} | {
         name: found.get(key) if counts_all else None for name, key in names.items()
     }
@@ -356,7 +356,7 @@ def main(arguments: argparse.Namespace) -> None:
         raise JcmError("--profile needs a step that runs: drop --topology")
     else:
         jax.config.update("jax_platforms", "cpu")  # ignore a GPU of this machine
-        if jax.config.jax_optimization_level == "UNKNOWN":
+        if jax.config.values["jax_optimization_level"] == "UNKNOWN":
             # At the usual level, ImageNet-64 takes most of an hour on two cores.
             jax.config.update("jax_optimization_level", "O0")
         found = fit(config, arguments.topology, arguments.slices)
