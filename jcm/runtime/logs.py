@@ -6,6 +6,7 @@ import logging as std_logging
 import pathlib
 import sys
 import threading
+import traceback
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -31,7 +32,8 @@ def shown() -> Iterator[None]:
     levels = {each: each.level for each in (logger, std_logging.root)}
     propagates, handler = logger.propagate, None
     logging.set_verbosity(max(verbosity, logging.INFO))
-    logger.addFilter(_is_relevant)
+    for each in (logger, std_logging.getLogger("asyncio")):
+        each.addFilter(_is_relevant)
     if all(map(_is_default, std_logging.root.handlers)):
         handler = std_logging.StreamHandler()
         prepare(handler)
@@ -45,7 +47,8 @@ def shown() -> Iterator[None]:
         # absl would give the logger a level of its own, which it need not have had.
         for each, level in levels.items():
             each.setLevel(level)
-        logger.removeFilter(_is_relevant)
+        for each in (logger, std_logging.getLogger("asyncio")):
+            each.removeFilter(_is_relevant)
         if handler:
             logger.removeHandler(handler)
             logger.propagate = propagates
@@ -77,13 +80,17 @@ def _is_relevant(record: std_logging.LogRecord) -> bool:
     """Returns whether to show a log record: all of jcm, and warnings of libraries.
 
     Orbax and other libraries log every step they take. The errors of orbax are raised,
-    too, and `jcm.run.checkpoints` explains them.
+    too, and `jcm.run.checkpoints` explains them. asyncio logs those of the tasks that
+    orbax abandons after the first error.
     """
-    places = pathlib.Path(record.pathname).parents
-    is_orbax = any(place.name == "orbax" for place in places)
-    return _PACKAGE in places or (
-        record.levelno >= std_logging.WARNING and not is_orbax
-    )
+    if _PACKAGE in pathlib.Path(record.pathname).parents:
+        return True
+    files = [record.pathname]
+    if record.name == "asyncio" and record.exc_info:
+        frames = traceback.walk_tb(record.exc_info[2])
+        files += [frame.f_code.co_filename for frame, _ in frames]
+    is_orbax = any("orbax" in pathlib.Path(file).parts for file in files)
+    return record.levelno >= std_logging.WARNING and not is_orbax
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Tests of what a Python program sees of the log and of errors in threads."""
 
 import asyncio
+import gc
 import logging as std_logging
 import sys
 import threading
@@ -13,14 +14,12 @@ from jcm.runtime import logs
 
 def test_nothing_of_the_program_stays_changed():
     logger, root = logging.get_absl_logger(), std_logging.root
+    loggers = (logger, root, std_logging.getLogger("asyncio"))
 
     def state():
         return (
             *(threading.excepthook, sys.unraisablehook, logging.get_verbosity()),
-            *(
-                (each.level, each.handlers[:], each.filters[:])
-                for each in (logger, root)
-            ),
+            *((each.level, each.handlers[:], each.filters[:]) for each in loggers),
             logger.propagate,
         )
 
@@ -70,3 +69,25 @@ def test_only_errors_of_tensorstore_are_hidden(monkeypatch):
         assert not seen
         Broken()
     assert [str(each.exc_value) for each in seen] == ["Event loop is closed"]
+
+
+def test_abandoned_tasks_of_orbax_are_hidden(caplog):
+    """Orbax writes arrays in tasks, and the first error abandons the others."""
+    source = "async def write(): raise ValueError('no space')"
+
+    def abandon(file):
+        names = {}
+        exec(compile(source, file, "exec"), names)
+
+        async def start():
+            task = asyncio.ensure_future(names["write"]())
+            await asyncio.sleep(0)
+            del task
+
+        asyncio.run(start())
+        gc.collect()
+        return [record.name for record in caplog.records]
+
+    with logs.shown():
+        assert abandon("/env/orbax/checkpoint/serialization.py") == []
+        assert abandon("/env/others/serialization.py") == ["asyncio"]
