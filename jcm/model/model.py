@@ -220,7 +220,7 @@ class Model:
         levels = np.broadcast_to(levels, count)
         made = self.sampler.denoise(self._placed, images, levels, each)
         results.check_finite(made)
-        return jnp.asarray(made)
+        return jax.device_put(made)  # jnp.asarray would compile for its shape
 
     @explained
     def sample(

@@ -15,12 +15,17 @@ class Compilations:
         print(compiled.count)
 
     Attributes:
-      count: the number of programs so far.
+      names: of the compiled functions, in order.
     """
 
     def __init__(self) -> None:
         """Counts from 0."""
-        self.count = 0
+        self.names: list[str] = []
+
+    @property
+    def count(self) -> int:
+        """The number of programs so far."""
+        return len(self.names)
 
     def __enter__(self) -> Self:
         jax.monitoring.register_event_duration_secs_listener(self._listen)
@@ -29,5 +34,6 @@ class Compilations:
     def __exit__(self, *error: object) -> None:
         jax.monitoring.unregister_event_duration_listener(self._listen)
 
-    def _listen(self, event: str, duration_secs: float, **_: Any) -> None:
-        self.count += event == _EVENT
+    def _listen(self, event: str, duration_secs: float, **about: Any) -> None:
+        if event == _EVENT:
+            self.names.append(str(about.get("fun_name", "")))
