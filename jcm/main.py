@@ -25,6 +25,8 @@ _MODULES = {
     "demo": "demo.server",
     "config": "config",
     "benchmark speed": "benchmark.speed",
+    "benchmark latency": "benchmark.latency",
+    "benchmark input": "benchmark.input",
     "benchmark scores": "benchmark.scores",
     "benchmark editing": "benchmark.editing",
 }

@@ -349,6 +349,15 @@ SPEED = (
     ),
     Flag("slices", "N", "number of TPU slices, with --topology", 1, _whole(1)),
 )
+LATENCY = (
+    *_CONFIG,
+    dataclasses.replace(_WORKDIR, doc="folder of the run whose model is timed"),
+    Flag("calls", "N", "number of timed calls of each kind", 100, _whole(1)),
+)
+INPUT = (
+    *SPEED[:2],
+    Flag("seconds", "X", "time to measure each part for", 2.0, _positive),
+)
 SCORES = (
     Flag("count", "N", "images whose features are compared", 50_000, _whole(10)),
     Flag("weights", "DIR", "folder with weights of networks; others are skipped", ""),

@@ -12,7 +12,7 @@ from jcm.runtime.errors import JcmError
 from jcm.runtime.paths import expanded, nearest_path
 
 # Commands that use a model, which `config.sample.model` can also name.
-_USES_MODEL = ("sample", "edit", "evaluate", "search")
+_USES_MODEL = ("sample", "edit", "evaluate", "search", "benchmark latency")
 _ANY = "--config=configs/digits_cd.py"
 
 

@@ -156,6 +156,30 @@ COMMANDS = {
         ),
         {"flags": flags.SPEED, _SEVERAL: flags.PROCESSES},
     ),
+    "benchmark latency": Command(
+        "times one image, and counts what is compiled",
+        "--config=FILE|--workdir=DIR [--FLAG=VALUE ...]",
+        "Times sampling, denoising and editing of one image, with the model of a run or"
+        " with random weights if only a config is named. Counts the programs that are"
+        " compiled for another seed, noise level, label or number of images. Prints"
+        " JSON.",
+        (
+            "--config=configs/digits_cd.py",
+            "--workdir=runs/digits_cd --calls=1000",
+        ),
+        {"flags": flags.LATENCY},
+    ),
+    "benchmark input": Command(
+        "times the training data",
+        "--config=FILE [--FLAG=VALUE ...]",
+        "Times how fast batches of a config's data are read, mirrored and moved to the"
+        " devices, and prepares the data if that has not been done. Prints JSON.",
+        (
+            "--config=configs/digits_cd.py",
+            "--config=configs/folder_cd.py --config.data.path=FOLDER",
+        ),
+        {"flags": flags.INPUT},
+    ),
     "benchmark scores": Command(
         "times the scores",
         "[--count=N] [--weights=DIR]",

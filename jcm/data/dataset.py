@@ -7,17 +7,17 @@ import hashlib
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import Int, Int32
 
 from jcm.data import builder as builder_lib
 from jcm.data import cifar10, digits, image_folder, parts, prepared
-from jcm.data.records import Records
+from jcm.data.records import Batch, Records
 from jcm.runtime import cache, disk, locks
 from jcm.runtime.errors import JcmError
 from jcm.runtime.paths import expanded
@@ -36,7 +36,8 @@ GIVEN = "arrays"
 # A summary lists the pictures in each class for at most this many classes.
 _LISTED_CLASSES = 12
 
-Batch = dict[str, UInt8[np.ndarray, "n h w c"] | Int32[np.ndarray, " n"]]
+# Records that are read at a time.
+_READ = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self._records)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether all images are kept in memory, from their first use on."""
+        return self._keep_decoded
+
     def summary(self) -> str:
         """Returns the number of pictures, in all and in each class, in words."""
         total = _count(len(self), "pictures", "picture")
@@ -101,34 +107,34 @@ class Dataset:
         The arrays are read-only if the data set is small enough to be kept decoded.
         Otherwise they are a new copy, which must fit into memory.
         """
-        return self._decoded if self._keep_decoded else self._decode_all()
+        return self._decoded if self._keep_decoded else self._read_all()
 
     def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
         """Copies some records: image uint8 (n, h, w, c), label int32 (n,)."""
         if self._keep_decoded:
             return {key: value[indices] for key, value in self._decoded.items()}
-        return self._decode(indices.tolist())
+        return self._records.take(indices)
 
     @functools.cached_property
     def _decoded(self) -> Batch:
         if self._in_memory is not None:
             return self._in_memory
-        arrays = self._decode_all()
+        arrays = self._read_all()
         for array in arrays.values():
             array.flags.writeable = False
         return arrays
 
-    def _decode_all(self) -> Batch:
-        # Half of the time is spent in Python, so more threads would be slower.
-        return self._decode(tqdm.tqdm(range(len(self)), "Decoding", delay=2))
-
-    def _decode(self, indices: Collection[int]) -> Batch:
-        shape = (len(indices), self.image_size, self.image_size, self.channels)
-        images, labels = np.empty(shape, np.uint8), np.empty(len(indices), np.int32)
-        for i, index in enumerate(indices):
-            record = self._records[index]
-            images[i], labels[i] = record["image"], record["label"]
-        return {"image": images, "label": labels}
+    def _read_all(self) -> Batch:
+        count, size = len(self), self.image_size
+        images = np.empty((count, size, size, self.channels), np.uint8)
+        arrays: Batch = {"image": images, "label": np.empty(count, np.int32)}
+        with tqdm.tqdm(total=count, desc="Reading", delay=2) as bar:
+            for start in range(0, count, _READ):
+                part = np.arange(start, min(start + _READ, count))
+                for key, value in self._records.take(part).items():
+                    arrays[key][start : start + len(part)] = value
+                bar.update(len(part))
+        return arrays
 
 
 def load(config_data: Any, split: str = "train") -> Dataset:

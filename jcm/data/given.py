@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import tqdm
-from jaxtyping import Int32
+from jaxtyping import Int, Int32
 
 from jcm.data.classes import MOST_CLASSES
-from jcm.data.dataset import GIVEN, Batch, Dataset
+from jcm.data.dataset import GIVEN, Dataset
+from jcm.data.records import Batch
 from jcm.runtime.errors import JcmError
 
 # Number of records of a source that the fingerprint depends on.
@@ -100,8 +101,8 @@ class _Rows:
     def __len__(self) -> int:
         return len(self._batch["label"])
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {key: value[index] for key, value in self._batch.items()}
+    def take(self, numbers: Int[np.ndarray, " n"]) -> Batch:
+        return {key: value[numbers] for key, value in self._batch.items()}
 
 
 class _Records:
@@ -113,6 +114,14 @@ class _Records:
 
     def __len__(self) -> int:
         return len(self._source)
+
+    def take(self, numbers: Int[np.ndarray, " n"]) -> Batch:
+        images = np.empty((len(numbers), *self._shape), np.uint8)
+        labels = np.empty(len(numbers), np.int32)
+        for place, number in enumerate(numbers.tolist()):
+            record = self[number]
+            images[place], labels[place] = record["image"], record["label"]
+        return {"image": images, "label": labels}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self._source[index]

@@ -10,7 +10,7 @@ from absl import logging
 from jaxtyping import Int, Int32
 
 from jcm.data import builder as builder_lib
-from jcm.data.records import Records
+from jcm.data.records import Batch, Records
 from jcm.runtime.errors import JcmError, one_line
 
 # A part is cut from records that are shuffled with this seed.
@@ -35,14 +35,15 @@ def open_part(builder: builder_lib.ImageBuilder, split: str) -> Records:
                 "the parts of config.data.split=%r overlap: %d images are used again",
                 *(split, repeated),
             )
-        return _Part(builder, pieces)
+        sources = [builder.as_data_source(piece.split) for piece in pieces]
+        return _Part(sources, [piece.numbers for piece in pieces])
     try:
-        records = builder.as_data_source(split)
-        len(records)  # an error if the part ends before it starts
+        source = builder.as_data_source(split)
+        count = len(source)  # an error if the part ends before it starts
     except (ValueError, NotImplementedError):
         _cut(builder, split)  # explains the error
         raise
-    return records
+    return _Part([source], [np.arange(count)])
 
 
 def is_mixed(builder: builder_lib.ImageBuilder, split: str) -> bool:
@@ -57,19 +58,40 @@ def labels(builder: builder_lib.ImageBuilder, split: str) -> Int32[np.ndarray, "
 
 
 class _Part:
-    """Records that are chosen from several sources."""
+    """Records that are chosen from several sources.
 
-    def __init__(self, builder: builder_lib.ImageBuilder, pieces: list["_Piece"]):
-        self._sources = [builder.as_data_source(piece.split) for piece in pieces]
-        numbers = [piece.numbers for piece in pieces]
+    They are read many at a time, since each reading of an ArrayRecord file copies the
+    places of all of its records.
+    """
+
+    def __init__(self, sources: Sequence[Any], numbers: list[Int[np.ndarray, " n"]]):
+        """Takes sources of tfds, and the numbers of the records of each."""
+        self._sources = sources
+        self._shape = sources[0].dataset_info.features["image"].shape
         self._numbers = np.concatenate(numbers)
-        self._source_of = np.repeat(np.arange(len(pieces)), list(map(len, numbers)))
+        self._source_of = np.repeat(np.arange(len(sources)), list(map(len, numbers)))
 
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._sources[self._source_of[index]][int(self._numbers[index])]
+    def take(self, numbers: Int[np.ndarray, " n"]) -> Batch:
+        sources, inside = self._source_of[numbers], self._numbers[numbers]
+        images = np.empty((len(numbers), *self._shape), np.uint8)
+        labels = np.empty(len(numbers), np.int32)
+        for i, source in enumerate(self._sources):
+            places = np.flatnonzero(sources == i).tolist()
+            found = _read(source, inside[places].tolist())
+            for place, record in zip(places, found, strict=True):
+                images[place], labels[place] = record["image"], record["label"]
+        return {"image": images, "label": labels}
+
+
+def _read(source: Any, numbers: list[int]) -> Sequence[dict[str, Any]]:
+    """Returns some records of a source of tfds."""
+    try:
+        return source.__getitems__(numbers)
+    except TypeError:  # the mocks of tfds.testing return single records only
+        return [source[number] for number in numbers]
 
 
 @dataclasses.dataclass(frozen=True)

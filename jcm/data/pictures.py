@@ -85,7 +85,8 @@ def _decode(data: bytes, report: Report, most: int) -> Image.Image:
         image = _opened(data, most)
         if image.format in metadata.WITH_FRAMES:
             metadata.check_frames(image, report)
-            image = _opened(data, most)
+            if image.format != "PNG":  # whose frames are counted when it is opened
+                image = _opened(data, most)
         # Pillow turns these upright, and reads their metadata, when it decodes them.
         if image.format == "TIFF":
             image.load()

@@ -8,9 +8,10 @@ import sys
 
 import grain
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int, UInt8
 
-from jcm.data.dataset import Batch, Dataset
+from jcm.data.dataset import Dataset
+from jcm.data.records import Batch
 
 
 def batches(
@@ -38,8 +39,7 @@ def batches(
         of the iterator needs to be saved.
       rows: which examples of each batch to return; None for all.
       workers: threads that prepare batches in advance; with 0 a batch is prepared when
-        it is needed. More than one thread helps if the disk is slow, since decoding
-        itself is limited by the GIL.
+        it is needed. More than one thread helps if the disk is slow.
 
     Returns:
       An iterator over dict(image=uint8 (n, h, w, c), label=int32 (n,)).
@@ -52,7 +52,7 @@ def batches(
         batch = dataset.take(_records(positions, len(dataset), seed))
         if flip:
             flipped = rng.random(batch_size)[mine] < 0.5
-            batch["image"][flipped] = batch["image"][flipped, :, ::-1]
+            mirror(batch["image"], flipped)
         return batch
 
     # This decodes a data set that is kept decoded, before several threads would do so.
@@ -64,6 +64,18 @@ def batches(
     # The stream is cut after the map, whose random numbers depend on the position.
     stream = numbers.random_map(make, seed=seed)[first:]
     return iter(stream.to_iter_dataset(options))
+
+
+def mirror(
+    images: UInt8[np.ndarray, "b h w c"], chosen: Bool[np.ndarray, " b"]
+) -> None:
+    """Mirrors some images left to right, in place."""
+    given = images[chosen]
+    mirrored = np.empty_like(given)
+    # NumPy reverses single bytes several times faster than pixels of three.
+    for channel in range(images.shape[-1]):
+        mirrored[..., channel] = given[:, :, ::-1, channel]
+    images[chosen] = mirrored
 
 
 def _records(

@@ -7,11 +7,13 @@ ArrayRecord detects damage when a record is read.
 """
 
 import pathlib
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
+import numpy as np
+from jaxtyping import Int
 
-from jcm.data.records import Records
+from jcm.data.records import Batch, Records
 from jcm.runtime import files, hashes, json_files
 from jcm.runtime.errors import JcmError, one_line
 
@@ -99,13 +101,19 @@ class Checked:
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def take(self, numbers: Int[np.ndarray, " n"]) -> Batch:
+        """Returns a new copy of some records.
+
+        Raises:
+          JcmError: names the first record that cannot be read.
+        """
         try:
-            return self._records[index]
-        except IndexError:
-            raise
-        except Exception as error:  # array_record and Pillow raise many types
+            return self._records.take(numbers)
+        except Exception as error:  # array_record raises many types
+            for i in range(len(numbers) if len(numbers) > 1 else 0):
+                self.take(numbers[i : i + 1])  # raises at the first that is damaged
+            several = f" and {len(numbers) - 1} others" if len(numbers) > 1 else ""
             raise JcmError(
-                f"record {index} of the data set in {self.folder} cannot be read"
-                f" ({one_line(error, 200)}): {remedy(self.folder)}"
+                f"record {numbers[0]}{several} of the data set in {self.folder}"
+                f" cannot be read ({one_line(error, 200)}): {remedy(self.folder)}"
             ) from error

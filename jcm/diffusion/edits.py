@@ -27,10 +27,10 @@ LUMA = (0.2989, 0.5870, 0.1140)
 class Coordinates(Protocol):
     """An invertible linear map A of images; it keeps their shape."""
 
-    def forward(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def forward(self, x: Float[AnyArray, "b h w c"]) -> Float[AnyArray, "b h w c"]:
         """Returns A x."""
 
-    def inverse(self, u: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def inverse(self, u: Float[AnyArray, "b h w c"]) -> Float[AnyArray, "b h w c"]:
         """Returns A^-1 u."""
 
 
@@ -38,11 +38,11 @@ class Coordinates(Protocol):
 class Pixels:
     """The identity: the coordinates are the pixels."""
 
-    def forward(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def forward(self, x: Float[AnyArray, "b h w c"]) -> Float[AnyArray, "b h w c"]:
         """The same."""
         return x
 
-    def inverse(self, u: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def inverse(self, u: Float[AnyArray, "b h w c"]) -> Float[AnyArray, "b h w c"]:
         """The same."""
         return u
 
@@ -51,13 +51,13 @@ class Pixels:
 class Colours:
     """An orthogonal basis of the colours, whose first coordinate is scaled luma."""
 
-    def forward(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def forward(self, x: Float[AnyArray, "b h w c"]) -> Float[AnyArray, "b h w c"]:
         """Returns the coordinates, with luma in the first channel."""
-        return jnp.einsum("bhwc,cd->bhwd", x, _basis(LUMA), precision="highest")
+        return _product("bhwc,cd->bhwd", x, _basis(LUMA))
 
-    def inverse(self, u: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def inverse(self, u: Float[AnyArray, "b h w c"]) -> Float[AnyArray, "b h w c"]:
         """Returns the colours."""
-        return jnp.einsum("bhwd,cd->bhwc", u, _basis(LUMA), precision="highest")
+        return _product("bhwd,cd->bhwc", u, _basis(LUMA))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,15 +72,15 @@ class Patches:
 
     factor: int
 
-    def forward(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def forward(self, x: Float[AnyArray, "b h w c"]) -> Float[AnyArray, "b h w c"]:
         """Returns coordinates; the upper left of a patch is its mean times `factor`."""
         return self._change("bipjqc,pqrs->birjsc", x)
 
-    def inverse(self, u: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def inverse(self, u: Float[AnyArray, "b h w c"]) -> Float[AnyArray, "b h w c"]:
         """Returns the pixels."""
         return self._change("birjsc,pqrs->bipjqc", u)
 
-    def _change(self, how: str, x: Array) -> Array:
+    def _change(self, how: str, x: AnyArray) -> AnyArray:
         """Multiplies each patch by the basis, as the einsum `how` says.
 
         Raises:
@@ -92,7 +92,18 @@ class Patches:
             raise JcmError(f"patches of {p}x{p} do not divide {width}x{height}")
         patches = x.reshape(batch, height // p, p, width // p, p, channels)
         basis = _basis((1.0,) * p**2).reshape(p, p, p, p)
-        return jnp.einsum(how, patches, basis, precision="highest").reshape(x.shape)
+        return _product(how, patches, basis).reshape(x.shape)
+
+
+def _product(how: str, x: AnyArray, basis: Float[np.ndarray, "..."]) -> AnyArray:
+    """Returns an einsum with all digits.
+
+    That of a NumPy array is computed by NumPy: JAX would compile a program for each
+    number of images.
+    """
+    if isinstance(x, np.ndarray):
+        return np.einsum(how, x, basis, optimize=True)
+    return jnp.einsum(how, x, basis, precision="highest")
 
 
 @functools.cache
@@ -132,13 +143,13 @@ class Known:
     values: Any
     free: Any
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(self, x: Float[AnyArray, "b h w c"]) -> Float[AnyArray, "b h w c"]:
         """Puts the known part into x: A^-1 [(A y)(1 - Omega) + (A x) Omega]."""
         coordinates = self.coordinates.forward(x)
         mixed = self.values * (1 - self.free) + coordinates * self.free
         return self.coordinates.inverse(mixed)
 
-    def origin(self) -> Float[Array, "b h w c"]:
+    def origin(self) -> Float[AnyArray, "b h w c"]:
         """Returns the known part with zeros for the rest: the start of Algorithm 4."""
         return self.coordinates.inverse(self.values * (1 - self.free))
 
@@ -158,8 +169,9 @@ def known(
       JcmError: if the images are not floats.
     """
     check_floats("y", y)
-    y = jnp.asarray(y, jnp.float32)
-    free = jnp.broadcast_to(jnp.asarray(free, jnp.float32), y.shape)
+    xp = np if isinstance(y, np.ndarray) else jnp
+    y = xp.asarray(y, np.float32)
+    free = xp.broadcast_to(xp.asarray(free, np.float32), y.shape)
     return Known(coordinates, coordinates.forward(y), free)
 
 

@@ -1,9 +1,10 @@
 """Samples consistency models in any number of steps, and diffusion models by their ODE.
 
 A step is one compiled function of traced noise levels, called in a loop on the host, so
-every list of noise levels, of any length, runs the same program. Each image has its own
-key, derived from its number with `fold_in`, so an image does not depend on the batch
-that it is in.
+every list of noise levels, of any length, runs the same program. A program is compiled
+for each of a few batch sizes only, which every number of images is padded to. Each
+image has its own key, derived from its number with `fold_in`, so an image does not
+depend on the batch that it is in.
 """
 
 import functools
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt32
 
 from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.schedule import Schedule
@@ -28,6 +29,12 @@ Callback = Callable[[int, float, Float[np.ndarray, "b h w c"]], Any]
 the clean images that a consistency model makes in this step, or the points on the
 trajectory that the step of a diffusion model leads to, at the next lower noise level.
 """
+
+
+# The mesh of pmap has the same axis as that of `Sampler.place`.
+_AXIS = "local"
+# A batch size has this many times the images of the next smaller one.
+_GROWTH = 8
 
 
 class Sampler:
@@ -61,12 +68,18 @@ class Sampler:
         self.denoiser = denoiser
         self._sharding = sharding
         self._devices = jax.local_device_count()
-        local = Mesh(np.asarray(jax.local_devices()), ("local",))
+        local = Mesh(np.asarray(jax.local_devices()), (_AXIS,))
         self._everywhere = NamedSharding(local, PartitionSpec())
         self.batch_size = -(-batch_size // self._devices) * self._devices
+        self._sizes = [self.batch_size]
+        size = self._devices
+        while size < self.batch_size:
+            self._sizes.append(size)
+            size *= _GROWTH
         # For pmap: 0 splits an argument over the devices, None gives it to all.
-        self._start = self._parallel(self._start_fn, in_axes=(0, 0, None))
-        step_axes = (None, 0, 0, None, None, None, 0, 0)
+        self._start = self._parallel(self._start_fn, in_axes=(None, 0, 0, None))
+        self._denoise = self._parallel(denoiser, in_axes=(None, 0, 0, 0))
+        step_axes = (None, 0, None, 0, None, None, None, 0, 0)
         self._steps = {
             solver: self._parallel(
                 functools.partial(self._step_fn, solver=solver), step_axes
@@ -114,9 +127,9 @@ class Sampler:
         indices = np.asarray(indices, np.uint32)
         count, size = len(indices), self._batch_size(len(indices))
         labels = self.denoiser.as_labels(labels, count)
-        if self._sharding is None:
-            # Place them once; otherwise every step would copy them to every device.
-            params = jax.device_put(arrays.process_local(params), self._everywhere)
+        params = self.place(params)  # otherwise every step would copy them
+        # Folded in by the compiled programs, since single operations take longer.
+        data = np.asarray(jax.random.key_data(key))
         levels = [level for level, *_ in schedule.steps(self.denoiser.precond.floor)]
         finished: list[np.ndarray] = []
         x: Array | None = None
@@ -126,9 +139,10 @@ class Sampler:
                 functools.partial(_part, start=start, size=size),
                 (indices, labels, origin, known),
             )
-            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
             previous = x
-            steps = self._one_batch(params, keys, schedule, *given, noisy=noisy)
+            steps = self._one_batch(
+                params, data, numbers, schedule, *given, noisy=noisy
+            )
             for step, stepped in enumerate(steps, start=1):
                 x, clean = stepped
                 if callback is not None:
@@ -148,19 +162,58 @@ class Sampler:
             _report(running, progress)
         return made
 
+    def place(self, params: Params) -> Params:
+        """Copies parameters to every device, for any number of calls.
+
+        Parameters that are there are returned unchanged. With a `sharding`, all are.
+        """
+        leaves = jax.tree.leaves(params)
+        if self._sharding is not None or all(
+            isinstance(leaf, jax.Array) and leaf.sharding == self._everywhere
+            for leaf in leaves
+        ):
+            return params
+        return jax.device_put(arrays.process_local(params), self._everywhere)
+
+    def denoise(
+        self,
+        params: Params,
+        x: Float[np.ndarray, "n h w c"],
+        sigma: Float[np.ndarray, " n"],
+        labels: Int[AnyArray, " n"] | None = None,
+    ) -> Float[np.ndarray, "n h w c"]:
+        """Returns D(x, sigma) or f(x, sigma), as `Denoiser` does, for any n.
+
+        Args:
+          params: parameters of the denoiser.
+          x: noisy images.
+          sigma: noise level of each image.
+          labels: class of each image; None if the denoiser is unconditional.
+        """
+        count, size = len(x), self._batch_size(len(x))
+        params = self.place(params)
+        made = []
+        for start in range(0, count, size):
+            part = functools.partial(_part, start=start, size=size)
+            given = jax.tree.map(self._split, jax.tree.map(part, (x, sigma, labels)))
+            made.append(self._denoise(params, *given))
+        return np.concatenate([self._join(each) for each in made])[:count]
+
     def _batch_size(self, count: int) -> int:
         """Returns the batch size for `count` images.
 
-        A few images do not need a full batch. Rounding up to powers of two keeps the
-        number of compiled programs low.
+        It is the largest that at most doubles their number, for one call is faster than
+        several. The batch sizes are few, so that another number of images rarely needs
+        another program.
         """
-        few = 1 << max(count - 1, 0).bit_length()
-        return min(self.batch_size, -(-few // self._devices) * self._devices)
+        most = max(2 * count, min(self._sizes))
+        return max(s for s in self._sizes if -(-count // s) * s <= most)
 
     def _one_batch(
         self,
         params: Params,
-        keys: Key[Array, " b"],
+        key: UInt32[np.ndarray, " k"],
+        numbers: UInt32[np.ndarray, " b"],
         schedule: Schedule,
         labels: Int[np.ndarray, " b"] | None,
         origin: Float[np.ndarray, "b h w c"] | None,
@@ -169,28 +222,31 @@ class Sampler:
         noisy: bool,
     ) -> Iterator[tuple[Array, Array]]:
         """Yields a batch on the devices after each step, and its clean images."""
-        keys, labels, origin, known = jax.tree.map(
-            self._split, (jax.random.key_data(keys), labels, origin, known)
+        numbers, labels, origin, known = jax.tree.map(
+            self._split, (numbers, labels, origin, known)
         )
         start = schedule.sigmas[0] if noisy else 0.0
-        x = self._start(keys, origin, np.float32(start))
+        x = self._start(key, numbers, origin, np.float32(start))
         steps = schedule.steps(self.denoiser.precond.floor)
         for i, (sigma, sigma_next, solver) in enumerate(steps, start=1):
             levels = np.float32(sigma), np.float32(sigma_next)
             x, clean = self._steps[solver](
-                params, x, keys, np.uint32(i), *levels, labels, known
+                params, x, key, numbers, np.uint32(i), *levels, labels, known
             )
             yield x, clean
 
-    def _start_fn(self, keys: Array, origin: Array | None, sigma: Array) -> Array:
-        noise = self.denoiser.precond.start(self._noise(keys, 0), sigma)
+    def _start_fn(
+        self, key: Array, numbers: Array, origin: Array | None, sigma: Array
+    ) -> Array:
+        noise = self.denoiser.precond.start(self._noise(key, numbers, 0), sigma)
         return noise if origin is None else origin + noise
 
     def _step_fn(
         self,
         params: Params,
         x: Array,
-        keys: Array,
+        key: Array,
+        numbers: Array,
         i: Array,
         sigma: Array,
         sigma_next: Array,
@@ -205,26 +261,27 @@ class Sampler:
             x,
             sigma,
             sigma_next,
-            self._noise(keys, i),
+            self._noise(key, numbers, i),
             solver=solver,
             restore=known,
         )
 
-    def _noise(self, keys: Array, draw: Array | int) -> Array:
-        """Returns draw number `draw` of each image's noise."""
-        shape = self.denoiser.image_shape
+    def _noise(self, key: Array, numbers: Array, draw: Array | int) -> Array:
+        """Returns draw number `draw` of the noise of each image."""
+        of_all = jax.random.wrap_key_data(key)
 
-        def one(data: Array) -> Array:
-            key = jax.random.fold_in(jax.random.wrap_key_data(data), draw)
-            return jax.random.normal(key, shape)
+        def one(number: Array) -> Array:
+            its_key = jax.random.fold_in(of_all, number)
+            drawn = jax.random.fold_in(its_key, draw)
+            return jax.random.normal(drawn, self.denoiser.image_shape)
 
-        return jax.vmap(one)(keys)
+        return jax.vmap(one)(numbers)
 
     def _parallel(self, fn: Callable, in_axes: tuple[int | None, ...]) -> Callable:
         """Returns `fn` compiled to run on all devices at once."""
         if self._sharding is not None:
             return jax.jit(fn, out_shardings=self._sharding)
-        return jax.pmap(fn, in_axes=in_axes)
+        return jax.pmap(fn, _AXIS, in_axes=in_axes)
 
     def _split(self, batch: AnyArray) -> AnyArray:
         """Spreads this process's batch over the devices."""
@@ -253,6 +310,9 @@ def _report(running: tuple[Array, int] | None, progress: Callable[[int], Any]) -
 
 
 def _part(array: AnyArray, *, start: int, size: int) -> np.ndarray:
-    """Returns `size` entries from `start` on, padded with zeros after the end."""
-    part = np.asarray(array[start : start + size])
-    return np.pad(part, [(0, size - len(part)), *[(0, 0)] * (part.ndim - 1)])
+    """Returns `size` entries from `start` on; after the end, the last is repeated."""
+    part = np.asarray(array)[start : start + size]
+    missing = size - len(part)
+    if not missing:
+        return part
+    return np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Unpack
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
@@ -300,7 +299,7 @@ class Editor:
         chosen = Options(**options)
         if self._sampler.denoiser.num_classes and chosen.labels is None:
             chosen = dataclasses.replace(chosen, labels=0)
-        path = jnp.stack([*between, noises[-1]])
+        path = np.stack([*between, noises[-1]])
         return self._between("interpolate", path, chosen)
 
     @fields_as_keywords(Options)

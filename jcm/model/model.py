@@ -99,12 +99,18 @@ class Model:
     def params(self, params: Params) -> None:
         check_finite(params, "use an earlier checkpoint, or copy the file again")
         self._params = params
-        vars(self).pop("_digest", None)
+        for name in ("_digest", "_placed"):
+            vars(self).pop(name, None)
 
     @functools.cached_property
     def sampler(self) -> Sampler:
         """The compiled sampler on this process's devices."""
         return Sampler(self.denoiser, batch_size=self._batch_size)
+
+    @functools.cached_property
+    def _placed(self) -> Params:
+        """The weights on every device of this process."""
+        return self.sampler.place(self.params)
 
     @property
     def edit(self) -> Editor:
@@ -114,7 +120,7 @@ class Model:
           JcmError: for a diffusion model.
         """
         return Editor(
-            self.sampler, self.params, self.config, self.class_names, self.denoise
+            self.sampler, self._placed, self.config, self.class_names, self.denoise
         )
 
     if not TYPE_CHECKING:  # it would hide wrong names
@@ -186,30 +192,35 @@ class Model:
         """
         if isinstance(x, str | os.PathLike):
             raise JcmError(f"{x!r} is a path: read it with jcm.open_pictures")
-        x = x if isinstance(x, jax.Array) else np.asarray(x)
-        x = to_float(x) if x.dtype == np.uint8 else x
-        check_floats("x", x)
-        sigma = jnp.asarray(numbers("sigma", sigma), jnp.float32)
-        x = jnp.asarray(x, jnp.float32)
-        shape = self.denoiser.image_shape
-        if x.shape == shape:
-            raise JcmError(f"x of shape {x.shape} is one image: pass x[None]")
-        if x.shape[1:] != shape or sigma.shape not in ((), x.shape[:1]):
+        traced = any(isinstance(a, jax.core.Tracer) for a in (x, sigma, labels))
+        # NumPy compiles nothing for another number of images.
+        xp: Any = jnp if traced else np
+        images, levels = xp.asarray(x), numbers("sigma", sigma)
+        images = to_float(images) if images.dtype == np.uint8 else images
+        check_floats("x", images)
+        images = images.astype(np.float32)
+        if not isinstance(levels, jax.core.Tracer):
+            levels = np.asarray(levels)
+            if not np.all(levels > 0):
+                raise JcmError("sigma must be above 0 for every image")
+        levels, shape = xp.asarray(levels, np.float32), self.denoiser.image_shape
+        if images.shape == shape:
+            raise JcmError(f"x of shape {shape} is one image: pass x[None]")
+        if images.shape[1:] != shape or levels.shape not in ((), images.shape[:1]):
             raise JcmError(
-                f"x of shape {x.shape} with sigma of shape {sigma.shape}: the model"
-                f" takes (n, {', '.join(map(str, shape))}), and one sigma or (n,)"
+                f"x of shape {images.shape} with sigma of shape {levels.shape}: the"
+                f" model takes (n, {', '.join(map(str, shape))}), and one sigma or (n,)"
             )
-        # The values of a tracer are unknown.
-        if not isinstance(sigma, jax.core.Tracer) and not bool(jnp.all(sigma > 0)):
-            raise JcmError("sigma must be above 0 for every image")
-        if not any(isinstance(each, jax.core.Tracer) for each in (x, sigma)):
-            _check_range(x, sigma)
-        each = labels_of_images(labels, len(x), self.denoiser, self.class_names)
-        sigma = jnp.broadcast_to(sigma, len(x))
-        made = self._denoise(self.params, x, sigma, each)
-        if not isinstance(made, jax.core.Tracer):
-            results.check_finite(made)
-        return made
+        count = len(images)
+        each = labels_of_images(labels, count, self.denoiser, self.class_names)
+        if traced:
+            levels = jnp.broadcast_to(levels, count)
+            return self._denoise(self.params, images, levels, each)
+        _check_range(images, levels)
+        levels = np.broadcast_to(levels, count)
+        made = self.sampler.denoise(self._placed, images, levels, each)
+        results.check_finite(made)
+        return jax.device_put(made)  # jnp.asarray would compile for its shape
 
     @explained
     def sample(
@@ -263,7 +274,7 @@ class Model:
         each = image_labels(self.config, count, self.denoiser, self.class_names, labels)
         return results.run(
             self.sampler,
-            self.params,
+            self._placed,
             seed,
             range(count),
             schedule,
@@ -277,9 +288,11 @@ class Model:
         )
 
 
-def _check_range(x: Float[Array, "b h w c"], sigma: Float[Array, "..."]) -> None:
+def _check_range(
+    x: Float[np.ndarray, "b h w c"], sigma: Float[np.ndarray, "..."]
+) -> None:
     """Raises JcmError if x cannot be images in [-1, 1] with noise of level sigma."""
-    largest = float(jnp.abs(x).max())
+    largest = float(np.abs(x).max())
     if not np.isfinite(largest):
         raise JcmError("x has values that are not finite: remove them")
     # No image has such noise, and noise is also negative.

@@ -11,7 +11,7 @@ from clu.parameter_overview import get_parameter_overview
 from ml_collections import ConfigDict
 
 from jcm import data, methods, networks
-from jcm.data.dataset import Batch
+from jcm.data.records import Batch
 from jcm.methods import Frozen
 from jcm.run import lease, storage, writers
 from jcm.run import workdir as workdir_lib

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jcm.data.dataset import Batch
+from jcm.data.records import Batch
 from jcm.methods import Frozen
 from jcm.metrics.scores import ScoreGroup
 from jcm.run.checkpoints import Checkpoints

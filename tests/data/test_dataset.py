@@ -92,7 +92,7 @@ def test_interrupted_preparation_leaves_nothing_and_can_be_repeated(
         interrupt_after(patch, 100, KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt):
             data.load(data_config)
-    assert not [path for path in all_files(data_config.dir) if "1.2.0" in path]
+    assert not [path for path in all_files(data_config.dir) if "1.3.0" in path]
     assert len(data.load(data_config)) == 1797
 
 
