@@ -17,8 +17,8 @@ from jcm.runtime.errors import JcmError
 
 # Features in a block. The distances between two blocks take 16 MiB of float32.
 _BLOCK = 2048
-# The smallest distances are found by comparing this many slices; see `_smallest`.
-_SLICES = 16
+# Rows or columns in a slice; see `_smallest`.
+_SLICE = 32
 
 # The neighbour that the balls of each pair of scores reach to.
 PRECISION_K, DENSITY_K = 3, 5
@@ -193,33 +193,37 @@ def _merge(best: Array, found: Array, axis: int) -> Array:
       found: more distances, (b, c) for axis 1 and (c, b) for axis 0.
       axis: the axis of `found` that is searched.
     """
-    least = jnp.moveaxis(_smallest(found, best.shape[1], axis), axis, 1)
-    return _smallest(jnp.concatenate([best, least], axis=1), best.shape[1], 1)
+    count = best.shape[1]
+    least = _smallest(found, count, axis)
+    return -jax.lax.top_k(-jnp.concatenate([best, least], axis=1), count)[0]
 
 
 def _smallest(found: Array, count: int, axis: int) -> Array:
-    """Returns the `count` smallest elements along an axis, in order.
+    """Returns the `count` smallest elements along an axis of a matrix, (n, count).
 
-    Slices of the array are sorted into `count` others element by element, which keeps
-    the smallest of them, until a few are left. On a CPU this is many times faster than
-    `jax.lax.top_k`.
+    Slices of the matrix are sorted into `count` others element by element. These keep
+    the smallest ones of each place in a slice, which are few. On a CPU this is several
+    times faster than `jax.lax.top_k` of the whole matrix.
     """
-    while found.shape[axis] >= _SLICES**2:
-        width = found.shape[axis] // _SLICES
-        parts = [
-            jax.lax.slice_in_dim(found, start, start + width, axis=axis)
-            for start in range(0, _SLICES * width, width)
-        ]
-        rest = jax.lax.slice_in_dim(found, _SLICES * width, None, axis=axis)
-        kept: list[Array] = []
-        for part in parts:
-            for i, least in enumerate(kept):
-                kept[i], part = jnp.minimum(least, part), jnp.maximum(least, part)
-            if len(kept) < count:
-                kept.append(part)
+
+    def insert(i: Array, kept: list[Array]) -> list[Array]:
+        part = jax.lax.dynamic_slice_in_dim(found, i * _SLICE, _SLICE, axis)
+        sorted_in = []
+        for least in kept:
+            sorted_in.append(jnp.minimum(least, part))
+            part = jnp.maximum(least, part)
+        return sorted_in
+
+    slices = found.shape[axis] // _SLICE
+    if slices > count:
+        empty = jnp.full_like(
+            jax.lax.slice_in_dim(found, 0, _SLICE, axis=axis), jnp.inf
+        )
+        kept = jax.lax.fori_loop(0, slices, insert, [empty] * count)
+        rest = jax.lax.slice_in_dim(found, slices * _SLICE, None, axis=axis)
         found = jnp.concatenate([*kept, rest], axis)
-    ordered = jnp.sort(found, axis=axis)
-    return jax.lax.slice_in_dim(ordered, 0, count, axis=axis)
+    found = found if axis == 1 else found.T
+    return -jax.lax.top_k(-found, count)[0]
 
 
 @jax.jit

@@ -148,8 +148,8 @@ def test_the_smallest_elements_are_those_that_sorting_finds(count, size):
     found[1, ::2] = np.inf
     expected = np.sort(found, axis=1)[:, :count]
     for axis, array in ((1, found), (0, found.T)):
-        least = np.asarray(precision_recall._smallest(array, count, axis))
-        np.testing.assert_array_equal(least if axis else least.T, expected)
+        least = precision_recall._smallest(array, count, axis)
+        np.testing.assert_array_equal(least, expected)
 
 
 def test_scores_of_two_samples_of_one_distribution(monkeypatch):

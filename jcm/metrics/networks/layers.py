@@ -1,13 +1,14 @@
 """Layers of published networks, with weights as PyTorch stores them."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jcm.networks.layers import convolve
 from jcm.runtime.arrays import check_floats
 from jcm.runtime.errors import JcmError
 
@@ -89,26 +90,42 @@ def conv(
       padding: "SAME", "VALID", or the number of zeros on every side.
     """
     kernel = params[f"{name}.kernel"].astype(x.dtype)
-
-    def padded(pads: str | Sequence) -> Callable[[Images], Images]:
-        return lambda x: jax.lax.conv_general_dilated(
-            *(x, kernel, (stride, stride), pads),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    if padding == "VALID":
+        y = jax.lax.platform_dependent(
+            x,
+            cpu=lambda x: _convolve_inside(x, kernel, stride),
+            default=lambda x: _convolve(x, kernel, stride, padding),
         )
-
-    def by_one_more_row(x: Images) -> Images:
-        # XLA for CPUs takes up to five times longer if nothing at all is padded.
-        rows = (x.shape[1] - kernel.shape[0]) // stride + 1
-        return padded([(0, 1), (0, 0)])(x)[:, :rows]
-
-    if kernel.shape[:2] == (1, 1) and stride == 1:
-        y = x @ kernel[0, 0]
-    elif padding == "VALID":
-        y = jax.lax.platform_dependent(x, cpu=by_one_more_row, default=padded("VALID"))
     else:
         pads = [(padding, padding)] * 2 if isinstance(padding, int) else padding
-        y = padded(pads)(x)
+        y = _convolve(x, kernel, stride, pads)
     return y + params[f"{name}.bias"].astype(x.dtype)
+
+
+def _convolve(
+    x: Images, kernel: Array, stride: int, pads: str | Sequence[tuple[int, int]]
+) -> Images:
+    square = kernel.shape[0] == kernel.shape[1]
+    function = convolve if square else jax.lax.conv_general_dilated
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return function(x, kernel, (stride, stride), pads, dimension_numbers=numbers)
+
+
+def _convolve_inside(x: Images, kernel: Array, stride: int) -> Images:
+    """Convolves without padding, on a CPU.
+
+    XLA takes up to five times longer if nothing is padded. Instead, outputs at the
+    border are computed and cut off.
+    """
+    height, width = (
+        (size - length) // stride + 1
+        for size, length in zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    )
+    if stride > 1:
+        return _convolve(x, kernel, stride, [(0, 1), (0, 0)])[:, :height]
+    top, left = ((length - 1) // 2 for length in kernel.shape[:2])
+    y = _convolve(x, kernel, stride, "SAME")
+    return y[:, top : top + height, left : left + width]
 
 
 def depthwise(params: Params, name: str, x: Images, *, stride: int) -> Images:
