@@ -1,5 +1,7 @@
 """Tests of the published networks against PyTorch on the same weights and images."""
 
+import functools
+
 import golden
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from PIL import Image
 
 from jcm.data import images as images_lib
 from jcm.metrics import networks, weights
-from jcm.metrics.networks import dinov2, efficientnet, inception
+from jcm.metrics.networks import dinov2, efficientnet, inception, layers
 from jcm.runtime.errors import JcmError
 
 
@@ -31,6 +33,41 @@ def test_inception_equals_pytorch_fid():
         assert ours[name].shape == (2, size)
         assert golden.relative(ours[name], theirs[name]) < 1e-5
     assert set(ours) == set(theirs)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"),
+    [(3, 2, "VALID"), (3, 1, "SAME"), (3, 2, [(0, 0), (0, 1), (0, 1), (0, 0)])],
+)
+def test_pooling_equals_that_of_jax(size, stride, padding):
+    x = jax.random.normal(jax.random.key(0), (2, 9, 12, 3))
+    window, step = (1, size, size, 1), (1, stride, stride, 1)
+    most = jax.lax.reduce_window(x, -np.inf, jax.lax.max, window, step, padding)
+    np.testing.assert_array_equal(layers.max_pool(x, size, stride, padding), most)
+    add = functools.partial(
+        jax.lax.reduce_window,
+        init_value=0.0,
+        computation=jax.lax.add,
+        window_dimensions=(1, 3, 3, 1),
+        window_strides=(1, 1, 1, 1),
+        padding="SAME",
+    )
+    mean = add(x) / add(jnp.ones_like(x))
+    np.testing.assert_allclose(layers.mean_pool_3x3(x), mean, atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (1, 1), (1, 2)])
+def test_convolutions_without_padding_equal_those_of_jax(size, stride):
+    keys = jax.random.split(jax.random.key(1))
+    x = jax.random.normal(keys[0], (2, 9, 12, 3))
+    kernel = jax.random.normal(keys[1], (size, size, 3, 5))
+    params = {"a.kernel": kernel, "a.bias": jnp.zeros(5)}
+    numbers = ("NHWC", "HWIO", "NHWC")
+    expected = jax.lax.conv_general_dilated(
+        *(x, kernel, (stride, stride), "VALID"), dimension_numbers=numbers
+    )
+    found = layers.conv(params, "a", x, stride=stride, padding="VALID")
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [32, 400])

@@ -142,6 +142,16 @@ def test_density_and_coverage_by_brute_force(two_sets, monkeypatch):
     }
 
 
+@pytest.mark.parametrize(("count", "size"), [(4, 700), (6, 256), (4, 9)])
+def test_the_smallest_elements_are_those_that_sorting_finds(count, size):
+    found = np.random.RandomState(7).standard_normal((3, size)).astype("f4")
+    found[1, ::2] = np.inf
+    expected = np.sort(found, axis=1)[:, :count]
+    for axis, array in ((1, found), (0, found.T)):
+        least = precision_recall._smallest(array, count, axis)
+        np.testing.assert_array_equal(least, expected)
+
+
 def test_scores_of_two_samples_of_one_distribution(monkeypatch):
     monkeypatch.setattr(kid, "_SUBSETS", 10)
     rng = np.random.default_rng(5)

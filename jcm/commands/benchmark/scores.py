@@ -1,24 +1,30 @@
 """The speed of score networks and scores: `jcm benchmark scores`."""
 
 import argparse
+import time
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from absl import logging
 
 from jcm import config
 from jcm.commands.benchmark.measuring import print_json, timed
-from jcm.metrics import features, frechet, networks, precision_recall, weights
+from jcm.data import images as images_lib
+from jcm.metrics import features, frechet, lpips, networks, precision_recall, weights
 from jcm.metrics.feature_scores import FEATURE_SCORES
 from jcm.runtime import distributed, memory
 from jcm.runtime.errors import JcmError
 
 _FEATURES = 2048
 _BATCH = 512
+# Pairs of images that LPIPS compares in one call.
+_PAIRS = 8
 
 
 def measure(count: int, folder: str, images: int = 256) -> dict[str, Any]:
-    """Times each available network, FID, and precision and recall.
+    """Times each available network, LPIPS, FID, and precision and recall.
 
     Args:
       count: number of random features on each side of the scores.
@@ -34,6 +40,7 @@ def measure(count: int, folder: str, images: int = 256) -> dict[str, Any]:
         "count": count,
         "features": _FEATURES,
         **_measure_networks(pictures, folder),
+        **_measure_lpips(pictures, folder),
         **_measure_fid(rng, count),
         **_measure_precision_recall(rng, count),
     }
@@ -41,10 +48,9 @@ def measure(count: int, folder: str, images: int = 256) -> dict[str, Any]:
 
 def _measure_networks(pictures: np.ndarray, folder: str) -> dict[str, float]:
     """Times the networks whose weights are available."""
-    found = {}
+    found: dict[str, float] = {}
     for name in networks.NETWORKS:
-        # Without a folder, missing weights would be downloaded.
-        if name in weights.FILES and not folder:
+        if not _is_here(folder, name):
             continue
         try:
             network = networks.load(name, folder)
@@ -56,10 +62,40 @@ def _measure_networks(pictures: np.ndarray, folder: str) -> dict[str, float]:
         def extract(network: Any = network, wanted: set[str] = wanted) -> list[Any]:
             return list(features.extract(network, [pictures], wanted))
 
-        extract()  # compiles
-        _, seconds = timed(extract)
-        found[f"{name}_images_per_second"] = len(pictures) / seconds
+        found |= _speed(name, extract, len(pictures))
     return found
+
+
+def _measure_lpips(pictures: np.ndarray, folder: str) -> dict[str, float]:
+    """Times LPIPS of pairs of images, if its weights are available."""
+    if not _is_here(folder, "vgg16", "lpips_vgg"):
+        return {}
+    try:
+        distance = lpips.load("lpips", folder=folder)
+    except JcmError as error:
+        logging.info("skipping lpips: %s", error)
+        return {}
+    a = images_lib.to_float(pictures[:_PAIRS])
+    compiled = jax.jit(distance)
+    return _speed("lpips", lambda: compiled(distance.params, a, a[::-1]), 2 * len(a))
+
+
+def _is_here(folder: str, *names: str) -> bool:
+    """Returns whether weights can be read without a download."""
+    return bool(folder) or not any(name in weights.FILES for name in names)
+
+
+def _speed(name: str, function: Callable[[], Any], images: int) -> dict[str, float]:
+    """Times the second call of a function, which computes features of images."""
+    _, compiling = timed(function)
+    cpu = time.process_time()
+    _, seconds = timed(function)
+    cpu = time.process_time() - cpu
+    return {
+        f"{name}_images_per_second": images / seconds,
+        f"{name}_cpu_seconds_per_image": cpu / images,
+        f"{name}_compile_seconds": max(compiling - seconds, 0),
+    }
 
 
 def _measure_fid(rng: np.random.Generator, count: int) -> dict[str, float]:
@@ -84,9 +120,11 @@ def _measure_fid(rng: np.random.Generator, count: int) -> dict[str, float]:
 def _measure_precision_recall(rng: np.random.Generator, count: int) -> dict[str, float]:
     """Times precision and recall of random features."""
     a, b = (rng.standard_normal((count, _FEATURES), np.float32) for _ in range(2))
+    cpu = time.process_time()
     _, seconds = timed(lambda: precision_recall.precision_recall(a, b))
     return {
         "precision_recall_seconds": seconds,
+        "precision_recall_cpu_seconds": time.process_time() - cpu,
         "precision_recall_peak_memory_gib": memory.peak_gib(),
     }
 

@@ -25,6 +25,22 @@ IMAGE_SIZE = 299
 """Height and width that images are resized to."""
 _EPSILON = 1e-3
 _HALVE = {"stride": 2, "padding": "VALID"}
+# The branches of each block that begin with a 1x1 convolution of its input. These
+# convolutions are computed as one matrix product, which is faster than several.
+_FIRST = {
+    **dict.fromkeys(
+        ("Mixed_5b", "Mixed_5c", "Mixed_5d"), ("1x1", "5x5_1", "3x3dbl_1", "_pool")
+    ),
+    "Mixed_6a": ("3x3dbl_1",),
+    **dict.fromkeys(
+        ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"),
+        ("1x1", "7x7_1", "7x7dbl_1", "_pool"),
+    ),
+    "Mixed_7a": ("3x3_1", "7x7x3_1"),
+    "Mixed_7b": ("1x1", "3x3_1", "3x3dbl_1", "_pool"),
+    # Its fourth branch begins with max pooling.
+    "Mixed_7c": ("1x1", "3x3_1", "3x3dbl_1"),
+}
 
 
 def params(weights: Weights) -> Params:
@@ -37,6 +53,9 @@ def params(weights: Weights) -> Params:
             found |= layers.folded_params(
                 weights, f"{block}.conv", f"{block}.bn", epsilon=_EPSILON, name=block
             )
+    for block, branches in _FIRST.items():
+        kernels = [found.pop(f"{block}.branch{name}.kernel") for name in branches]
+        found[f"{block}.kernel"] = jnp.concatenate(kernels, axis=-1)[0, 0]
     return found
 
 
@@ -84,11 +103,10 @@ def features(p: Params, x: Images) -> dict[str, Float[Array, "b _d"]]:
     x = _reduction_17(p, x)
     firsts = {}
     for block in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
-        firsts[block] = _chain(p, block, x, "1x1")
-        x = _block_17(p, block, x, firsts[block])
+        x, firsts[block] = _block_17(p, block, x)
     x = _reduction_8(p, x)
-    x = _block_8(p, "Mixed_7b", x, layers.mean_pool_3x3(x))
-    x = _block_8(p, "Mixed_7c", x, layers.max_pool(x, 3, 1, "SAME"))
+    x = _block_8(p, "Mixed_7b", x)
+    x = _block_8(p, "Mixed_7c", x)
     pool = jnp.mean(x, axis=(1, 2))
     spatial = firsts["Mixed_6d"][..., :7]  # The 7 channels that sFID takes.
     return {
@@ -107,18 +125,20 @@ def _stem(p: Params, x: Images) -> Images:
 
 
 def _block_35(p: Params, block: str, x: Images) -> Images:
+    one, five, double, pooled = _begin(p, block, x)
     return _join(
-        _chain(p, block, x, "1x1"),
-        _chain(p, block, x, "5x5_1", "5x5_2"),
-        _chain(p, block, x, "3x3dbl_1", "3x3dbl_2", "3x3dbl_3"),
-        _chain(p, block, layers.mean_pool_3x3(x), "_pool"),
+        one,
+        _chain(p, block, five, "5x5_2"),
+        _chain(p, block, double, "3x3dbl_2", "3x3dbl_3"),
+        pooled,
     )
 
 
 def _reduction_17(p: Params, x: Images) -> Images:
     """Reduces 35x35 pixels to 17x17."""
     block = "Mixed_6a"
-    double = _chain(p, block, x, "3x3dbl_1", "3x3dbl_2")
+    (double,) = _begin(p, block, x)
+    double = _chain(p, block, double, "3x3dbl_2")
     return _join(
         _unit(p, f"{block}.branch3x3", x, **_HALVE),
         _unit(p, f"{block}.branch3x3dbl_3", double, **_HALVE),
@@ -126,20 +146,23 @@ def _reduction_17(p: Params, x: Images) -> Images:
     )
 
 
-def _block_17(p: Params, block: str, x: Images, first: Images) -> Images:
-    return _join(
-        first,
-        _chain(p, block, x, "7x7_1", "7x7_2", "7x7_3"),
-        _chain(p, block, x, *(f"7x7dbl_{i}" for i in range(1, 6))),
-        _chain(p, block, layers.mean_pool_3x3(x), "_pool"),
+def _block_17(p: Params, block: str, x: Images) -> tuple[Images, Images]:
+    """Returns the output of the block and that of its first branch."""
+    one, seven, double, pooled = _begin(p, block, x)
+    x = _join(
+        one,
+        _chain(p, block, seven, "7x7_2", "7x7_3"),
+        _chain(p, block, double, *(f"7x7dbl_{i}" for i in range(2, 6))),
+        pooled,
     )
+    return x, one
 
 
 def _reduction_8(p: Params, x: Images) -> Images:
     """Reduces 17x17 pixels to 8x8."""
     block = "Mixed_7a"
-    small = _chain(p, block, x, "3x3_1")
-    large = _chain(p, block, x, "7x7x3_1", "7x7x3_2", "7x7x3_3")
+    small, large = _begin(p, block, x)
+    large = _chain(p, block, large, "7x7x3_2", "7x7x3_3")
     return _join(
         _unit(p, f"{block}.branch3x3_2", small, **_HALVE),
         _unit(p, f"{block}.branch7x7x3_4", large, **_HALVE),
@@ -147,15 +170,33 @@ def _reduction_8(p: Params, x: Images) -> Images:
     )
 
 
-def _block_8(p: Params, block: str, x: Images, pooled: Images) -> Images:
-    wide = _chain(p, block, x, "3x3_1")
-    deep = _chain(p, block, x, "3x3dbl_1", "3x3dbl_2")
+def _block_8(p: Params, block: str, x: Images) -> Images:
+    one, wide, deep, *pooled = _begin(p, block, x)
+    deep = _chain(p, block, deep, "3x3dbl_2")
+    if not pooled:
+        pooled = [_chain(p, block, layers.max_pool(x, 3, 1, "SAME"), "_pool")]
     return _join(
-        _chain(p, block, x, "1x1"),
+        one,
         *(_chain(p, block, wide, f"3x3_2{side}") for side in "ab"),
         *(_chain(p, block, deep, f"3x3dbl_3{side}") for side in "ab"),
-        _chain(p, block, pooled, "_pool"),
+        *pooled,
     )
+
+
+def _begin(p: Params, block: str, x: Images) -> list[Images]:
+    """Applies the 1x1 convolutions of a block's input, in the order of `_FIRST`.
+
+    The branch with mean pooling is pooled after its convolution, where there are fewer
+    channels; both are linear, so their order does not matter.
+    """
+    y, found, start = x @ p[f"{block}.kernel"], [], 0
+    for name in _FIRST[block]:
+        bias = p[f"{block}.branch{name}.bias"]
+        part = y[..., start : start + len(bias)]
+        part = layers.mean_pool_3x3(part) if name == "_pool" else part
+        found.append(jax.nn.relu(part + bias))
+        start += len(bias)
+    return found
 
 
 def _unit(p: Params, name: str, x: Images, **options: Any) -> Images:
