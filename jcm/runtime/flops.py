@@ -13,7 +13,7 @@ from typing import Any
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
-def count(program: ClosedJaxpr | Jaxpr) -> int:
+def count(program: ClosedJaxpr | Jaxpr, *, loops_once: bool = False) -> int:
     """Returns the number of operations of all devices together.
 
     What the backward pass computes again is counted again. A `while` loop counts as one
@@ -21,6 +21,8 @@ def count(program: ClosedJaxpr | Jaxpr) -> int:
 
     Args:
       program: such as `jax.jit(f).trace(...).jaxpr`.
+      loops_once: whether a `scan` counts as one iteration too, as in the cost analysis
+        of a compiled program. One that is unrolled is no loop.
     """
     jaxpr = getattr(program, "jaxpr", program)
     total = 0
@@ -48,8 +50,12 @@ def count(program: ClosedJaxpr | Jaxpr) -> int:
             # again, which is not counted.
             products = 4 if "_bwd" in name else 2
             total += products * 2 * math.prod(shapes[0]) * shapes[1][1]
-        iterations = params["length"] if name == "scan" else 1
-        total += iterations * sum(map(count, _inner(params.values())))
+        iterations = 1
+        if name == "scan":
+            unrolled = min(params["unroll"], params["length"])
+            iterations = unrolled if loops_once else params["length"]
+        inner = _inner(params.values())
+        total += iterations * sum(count(each, loops_once=loops_once) for each in inner)
     return total
 
 

@@ -13,9 +13,9 @@ from jcm.runtime import flops
 from jcm.runtime.errors import JcmError
 
 
-def _count(function, *shapes):
+def _count(function, *shapes, **settings):
     arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    return flops.count(jax.jit(function).trace(*arrays).jaxpr)
+    return flops.count(jax.jit(function).trace(*arrays).jaxpr, **settings)
 
 
 def _conv(x, kernel, stride=1):
@@ -71,6 +71,7 @@ def test_every_iteration_of_a_loop_is_counted():
         return jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=5)[0]
 
     assert _count(five, (3, 3), (3, 3)) == 5 * 2 * 27
+    assert _count(five, (3, 3), (3, 3), loops_once=True) == 2 * 27
     unrolled = jax.jit(
         lambda x, w: jax.lax.scan(
             lambda x, _: (x @ w, None), x, None, length=5, unroll=True
@@ -78,6 +79,7 @@ def test_every_iteration_of_a_loop_is_counted():
     )
     one = jax.ShapeDtypeStruct((3, 3), jnp.float32)
     assert flops.count(unrolled.trace(one, one).jaxpr) == 5 * 2 * 27
+    assert flops.count(unrolled.trace(one, one).jaxpr, loops_once=True) == 5 * 2 * 27
 
 
 def test_the_count_equals_that_of_the_compiler():
@@ -142,6 +144,9 @@ def test_what_fits_on_described_devices(tiny, monkeypatch):
     assert asked == [("v5e:2x2", "tpu", {"num_slices": 2})]
     assert found["devices"] == 4 and found["compile_seconds"] > 0
     assert found["train_planned_memory_gib"] > 0
+    # Only the compiler for TPUs estimates a time.
+    assert found["estimated_train_step_seconds"] is None
+    assert found["estimated_train_step_gib"] > 0
     with pytest.raises(JcmError, match="batch_size=6 must be a multiple of .* 4 x 1"):
         speed.fit(tiny("digits_cd", **{"train.batch_size": 6}), "v5e:2x2")
 

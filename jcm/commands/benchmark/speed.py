@@ -135,9 +135,8 @@ def fit(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
 
     Returns:
       Numbers by name, with the memory that each device needs. The least time of a step
-      is that of its matrix products at the peak rate of the chip. The estimated time is
-      the compiler's, without communication; None if it estimates none, or for several
-      micro-batches, of which the compiler counts one.
+      is that of its matrix products at the peak rate of the chip. The compiler
+      estimates another time, and the bytes that a device reads and writes.
 
     Raises:
       JcmError: if the topology is unknown, libtpu is missing, or the step does not fit.
@@ -169,24 +168,24 @@ def fit(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
             name: round(size / 2**20) for name, size in plan.parts.items()
         },
         "least_train_step_seconds": peak and step / peak,
-        **_estimate(config, compiled),
+        **_estimate(program, compiled),
     }
 
 
-def _estimate(config: ConfigDict, compiled: jax.stages.Compiled) -> dict[str, Any]:
-    """Returns what the TPU compiler estimates for a step of each device.
+def _estimate(program: Program, compiled: jax.stages.Compiled) -> dict[str, Any]:
+    """Returns what the compiler estimates for a step; None where it estimates nothing.
 
-    It counts one of several micro-batches, which are a loop.
+    It counts one iteration of each loop, such as that over the two stages of Heun's
+    method. The numbers are multiplied by the ratio of all FLOPs to those it counts.
     """
-    names = {
-        "estimated_train_step_seconds": "optimal_seconds",
-        "estimated_train_bytes": "bytes accessed",
-    }
+    jaxpr = program.traced.jaxpr
+    loops = flops_lib.count(jaxpr) / flops_lib.count(jaxpr, loops_once=True)
     found = compiled.cost_analysis() or {}
-    counts_all = config.train.accumulate == 1
-    level = jax.config.values["jax_optimization_level"]
-    return {"optimization_level": level} | {
-        name: found.get(key) if counts_all else None for name, key in names.items()
+    seconds, size = found.get("optimal_seconds"), found.get("bytes accessed")
+    return {
+        "optimization_level": jax.config.values["jax_optimization_level"],
+        "estimated_train_step_seconds": seconds and seconds * loops,
+        "estimated_train_step_gib": size and size * loops / 2**30,
     }
 
 
