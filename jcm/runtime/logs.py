@@ -85,12 +85,22 @@ def _is_relevant(record: std_logging.LogRecord) -> bool:
     """
     if _PACKAGE in pathlib.Path(record.pathname).parents:
         return True
-    files = [record.pathname]
-    if record.name == "asyncio" and record.exc_info:
-        frames = traceback.walk_tb(record.exc_info[2])
-        files += [frame.f_code.co_filename for frame, _ in frames]
-    is_orbax = any("orbax" in pathlib.Path(file).parts for file in files)
+    is_orbax = "orbax" in pathlib.Path(record.pathname).parts or _is_abandoned(record)
     return record.levelno >= std_logging.WARNING and not is_orbax
+
+
+def _is_abandoned(record: std_logging.LogRecord) -> bool:
+    """Returns whether a task of orbax, or a write of TensorStore, ended with an error.
+
+    An error of TensorStore in C++ has no traceback, and names its kind of database.
+    """
+    if record.name != "asyncio" or not record.exc_info:
+        return False
+    _, error, trace = record.exc_info
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)]
+    if not files:
+        return "OCDBT database" in str(error)
+    return any("orbax" in pathlib.Path(file).parts for file in files)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Tests of the scores: closed forms, numbers of others, good and bad images."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage.data
@@ -148,7 +149,7 @@ def test_the_smallest_elements_are_those_that_sorting_finds(count, size):
     found[1, ::2] = np.inf
     expected = np.sort(found, axis=1)[:, :count]
     for axis, array in ((1, found), (0, found.T)):
-        least = precision_recall._smallest(array, count, axis)
+        least = precision_recall._smallest(jnp.asarray(array), count, axis)
         np.testing.assert_array_equal(least, expected)
 
 

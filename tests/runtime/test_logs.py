@@ -73,21 +73,30 @@ def test_only_errors_of_tensorstore_are_hidden(monkeypatch):
 
 def test_abandoned_tasks_of_orbax_are_hidden(caplog):
     """Orbax writes arrays in tasks, and the first error abandons the others."""
-    source = "async def write(): raise ValueError('no space')"
 
-    def abandon(file):
-        names = {}
-        exec(compile(source, file, "exec"), names)
-
-        async def start():
-            task = asyncio.ensure_future(names["write"]())
+    def abandon(start):
+        async def start_and_drop():
+            made = start()
             await asyncio.sleep(0)
-            del task
+            del made
 
-        asyncio.run(start())
+        asyncio.run(start_and_drop())
         gc.collect()
         return [record.name for record in caplog.records]
 
+    def task_in(file):
+        names = {}
+        source = "async def write(): raise ValueError('no space')"
+        exec(compile(source, file, "exec"), names)
+        return asyncio.ensure_future(names["write"]())
+
+    def future(message):
+        made = asyncio.get_running_loop().create_future()
+        made.set_exception(ValueError(message))
+        return made
+
     with logs.shown():
-        assert abandon("/env/orbax/checkpoint/serialization.py") == []
-        assert abandon("/env/others/serialization.py") == ["asyncio"]
+        assert not abandon(lambda: task_in("/env/orbax/checkpoint/serialization.py"))
+        assert not abandon(lambda: future('Error writing "a" in OCDBT database'))
+        assert abandon(lambda: task_in("/env/other/serialization.py")) == ["asyncio"]
+        assert abandon(lambda: future("no space")) == ["asyncio", "asyncio"]

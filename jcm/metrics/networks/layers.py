@@ -1,14 +1,13 @@
 """Layers of published networks, with weights as PyTorch stores them."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jcm.networks.layers import convolve
 from jcm.runtime.arrays import check_floats
 from jcm.runtime.errors import JcmError
 
@@ -90,42 +89,26 @@ def conv(
       padding: "SAME", "VALID", or the number of zeros on every side.
     """
     kernel = params[f"{name}.kernel"].astype(x.dtype)
-    if padding == "VALID":
-        y = jax.lax.platform_dependent(
-            x,
-            cpu=lambda x: _convolve_inside(x, kernel, stride),
-            default=lambda x: _convolve(x, kernel, stride, padding),
+
+    def padded(pads: str | Sequence) -> Callable[[Images], Images]:
+        return lambda x: jax.lax.conv_general_dilated(
+            *(x, kernel, (stride, stride), pads),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
+
+    def by_one_more_row(x: Images) -> Images:
+        # XLA for CPUs takes up to five times longer if nothing at all is padded.
+        rows = (x.shape[1] - kernel.shape[0]) // stride + 1
+        return padded([(0, 1), (0, 0)])(x)[:, :rows]
+
+    if kernel.shape[:2] == (1, 1) and stride == 1:
+        y = x @ kernel[0, 0]
+    elif padding == "VALID":
+        y = jax.lax.platform_dependent(x, cpu=by_one_more_row, default=padded("VALID"))
     else:
         pads = [(padding, padding)] * 2 if isinstance(padding, int) else padding
-        y = _convolve(x, kernel, stride, pads)
+        y = padded(pads)(x)
     return y + params[f"{name}.bias"].astype(x.dtype)
-
-
-def _convolve(
-    x: Images, kernel: Array, stride: int, pads: str | Sequence[tuple[int, int]]
-) -> Images:
-    square = kernel.shape[0] == kernel.shape[1]
-    function = convolve if square else jax.lax.conv_general_dilated
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return function(x, kernel, (stride, stride), pads, dimension_numbers=numbers)
-
-
-def _convolve_inside(x: Images, kernel: Array, stride: int) -> Images:
-    """Convolves without padding, on a CPU.
-
-    XLA takes up to five times longer if nothing is padded. Instead, outputs at the
-    border are computed and cut off.
-    """
-    height, width = (
-        (size - length) // stride + 1
-        for size, length in zip(x.shape[1:3], kernel.shape[:2], strict=True)
-    )
-    if stride > 1:
-        return _convolve(x, kernel, stride, [(0, 1), (0, 0)])[:, :height]
-    top, left = ((length - 1) // 2 for length in kernel.shape[:2])
-    y = _convolve(x, kernel, stride, "SAME")
-    return y[:, top : top + height, left : left + width]
 
 
 def depthwise(params: Params, name: str, x: Images, *, stride: int) -> Images:
@@ -191,7 +174,9 @@ def max_pool(
 
     height, width = x.shape[1:3]
     window, step = (1, size, size, 1), (1, stride, stride, 1)
-    pads = jax.lax.padtype_to_pads(x.shape, window, step, padding)
+    pads = padding
+    if isinstance(padding, str):
+        pads = jax.lax.padtype_to_pads(x.shape, window, step, padding)
     if size != stride or padding != "VALID" or height % size or width % size:
         return jax.lax.platform_dependent(x, cpu=by_shifts, default=by_windows)
     return jax.lax.platform_dependent(x, tpu=by_windows, default=by_tiles)
@@ -202,7 +187,10 @@ def mean_pool_3x3(x: Images) -> Images:
     for axis in (1, 2):
         zeros = [(int(a == axis),) * 2 for a in range(4)]
         ones = jnp.ones([n if a == axis else 1 for a, n in enumerate(x.shape)], x.dtype)
-        total, count = (sum(_shifted(jnp.pad(y, zeros), axis, 3, 1)) for y in (x, ones))
+        total, count = (
+            functools.reduce(jnp.add, _shifted(jnp.pad(y, zeros), axis, 3, 1))
+            for y in (x, ones)
+        )
         x = total / count
     return x
 
@@ -212,9 +200,10 @@ def _shifted(x: Images, axis: int, size: int, stride: int) -> list[Images]:
 
     On a CPU, a sum or maximum of them is several times faster than `reduce_window`.
     """
-    last = (x.shape[axis] - size) // stride * stride
+    count = max((x.shape[axis] - size) // stride + 1, 0)
+    before = (slice(None),) * axis
     return [
-        jax.lax.slice_in_dim(x, start, start + last + 1, stride, axis)
+        x[(*before, slice(start, start + count * stride, stride))]
         for start in range(size)
     ]
 
