@@ -92,9 +92,9 @@ def _convolve(x: Array, weight: Array) -> Array:
     )
     tiles = -(-height // _OUT), -(-width // _OUT)
     split = products.reshape(_TILE, _TILE, batch, *tiles, -1)
-    rows = jnp.stack(_combine(_OUTPUTS, list(split)))
+    rows = jnp.stack(_from_points(_OUTPUTS, list(split)))
     rows = jnp.moveaxis(rows, 0, 3)  # (tile, b, th, 4, tw, d)
-    outputs = jnp.stack(_combine(_OUTPUTS, list(rows)), axis=4)
+    outputs = jnp.stack(_from_points(_OUTPUTS, list(rows)), axis=4)
     whole = outputs.reshape(batch, tiles[0] * _OUT, tiles[1] * _OUT, -1)
     return whole[:, :height, :width]
 
@@ -124,8 +124,8 @@ def _input_tiles(x: Array) -> Array:
         for tiles, size in ((down, height), (across, width))
     ]
     x = jnp.pad(x, ((0, 0), *ends, (0, 0)))
-    rows = jnp.stack(_combine(_INPUTS, _shifted(x, 1, down)))
-    columns = jnp.stack(_combine(_INPUTS, _shifted(rows, 3, across)), axis=1)
+    rows = jnp.stack(_to_points(_INPUTS, _shifted(x, 1, down)))
+    columns = jnp.stack(_to_points(_INPUTS, _shifted(rows, 3, across)), axis=1)
     return columns.reshape(_TILE * _TILE, batch * down * across, channels)
 
 
@@ -136,9 +136,9 @@ def _output_tiles(y: Array) -> Array:
     ends = ((0, down * _OUT - height), (0, across * _OUT - width))
     y = jnp.pad(y, ((0, 0), *ends, (0, 0)))
     y = y.reshape(batch, down, _OUT, across * _OUT, channels)
-    rows = jnp.stack(_combine(_OUTPUTS.T, list(jnp.moveaxis(y, 2, 0))))
+    rows = jnp.stack(_to_points(_OUTPUTS.T, list(jnp.moveaxis(y, 2, 0))))
     rows = rows.reshape(_TILE, batch, down, across, _OUT, channels)
-    columns = _combine(_OUTPUTS.T, list(jnp.moveaxis(rows, 4, 0)))
+    columns = _to_points(_OUTPUTS.T, list(jnp.moveaxis(rows, 4, 0)))
     return jnp.stack(columns, axis=1).reshape(_TILE * _TILE, -1, channels)
 
 
@@ -150,19 +150,38 @@ def _shifted(x: Array, axis: int, tiles: int) -> list[Array]:
     ]
 
 
-def _combine(matrix: np.ndarray, parts: list[Array]) -> list[Array]:
-    """Returns the product of a matrix with parts; zeros cost nothing."""
+def _to_points(matrix: np.ndarray, parts: list[Array]) -> list[Array]:
+    """Returns `matrix @ parts`, where each row of the matrix belongs to a point.
+
+    The rows of two opposite points differ in the signs of their odd elements alone.
+    """
+    rows = [_sum(matrix[0], parts)]
+    for row in matrix[1:-1:2]:
+        even, odd = (_sum(row[i::2], parts[i::2]) for i in (0, 1))
+        rows += [even + odd, even - odd]
+    return [*rows, _sum(matrix[-1], parts)]
+
+
+def _from_points(matrix: np.ndarray, parts: list[Array]) -> list[Array]:
+    """Returns `matrix @ parts`, where each column of the matrix belongs to a point."""
+    pairs = list(zip(parts[1:-1:2], parts[2:-1:2], strict=True))
+    sums = [parts[0], *(one + other for one, other in pairs), parts[-1]]
+    differences = [parts[0], *(one - other for one, other in pairs), parts[-1]]
+    columns = [0, *range(1, len(parts) - 1, 2), -1]
     return [
-        functools.reduce(
-            operator.add,
-            [
-                part if factor == 1 else part * np.asarray(factor, part.dtype)
-                for factor, part in zip(row, parts, strict=True)
-                if factor
-            ],
-        )
-        for row in matrix
+        _sum(row[columns], differences if power % 2 else sums)
+        for power, row in enumerate(matrix)
     ]
+
+
+def _sum(factors: np.ndarray, parts: list[Array]) -> Array:
+    """Returns the sum of parts times factors; zeros cost nothing."""
+    terms = [
+        part if factor == 1 else part * np.asarray(factor, part.dtype)
+        for factor, part in zip(factors, parts, strict=True)
+        if factor
+    ]
+    return functools.reduce(operator.add, terms)
 
 
 def _flipped(weight: Array) -> Array:
