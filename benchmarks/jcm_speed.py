@@ -11,10 +11,12 @@ from cases import random_weights
 
 from jcm import main
 from jcm.metrics import weights
+from jcm.runtime import large_pages
 
 
 def run() -> None:
     """Runs the command with the arguments of the command line."""
+    large_pages.restart("jcm_speed.py")  # as `jcm` does
     weights.read = random_weights
     sys.argv[1:1] = ["benchmark", "speed"]
     main.command_line()

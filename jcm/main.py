@@ -126,7 +126,7 @@ def _config_and_workdir(
 
 def command_line() -> None:
     """Runs the program with the arguments of the command line."""
-    large_pages.restart()
+    large_pages.restart("jcm", "jcm.main")
     cli.run(main)
 
 

@@ -7,11 +7,9 @@ import sys
 VARIABLE = "GLIBC_TUNABLES"
 """The environment variable that the C library of Linux reads at the start."""
 _SETTING = "glibc.malloc.hugetlb"
-# How Python is told to run the program: by the script, or by `-m` and the module.
-_PROGRAMS = ("jcm", "jcm.main")
 
 
-def restart() -> None:
+def restart(*programs: str) -> None:
     """Starts the program again in the same process, with large pages of memory.
 
     XLA allocates the memory of a training step anew for each one. Linux then maps more
@@ -19,10 +17,14 @@ def restart() -> None:
     2 MiB it is a hundredth. The C library reads the setting only at the start. Nothing
     happens on other systems, in a process that was started for something else, such as
     a notebook, or if the user has set the variable.
+
+    Args:
+      *programs: names by which Python is told to run the program: that of a script, or,
+        after `-m`, of a module.
     """
     known = os.environ.get(VARIABLE, "")
     named = (each for each in sys.orig_argv[1:] if not each.startswith("-"))
-    if os.path.basename(next(named, "")) not in _PROGRAMS:
+    if os.path.basename(next(named, "")) not in programs:
         return
     if platform.libc_ver()[0] != "glibc" or _SETTING in known:
         return

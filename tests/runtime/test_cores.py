@@ -22,7 +22,7 @@ _RESTART = """
 import os, sys
 from jcm.runtime import large_pages
 print("started", os.getpid(), flush=True)
-large_pages.restart()
+large_pages.restart("jcm", "jcm.main")
 print(os.environ["GLIBC_TUNABLES"], sys.argv[1:])
 """
 
