@@ -23,7 +23,7 @@ _PAGES = [
     ROOT / "launch/README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-_FOLDERS = "benchmarks|configs|docs|jcm|launch|notebooks|tests"
+_FOLDERS = "configs|docs|jcm|launch|notebooks|tests"
 # A command, such as "jcm train", or a script that passes its arguments on to one.
 _COMMAND = re.compile(r"-m jcm\.main\b|launch/(?:local|gpu)\.sh|(?<![\w./-])jcm (?=\S)")
 # Of configs/, told from other code spans by the data set that they begin with.

@@ -319,12 +319,15 @@ CONFIG = (
     *_CONFIG,
     dataclasses.replace(_WORKDIR, doc="folder of a run, whose config is printed"),
 )
-SPEED = (
+_MEASURED = (
     dataclasses.replace(
         _CONFIG[0],
         doc="config to measure, such as configs/digits_cd.py, which :smoke shrinks",
     ),
     _CONFIG[1],
+)
+SPEED = (
+    *_MEASURED,
     Flag(
         "repeats",
         "N",
@@ -355,7 +358,7 @@ LATENCY = (
     Flag("calls", "N", "number of timed calls of each kind", 100, _whole(1)),
 )
 INPUT = (
-    *SPEED[:2],
+    *_MEASURED,
     Flag("seconds", "X", "time to measure each part for", 2.0, _positive),
 )
 SCORES = (

@@ -80,18 +80,10 @@ class _Part:
         labels = np.empty(len(numbers), np.int32)
         for i, source in enumerate(self._sources):
             places = np.flatnonzero(sources == i).tolist()
-            found = _read(source, inside[places].tolist())
+            found = source.__getitems__(inside[places].tolist())
             for place, record in zip(places, found, strict=True):
                 images[place], labels[place] = record["image"], record["label"]
         return {"image": images, "label": labels}
-
-
-def _read(source: Any, numbers: list[int]) -> Sequence[dict[str, Any]]:
-    """Returns some records of a source of tfds."""
-    try:
-        return source.__getitems__(numbers)
-    except TypeError:  # the mocks of tfds.testing return single records only
-        return [source[number] for number in numbers]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -109,6 +109,8 @@ class Checked:
         """
         try:
             return self._records.take(numbers)
+        except (MemoryError, IndexError):  # no damage
+            raise
         except Exception as error:  # array_record raises many types
             for i in range(len(numbers) if len(numbers) > 1 else 0):
                 self.take(numbers[i : i + 1])  # raises at the first that is damaged

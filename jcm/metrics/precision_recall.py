@@ -199,10 +199,22 @@ def _merge(best: Array, found: Array, axis: int) -> Array:
 
 
 def _smallest(found: Array, count: int, axis: int) -> Array:
-    """Returns the `count` smallest elements along an axis of a matrix, (n, count).
+    """Returns the `count` smallest elements along an axis of a matrix, (n, count)."""
+
+    def sort(found: Array) -> Array:
+        found = found if axis == 1 else found.T
+        return -jax.lax.top_k(-found, count)[0]
+
+    return jax.lax.platform_dependent(
+        found, cpu=lambda found: sort(_few(found, count, axis)), default=sort
+    )
+
+
+def _few(found: Array, count: int, axis: int) -> Array:
+    """Returns a part of the elements that has the `count` smallest along an axis.
 
     Slices of the matrix are sorted into `count` others element by element. These keep
-    the smallest ones of each place in a slice, which are few. On a CPU this is several
+    the smallest ones of each place in a slice. On a CPU this makes the search several
     times faster than `jax.lax.top_k` of the whole matrix.
     """
 
@@ -215,15 +227,13 @@ def _smallest(found: Array, count: int, axis: int) -> Array:
         return sorted_in
 
     slices = found.shape[axis] // _SLICE
-    if slices > count:
-        empty = jnp.full_like(
-            jax.lax.slice_in_dim(found, 0, _SLICE, axis=axis), jnp.inf
-        )
-        kept = jax.lax.fori_loop(0, slices, insert, [empty] * count)
-        rest = jax.lax.slice_in_dim(found, slices * _SLICE, None, axis=axis)
-        found = jnp.concatenate([*kept, rest], axis)
-    found = found if axis == 1 else found.T
-    return -jax.lax.top_k(-found, count)[0]
+    if slices <= count:
+        return found
+    first = jax.lax.slice_in_dim(found, 0, _SLICE, axis=axis)
+    empty = jnp.full_like(first, jnp.inf)
+    kept = jax.lax.fori_loop(0, slices, insert, [empty] * count)
+    rest = jax.lax.slice_in_dim(found, slices * _SLICE, None, axis=axis)
+    return jnp.concatenate([*kept, rest], axis)
 
 
 @jax.jit

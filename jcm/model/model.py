@@ -85,6 +85,9 @@ class Model:
         self.workdir, self.about = workdir, about or card.About()
         self._batch_size = batch_size or config.sample.batch_size
         self._denoise = jax.jit(denoiser)
+        # Weights, and their copies on every device.
+        self._copied: list[Any] = []
+        self._copies: Params = {}
 
     @property
     def params(self) -> Params:
@@ -99,18 +102,21 @@ class Model:
     def params(self, params: Params) -> None:
         check_finite(params, "use an earlier checkpoint, or copy the file again")
         self._params = params
-        for name in ("_digest", "_placed"):
-            vars(self).pop(name, None)
+        vars(self).pop("_digest", None)
 
     @functools.cached_property
     def sampler(self) -> Sampler:
         """The compiled sampler on this process's devices."""
         return Sampler(self.denoiser, batch_size=self._batch_size)
 
-    @functools.cached_property
+    @property
     def _placed(self) -> Params:
         """The weights on every device of this process."""
-        return self.sampler.place(self.params)
+        leaves = jax.tree.leaves(self.params)
+        # A weight may also have been replaced in the tree itself.
+        if [*map(id, leaves)] != [*map(id, self._copied)]:
+            self._copied, self._copies = leaves, self.sampler.place(self.params)
+        return self._copies
 
     @property
     def edit(self) -> Editor:

@@ -1,5 +1,6 @@
 """Layers that all networks share."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -96,6 +97,23 @@ def initializer(scale: float) -> nnx.Initializer:
     return nnx.initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
 
 
+_NHWC = ("NHWC", "HWIO", "NHWC")
+# Values of the settings of `jax.lax.conv_general_dilated` that change nothing.
+_PLAIN = {
+    "lhs_dilation": (None, (1, 1)),
+    "rhs_dilation": (None, (1, 1)),
+    "dimension_numbers": (
+        _NHWC,
+        jax.lax.conv_dimension_numbers((1,) * 4, (1,) * 4, _NHWC),
+    ),
+    "feature_group_count": (1,),
+    "batch_group_count": (1,),
+    "precision": (None,),
+    "preferred_element_type": (None,),
+    "out_sharding": (None,),
+}
+
+
 def convolve(
     x: Float[Array, "b h w c"],
     weight: Float[Array, "k k c d"],
@@ -113,13 +131,19 @@ def convolve(
       **others: what else `jax.lax.conv_general_dilated` takes; `flax.nnx.Conv` passes
         the values that change nothing.
     """
-    size, plain = weight.shape[0], tuple(strides) == (1, 1) and x.dtype == jnp.float32
-    same = padding == "SAME" or list(padding) == [(size // 2, size // 2)] * 2
-    if plain and same and size == 1:
+    sizes = weight.shape[:2]
+    plain = (
+        tuple(strides) == (1, 1)
+        and x.dtype == weight.dtype == jnp.float32
+        and all(value in _PLAIN.get(name, ()) for name, value in others.items())
+        and (padding == "SAME" or list(padding) == [(n // 2, n // 2) for n in sizes])
+    )
+    if plain and sizes == (1, 1):
         # As two matrices, so that XLA does not transpose x for the gradient.
-        flat = x.reshape(-1, x.shape[-1]) @ weight[0, 0]
-        return flat.reshape(*x.shape[:-1], -1)
-    if plain and same and winograd.pays_off(x.shape, weight.shape):
+        pixels = math.prod(x.shape[:-1])
+        flat = x.reshape(pixels, x.shape[-1]) @ weight[0, 0]
+        return flat.reshape(*x.shape[:-1], weight.shape[-1])
+    if plain and winograd.pays_off(x.shape, weight.shape):
         return winograd.convolve(x, weight)
     return jax.lax.conv_general_dilated(x, weight, strides, padding, **others)
 

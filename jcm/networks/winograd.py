@@ -8,6 +8,7 @@ algorithms themselves and the units of TPUs multiply faster than they add.
 """
 
 import functools
+import math
 import operator
 from collections.abc import Callable
 
@@ -52,8 +53,11 @@ def convolve(
 ) -> Float[Array, "b h w d"]:
     """Convolves images with a 3×3 filter; borders are padded with zeros.
 
-    Any derivative can be taken. Batched by `jax.vmap`, it is XLA's convolution.
+    Any derivative can be taken. Only float32 uses Winograd's algorithm: it would lose
+    digits of a shorter type, and fractions of integers.
     """
+    if x.dtype != jnp.float32 or weight.dtype != jnp.float32:
+        return _xla_convolve(x, weight)
     return _convolve_3x3(x, weight)
 
 
@@ -91,11 +95,12 @@ def _convolve(x: Array, weight: Array) -> Array:
         _input_tiles(x), _transform_weight(weight), (((2,), (1,)), ((0,), (0,)))
     )
     tiles = -(-height // _OUT), -(-width // _OUT)
-    split = products.reshape(_TILE, _TILE, batch, *tiles, -1)
+    split = products.reshape(_TILE, _TILE, batch, *tiles, weight.shape[-1])
     rows = jnp.stack(_from_points(_OUTPUTS, list(split)))
     rows = jnp.moveaxis(rows, 0, 3)  # (tile, b, th, 4, tw, d)
     outputs = jnp.stack(_from_points(_OUTPUTS, list(rows)), axis=4)
-    whole = outputs.reshape(batch, tiles[0] * _OUT, tiles[1] * _OUT, -1)
+    sizes = tiles[0] * _OUT, tiles[1] * _OUT
+    whole = outputs.reshape(batch, *sizes, weight.shape[-1])
     return whole[:, :height, :width]
 
 
@@ -104,8 +109,9 @@ def _correlate(x: Array, y: Array) -> Array:
         _input_tiles(x), _output_tiles(y), (((1,), (1,)), ((0,), (0,)))
     )
     transform = jnp.asarray(np.kron(_FILTERS, _FILTERS).T, x.dtype)
-    flat = transform @ products.reshape(_TILE * _TILE, -1)
-    return flat.reshape(_TAPS, _TAPS, *products.shape[1:])
+    filters = products.shape[1:]
+    flat = transform @ products.reshape(_TILE * _TILE, math.prod(filters))
+    return flat.reshape(_TAPS, _TAPS, *filters)
 
 
 def _transform_weight(weight: Array) -> Array:
@@ -139,7 +145,8 @@ def _output_tiles(y: Array) -> Array:
     rows = jnp.stack(_to_points(_OUTPUTS.T, list(jnp.moveaxis(y, 2, 0))))
     rows = rows.reshape(_TILE, batch, down, across, _OUT, channels)
     columns = _to_points(_OUTPUTS.T, list(jnp.moveaxis(rows, 4, 0)))
-    return jnp.stack(columns, axis=1).reshape(_TILE * _TILE, -1, channels)
+    points = jnp.stack(columns, axis=1)
+    return points.reshape(_TILE * _TILE, batch * down * across, channels)
 
 
 def _shifted(x: Array, axis: int, tiles: int) -> list[Array]:
@@ -195,6 +202,7 @@ _convolve_3x3 = primitives.bilinear(
     _xla_convolve,
     lambda gradient, weight: convolve(gradient, _flipped(weight)),
     lambda gradient, x: _weight_gradient_3x3(x, gradient),
+    by_row=True,
 )
 _weight_gradient_3x3: Callable[[Array, Array], Array] = primitives.bilinear(
     "weight_gradient_3x3",

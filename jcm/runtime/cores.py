@@ -3,7 +3,9 @@
 What the user has set is left as it is, and `settings` reports it.
 """
 
+import contextlib
 import os
+import pathlib
 from typing import Any
 
 import jax
@@ -17,12 +19,27 @@ _MAX_DEVICES = 16
 # after the other on the same thread.
 _THREADS = 2
 _DEVICES_FLAG = "xla_force_host_platform_device_count"
+# The value of NPROC that a program of jcm has set, which is not the user's.
+_OURS = "JCM_NPROC"
+_QUOTA = pathlib.Path("/sys/fs/cgroup/cpu.max")
 
 
 def usable() -> list[int]:
-    """Returns the numbers of the cores that this process may use."""
+    """Returns the numbers of the cores that this process may run on."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
+
+
+def count() -> int:
+    """Returns how many cores this process may use: fewer with a quota of a container.
+
+    A container may run on all cores and yet get the time of a few.
+    """
+    found = len(usable())
+    with contextlib.suppress(OSError, ValueError):  # no cgroup v2, or "max"
+        quota, period = map(int, _QUOTA.read_text().split())
+        found = min(found, max(1, quota // period))
+    return found
 
 
 def choose(cores: int, batch_size: int) -> tuple[int, int]:
@@ -41,17 +58,21 @@ def choose(cores: int, batch_size: int) -> tuple[int, int]:
 def use_all(batch_size: int) -> None:
     """Creates the CPU devices and sets the threads that `choose` returns.
 
-    What the user has set is kept and logged. Call this before any other use of JAX.
+    What the user has set is kept and logged. A process that this one starts chooses for
+    itself again. Call this before any other use of JAX.
 
     Args:
       batch_size: images of which each device gets an equal part.
     """
-    devices, threads = choose(len(usable()), batch_size)
-    own = {"NPROC": str(threads)}  # XLA reads it when the first array is made
+    devices, threads = choose(count(), batch_size)
+    if os.environ.get("NPROC", "") == os.environ.get(_OURS, ""):
+        # XLA reads it when the first array is made.
+        os.environ["NPROC"] = os.environ[_OURS] = str(threads)
+    names = ("NPROC", "XLA_FLAGS", "JAX_NUM_CPU_DEVICES", large_pages.VARIABLE)
     chosen = {
-        name: os.environ[name]
-        for name in (*own, "XLA_FLAGS", "JAX_NUM_CPU_DEVICES")
-        if os.environ.get(name, "") not in ("", own.get(name))
+        name: value
+        for name in names
+        if (value := os.environ.get(name, "")) and not _is_ours(name, value)
     }
     if chosen:
         logging.info(
@@ -60,7 +81,13 @@ def use_all(batch_size: int) -> None:
         )
     if not _devices_are_set():
         jax.config.update("jax_num_cpu_devices", devices)
-    os.environ.update(own | chosen)
+
+
+def _is_ours(name: str, value: str) -> bool:
+    """Returns whether a program of jcm has set a variable, and not the user."""
+    if name == "NPROC":
+        return value == os.environ.get(_OURS)
+    return name == large_pages.VARIABLE and value == large_pages.SETTING
 
 
 def _devices_are_set() -> bool:
@@ -75,7 +102,7 @@ def settings() -> dict[str, Any]:
     """Returns what decides how fast this process computes on a CPU, by name."""
     names = ("NPROC", "XLA_FLAGS", large_pages.VARIABLE)
     return {
-        "cores": len(usable()),
+        "cores": count(),
         "devices": jax.local_device_count(),
         **{name: os.environ.get(name, "") for name in names},
     }

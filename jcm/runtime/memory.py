@@ -7,8 +7,16 @@ import pathlib
 import resource
 import sys
 
-# M_ARENA_MAX in malloc.h of glibc.
-_ARENA_MAX = -8
+# Settings of mallopt in malloc.h of glibc.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
+KEPT_PART = 2**25
+"""The largest piece of memory in bytes that `keep_freed` keeps, a limit of glibc."""
+_POOL = 2**26  # the size of a part of a pool in glibc
+_LARGE = 2**22
+# A step runs on any of two threads for each device, and each has its own pool.
+_POOLS = 2
+# The share of the available memory that may be kept.
+_KEPT_SHARE = 1 / 4
 
 
 def peak_gib() -> float:
@@ -44,6 +52,29 @@ def share_pools() -> None:
     found = getattr(ctypes.CDLL(None), "mallopt", None)
     if found is not None:
         found(_ARENA_MAX, 2)
+
+
+def keep_freed(size: int) -> None:
+    """Lets glibc keep the memory that a step frees for the next one.
+
+    Otherwise each step asks Linux for its memory, which clears it page by page. On
+    virtual machines that return free memory to their host, this is a fifth of the time
+    of a step on two cores. What is kept can be twice what the devices need at a time;
+    nothing is kept if that is more than a quarter of the available memory.
+
+    Args:
+      size: what a step of all devices needs at a time, in bytes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # another C library
+        return
+    free = available()
+    if free is not None and _POOLS * size > _KEPT_SHARE * free:
+        mallopt(_MMAP_THRESHOLD, _LARGE)
+        return
+    mallopt(_MMAP_THRESHOLD, KEPT_PART)
+    mallopt(_TRIM_THRESHOLD, 2**30)
+    mallopt(_TOP_PAD, _POOL)
 
 
 def available() -> int | None:

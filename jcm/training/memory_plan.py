@@ -64,6 +64,12 @@ def make(state: Any, frozen: Any, batch: Any, compiled: Any, limit: int | None) 
     return Plan({name: value for name, value in held.items() if value}, limit)
 
 
+def keep(plan: Plan) -> None:
+    """Lets a CPU keep the memory of a step from one to the next if it has enough."""
+    if jax.default_backend() == "cpu":
+        memory.keep_freed(plan.parts["step"] * jax.local_device_count())
+
+
 def check(plan: Plan, config: ConfigDict) -> None:
     """Checks that a plan fits.
 

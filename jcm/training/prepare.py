@@ -214,6 +214,7 @@ def _compile(setup: Setup) -> jax.stages.Compiled:
     logging.info("%s", plan)
     with distributed.fail_together():
         memory_plan.check(plan, config)
+    memory_plan.keep(plan)
     return train_step
 
 

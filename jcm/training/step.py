@@ -21,6 +21,9 @@ from jcm.runtime.errors import JcmError
 from jcm.training.averages import Average, ema
 from jcm.training.optim import LearningRate
 
+# The memory of a step is allocated in parts that `memory.keep_freed` can keep.
+_ON_CPU = {"xla_multiheap_size_constraint_per_heap": memory.KEPT_PART - 2**22}
+
 Metrics = dict[str, Any]
 TrainStep = Callable[[State, Frozen, dict[str, Array]], tuple[State, Metrics]]
 # Names under which `TrainLog` and `Progress` write numbers, besides those of the step.
@@ -303,11 +306,20 @@ def trace_step(
     return jitted.trace(state, frozen, batch)
 
 
-def compile_step(traced: jax.stages.Traced) -> jax.stages.Compiled:
-    """Compiles a step from `trace_step` and logs its cost."""
+def compile_step(
+    traced: jax.stages.Traced, *, platform: str | None = None
+) -> jax.stages.Compiled:
+    """Compiles a step from `trace_step` and logs its cost.
+
+    Args:
+      traced: the step.
+      platform: the platform of the devices to compile for; None for those of this
+        process.
+    """
     logging.info("compiling the training step")
     started = time.monotonic()
-    compiled = traced.lower().compile()
+    on_cpu = (platform or jax.default_backend()) == "cpu"
+    compiled = traced.lower().compile(_ON_CPU if on_cpu else None)
     memory.release()
     logging.info(
         "compiled the training step in %.0f s: %.1f GFLOP per step on all devices",

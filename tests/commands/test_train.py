@@ -451,7 +451,7 @@ def test_benchmark_measures(tiny, tmp_path):
     step = found["train_step"]
     assert found["train_images_per_second"] == pytest.approx(16 / step["seconds"])
     assert step["spread"] == 0 and step["cores_in_use"] > 0
-    assert 0 < found["share_of_convolution_speed"] < 1
+    assert found["share_of_convolution_speed"] > 0
     assert set(found["sampling"]) == {"1 step", "2 steps"}
     assert found["sampling"]["1 step"]["images_per_second"] > 0
 

@@ -1,10 +1,13 @@
 """Tests of the 3×3 convolution against float64, and of its derivatives."""
 
+import golden
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jcm import networks
 from jcm.networks import layers, winograd
 
 # Tiles fit the first size; the second has a part of a tile at both ends.
@@ -78,6 +81,101 @@ def test_batched_axes_are_convolved_each():
     expected = winograd.convolve(x, weight)
     assert _error(found[0], expected) < 5e-6
     assert _error(found[1], -2 * expected) < 5e-6
+    by_rows = jax.vmap(winograd.convolve, (1, None), 1)
+    images = jnp.stack([x, 2 * x], axis=1)
+    assert "convolve_3x3" in str(jax.make_jaxpr(by_rows)(images, weight))
+    found = by_rows(images, weight)
+    assert _error(found[:, 1], 2 * expected) < 5e-6
+
+
+def test_no_images_have_no_outputs():
+    x, weight, y = _arrays(_SIZES[0])
+    assert winograd.convolve(x[:0], weight).shape == (0, *y.shape[1:])
+    gradient = jax.grad(lambda w: jnp.sum(winograd.convolve(x[:0], w)))(weight)
+    assert gradient.shape == weight.shape and not gradient.any()
+
+
+def test_without_jit():
+    x, weight, _ = _arrays(_SIZES[0])
+    with jax.disable_jit():
+        found = winograd.convolve(x, weight)
+    assert _error(found, winograd.convolve(x, weight)) < 5e-6
+
+
+def test_other_types_are_convolved_by_xla():
+    x, weight, _ = (each.astype(jnp.bfloat16) for each in _arrays(_SIZES[0]))
+    np.testing.assert_array_equal(winograd.convolve(x, weight), _xla(x, weight))
+
+
+@pytest.mark.parametrize("kind", ["Auto", "Explicit", "Manual"])
+def test_gradients_of_devices_are_summed(kind):
+    x, weight, y = _arrays((16, 16), 32, 32)
+    axis_type = jax.sharding.AxisType[kind if kind != "Manual" else "Auto"]
+    mesh = jax.make_mesh((2,), ("data",), (axis_type,), devices=jax.devices()[:2])
+    split = jax.sharding.PartitionSpec("data")
+    x, y = (
+        jax.device_put(each, jax.sharding.NamedSharding(mesh, split)) for each in (x, y)
+    )
+
+    def loss(convolve, x, weight, y):
+        return jnp.mean((convolve(x, weight) - y) ** 2)
+
+    def total(convolve):
+        if kind != "Manual":
+            return lambda weight: loss(convolve, x, weight, y)
+        mapped = jax.shard_map(
+            lambda *given: jax.lax.pmean(loss(convolve, *given), "data"),
+            mesh=mesh,
+            in_specs=(split, jax.sharding.PartitionSpec(), split),
+            out_specs=jax.sharding.PartitionSpec(),
+        )
+        return lambda weight: mapped(x, weight, y)
+
+    with jax.set_mesh(mesh):
+        weight = jax.device_put(weight, jax.sharding.PartitionSpec())
+        found = jax.jit(jax.grad(total(winograd.convolve)))(weight)
+        expected = jax.jit(jax.grad(total(_xla)))(weight)
+    assert _error(found, expected) < 1e-5
+
+
+def test_a_network_computes_the_same_with_and_without(monkeypatch):
+    """At this size, the convolutions of both levels have tiles enough."""
+    sizes = golden.CONFIG | {"nf": 32, "ch_mult": (1,), "attn_resolutions": ()}
+    network = networks.create(sizes, image_size=16, image_channels=3, num_classes=0)
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(2), leaf.shape),
+        network.init(jax.random.key(0)),  # in which the last layers are almost 0
+    )
+    x = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    given = networks.Conditions(jnp.array([-1.0, 1.0]))
+
+    def found():
+        def loss(params):  # a new function, so that JAX traces it again
+            return jnp.sum(network(params, x, given) ** 2)
+
+        program = jax.make_jaxpr(loss)(params)
+        return "convolve_3x3" in str(program), jax.jit(jax.value_and_grad(loss))(params)
+
+    fast, ours = found()
+    monkeypatch.setattr(winograd, "pays_off", lambda x, weight: False)
+    plain, expected = found()
+    assert fast and not plain
+    assert ours[0] == pytest.approx(expected[0], rel=1e-5)
+    # Some gradients are 0 but for rounding, so all of them are compared together.
+    ours, expected = (
+        jax.flatten_util.ravel_pytree(each[1])[0] for each in (ours, expected)
+    )
+    assert jnp.linalg.norm(ours - expected) < 1e-5 * jnp.linalg.norm(expected)
+
+
+def test_a_setting_that_changes_the_result_is_not_ignored():
+    x, weight, _ = _arrays((16, 16), 32, 32)
+    settings = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "rhs_dilation": (2, 2)}
+    given = (x, weight, (1, 1), "SAME")
+    np.testing.assert_array_equal(
+        layers.convolve(*given, **settings),
+        jax.lax.conv_general_dilated(*given, **settings),
+    )
 
 
 def test_devices_exchange_nothing_for_a_convolution():

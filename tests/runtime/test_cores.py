@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 
@@ -60,15 +61,28 @@ def test_one_core_is_one_device_and_what_the_user_sets_wins():
     settings = json.loads(found.stdout)
     assert (settings["cores"], settings["devices"]) == (1, 1)
     assert settings["NPROC"] == "2"
-    assert "environment" not in found.stderr
+    assert "taken from the environment" not in found.stderr
     flags = "--xla_force_host_platform_device_count=3"
     found = _run("-c", _USE, NPROC="7", XLA_FLAGS=flags)
     settings = json.loads(found.stdout)
     assert (settings["devices"], settings["NPROC"]) == (3, "7")
     assert f"taken from the environment: NPROC=7, XLA_FLAGS={flags}" in found.stderr
+    # What another program of jcm has set is not the user's.
+    found = _run("-c", _USE, NPROC="7", JCM_NPROC="7")
+    assert json.loads(found.stdout)["NPROC"] == "2"
+    assert "taken from the environment" not in found.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has this C library")
+def test_a_container_with_a_quota_has_fewer_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(cores, "usable", lambda: list(range(64)))
+    monkeypatch.setattr(cores, "_QUOTA", tmp_path / "cpu.max")
+    assert cores.count() == 64
+    for text, expected in (("max 100000", 64), ("250000 100000", 2), ("5 100", 1)):
+        (tmp_path / "cpu.max").write_text(text)
+        assert cores.count() == expected
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has pages")
 def test_only_the_program_restarts_and_once(tmp_path):
     script = tmp_path / "jcm"
     script.write_text(_RESTART)

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from jcm import data
 from jcm.commands import cli
-from jcm.commands.benchmark.measuring import print_json
+from jcm.commands.benchmark.measuring import print_json, timed, watched
 from jcm.data import pipeline
 from jcm.runtime import distributed, sharding
 
@@ -37,9 +37,9 @@ def measure(config: ConfigDict, *, seconds: float) -> dict[str, Any]:
       `read_all` the time to read all of it into memory if it is kept there. The parts
       of the pipeline are measured one by one.
     """
-    dataset, opening = _timed(lambda: data.load(config.data, config.data.split))
+    dataset, opening = timed(lambda: data.load(config.data, config.data.split))
     logging.info("the data: %s", dataset.summary())
-    _, reading = _timed(lambda: dataset.take(np.arange(0)))
+    _, reading = timed(lambda: dataset.take(np.arange(0)))
     count, flip = config.train.batch_size, config.data.flip
     place = sharding.batch(sharding.make_mesh())
     move = functools.partial(jax.make_array_from_process_local_data, place)
@@ -95,12 +95,6 @@ def measure(config: ConfigDict, *, seconds: float) -> dict[str, Any]:
     }
 
 
-def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    """Returns the result of a function and the seconds that it takes."""
-    started = time.perf_counter()
-    return function(), time.perf_counter() - started
-
-
 def _rates(
     function: Callable[[int], Any], count: int, seconds: float
 ) -> dict[str, float]:
@@ -135,4 +129,6 @@ def main(arguments: argparse.Namespace) -> None:
     """
     config = cli.required_config(arguments)
     distributed.initialize(config)
-    print_json(measure(config, seconds=arguments.seconds))
+    with watched("the input") as others:
+        found = measure(config, seconds=arguments.seconds)
+    print_json(found | others)

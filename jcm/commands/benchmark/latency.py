@@ -11,7 +11,7 @@ from absl import logging
 
 from jcm import methods, networks
 from jcm.commands import cli
-from jcm.commands.benchmark.measuring import print_json
+from jcm.commands.benchmark.measuring import print_json, watched
 from jcm.model import build
 from jcm.model.loading import load
 from jcm.model.model import Model
@@ -180,4 +180,6 @@ def main(arguments: argparse.Namespace) -> None:
         )
     else:
         model = _random(config)
-    print_json(measure(model, calls=arguments.calls))
+    with watched("the latency") as others:
+        found = measure(model, calls=arguments.calls)
+    print_json(found | others)

@@ -92,16 +92,10 @@ def cpu_seconds() -> tuple[float, float]:
     return used.ru_utime, used.ru_stime
 
 
-def reset_peak_memory() -> bool:
-    """Lets the peak memory of this process start at what it uses now.
-
-    Returns:
-      Whether the system can do so.
-    """
+def reset_peak_memory() -> None:
+    """Lets the peak memory of this process start at what it uses now, on Linux."""
     with contextlib.suppress(OSError):
         (_PROC / "self/clear_refs").write_text("5")
-        return True
-    return False
 
 
 def convolution_flops_per_second(devices: Sequence[jax.Device], dtype: str) -> float:
@@ -163,6 +157,8 @@ def _busy_seconds(mine: Sequence[int]) -> float | None:
     for line in lines:
         name, *columns = line.split()
         if name in wanted:
+            wanted.remove(name)
             named = zip(_COLUMNS, columns, strict=False)
             busy += sum(int(count) for kind, count in named if kind not in _IDLE)
-    return busy / os.sysconf("SC_CLK_TCK")
+    # A container may see other numbers of cores here.
+    return None if wanted else busy / os.sysconf("SC_CLK_TCK")

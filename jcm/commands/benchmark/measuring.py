@@ -1,10 +1,11 @@
 """What the benchmark programs share: timing, and numbers printed as JSON."""
 
+import contextlib
 import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,6 +16,8 @@ from jcm.commands.benchmark import machine
 # Above this spread, or this share of the cores that other processes use, figures are
 # reported as scattered.
 _STEADY = 0.1
+# Calls after which caches and the memory that is kept are as they stay.
+_WARM_UP = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,14 +87,15 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def measured(what: str, function: Callable[[], Any], repeats: int) -> Timing:
-    """Times several calls one by one, after one that compiles.
+    """Times several calls one by one, after one that compiles and some to warm up.
 
     Args:
       what: what a call does, for the warning that times scatter.
       function: what is timed.
       repeats: number of calls, at least 1.
     """
-    timed(function)
+    for _ in range(1 + _WARM_UP):
+        timed(function)
     seconds, user, system = [], [], []
     before = machine.Use.now()
     for _ in range(repeats):
@@ -113,6 +117,29 @@ def measured(what: str, function: Callable[[], Any], repeats: int) -> Timing:
             "the figures of %s scatter: %s; measure on an idle machine", what, reason
         )
     return found
+
+
+@contextlib.contextmanager
+def watched(what: str) -> Iterator[dict[str, Any]]:
+    """Warns if other processes have used the cores while something was measured.
+
+    Args:
+      what: what is measured, for the warning.
+
+    Yields:
+      A dict that has the share of the cores that others have used at the end.
+    """
+    before = machine.Use.now()
+    found: dict[str, Any] = {}
+    yield found
+    others = machine.Use.now().others_since(before)
+    found["others_share_of_cores"] = others
+    if others is not None and others > _STEADY:
+        logging.warning(
+            "the figures of %s scatter: other processes used %.0f%% of the cores;"
+            " measure on an idle machine",
+            *(what, 100 * others),
+        )
 
 
 def print_json(numbers: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 
 from jcm import config
-from jcm.commands.benchmark.measuring import print_json, timed
+from jcm.commands.benchmark.measuring import print_json, timed, watched
 from jcm.data import images as images_lib
 from jcm.metrics import features, frechet, lpips, networks, precision_recall, weights
 from jcm.metrics.feature_scores import FEATURE_SCORES
@@ -136,4 +136,6 @@ def main(arguments: argparse.Namespace) -> None:
       arguments: the flags `flags.SCORES`.
     """
     distributed.initialize(config.base())
-    print_json(measure(arguments.count, arguments.weights))
+    with watched("the scores") as others:
+        found = measure(arguments.count, arguments.weights)
+    print_json(found | others)

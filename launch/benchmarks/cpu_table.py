@@ -1,7 +1,7 @@
 """Compares jcm with PyTorch on the cores of this machine, and prints a table.
 
     pip install torch --index-url https://download.pytorch.org/whl/cpu
-    python benchmarks/cpu_table.py --rounds=5 --out=build/cpu.jsonl
+    python launch/benchmarks/cpu_table.py --rounds=5 --out=build/cpu.jsonl
 
 In each round, every program measures the CD step, the CT step and one-step samples in a
 process of its own, one program after the other: jcm by `jcm benchmark speed`, with its
@@ -45,6 +45,8 @@ _TINY = {
     "train.batch_size": 4,
 }
 _METHODS = ("cd", "ct")
+# Above this spread from step to step, times are reported as scattered.
+_STEADY = 0.1
 # One measurement: the method, the program and its numbers.
 _Record = tuple[str, str, dict[str, Any]]
 
@@ -52,6 +54,9 @@ _Record = tuple[str, str, dict[str, Any]]
 def main() -> None:
     """Measures all rounds and prints the table."""
     arguments = _parse()
+    programs = set(arguments.only.split(","))
+    if arguments.history and not ("jcm" in programs and len(programs) > 1):
+        sys.exit("--history compares jcm with PyTorch: measure both, without --only")
     settings = _TINY if arguments.tiny else _CASE
     with tempfile.TemporaryDirectory() as folder:
         cases = {
@@ -110,6 +115,8 @@ def _measure(
             file=sys.stderr,
             flush=True,
         )
+        if reason := _why_scattered(numbers):
+            print(f"  the times scatter: {reason}", file=sys.stderr, flush=True)
         if arguments.out:
             record = {"round": number, "method": method, "program": program}
             running.append(arguments.out, record | numbers)
@@ -142,17 +149,20 @@ def table(records: list[_Record]) -> str:
             row(f"{name} step: CPU s", ".2f", method, _median_of(_step_cpu)),
             row(f"{name}: first compilation, s", ".1f", method, _first_compilation),
             row(f"{name}: compilation, s", ".1f", method, _median_of(_compilation)),
-            row(f"{name}: peak GiB", ".2f", method, _median_of(_memory)),
+            row(f"{name} step: peak GiB", ".2f", method, _median_of(_memory)),
+            row(f"{name}: peak GiB of all", ".2f", method, _median_of(_whole_memory)),
         ]
     rows.append(row("one-step samples/s", ".1f", "", _median_of(_samples)))
-    return running.markdown(["", *(_PROGRAMS[p] for p in programs)], rows)
+    found = running.markdown(["", *(_PROGRAMS[p] for p in programs)], rows)
+    count = sum(bool(_why_scattered(numbers)) for _, _, numbers in records)
+    return f"{found}\n\nThe times of {count} of {len(records)} measurements scatter."
 
 
 def _history(records: list[_Record]) -> list[str]:
     """Returns the row of the history: this commit, and the numbers of jcm."""
-    git = ["git", "-C", str(running.ROOT), "log", "-1", "--format=%cs, `%h`"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout
-    cells = [commit.strip()]
+    commit = _git("log", "-1", "--format=%cs, `%h`")
+    changed = ", changed" if _git("status", "--porcelain", "--untracked=no") else ""
+    cells = [commit + changed]
     mine = {m: [n for q, p, n in records if (q, p) == (m, "jcm")] for m in _METHODS}
     best = {
         method: min(
@@ -168,6 +178,21 @@ def _history(records: list[_Record]) -> list[str]:
     compilations = (_median_of(_compilation)(mine[method]) for method in _METHODS)
     cells += [f"{samples:.0f}", ", ".join(f"{each:.0f} s" for each in compilations)]
     return [*cells, f"{_median_of(_memory)(mine['cd']):.2f} GiB"]
+
+
+def _git(*arguments: str) -> str:
+    """Returns what git says about this repository."""
+    command = ["git", "-C", str(running.ROOT), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _why_scattered(numbers: dict[str, Any]) -> str:
+    """Returns why the times of a program are not to be trusted; "" if they are."""
+    step = numbers["train_step"]
+    return step.get("scattered") or (
+        f"the spread is {step['spread']:.0%}" if step["spread"] > _STEADY else ""
+    )
 
 
 def append_row(page: str, cells: Sequence[str]) -> None:
@@ -211,6 +236,10 @@ def _first_compilation(all_numbers: list[dict[str, Any]]) -> float:
 
 def _memory(numbers: dict[str, Any]) -> float:
     return numbers["train_peak_memory_gib"]
+
+
+def _whole_memory(numbers: dict[str, Any]) -> float:
+    return numbers["peak_memory_gib"]
 
 
 def _samples(numbers: dict[str, Any]) -> float:

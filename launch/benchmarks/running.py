@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 FOLDER = pathlib.Path(__file__).resolve().parent
-ROOT = FOLDER.parent
+ROOT = FOLDER.parents[1]
 # The largest difference of outputs and losses that rounding explains.
 _TOLERANCE = 1e-4
 
@@ -116,7 +117,7 @@ def run(
     limit: float | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Found:
-    """Runs a program that prints JSON at its end; it never raises.
+    """Runs a program that prints JSON at its end; its failure is no error here.
 
     Args:
       command: the program with its arguments.
@@ -126,19 +127,32 @@ def run(
     started = time.monotonic()
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=limit,
             env=os.environ | {"PYTHONPATH": path} | dict(environment or {}),
+            start_new_session=True,
         )
+    except OSError as error:
+        return Found({}, 0.0, f"{command[0]} does not start: {error}")
+    try:
+        out, errors = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # with the processes that it started
+        process.communicate()
         return Found({}, time.monotonic() - started, f"stopped after {limit:.0f} s")
     seconds = time.monotonic() - started
-    if done.returncode:
-        return Found({}, seconds, done.stderr.strip()[-2000:] or "no message")
-    return Found(json.loads(done.stdout[done.stdout.index("{") :]), seconds)
+    # The JSON begins with the last line that is indented by nothing and opens a brace.
+    start = max(out.rfind("\n{") + 1, 0)
+    try:
+        numbers = json.loads(out[start:])
+    except ValueError:
+        numbers = None
+    if process.returncode or not isinstance(numbers, dict):
+        return Found({}, seconds, errors.strip()[-2000:] or "it printed no numbers")
+    return Found(numbers, seconds)
 
 
 def append(file: str, record: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Plots how time and memory grow with the work: docs/growth.png.
 
     pip install -e '.[test]'
-    python benchmarks/growth.py --out=build/growth.json --plot=docs/growth.png
+    python launch/benchmarks/growth.py --out=build/growth.json --plot=docs/growth.png
 
 Consistency training of a small NCSN++ is measured at batches of 8 to 128, images of 16
 to 64 pixels, and 1 to 35 sampling steps, with the defaults of jcm on this machine. The
@@ -84,7 +84,7 @@ def _measure(row: str, values: tuple[int, ...]) -> list[dict[str, float]]:
     from jcm import config as config_lib
     from jcm.runtime import distributed, large_pages
 
-    large_pages.restart()
+    large_pages.restart("growth.py")
     config = config_lib.load(str(running.ROOT / "configs/cifar10_ct.py"))
     config.update_from_flattened_dict(_SETTINGS)
     if row == "devices":

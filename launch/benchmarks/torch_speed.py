@@ -1,12 +1,13 @@
 """Measures a training step and a sampler in PyTorch, and prints JSON.
 
-    python benchmarks/torch_speed.py CASE.json --variant=compiled
+    python launch/benchmarks/torch_speed.py CASE.json --variant=compiled
 
 `cpu_table.py` and `gpu_table.py` write the case and run this with the Python that has
 PyTorch. The names of the numbers are those of `jcm benchmark speed`.
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -27,6 +28,8 @@ from torch.utils.flop_counter import (
 from torch_step import Training
 
 VARIANTS = ("eager", "channels_last", "compiled")
+
+_WARM_UP = 4
 
 
 def main() -> None:
@@ -64,6 +67,8 @@ def measure(case: dict[str, Any], arguments: argparse.Namespace) -> dict[str, An
         compiled=arguments.variant == "compiled",
     )
     _, compile_seconds = _timed(training.step, on_gpu)
+    whole_peak = _peak_gib(on_gpu)
+    _reset_peak()
     step = _measured(training.step, arguments.repeats, on_gpu)
     found = {
         "torch": torch.__version__,
@@ -84,7 +89,7 @@ def measure(case: dict[str, Any], arguments: argparse.Namespace) -> dict[str, An
         sample()  # compiles
         one = _measured(sample, arguments.repeats, on_gpu)
         found["sampling"][title] = one | {"images_per_second": count / one["seconds"]}
-    return found | {"peak_memory_gib": _peak_gib(on_gpu)}
+    return found | {"peak_memory_gib": max(whole_peak, _peak_gib(on_gpu))}
 
 
 def check(case: dict[str, Any], file: str) -> dict[str, Any]:
@@ -161,7 +166,9 @@ def _flops_of_gradient(grad: Any, x: Any, w: Any, *others: Any, **named: Any) ->
 def _measured(
     function: Callable[[], Any], repeats: int, on_gpu: bool
 ) -> dict[str, Any]:
-    """Times several calls one by one."""
+    """Times several calls one by one, after as many to warm up as for jcm."""
+    for _ in range(_WARM_UP):
+        _timed(function, on_gpu)
     seconds, user, system = [], [], []
     for _ in range(repeats):
         before = resource.getrusage(resource.RUSAGE_SELF)
@@ -186,6 +193,12 @@ def _timed(function: Callable[[], Any], on_gpu: bool) -> tuple[Any, float]:
     if on_gpu:
         torch.cuda.synchronize()
     return result, time.perf_counter() - started
+
+
+def _reset_peak() -> None:
+    """Lets the peak memory of this process start at what it uses now, on Linux."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
 
 
 def _peak_gib(on_gpu: bool) -> float:

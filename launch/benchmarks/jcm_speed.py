@@ -1,6 +1,6 @@
 """`jcm benchmark speed` with random weights in place of those of LPIPS.
 
-    python benchmarks/jcm_speed.py --config=configs/cifar10_cd.py
+    python launch/benchmarks/jcm_speed.py --config=configs/cifar10_cd.py
 
 The published weights need not be downloaded to measure the speed of a step.
 """

@@ -1,6 +1,6 @@
 """Compares jcm with PyTorch on a GPU, and prints a table.
 
-    python benchmarks/gpu_table.py --out=build/gpu.jsonl
+    python launch/benchmarks/gpu_table.py --out=build/gpu.jsonl
 
 Two training steps with LPIPS are measured: consistency distillation on CIFAR-10 (512
 images) and on ImageNet 64x64 (64 images, without `remat`), both in bfloat16; and one-
