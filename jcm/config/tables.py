@@ -35,7 +35,7 @@ _DATA = {
         False, "whether to skip unreadable images instead of stopping"
     ),
     "cache_mib": Field(
-        1024, "largest decoded data set that is kept in memory, in MiB", least=0
+        1024, "largest data set that is kept in memory, in MiB", least=0
     ),
     "workers": Field(
         1, "threads that prepare batches ahead of time; 0 for none", least=0, most=1024

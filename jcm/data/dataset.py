@@ -59,7 +59,7 @@ class Dataset:
     class_names: tuple[str, ...]
     fingerprint: str
     _records: Records = dataclasses.field(repr=False, compare=False)
-    _keep_decoded: bool = dataclasses.field(repr=False, compare=False)
+    _is_kept: bool = dataclasses.field(repr=False, compare=False)
     # Returns the label of each record; None if they are not known without reading it.
     _labels: Callable[[], Int32[np.ndarray, " n"] | None] = dataclasses.field(
         repr=False, compare=False
@@ -75,7 +75,7 @@ class Dataset:
     @property
     def in_memory(self) -> bool:
         """Whether all images are kept in memory, from their first use on."""
-        return self._keep_decoded
+        return self._is_kept
 
     def summary(self) -> str:
         """Returns the number of pictures, in all and in each class, in words."""
@@ -104,19 +104,19 @@ class Dataset:
     def arrays(self) -> Batch:
         """Returns all records: image uint8 (n, h, w, c) and label int32 (n,).
 
-        The arrays are read-only if the data set is small enough to be kept decoded.
+        The arrays are read-only if the data set is small enough to be kept in memory.
         Otherwise they are a new copy, which must fit into memory.
         """
-        return self._decoded if self._keep_decoded else self._read_all()
+        return self._kept if self._is_kept else self._read_all()
 
     def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
         """Copies some records: image uint8 (n, h, w, c), label int32 (n,)."""
-        if self._keep_decoded:
-            return {key: value[indices] for key, value in self._decoded.items()}
+        if self._is_kept:
+            return {key: value[indices] for key, value in self._kept.items()}
         return self._records.take(indices)
 
     @functools.cached_property
-    def _decoded(self) -> Batch:
+    def _kept(self) -> Batch:
         if self._in_memory is not None:
             return self._in_memory
         arrays = self._read_all()
@@ -145,7 +145,7 @@ def load(config_data: Any, split: str = "train") -> Dataset:
         is the source, if the builder needs one; `dir` is the folder of prepared data
         sets, by default `$JCM_CACHE/data` or ~/.cache/jcm/data; `image_size` and
         `channels` must be those of the data set; a data set of up to `cache_mib` MiB is
-        kept decoded in memory.
+        kept in memory.
       split: a split in the notation of tfds: train, test, train[:1000]. If the records
         are in order, as those of a folder, each part has its share of every class.
 
@@ -172,7 +172,7 @@ def load(config_data: Any, split: str = "train") -> Dataset:
     if builder.in_order and parts.is_mixed(builder, split):
         identity.append("mixed")
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
-    decoded_bytes = len(records) * image_size**2 * channels
+    kept_bytes = len(records) * image_size**2 * channels
     return Dataset(
         name=config_data.name,
         image_size=image_size,
@@ -180,7 +180,7 @@ def load(config_data: Any, split: str = "train") -> Dataset:
         class_names=tuple(builder.info.features["label"].names),
         fingerprint=digest.hexdigest()[:16],
         _records=records,
-        _keep_decoded=decoded_bytes <= config_data.cache_mib * 2**20,
+        _is_kept=kept_bytes <= config_data.cache_mib * 2**20,
         _labels=functools.partial(parts.labels, builder, split),
     )
 

@@ -86,7 +86,7 @@ def _of_arrays(
     make = _dataset(image_size, channels, names, digest.hexdigest())
     return make(
         _records=rows,
-        _keep_decoded=True,
+        _is_kept=True,
         _labels=lambda: numbers,
         _in_memory=batch,
     )
@@ -166,7 +166,7 @@ def _of_source(
         digest.update(np.ascontiguousarray(record["image"]).data)
         digest.update(record["label"].tobytes())
     make = _dataset(image_size, channels, names, digest.hexdigest())
-    return make(_records=records, _keep_decoded=False, _labels=lambda: labels)
+    return make(_records=records, _is_kept=False, _labels=lambda: labels)
 
 
 def _dataset(

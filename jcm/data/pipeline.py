@@ -55,7 +55,7 @@ def batches(
             mirror(batch["image"], flipped)
         return batch
 
-    # This decodes a data set that is kept decoded, before several threads would do so.
+    # This reads a data set that is kept in memory, before several threads would do so.
     dataset.take(np.arange(0))
     # The elements of grain are whole batches. Its overhead of some ten microseconds for
     # each element would cost more than the images themselves.

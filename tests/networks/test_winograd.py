@@ -160,7 +160,7 @@ def test_a_network_computes_the_same_with_and_without(monkeypatch):
     monkeypatch.setattr(winograd, "pays_off", lambda x, weight: False)
     plain, expected = found()
     assert fast and not plain
-    assert ours[0] == pytest.approx(expected[0], rel=1e-5)
+    assert float(ours[0]) == pytest.approx(float(expected[0]), rel=1e-5)
     # Some gradients are 0 but for rounding, so all of them are compared together.
     ours, expected = (
         jax.flatten_util.ravel_pytree(each[1])[0] for each in (ours, expected)
