@@ -74,6 +74,8 @@ class Sampler:
         local = Mesh(np.asarray(jax.local_devices()), (_AXIS,))
         self._everywhere = NamedSharding(local, PartitionSpec())
         self.batch_size = -(-batch_size // self._devices) * self._devices
+        on_cpu = jax.local_devices()[0].platform == "cpu"
+        self._filled = _FILLED_ON_CPU if on_cpu else _FILLED
         self._sizes = [self.batch_size]
         size = self._devices
         while size < self.batch_size:
@@ -209,10 +211,9 @@ class Sampler:
         The batch sizes are few, so that another number of images rarely needs another
         program.
         """
-        on_cpu = jax.local_devices()[0].platform == "cpu"
-        most = (_FILLED_ON_CPU if on_cpu else _FILLED) * count
-        most = max(most, min(self._sizes))
-        return max(s for s in self._sizes if -(-count // s) * s <= most)
+        filled = {size: -(-count // size) * size for size in self._sizes}
+        most = max(self._filled * count, min(filled.values()))
+        return max(size for size in self._sizes if filled[size] <= most)
 
     def _one_batch(
         self,

@@ -58,7 +58,7 @@ def test_nothing_is_compiled_for_another_count_seed_sigma_or_label(model):
             _call_all(model, count, count, 1 + count / 100, count % 3)
     assert compiled.names == []
     with Compilations() as compiled:
-        model.sample(32)
+        model.sample(64)
         model.sample(1000)
     assert compiled.count == 2, compiled.names  # start and step, for a batch of 64
 

@@ -10,7 +10,6 @@ import tarfile
 import cost
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 
 from jcm import data
@@ -220,11 +219,3 @@ def test_an_archive_is_not_unpacked_without_end(tmp_path, monkeypatch, kind, siz
     path.write_bytes(_bomb(kind, size))
     with cost.limited(path), pytest.raises(JcmError, match="larger files than CIFAR"):
         list(cifar10._examples(path, ("data_batch_1",)))
-
-
-def test_mock_data_stands_in_for_cifar10(data_config):
-    with tfds.testing.mock_data(num_examples=7):
-        mocked = data.load(of_cifar(data_config, ""))
-        batch = next(data.batches(mocked, 16, seed=0, flip=True))
-    assert len(mocked) == 7 and batch["image"].shape == (16, 32, 32, 3)
-    assert set(batch["label"]) == set(mocked.arrays()["label"])

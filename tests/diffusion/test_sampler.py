@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jcm.diffusion import ode, precond
+from jcm.diffusion import sampler as sampler_lib
 from jcm.diffusion.denoiser import Denoiser
 from jcm.diffusion.sampler import Sampler
 from jcm.diffusion.schedule import Sampling, Schedule, ode_schedule
@@ -213,11 +214,14 @@ def test_a_schedule_counts_network_evaluations():
 
 
 @pytest.mark.parametrize(
-    ("count", "batch_size"), [(1, 8), (9, 8), (31, 8), (32, 64), (64, 64), (1000, 64)]
+    ("count", "on_cpu", "elsewhere"),
+    [(1, 8, 8), (9, 8, 8), (31, 8, 8), (32, 8, 64), (60, 64, 64), (1000, 64, 64)],
 )
-def test_a_few_images_are_made_in_a_small_batch(count, batch_size):
+def test_a_few_images_are_made_in_a_small_batch(count, on_cpu, elsewhere):
     sampler = Sampler(gaussian.Denoiser(std=0.1), batch_size=64)
-    assert sampler._batch_size(count) == batch_size
+    assert sampler._batch_size(count) == on_cpu
+    sampler._filled = sampler_lib._FILLED
+    assert sampler._batch_size(count) == elsewhere
 
 
 def test_labels_for_an_unconditional_model_raise(denoiser):

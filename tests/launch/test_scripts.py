@@ -23,7 +23,7 @@ from scripts import (
 
 from jcm import config as config_lib
 
-LAUNCH = sorted((ROOT / "launch").iterdir())
+LAUNCH = sorted(path for path in (ROOT / "launch").iterdir() if path.is_file())
 RUN = [path.name for path in LAUNCH if os.access(path, os.X_OK)]
 SCRIPTS = [f"launch/{name}" for name in [*RUN, "common.sh", "setup.sh"]] + [".ci/run"]
 
