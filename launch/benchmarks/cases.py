@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import running
 from ml_collections import ConfigDict
 
 from jcm import config as config_lib
@@ -149,7 +150,7 @@ def main() -> None:
     """Writes the file that another program needs: see `running.Case`."""
     what, name, file, settings = sys.argv[1:]
     weights.read = random_weights
-    config = config_lib.load(str(pathlib.Path(__file__).parents[1] / name))
+    config = config_lib.load(str(running.ROOT / name))
     for field, value in json.loads(settings).items():
         value = tuple(value) if isinstance(value, list) else value
         config.update_from_flattened_dict({field: value})

@@ -1,6 +1,7 @@
 """The benchmarks: what is measured of the machine, and the tables that compare."""
 
 import dataclasses
+import json
 import logging
 import time
 
@@ -8,6 +9,7 @@ import cpu_table
 import gpu_table
 import growth
 import jax
+import numpy as np
 import pytest
 import running
 
@@ -137,6 +139,19 @@ def test_a_program_that_fails_or_hangs():
     assert running.run(["echo", 'a {log}\n{"a": 1}']).required() == {"a": 1}
     assert running.run(["echo", "no number"]).error == "it printed no numbers"
     assert "does not start" in running.run(["/no/such/program"]).error
+
+
+def test_a_case_is_described_and_its_outputs_are_those_of_jcm(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
+    case = running.Case("configs/cifar10_ct.py", cpu_table._TINY, tmp_path)
+    described = json.loads(case.described.read_text())
+    assert described["batch_size"] == 4
+    expected = case._prepare("outputs", tmp_path / "outputs.npz")
+    assert expected["loss"] > 0 and expected["train_flops"] > 0
+    with np.load(tmp_path / "outputs.npz") as arrays:
+        assert arrays["out"].shape == arrays["x"].shape == (4, 16, 16, 3)
+        sizes = [arrays[name].size for name in arrays if name.startswith("params/")]
+    assert sum(sizes) == expected["parameters"]
 
 
 def test_the_plot_of_growth(tmp_path):
