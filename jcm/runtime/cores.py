@@ -65,7 +65,7 @@ def use_all(batch_size: int) -> None:
       batch_size: images of which each device gets an equal part.
     """
     devices, threads = choose(count(), batch_size)
-    if os.environ.get("NPROC", "") == os.environ.get(_OURS, ""):
+    if os.environ.get("NPROC", "") in ("", os.environ.get(_OURS)):
         # XLA reads it when the first array is made.
         os.environ["NPROC"] = os.environ[_OURS] = str(threads)
     names = ("NPROC", "XLA_FLAGS", "JAX_NUM_CPU_DEVICES", large_pages.VARIABLE)
